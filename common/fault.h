@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What went wrong, for the one place that will report it.
+ *
+ * Libraries return 0 or -errno.  Where a bare errno would not tell a
+ * sysadmin enough, they also fill a fault that the caller allocated.  Only
+ * the consumer (plugin or tool) prints it, with the name of the file.
+ */
+#ifndef DEDUP_FAULT_H
+#define DEDUP_FAULT_H
+
+#include <stdint.h>
+
+enum fault_kind {
+  FAULT_NONE = 0,
+  FAULT_IO,          /* the world: an I/O call failed */
+  FAULT_CORRUPT,     /* bytes on disk contradict the format */
+  FAULT_UNSUPPORTED, /* valid, but not served by this version */
+  FAULT_USAGE,       /* a parameter asks for what cannot be */
+  FAULT_BUSY,        /* another process holds the image */
+};
+
+struct fault {
+  int err;           /* positive errno */
+  enum fault_kind kind;
+  uint64_t off;      /* byte offset in the file, UINT64_MAX: none */
+  char msg[256];     /* one line, without the file's name */
+};
+
+/* Fill *F (which may be NULL) and return -ERR.  The first fault stands: a
+ * later one does not overwrite it. */
+int fault_set (struct fault *f, enum fault_kind kind, int err, uint64_t off,
+               const char *fmt, ...)
+  __attribute__ ((__format__ (__printf__, 5, 6)));
+
+/* Shorthands. */
+#define fault_corrupt(f, off, ...) \
+  fault_set ((f), FAULT_CORRUPT, EINVAL, (off), __VA_ARGS__)
+#define fault_unsupported(f, ...) \
+  fault_set ((f), FAULT_UNSUPPORTED, ENOTSUP, UINT64_MAX, __VA_ARGS__)
+#define fault_usage(f, ...) \
+  fault_set ((f), FAULT_USAGE, EINVAL, UINT64_MAX, __VA_ARGS__)
+#define fault_io(f, err, off, ...) \
+  fault_set ((f), FAULT_IO, (err), (off), __VA_ARGS__)
+
+#endif

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The store's configuration: two slots, written in turn (docs/on-disk.md
+ * 3.1), and the header extension that leads to them (section 1). */
+#ifndef DEDUP_CONFIG_H
+#define DEDUP_CONFIG_H
+
+#include "incarnation.h"
+#include "limits.h"
+
+struct dedup_ext {              /* the header extension, decoded */
+  uint64_t config_off;
+  uint32_t config_size;
+  uint32_t max_incarnations;
+  uint32_t flags;
+  uint8_t hash_alg;
+};
+
+#define DEDUP_EXT_SIZE 32
+
+void dedup_ext_encode (const struct dedup_ext *e, uint8_t out[DEDUP_EXT_SIZE]);
+/* -EINVAL: layout version, flags or reserved bytes are not ours. */
+int dedup_ext_decode (const uint8_t in[DEDUP_EXT_SIZE], struct dedup_ext *e)
+  MUST_CHECK;
+
+struct dedup_journal_area {
+  uint64_t host_off;
+  uint64_t first_seq;
+  uint32_t nr_blocks;
+};
+
+struct dedup_limbo_area {
+  uint64_t host_off, size_bytes;
+};
+
+#define DEDUP_CONFIG_EXACT 1u   /* flags: see docs/on-disk.md section 5 */
+
+struct dedup_config {
+  uint64_t store_id;
+  uint64_t generation;
+  uint32_t epoch;
+  uint64_t epoch_start;
+  uint64_t checkpoint;
+  uint64_t index_start;
+  uint32_t order;
+  uint32_t max_incarnations;
+  uint32_t flags;
+  uint64_t next_incarnation_id;
+  uint32_t max_journal_areas;
+  uint32_t journal_area_size;
+  uint32_t nr_areas, nr_incarnations, nr_limbo;
+  struct dedup_journal_area areas[DEDUP_MAX_JOURNAL_AREAS];
+  struct dedup_incarnation_desc incarnations[DEDUP_MAX_INCARNATIONS];
+  struct dedup_limbo_area limbo[DEDUP_MAX_LIMBO];
+};
+
+/* Encode into BUF (DEDUP_CONFIG_SLOT bytes, zero padded); returns the bytes
+ * used. */
+size_t dedup_config_encode (const struct dedup_config *c,
+                            uint8_t buf[DEDUP_CONFIG_SLOT]);
+/* Decode and check everything, also that areas lie within FILE_SIZE rounded
+ * up by CLUSTER_SIZE, are aligned to it, and do not overlap each other. */
+int dedup_config_decode (const uint8_t buf[DEDUP_CONFIG_SLOT],
+                         uint64_t cluster_size, struct dedup_config *c,
+                         struct fault *f) MUST_CHECK;
+
+/* Read both slots at EXT's place and return the newer valid one. */
+int dedup_config_read (struct io_store *io, const struct dedup_ext *ext,
+                       uint64_t cluster_size, struct dedup_config *c,
+                       struct fault *f) MUST_CHECK;
+/* Add 1 to the generation and write the slot that its parity says (odd: the
+ * second half of the area).  No sync. */
+int dedup_config_write (struct io_store *io, const struct dedup_ext *ext,
+                        struct dedup_config *c) MUST_CHECK;
+
+#endif

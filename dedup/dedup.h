@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A deduplicating disk: an open qcow2 image with its store, written through
+ * the pipeline of docs/ARCHITECTURE.md and recovered by docs/on-disk.md.
+ *
+ * Calls are safe from any number of threads.  The caller (server/) keeps
+ * requests that touch the same guest cluster apart, unless both read, and
+ * runs the background jobs that dedup_due names.
+ */
+#ifndef DEDUP_DEDUP_H
+#define DEDUP_DEDUP_H
+
+#include "hash.h"
+#include "qcow2.h"
+
+struct dedup_disk;
+
+/* A request is applied as one operation up to this size; larger ones must be
+ * cut.  256 clusters of 4 KiB, and one cluster of the largest size fits. */
+#define DEDUP_CHUNK_BYTES (2u << 20)
+#define DEDUP_CHUNK_CLUSTERS 512u
+
+struct dedup_open_params {
+  const char *path;              /* for messages and relative names */
+  bool writable;
+  bool dedup;                    /* false: nothing is hashed or linked */
+  bool verify;                   /* compare bytes before linking */
+  enum dedup_hash_alg hash;      /* must be the store's, if it has one */
+  bool hash_given;               /* else whatever the store has */
+  int64_t max_incarnations;      /* -1: as stored */
+  size_t cache_bytes;
+  unsigned order;                /* of a new store; 0: by image size */
+  unsigned journal_areas;        /* of a new store; 0: by order */
+  const struct log_sink *log;
+  void (*wake) (void *opaque);   /* something became due; any thread */
+  void *opaque;
+};
+
+/* Open the disk in IO (which stays the caller's), recovering it if it was
+ * not closed; make a store if there is none and WRITABLE.  Read-only: writes
+ * nothing, replays in memory. */
+int dedup_open (struct io_store *io, const struct dedup_open_params *p,
+                struct dedup_disk **out, struct fault *f) MUST_CHECK;
+
+/* Commit, checkpoint, clear bit 48.  The disk stays open, unused. */
+int dedup_finish (struct dedup_disk *d) MUST_CHECK;
+/* Free memory, writing nothing: after dedup_finish, or as a crash would. */
+void dedup_free (struct dedup_disk *d);
+
+struct qcow2_image *dedup_image (struct dedup_disk *d);
+
+struct dedup_create_params {
+  struct qcow2_create_params image;
+  enum dedup_hash_alg hash;
+  uint32_t max_incarnations;
+  unsigned order;                /* 0: by image size */
+  unsigned journal_areas;        /* 0: by order */
+};
+/* An empty image with a store, clean, in the empty store IO. */
+int dedup_create (struct io_store *io, const struct dedup_create_params *p,
+                  struct fault *f) MUST_CHECK;
+
+/* --- Requests ---------------------------------------------------------- */
+
+/* Any range inside the disk. */
+int dedup_read (struct dedup_disk *d, unsigned root, void *buf,
+                uint64_t guest_off, size_t len) MUST_CHECK;
+
+/* NR whole clusters from guest cluster GUEST_IDX; BUF holds them all (zeroes
+ * past the end of the disk).  At most DEDUP_CHUNK_*.  Errors: ENOSPC, ENOMEM,
+ * EIO, EROFS (see dedup_failed). */
+int dedup_write (struct dedup_disk *d, unsigned root, const void *buf,
+                 uint64_t guest_idx, size_t nr) MUST_CHECK;
+
+enum dedup_unmap {
+  DEDUP_TRIM,       /* reads as zero, space given back */
+  DEDUP_ZERO,       /* reads as zero, stays marked as written */
+};
+int dedup_unmap (struct dedup_disk *d, unsigned root, uint64_t guest_idx,
+                 uint64_t nr, enum dedup_unmap how) MUST_CHECK;
+
+/* Everything completed before the call is durable afterwards. */
+int dedup_flush (struct dedup_disk *d) MUST_CHECK;
+
+/* 0, or why writes are refused from now on (first failed sync, failed
+ * metadata write, corruption found). */
+int dedup_failed (struct dedup_disk *d);
+
+/* --- Background ---------------------------------------------------------- */
+
+enum dedup_job {
+  DEDUP_JOB_COMMIT = 1,       /* pending records, quarantine to release */
+  DEDUP_JOB_CHECKPOINT = 2,   /* many changed tables, or a long journal */
+  DEDUP_JOB_FREEZE = 4,       /* a frozen log store waits */
+  DEDUP_JOB_JOURNAL = 8,      /* areas to add, recycle or pack */
+  DEDUP_JOB_FILTERS = 16,     /* to load */
+  DEDUP_JOB_SCAN = 32,        /* free clusters and garbage to find */
+  DEDUP_JOB_CLEAN = 64,       /* changed since bit 48 was last clear */
+};
+
+/* Which jobs have something to do.  COMMIT and CLEAN are due when there is
+ * anything at all; the caller chooses the moment.  *URGENT (may be NULL):
+ * those that should run now. */
+unsigned dedup_due (struct dedup_disk *d, unsigned *urgent);
+
+/* Run one job, or a slice of it (then it is still due).  COMMIT may run at
+ * any time; of the others only one at a time, from any thread. */
+int dedup_run (struct dedup_disk *d, enum dedup_job job) MUST_CHECK;
+/* Make a running freeze, pack, load or scan return soon. */
+void dedup_stop_jobs (struct dedup_disk *d);
+
+/* --- Looking ---------------------------------------------------------------- */
+
+struct dedup_stats {
+  bool has_store, needs_recovery, exact;
+  enum dedup_hash_alg hash;
+  unsigned order;
+  uint64_t index_entries;        /* log stores and incarnations, without
+                                  * tombstones; superseded ones count */
+  uint64_t nr_incarnations, max_incarnations;
+  uint64_t index_memory_bytes, index_disk_bytes;
+  uint64_t journal_bytes;        /* of all areas */
+  uint64_t lookups, hits, linked, stored, mismatches;  /* since open */
+};
+void dedup_get_stats (struct dedup_disk *d, struct dedup_stats *s);
+
+/* Areas of the store, for qcow2_check.  *AREAS is the caller's. */
+int dedup_areas (struct dedup_disk *d, struct qcow2_area **areas, size_t *nr)
+  MUST_CHECK;
+
+struct dedup_check_result {
+  uint64_t store_errors;         /* journal, configuration, incarnations */
+  struct qcow2_check_result image;
+};
+/* Check image and store of a disk opened read-only with nothing replayed. */
+int dedup_check (struct dedup_disk *d,
+                 const struct qcow2_check_params *p,
+                 struct dedup_check_result *r, struct fault *f) MUST_CHECK;
+
+#endif

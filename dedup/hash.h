@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Content hashes: the identity of a block, and cheap checksums. */
+#ifndef DEDUP_HASH_H
+#define DEDUP_HASH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "cleanup.h"
+
+enum dedup_hash_alg {     /* values of the header extension, byte 20 */
+  DEDUP_HASH_SHA256 = 0,
+};
+
+struct dedup_hash {
+  uint8_t b[32];
+};
+
+static inline bool
+dedup_hash_equal (const struct dedup_hash *a, const struct dedup_hash *b)
+{
+  return memcmp (a->b, b->b, sizeof a->b) == 0;
+}
+
+/* Bytes I*8 to I*8+7 as a big-endian number; I is 0 to 3.  Buckets of the log
+ * store and incarnations come from words 0 and 1, tags from word 2. */
+uint64_t dedup_hash_word (const struct dedup_hash *h, unsigned i);
+
+/* The name on the command line, or NULL; and back: -EINVAL. */
+const char *dedup_hash_name (enum dedup_hash_alg alg);
+int dedup_hash_parse (const char *name, enum dedup_hash_alg *alg) MUST_CHECK;
+
+/* Hash LEN bytes.  Thread safe.  -EIO if the library refuses. */
+int dedup_hash_compute (enum dedup_hash_alg alg, const void *data, size_t len,
+                        struct dedup_hash *out) MUST_CHECK;
+
+/* XXH3-64: checksums of journal blocks, pages and unhashed data. */
+uint64_t dedup_checksum (const void *data, size_t len);
+
+#endif

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The journal: one sequence of numbered blocks over a list of areas; the
+ * write-ahead log (docs/on-disk.md 3.2 and 4).
+ *
+ * The journal has no lock: functions ending in _locked need the caller's
+ * (the image's); dedup_journal_commit takes it.  The area list changes only
+ * under that lock, by the one maintenance thread.
+ */
+#ifndef DEDUP_JOURNAL_H
+#define DEDUP_JOURNAL_H
+
+#include "config.h"
+#include "io.h"
+#include "lock.h"
+#include "record.h"
+
+struct dedup_journal;
+
+struct dedup_journal_params {
+  struct io_store *io;
+  struct lock *lock;
+  uint64_t store_id;
+  uint32_t epoch;
+  uint64_t next_seq;          /* the first block to be written */
+  const struct dedup_journal_area *areas;   /* copied */
+  size_t nr_areas;
+};
+
+int dedup_journal_new (const struct dedup_journal_params *p,
+                       struct dedup_journal **out) MUST_CHECK;
+void dedup_journal_free (struct dedup_journal *j);
+
+/* Append a record to the block being filled; never fails.  The caller has
+ * made sure of room by dedup_journal_room_locked. */
+void dedup_journal_append_locked (struct dedup_journal *j,
+                                  const struct dedup_record *r);
+/* Append END, if anything came since the last one. */
+void dedup_journal_end_locked (struct dedup_journal *j);
+
+/* Is there room in the areas for NR_RECORDS more of the largest size, and
+ * not too much (8 MiB) waiting in memory? */
+bool dedup_journal_room_locked (const struct dedup_journal *j,
+                                size_t nr_records);
+/* Blocks left in the areas behind the block being filled. */
+uint64_t dedup_journal_left_locked (const struct dedup_journal *j);
+
+/* Sequence number of the block being filled. */
+uint64_t dedup_journal_seq_locked (const struct dedup_journal *j);
+/* Seal the block being filled, if it holds anything, so that the next record
+ * starts a new one; returns that one's number.  Only between groups. */
+uint64_t dedup_journal_seal_locked (struct dedup_journal *j);
+/* Seal even an empty block: to make the durable number durable. */
+void dedup_journal_force_locked (struct dedup_journal *j);
+/* Bytes of records not yet durable. */
+uint64_t dedup_journal_pending_locked (const struct dedup_journal *j);
+
+/* Highest durable number, and the highest that a durable block says is
+ * durable (law 6). */
+uint64_t dedup_journal_durable_locked (const struct dedup_journal *j);
+uint64_t dedup_journal_known_durable_locked (const struct dedup_journal *j);
+
+/* Make every record appended before the call durable: seal, write, one sync
+ * shared by all who wait.  Called without the lock.  Returns at once if all
+ * is durable.  Any failure of a write or sync is sticky: this and all later
+ * calls return it (law 10). */
+int dedup_journal_commit (struct dedup_journal *j) MUST_CHECK;
+/* 0, or the sticky error. */
+int dedup_journal_error_locked (const struct dedup_journal *j);
+
+/* Maintenance: append an area at the end of the list (first_seq is filled
+ * in); forget the areas that end below SEQ (returned by value, up to MAX). */
+int dedup_journal_add_area_locked (struct dedup_journal *j,
+                                   struct dedup_journal_area *area)
+  MUST_CHECK;
+size_t dedup_journal_drop_locked (struct dedup_journal *j, uint64_t seq,
+                                  struct dedup_journal_area *out,
+                                  size_t max);
+size_t dedup_journal_areas_locked (const struct dedup_journal *j,
+                                   struct dedup_journal_area *out,
+                                   size_t max);
+
+/* --- Reading, at open --------------------------------------------------- */
+
+struct dedup_journal_block {
+  uint64_t seq, known_durable;
+  uint32_t epoch;
+  const uint8_t *records;     /* valid until the callback returns */
+  size_t len;
+};
+
+/* Hand the blocks from FROM on, in order, to CB, up to and without the first
+ * invalid one or block TO (UINT64_MAX: none).  CB returns 0 to go on, 1 to
+ * stop, -errno.  *NEXT is the number of the first block not handed over. */
+int dedup_journal_read (struct io_store *io, const struct dedup_config *c,
+                        uint64_t from, uint64_t to,
+                        int (*cb) (void *opaque,
+                                   const struct dedup_journal_block *b),
+                        void *opaque, uint64_t *next) MUST_CHECK;
+
+/* Encode records as the first blocks of a new journal in memory: used when a
+ * store is made.  *BUF is a multiple of DEDUP_BLOCK_SIZE, the caller's. */
+int dedup_journal_compose (uint64_t store_id, uint32_t epoch,
+                           uint64_t first_seq,
+                           const struct dedup_record *records, size_t nr,
+                           uint8_t **buf, size_t *len) MUST_CHECK;
+
+#endif

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Every maximum of the dedup room, with its reason. */
+#ifndef DEDUP_LIMITS_H
+#define DEDUP_LIMITS_H
+
+#define DEDUP_BLOCK_SIZE 4096          /* journal block, docs/on-disk.md 3.2 */
+#define DEDUP_BLOCK_HEADER 48
+#define DEDUP_AREA_UNIT (512u << 10)   /* an SSD erase block */
+#define DEDUP_MAX_JOURNAL_AREAS 128    /* fits the configuration slot */
+#define DEDUP_MAX_INCARNATIONS 1024    /* fits the configuration slot */
+#define DEDUP_MAX_LIMBO 64
+#define DEDUP_CONFIG_SLOT 65536        /* 128 + 128*24 + 1024*40 + 64*16 */
+#define DEDUP_MIN_ORDER 4
+#define DEDUP_MAX_ORDER 20             /* 4 M entries, 168 MB in RAM */
+#define DEDUP_PAGE_SIZE 4096           /* incarnation page */
+
+#endif

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Where the bytes of an image live.
+ *
+ * A byte store is addressed by host offset in bytes.  It is safe for use
+ * from any number of threads at once.  All calls return 0 (or a size) or
+ * -errno; short transfers are retried inside, so a call moves everything or
+ * fails.  Reads past the end give zeroes.
+ */
+#ifndef DEDUP_IO_H
+#define DEDUP_IO_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include "cleanup.h"
+#include "fault.h"
+
+struct io_store;
+
+struct io_ops {
+  int (*preadv) (struct io_store *s, const struct iovec *iov, int iovcnt,
+                 uint64_t host_off);
+  int (*pwritev) (struct io_store *s, const struct iovec *iov, int iovcnt,
+                  uint64_t host_off);
+  int (*sync) (struct io_store *s);      /* fdatasync */
+  int (*discard) (struct io_store *s, uint64_t host_off, uint64_t len);
+  int (*allocate) (struct io_store *s, uint64_t host_off, uint64_t len);
+  int (*truncate) (struct io_store *s, uint64_t size);
+  int64_t (*size) (struct io_store *s);
+  void (*close) (struct io_store *s);
+};
+
+/* Embedded at the start of each implementation. */
+struct io_store {
+  const struct io_ops *ops;
+};
+
+/* Read or write LEN bytes at HOST_OFF. */
+int io_pread (struct io_store *s, void *buf, size_t len, uint64_t host_off)
+  MUST_CHECK;
+int io_pwrite (struct io_store *s, const void *buf, size_t len,
+               uint64_t host_off) MUST_CHECK;
+int io_preadv (struct io_store *s, const struct iovec *iov, int iovcnt,
+               uint64_t host_off) MUST_CHECK;
+int io_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
+                uint64_t host_off) MUST_CHECK;
+
+/* Make everything that was written before the call durable. */
+int io_sync (struct io_store *s) MUST_CHECK;
+
+/* Give the space of a range back; it reads as zeroes afterwards or, where
+ * the host cannot do that, as before (-EOPNOTSUPP).  Never changes size. */
+int io_discard (struct io_store *s, uint64_t host_off, uint64_t len)
+  MUST_CHECK;
+
+/* Reserve real space for a range, so that writing there cannot fail with
+ * ENOSPC.  Extends the store where needed; -EOPNOTSUPP where the host
+ * cannot. */
+int io_allocate (struct io_store *s, uint64_t host_off, uint64_t len)
+  MUST_CHECK;
+
+int io_truncate (struct io_store *s, uint64_t size) MUST_CHECK;
+
+/* Size in bytes, or -errno. */
+int64_t io_size (struct io_store *s) MUST_CHECK;
+
+/* Close and free.  Errors were reported by io_sync; NULL is fine. */
+void io_close (struct io_store *s);
+
+/* --- file.c: a regular file or block device ------------------------- */
+
+/* Which of QEMU's image locks to hold (OFD byte-range locks: permission
+ * bytes from 100, unshared bytes from 200; see QEMU block/file-posix.c and
+ * docs/on-disk.md). */
+enum io_file_lock {
+  IO_LOCK_NONE,
+  IO_LOCK_READ,   /* read consistently; others may read, not write */
+  IO_LOCK_WRITE,  /* write; nobody else may open it but without locks */
+};
+
+#define IO_FILE_WRITE   1  /* open read-write */
+#define IO_FILE_CREATE  2  /* create, fail with EEXIST if it is there */
+
+/* Open PATH.  Fails with FAULT_BUSY (EBUSY) when another process holds a
+ * conflicting lock, with a one-line FAULT_IO for a directory or anything
+ * that is neither a regular file nor a block device. */
+int io_file_open (const char *path, int flags, enum io_file_lock lock,
+                  struct io_store **out, struct fault *f) MUST_CHECK;
+
+/* --- memory.c: bytes in RAM, for tests -------------------------------- */
+int io_memory_new (uint64_t size, struct io_store **out) MUST_CHECK;
+
+/* --- faulty.c: wraps another store, for tests -------------------------- */
+
+enum io_call { IO_PREAD, IO_PWRITE, IO_SYNC, IO_DISCARD, IO_ALLOCATE,
+               IO_TRUNCATE, IO_NR_CALLS };
+
+/* Called before each call, from any thread: return 0 to let it through or
+ * -errno to fail it without touching the wrapped store. */
+typedef int (*io_faulty_cb) (void *opaque, enum io_call call,
+                             uint64_t host_off, uint64_t len);
+
+/* Wraps BELOW, which is closed with the wrapper. */
+int io_faulty_new (struct io_store *below, io_faulty_cb cb, void *opaque,
+                   struct io_store **out) MUST_CHECK;
+
+/* --- recording.c: wraps another store, for crash tests ----------------- */
+
+struct io_record {
+  enum io_call call;      /* IO_PWRITE, IO_SYNC, IO_DISCARD, IO_TRUNCATE */
+  uint64_t host_off;      /* of a write or discard; the size of a truncate */
+  uint64_t len;
+  unsigned char *data;    /* of a write: owned by the recording */
+};
+
+int io_recording_new (struct io_store *below, struct io_store **out)
+  MUST_CHECK;
+
+/* The log so far.  The array belongs to the store and is stable while no
+ * call is under way. */
+size_t io_recording_log (struct io_store *s, const struct io_record **log);
+
+#endif

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Every maximum of the format room, with its reason. */
+#ifndef QCOW2_LIMITS_H
+#define QCOW2_LIMITS_H
+
+#define QCOW2_MIN_CLUSTER_BITS 9      /* specification, header byte 20 */
+#define QCOW2_MAX_CLUSTER_BITS 21     /* QEMU's limit */
+
+/* QEMU's limits for tables; larger ones it would refuse to open. */
+#define QCOW2_MAX_L1_BYTES (UINT64_C (32) << 20)
+#define QCOW2_MAX_REFTABLE_BYTES (UINT64_C (8) << 20)
+#define QCOW2_MAX_SNAPSHOTS 65536
+#define QCOW2_MAX_SNAPSHOT_TABLE_BYTES (UINT64_C (1024) * QCOW2_MAX_SNAPSHOTS)
+#define QCOW2_MAX_SNAPSHOT_EXTRA 1024
+
+#define QCOW2_MAX_BACKING_NAME 1023   /* specification, header byte 16 */
+#define QCOW2_MAX_BACKING_DEPTH 64    /* deeper chains: a loop, or a mistake */
+
+/* Host offsets fit in bits 9-55 of an entry. */
+#define QCOW2_MAX_HOST_OFF (UINT64_C (1) << 56)
+
+#endif

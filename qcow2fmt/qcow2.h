@@ -1,0 +1,414 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The qcow2 format: one open image, its tables in memory, its clusters.
+ *
+ * Source: QEMU docs/interop/qcow2.txt; docs/on-disk.md for the anchor and
+ * the rules on references.  This room has no threads and knows nothing of
+ * deduplication or of the journal.
+ *
+ * One lock (qcow2_lock) protects everything in memory; functions ending in
+ * _locked need it, the others take it themselves.  No I/O happens under it.
+ * A _locked function that needs a table which is not in memory returns
+ * -EAGAIN and notes it in the transaction: release the lock, call
+ * qcow2_txn_load, take the lock, ask again.  What was loaded stays pinned
+ * until qcow2_txn_end, so that this ends.
+ *
+ * Tables change in memory only, through qcow2_apply_locked or functions that
+ * report each change to the log (struct qcow2_log) as an after-image.  They
+ * reach the file through a writeback (law 3: once the log is durable).
+ *
+ * Results: 0, a count, or -errno; faults as in fault.h.
+ */
+#ifndef DEDUP_QCOW2_H
+#define DEDUP_QCOW2_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cleanup.h"
+#include "fault.h"
+#include "io.h"
+#include "lock.h"
+#include "log.h"
+
+struct qcow2_image;
+
+#define QCOW2_INCOMPAT_DIRTY        (UINT64_C (1) << 0)
+#define QCOW2_INCOMPAT_CORRUPT      (UINT64_C (1) << 1)
+#define QCOW2_INCOMPAT_DATA_FILE    (UINT64_C (1) << 2)
+#define QCOW2_INCOMPAT_COMPRESSION  (UINT64_C (1) << 3)
+#define QCOW2_INCOMPAT_EXTENDED_L2  (UINT64_C (1) << 4)
+#define QCOW2_INCOMPAT_RECOVERY     (UINT64_C (1) << 48)
+#define QCOW2_RECOVERY_NAME "dedup journal, needs recovery"
+
+#define QCOW2_L2_COPIED      (UINT64_C (1) << 63)
+#define QCOW2_L2_COMPRESSED  (UINT64_C (1) << 62)
+#define QCOW2_L2_ZERO        (UINT64_C (1) << 0)
+#define QCOW2_OFFSET_MASK    UINT64_C (0x00fffffffffffe00)
+
+#define QCOW2_ROOT_ACTIVE 0   /* roots from 1 up: snapshots, read only */
+
+#define QCOW2_STORE_EXTENSION_SIZE 32
+
+/* --- Open ----------------------------------------------------------- */
+
+struct qcow2_geometry {
+  unsigned version;
+  unsigned cluster_bits;
+  uint64_t cluster_size;
+  uint64_t virtual_size;      /* bytes */
+  uint64_t nr_clusters;       /* guest clusters, the last may be partial */
+  unsigned l2_entries;        /* per table */
+  unsigned refcount_bits;
+  uint64_t refcount_max;
+  uint64_t refblock_entries;  /* per refcount block */
+  unsigned compression_type;  /* 0 zlib, 1 zstd */
+  uint64_t incompatible;      /* feature bits */
+  uint64_t compatible;
+  uint64_t autoclear;
+  bool has_backing;
+};
+
+struct qcow2_open_params {
+  const char *path;       /* for relative backing names; may be NULL */
+  bool writable;
+  bool allow_recovery;    /* the caller copes with bit 48 */
+  size_t cache_bytes;     /* budget of the table cache */
+  const struct log_sink *log;
+};
+
+/* Open the image in IO (which stays the caller's).  Each unsupported feature
+ * is refused by name (FAULT_UNSUPPORTED); a header, snapshot table or L1 that
+ * cannot be right is FAULT_CORRUPT.  Writes nothing. */
+int qcow2_open (struct io_store *io, const struct qcow2_open_params *params,
+                struct qcow2_image **out, struct fault *f) MUST_CHECK;
+
+/* Free memory; writes nothing.  NULL is fine. */
+void qcow2_close (struct qcow2_image *img);
+
+const struct qcow2_geometry *qcow2_geometry (const struct qcow2_image *img);
+struct io_store *qcow2_io (struct qcow2_image *img);
+struct lock *qcow2_lock (struct qcow2_image *img);
+
+/* The payload of the store's header extension, or NULL.  An extension of
+ * any other size than QCOW2_STORE_EXTENSION_SIZE counts as absent. */
+const uint8_t *qcow2_store_extension (const struct qcow2_image *img);
+
+/* Is there an anchor snapshot? */
+bool qcow2_has_anchor (const struct qcow2_image *img);
+
+struct qcow2_snapshot {
+  const char *id, *name;       /* NUL-terminated copies */
+  uint64_t l1_off;
+  uint32_t l1_entries;
+  uint64_t disk_size;
+  uint64_t vm_state_size;
+  bool is_anchor;
+};
+size_t qcow2_snapshots (const struct qcow2_image *img,
+                        const struct qcow2_snapshot **out);
+
+/* --- Create ---------------------------------------------------------- */
+
+struct qcow2_create_params {
+  uint64_t virtual_size;
+  unsigned cluster_bits;      /* 9 to 21 */
+  unsigned refcount_order;    /* 0 to 6, usually 4 */
+};
+
+/* Write an empty version 3 image, as qemu-img create would, into the empty
+ * store IO, and sync it.  FAULT_USAGE for sizes that the format cannot hold. */
+int qcow2_create (struct io_store *io, const struct qcow2_create_params *p,
+                  struct fault *f) MUST_CHECK;
+
+/* --- Read ------------------------------------------------------------ */
+
+enum qcow2_kind {
+  QCOW2_UNALLOCATED,   /* reads from the backing file, else zero */
+  QCOW2_ZERO,
+  QCOW2_DATA,
+  QCOW2_COMPRESSED,
+};
+
+struct qcow2_extent {
+  enum qcow2_kind kind;
+  uint64_t guest_off;
+  uint64_t len;
+  uint64_t host_off;   /* QCOW2_DATA: of guest_off; contiguous for len */
+  uint64_t entry;      /* QCOW2_COMPRESSED: the L2 entry; len <= a cluster */
+};
+
+/* Describe [guest_off, guest_off + len) in at most MAX extents, merged where
+ * kind and host offset run on.  Returns their number (>= 1 for len > 0); they
+ * cover a prefix of the range.  The range must lie inside the disk. */
+int qcow2_map (struct qcow2_image *img, unsigned root, uint64_t guest_off,
+               uint64_t len, struct qcow2_extent *ext, size_t max) MUST_CHECK;
+
+/* Read guest bytes, through compressed clusters and the backing chain, one
+ * preadv per run of contiguous host clusters.  The caller keeps the range
+ * from being rewritten meanwhile (server/range-lock.h). */
+int qcow2_read (struct qcow2_image *img, unsigned root, void *buf,
+                uint64_t guest_off, size_t len) MUST_CHECK;
+
+/* For extents that are unallocated here: what the backing chain says.
+ * *LEN is cut to a run of one kind; only QCOW2_ZERO and QCOW2_DATA come back
+ * (host_off is not set).  Past the backing file's end: QCOW2_ZERO; with no
+ * backing file: QCOW2_UNALLOCATED. */
+int qcow2_backing_status (struct qcow2_image *img, uint64_t guest_off,
+                          uint64_t *len, enum qcow2_kind *kind) MUST_CHECK;
+
+/* --- Transactions ----------------------------------------------------- */
+
+struct qcow2_pin;   /* internal: one pinned table */
+
+struct qcow2_txn {
+  struct qcow2_image *img;
+  struct qcow2_pin *pins;      /* owned, array */
+  size_t nr_pins, max_pins;
+  int missing_kind;            /* what the last -EAGAIN asked for */
+  uint64_t missing_off;
+};
+
+void qcow2_txn_begin (struct qcow2_image *img, struct qcow2_txn *txn);
+/* Load what is missing; waits if another thread is loading it. */
+int qcow2_txn_load (struct qcow2_txn *txn) MUST_CHECK;
+void qcow2_txn_end_locked (struct qcow2_txn *txn);
+void qcow2_txn_end (struct qcow2_txn *txn);
+
+/* --- Changes ----------------------------------------------------------- */
+
+enum qcow2_change_type {
+  QCOW2_CHANGE_L2,           /* COUNT L2 entries from GUEST_IDX := ENTRY */
+  QCOW2_CHANGE_REFCOUNT,     /* COUNT clusters from HOST_IDX := REFCOUNT,
+                              * ANCHORED */
+  QCOW2_CHANGE_L2_TABLE,     /* L1[TABLE_IDX] := HOST_OFF | COPIED; the table
+                              * is a copy of that at SOURCE_OFF, 0: zero */
+  QCOW2_CHANGE_REFBLOCK,     /* refcount table[TABLE_IDX] := HOST_OFF; zero */
+  QCOW2_CHANGE_ANCHOR_TABLE, /* anchor L1[TABLE_IDX] := HOST_OFF; zero */
+  QCOW2_CHANGE_HEADER,       /* header fields := HEADER */
+};
+
+struct qcow2_header_fields {
+  uint64_t reftable_off;
+  uint32_t reftable_clusters;
+  uint32_t nr_snapshots;
+  uint64_t snapshots_off;
+  uint64_t anchor_l1_off;
+  uint32_t anchor_l1_entries;
+};
+
+struct qcow2_change {
+  enum qcow2_change_type type;
+  uint16_t root;
+  uint32_t count;
+  uint64_t guest_idx;
+  uint64_t host_idx;
+  uint64_t entry;
+  uint64_t refcount;
+  bool anchored;
+  uint64_t table_idx;
+  uint64_t host_off;
+  uint64_t source_off;
+  struct qcow2_header_fields header;
+};
+
+/* Told of each change as it is made, with the lock held.  Cannot fail: the
+ * caller made room before (see dedup/journal.h). */
+struct qcow2_log {
+  void (*append_locked) (void *opaque, const struct qcow2_change *change);
+  uint64_t (*seq_locked) (void *opaque);  /* sequence number of the last
+                                           * append; tags quarantine */
+  void *opaque;
+};
+void qcow2_set_log (struct qcow2_image *img, const struct qcow2_log *log);
+
+/* Apply one change to the tables in memory without reporting it: for replay
+ * and for the caller's own records.  -EAGAIN as above; -EINVAL for a change
+ * that does not fit this image (replay of a corrupt journal). */
+int qcow2_apply_locked (struct qcow2_txn *txn, const struct qcow2_change *c)
+  MUST_CHECK;
+
+/* The L2 entry of a guest cluster; 0 where there is no table. */
+int qcow2_get_entry_locked (struct qcow2_txn *txn, unsigned root,
+                            uint64_t guest_idx, uint64_t *entry) MUST_CHECK;
+
+/* Make the L2 table of a guest cluster present, private (copied if a
+ * snapshot shares it) and pinned.  May allocate and report changes.
+ * -ENOSPC. */
+int qcow2_prepare_entry_locked (struct qcow2_txn *txn, unsigned root,
+                                uint64_t guest_idx) MUST_CHECK;
+
+/* Refcount and anchor state of a host cluster.  0 and false where there is
+ * no table. */
+int qcow2_get_refcount_locked (struct qcow2_txn *txn, uint64_t host_idx,
+                               uint64_t *refcount, bool *anchored) MUST_CHECK;
+
+/* Make the refcount block and anchor table of COUNT host clusters present
+ * and pinned, so that REFCOUNT changes of them apply at once.  May allocate
+ * and report changes.  -ENOSPC. */
+int qcow2_prepare_host_locked (struct qcow2_txn *txn, uint64_t host_idx,
+                               uint64_t count) MUST_CHECK;
+
+/* Make everything present that dropping the reference ENTRY (an L2 entry's
+ * value) needs.  -EINVAL: the entry contradicts the refcounts. */
+int qcow2_prepare_drop_locked (struct qcow2_txn *txn, uint64_t entry)
+  MUST_CHECK;
+
+/* Drop it, after qcow2_prepare_drop_locked succeeded under the same hold of
+ * the lock.  An anchored cluster left to the anchor alone is freed unless
+ * held; an unanchored one with refcount above 1 passes to the anchor
+ * (docs/on-disk.md section 2); freed clusters go to quarantine, marked
+ * TRIMMED if their space shall go back to the host.  Reports the changes.
+ * Returns -EINVAL, and changes nothing, if the refcount is 0 already. */
+int qcow2_drop_locked (struct qcow2_txn *txn, uint64_t entry, bool trimmed)
+  MUST_CHECK;
+
+/* Keep a cluster that may be linked from being freed while its bytes are
+ * compared.  -ENOENT: not anchored, or no guest refers to it; -ERANGE:
+ * refcount at or above LIMIT. */
+int qcow2_hold_locked (struct qcow2_txn *txn, uint64_t host_idx,
+                       uint64_t limit) MUST_CHECK;
+/* Let go; frees it if the last guest reference went meanwhile.  Needs no
+ * load: TXN must be the one that holds. */
+void qcow2_unhold_locked (struct qcow2_txn *txn, uint64_t host_idx);
+
+/* --- Allocation --------------------------------------------------------- */
+
+struct qcow2_run {
+  uint64_t host_idx;
+  uint64_t count;
+  bool trimmed;
+};
+
+/* Set aside up to WANTED contiguous free clusters (at least 1), in memory
+ * only: nothing is reported, and a crash forgets it.  They are to become
+ * used by a REFCOUNT change or go back by qcow2_unreserve_locked.  -ENOSPC:
+ * no free cluster is known and the file may not grow. */
+int qcow2_reserve_locked (struct qcow2_image *img, uint64_t wanted,
+                          struct qcow2_run *run) MUST_CHECK;
+void qcow2_unreserve_locked (struct qcow2_image *img,
+                             const struct qcow2_run *run);
+
+/* As qcow2_reserve_locked, for exactly COUNT clusters in one run. */
+int qcow2_reserve_area_locked (struct qcow2_image *img, uint64_t count,
+                               uint64_t *host_idx) MUST_CHECK;
+
+/* Put freed clusters (refcount 0 already) into quarantine by hand, with the
+ * sequence number of the record that freed them. */
+void qcow2_quarantine_locked (struct qcow2_image *img,
+                              const struct qcow2_run *run, uint64_t seq);
+
+/* Take from quarantine what was freed by records up to SEQ, coalesced into
+ * runs, sorted by host index; trimmed and other runs are not mixed.  The
+ * caller frees *RUNS.  The clusters can't be allocated until
+ * qcow2_release_locked. */
+int qcow2_quarantine_take_locked (struct qcow2_image *img, uint64_t seq,
+                                  struct qcow2_run **runs, size_t *nr)
+  MUST_CHECK;
+void qcow2_release_locked (struct qcow2_image *img,
+                           const struct qcow2_run *runs, size_t nr);
+uint64_t qcow2_quarantined_locked (struct qcow2_image *img);  /* clusters */
+
+/* First cluster past everything allocated or reserved. */
+uint64_t qcow2_frontier_locked (struct qcow2_image *img);
+
+/* Look for free clusters and garbage in the part of the file that was there
+ * at open, one refcount block a call.  GARBAGE (called with the lock held)
+ * is told of anchored clusters with refcount 1.  Returns 1 while there is
+ * more, 0 at the end, -errno. */
+int qcow2_scan_step (struct qcow2_image *img,
+                     void (*garbage) (void *opaque, uint64_t host_idx),
+                     void *opaque) MUST_CHECK;
+bool qcow2_scan_done_locked (struct qcow2_image *img);
+
+/* Is any table changed in memory?  How many bytes of them? */
+uint64_t qcow2_dirty_bytes_locked (struct qcow2_image *img);
+uint64_t qcow2_memory_bytes_locked (struct qcow2_image *img);
+
+/* --- Writeback ------------------------------------------------------------ */
+
+struct qcow2_writeback;
+
+/* Copy every changed table; they count as clean from here on, but can't be
+ * evicted until qcow2_writeback_end_locked. */
+int qcow2_writeback_begin_locked (struct qcow2_image *img,
+                                  struct qcow2_writeback **wb) MUST_CHECK;
+/* Write the copies in place, sorted by host offset, neighbours together.
+ * Grows the file to the frontier.  No sync. */
+int qcow2_writeback_write (struct qcow2_writeback *wb) MUST_CHECK;
+/* OK false: the tables count as changed again.  Frees WB. */
+void qcow2_writeback_end_locked (struct qcow2_writeback *wb, bool ok);
+
+/* Set or clear incompatible bit 48 in the file (and clear the autoclear bits
+ * when setting), then sync. */
+int qcow2_set_recovery_bit (struct qcow2_image *img, bool on) MUST_CHECK;
+
+/* --- Growth and the store's place ------------------------------------------ */
+
+/* A plan lays out new areas behind the end of the file, together with the
+ * tables that they and the file's growth need (docs/on-disk.md section 6). */
+struct qcow2_plan {
+  uint64_t *area_host_off;          /* of each area asked for */
+  struct qcow2_change *changes;     /* to be journalled, then applied; the
+                                     * HEADER change, if any, is last */
+  size_t nr_changes;
+  bool new_header;                  /* there is a HEADER change */
+  /* internal */
+  uint64_t end_idx;
+  uint64_t write_off[2];
+  uint8_t *write_buf[2];
+  size_t write_len[2];
+};
+
+/* How many host clusters may this image come to have at the most: the bound
+ * that the refcount table and anchor L1 are made for. */
+uint64_t qcow2_growth_bound (struct qcow2_image *img);
+
+/* Plan NR_AREAS areas of AREA_SIZE[i] bytes each (multiples of the cluster
+ * size), and a refcount table and anchor L1 for MAX_CLUSTERS host clusters
+ * where those are too small or absent.  Neither writes nor changes. */
+int qcow2_plan_new (struct qcow2_image *img, const uint64_t *area_size,
+                    size_t nr_areas, uint64_t max_clusters,
+                    struct qcow2_plan **plan, struct fault *f) MUST_CHECK;
+/* Write the tables that the plan's HEADER change points to.  No sync. */
+int qcow2_plan_write (struct qcow2_image *img, struct qcow2_plan *plan)
+  MUST_CHECK;
+/* One write of the first cluster: the plan's header fields, the store's
+ * extension EXT (32 bytes), bit 48 and its name; then sync. */
+int qcow2_plan_commit_header (struct qcow2_image *img,
+                              struct qcow2_plan *plan, const uint8_t *ext,
+                              struct fault *f) MUST_CHECK;
+void qcow2_plan_free (struct qcow2_plan *plan);
+
+/* --- Check and count ----------------------------------------------------------- */
+
+struct qcow2_area {
+  uint64_t host_off, size;   /* bytes, whole clusters */
+};
+
+struct qcow2_check_params {
+  const struct qcow2_area *areas;   /* of the store */
+  size_t nr_areas;
+  void (*problem) (void *opaque, bool is_leak, const char *line);
+  void (*progress) (void *opaque, uint64_t done, uint64_t total);
+  void *opaque;
+};
+
+struct qcow2_check_result {
+  uint64_t corruptions, leaks, garbage, errors;
+  uint64_t guest_clusters;         /* of the active disk */
+  uint64_t mapped_clusters;        /* with data of their own here */
+  uint64_t zero_clusters, compressed_clusters;
+  uint64_t data_clusters;          /* host clusters of guest data, all roots */
+  uint64_t anchored_clusters;      /* of them indexed or once indexed */
+  uint64_t meta_clusters;          /* tables */
+  uint64_t store_clusters;         /* areas */
+};
+
+/* Recompute every refcount from header, tables, snapshots, anchor and areas
+ * and compare; check the flags, alignment and range of every entry.  Reads
+ * the file, not the cache: nothing may be changed in memory. */
+int qcow2_check (struct qcow2_image *img, const struct qcow2_check_params *p,
+                 struct qcow2_check_result *r, struct fault *f) MUST_CHECK;
+
+#endif
