@@ -1,1 +1,336 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* From memory to the tables in place: checkpoint, configuration, and the end
+ * of a session.
+ *
+ * The order is that of the laws in docs/on-disk.md: copy the changed tables;
+ * make every record of what is in the copies durable (law 3); write them and
+ * sync; only then let the configuration say so (law 4), which is what frees
+ * journal areas for reuse (law 7); and clear bit 48 last (law 5).
+ *
+ * Maintenance only: one caller at a time, beside any number of writers.
+ */
+#include "disk.h"
+
+#include <errno.h>
+
+static int
+commit_journal (struct dedup_disk *d)
+{
+  int r = dedup_journal_commit (d->journal);
+
+  return r < 0 ? dedup_fail (d, r, "making writes durable failed") : 0;
+}
+
+/* --- configuration ------------------------------------------------------------- */
+
+/* Take the areas that lie below SEQ out of the journal and put them at the end
+ * of the configuration's list; returns how many. */
+static size_t
+recycle_areas_locked (struct dedup_disk *d, uint64_t seq)
+{
+  struct dedup_config *c = d->config;
+  struct dedup_journal_area old[DEDUP_MAX_JOURNAL_AREAS];
+  size_t nr_old, i;
+
+  nr_old = dedup_journal_drop_locked (d->journal, seq, old,
+                                      DEDUP_MAX_JOURNAL_AREAS);
+  c->nr_areas = dedup_journal_areas_locked (d->journal, c->areas,
+                                            DEDUP_MAX_JOURNAL_AREAS);
+  for (i = 0; i < nr_old; i++) {
+    const struct dedup_journal_area *last = &c->areas[c->nr_areas - 1];
+
+    old[i].first_seq = last->first_seq + last->nr_blocks;
+    c->areas[c->nr_areas++] = old[i];
+  }
+  return nr_old;
+}
+
+/* The configuration is durable: its new areas may be written. */
+static void
+add_areas_locked (struct dedup_disk *d, size_t nr)
+{
+  struct dedup_config *c = d->config;
+  size_t i;
+  int r;
+
+  for (i = c->nr_areas - nr; i < c->nr_areas; i++) {
+    struct dedup_journal_area a = c->areas[i];
+
+    r = dedup_journal_add_area_locked (d->journal, &a);
+    assert (r == 0 && a.first_seq == c->areas[i].first_seq);
+  }
+}
+
+int
+dedup_config_commit (struct dedup_disk *d, bool frozen_done)
+{
+  struct dedup_config *c = d->config;
+  size_t recycled;
+  int r;
+
+  r = commit_journal (d);
+  if (r < 0)
+    return r;
+  lock_acquire (d->lock);
+  c->index_start = frozen_done ? d->index.current_start
+    : dedup_index_start_locked (d);
+  recycled = recycle_areas_locked (d, MIN_OF (c->checkpoint, c->index_start));
+  if (!d->exact)
+    c->flags &= ~DEDUP_CONFIG_EXACT;
+  lock_release (d->lock);
+
+  r = dedup_config_write (d->io, &d->ext, c);
+  if (r == 0)
+    r = io_sync (d->io);
+  if (r < 0)
+    return dedup_fail (d, r, "writing the store's configuration failed");
+
+  lock_acquire (d->lock);
+  add_areas_locked (d, recycled);
+  d->checkpoint = c->checkpoint;
+  lock_release (d->lock);
+  return 0;
+}
+
+/* --- checkpoint ------------------------------------------------------------------- */
+
+static int
+write_tables (struct dedup_disk *d, struct qcow2_writeback *wb)
+{
+  int r;
+
+  r = commit_journal (d);       /* law 3 */
+  if (r < 0)
+    return r;
+  r = qcow2_writeback_write (wb);
+  if (r == 0)
+    r = io_sync (d->io);
+  /* A full disk passes: the tables stay in memory, the journal keeps what
+   * they say. */
+  if (r < 0 && r != -ENOSPC)
+    return dedup_fail (d, r, "writing tables failed");
+  return r;
+}
+
+int
+dedup_checkpoint (struct dedup_disk *d)
+{
+  struct qcow2_writeback *wb;
+  uint64_t seq;
+  int r;
+
+  lock_acquire (d->lock);
+  seq = dedup_journal_seal_locked (d->journal);
+  r = qcow2_writeback_begin_locked (d->img, &wb);
+  lock_release (d->lock);
+  if (r < 0)
+    return r;
+  r = write_tables (d, wb);
+  lock_acquire (d->lock);
+  qcow2_writeback_end_locked (wb, r == 0);
+  lock_release (d->lock);
+  if (r < 0)
+    return r;
+  d->config->checkpoint = seq;  /* law 4 */
+  return dedup_config_commit (d, false);
+}
+
+/* --- the clean state ---------------------------------------------------------------- */
+
+static bool
+close_gate (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  if (d->changing > 0 || d->gate_closed)
+    return false;
+  d->gate_closed = true;
+  return true;
+}
+
+static void
+open_gate (struct dedup_disk *d, bool clean)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  if (clean)
+    d->recovery_bit = false;
+  d->gate_closed = false;
+  pthread_cond_broadcast (&d->gate);
+}
+
+int
+dedup_clean (struct dedup_disk *d)
+{
+  bool dirty;
+  int r;
+
+  lock_acquire (d->lock);
+  dirty = d->recovery_bit;
+  lock_release (d->lock);
+  if (!dirty)
+    return 0;
+  if (!close_gate (d))
+    return 1;
+  r = dedup_checkpoint (d);
+  if (r == 0) {
+    r = qcow2_set_recovery_bit (d->img, false);   /* law 5 */
+    if (r < 0)
+      dedup_fail (d, r, "clearing bit 48 failed");
+  }
+  open_gate (d, r == 0);
+  return r;
+}
+
+/* --- quarantine ------------------------------------------------------------------------ */
+
+/* With an exact index, an entry dies before its cluster is used again. */
+static int
+forget_cluster (struct dedup_disk *d, uint64_t host_idx, uint8_t *buf)
+{
+  struct dedup_incarnations *set;
+  struct dedup_hash h;
+  enum dedup_found found;
+  uint64_t at;
+  int r;
+
+  r = io_pread (d->io, buf, d->cluster_size, host_idx << d->cluster_bits);
+  if (r == 0)
+    r = dedup_hash_compute (d->alg, buf, d->cluster_size, &h);
+  if (r < 0)
+    return r;
+  lock_acquire (d->lock);
+  found = dedup_index_lookup_locked (d, &h, &at);
+  set = dedup_index_set_locked (d);
+  lock_release (d->lock);
+  if (found == DEDUP_PROBE)
+    found = dedup_index_probe (set, &h, &at);
+  dedup_incarnations_put (set);
+  if (found != DEDUP_HIT || at != host_idx)
+    return 0;
+
+  LOCK_FOR_SCOPE (d->lock);
+  if (!dedup_room_locked (d, 1))
+    return -EBUSY;
+  dedup_index_log_locked (d, &h, DEDUP_DELETED);
+  dedup_journal_end_locked (d->journal);
+  return 0;
+}
+
+/* Tombstones for the entries of RUNS, durable before the clusters are used
+ * again. */
+static int
+forget_runs (struct dedup_disk *d, const struct qcow2_run *runs, size_t nr)
+{
+  CLEANUP_FREE uint8_t *buf = malloc (d->cluster_size);
+  uint64_t k;
+  size_t i;
+  int r = buf ? dedup_change_begin (d) : -ENOMEM;
+
+  if (r < 0)
+    return r;
+  for (i = 0; i < nr && r == 0; i++)
+    for (k = 0; k < runs[i].count && r == 0; k++)
+      r = forget_cluster (d, runs[i].host_idx + k, buf);
+  dedup_change_end (d);
+  return r < 0 ? r : commit_journal (d);
+}
+
+/* They could not be forgotten now: later. */
+static void
+requeue (struct dedup_disk *d, const struct qcow2_run *runs, size_t nr)
+{
+  size_t i;
+
+  LOCK_FOR_SCOPE (d->lock);
+  for (i = 0; i < nr; i++)
+    qcow2_quarantine_locked (d->img, &runs[i],
+                             dedup_journal_seq_locked (d->journal));
+}
+
+static void
+give_back (struct dedup_disk *d, const struct qcow2_run *runs, size_t nr)
+{
+  size_t i;
+  int r;
+
+  for (i = 0; i < nr; i++) {
+    if (!runs[i].trimmed)
+      continue;
+    r = io_discard (d->io, runs[i].host_idx << d->cluster_bits,
+                    runs[i].count << d->cluster_bits);
+    if (r < 0)                  /* the host can't: the space is reused here */
+      return;
+  }
+}
+
+/* What may be reused (law 6): freed by records that a durable block says are
+ * durable, or that no recovery will look at again. */
+static uint64_t
+reusable_seq_locked (struct dedup_disk *d)
+{
+  return MAX_OF (dedup_journal_known_durable_locked (d->journal),
+                 d->checkpoint - 1);
+}
+
+int
+dedup_release_quarantine (struct dedup_disk *d)
+{
+  struct qcow2_run *runs;
+  bool exact;
+  size_t nr;
+  int r;
+
+  lock_acquire (d->lock);
+  r = qcow2_quarantine_take_locked (d->img, reusable_seq_locked (d), &runs,
+                                    &nr);
+  exact = d->exact;
+  lock_release (d->lock);
+  if (r < 0 || nr == 0)
+    return r;
+  if (exact)
+    r = forget_runs (d, runs, nr);
+  if (r < 0)
+    requeue (d, runs, nr);
+  else {
+    give_back (d, runs, nr);
+    lock_acquire (d->lock);
+    qcow2_release_locked (d->img, runs, nr);
+    lock_release (d->lock);
+  }
+  free (runs);
+  return r;
+}
+
+/* A block without records, to make the durable number durable.  It too must
+ * lie below the checkpoint when bit 48 is cleared, or the next session would
+ * write its place again: so it is sealed inside the gate, if that is open. */
+int
+dedup_commit_empty (struct dedup_disk *d)
+{
+  lock_acquire (d->lock);
+  if (d->recovery_bit && !d->gate_closed &&
+      dedup_journal_room_locked (d->journal, 1))
+    dedup_journal_force_locked (d->journal);
+  lock_release (d->lock);
+  return commit_journal (d);
+}
+
+static uint64_t
+quarantined (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return qcow2_quarantined_locked (d->img);
+}
+
+int
+dedup_drain_quarantine (struct dedup_disk *d)
+{
+  int r = 0, i;
+
+  /* Once to make the records durable, once to say so. */
+  for (i = 0; i < 2 && r == 0 && quarantined (d) > 0; i++) {
+    r = dedup_commit_empty (d);
+    if (r == 0)
+      r = dedup_release_quarantine (d);
+  }
+  return r;
+}

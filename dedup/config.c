@@ -1,1 +1,370 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* The coding of the configuration (docs/on-disk.md 3.1): bytes to fields and
+ * back.  config-check.c says what the fields may be, config-slot.c where the
+ * bytes are.
+ *
+ * Promises: a decoded configuration is valid by construction, so nobody need
+ * check it again; decode after encode gives the same fields.  Bytes behind
+ * the length are not looked at: a torn write may have left them.
+ *
+ * No state, no threads.
+ */
+#include "config-check.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+
+#include "wire.h"
+
+#define CONFIG_MAGIC UINT64_C (0x44445550434f4e46)   /* "DDUPCONF" */
+#define CONFIG_VERSION 1
+
+struct wire_config {
+  be64 magic;
+  be32 version;
+  be32 length;
+  be64 store_id;
+  be64 generation;
+  be32 epoch;
+  be32 block_size;
+  be64 epoch_start;
+  be64 checkpoint;
+  be64 index_start;
+  be32 order;
+  be32 max_incarnations;
+  be32 nr_areas;
+  be32 nr_incarnations;
+  be32 nr_limbo;
+  be32 flags;
+  be64 next_incarnation_id;
+  be32 max_journal_areas;
+  be32 journal_area_size;
+  be64 checksum;
+  uint8_t reserved[16];
+};
+
+struct wire_area {
+  be64 host_off;
+  be64 first_seq;
+  be32 nr_blocks;
+  be32 zero;
+};
+
+struct wire_incarnation {
+  be64 id;
+  be64 host_off;
+  be64 size_bytes;
+  be32 order;
+  be32 nr_entries;
+  be32 nr_deleted;
+  be32 zero;
+};
+
+struct wire_limbo {
+  be64 host_off;
+  be64 size_bytes;
+};
+
+WIRE_FIELD_AT (struct wire_config, version, 8);
+WIRE_FIELD_AT (struct wire_config, length, 12);
+WIRE_FIELD_AT (struct wire_config, store_id, 16);
+WIRE_FIELD_AT (struct wire_config, generation, 24);
+WIRE_FIELD_AT (struct wire_config, epoch, 32);
+WIRE_FIELD_AT (struct wire_config, block_size, 36);
+WIRE_FIELD_AT (struct wire_config, epoch_start, 40);
+WIRE_FIELD_AT (struct wire_config, checkpoint, 48);
+WIRE_FIELD_AT (struct wire_config, index_start, 56);
+WIRE_FIELD_AT (struct wire_config, order, 64);
+WIRE_FIELD_AT (struct wire_config, max_incarnations, 68);
+WIRE_FIELD_AT (struct wire_config, nr_areas, 72);
+WIRE_FIELD_AT (struct wire_config, nr_incarnations, 76);
+WIRE_FIELD_AT (struct wire_config, nr_limbo, 80);
+WIRE_FIELD_AT (struct wire_config, flags, 84);
+WIRE_FIELD_AT (struct wire_config, next_incarnation_id, 88);
+WIRE_FIELD_AT (struct wire_config, max_journal_areas, 96);
+WIRE_FIELD_AT (struct wire_config, journal_area_size, 100);
+WIRE_FIELD_AT (struct wire_config, checksum, 104);
+WIRE_FIELD_AT (struct wire_config, reserved, 112);
+WIRE_FIELD_AT (struct wire_area, first_seq, 8);
+WIRE_FIELD_AT (struct wire_area, nr_blocks, 16);
+WIRE_FIELD_AT (struct wire_area, zero, 20);
+WIRE_FIELD_AT (struct wire_incarnation, host_off, 8);
+WIRE_FIELD_AT (struct wire_incarnation, size_bytes, 16);
+WIRE_FIELD_AT (struct wire_incarnation, order, 24);
+WIRE_FIELD_AT (struct wire_incarnation, nr_entries, 28);
+WIRE_FIELD_AT (struct wire_incarnation, nr_deleted, 32);
+WIRE_FIELD_AT (struct wire_incarnation, zero, 36);
+WIRE_FIELD_AT (struct wire_limbo, size_bytes, 8);
+_Static_assert (sizeof (struct wire_config) == 128, "configuration");
+_Static_assert (sizeof (struct wire_area) == 24, "journal area");
+_Static_assert (sizeof (struct wire_incarnation) == 40, "incarnation");
+_Static_assert (sizeof (struct wire_limbo) == 16, "limbo area");
+_Static_assert (128 + DEDUP_MAX_JOURNAL_AREAS * 24 +
+                DEDUP_MAX_INCARNATIONS * 40 + DEDUP_MAX_LIMBO * 16 <=
+                DEDUP_CONFIG_SLOT, "a full configuration fits its slot");
+
+/* --- Encoding ------------------------------------------------------------ */
+
+static size_t
+config_length (uint32_t nr_areas, uint32_t nr_incarnations, uint32_t nr_limbo)
+{
+  return sizeof (struct wire_config) +
+    nr_areas * sizeof (struct wire_area) +
+    nr_incarnations * sizeof (struct wire_incarnation) +
+    nr_limbo * sizeof (struct wire_limbo);
+}
+
+static struct wire_config
+encode_fields (const struct dedup_config *c, size_t length)
+{
+  struct wire_config w;
+
+  memset (&w, 0, sizeof w);
+  w.magic = be64_make (CONFIG_MAGIC);
+  w.version = be32_make (CONFIG_VERSION);
+  w.length = be32_make ((uint32_t) length);
+  w.store_id = be64_make (c->store_id);
+  w.generation = be64_make (c->generation);
+  w.epoch = be32_make (c->epoch);
+  w.block_size = be32_make (DEDUP_BLOCK_SIZE);
+  w.epoch_start = be64_make (c->epoch_start);
+  w.checkpoint = be64_make (c->checkpoint);
+  w.index_start = be64_make (c->index_start);
+  w.order = be32_make (c->order);
+  w.max_incarnations = be32_make (c->max_incarnations);
+  w.nr_areas = be32_make (c->nr_areas);
+  w.nr_incarnations = be32_make (c->nr_incarnations);
+  w.nr_limbo = be32_make (c->nr_limbo);
+  w.flags = be32_make (c->flags);
+  w.next_incarnation_id = be64_make (c->next_incarnation_id);
+  w.max_journal_areas = be32_make (c->max_journal_areas);
+  w.journal_area_size = be32_make (c->journal_area_size);
+  return w;
+}
+
+static struct wire_area
+encode_area (const struct dedup_journal_area *a)
+{
+  return (struct wire_area) {
+    .host_off = be64_make (a->host_off),
+    .first_seq = be64_make (a->first_seq),
+    .nr_blocks = be32_make (a->nr_blocks),
+  };
+}
+
+static struct wire_incarnation
+encode_incarnation (const struct dedup_incarnation_desc *d)
+{
+  return (struct wire_incarnation) {
+    .id = be64_make (d->id),
+    .host_off = be64_make (d->host_off),
+    .size_bytes = be64_make (d->size_bytes),
+    .order = be32_make (d->order),
+    .nr_entries = be32_make (d->nr_entries),
+    .nr_deleted = be32_make (d->nr_deleted),
+  };
+}
+
+static struct wire_limbo
+encode_limbo (const struct dedup_limbo_area *l)
+{
+  return (struct wire_limbo) {
+    .host_off = be64_make (l->host_off),
+    .size_bytes = be64_make (l->size_bytes),
+  };
+}
+
+static void
+encode_arrays (const struct dedup_config *c, uint8_t *p)
+{
+  uint32_t i;
+
+  for (i = 0; i < c->nr_areas; ++i) {
+    const struct wire_area w = encode_area (&c->areas[i]);
+
+    memcpy (p, &w, sizeof w);
+    p += sizeof w;
+  }
+  for (i = 0; i < c->nr_incarnations; ++i) {
+    const struct wire_incarnation w =
+      encode_incarnation (&c->incarnations[i]);
+
+    memcpy (p, &w, sizeof w);
+    p += sizeof w;
+  }
+  for (i = 0; i < c->nr_limbo; ++i) {
+    const struct wire_limbo w = encode_limbo (&c->limbo[i]);
+
+    memcpy (p, &w, sizeof w);
+    p += sizeof w;
+  }
+}
+
+size_t
+dedup_config_encode (const struct dedup_config *c,
+                     uint8_t buf[DEDUP_CONFIG_SLOT])
+{
+  struct wire_config w;
+  size_t length;
+
+  assert (c->nr_areas <= DEDUP_MAX_JOURNAL_AREAS);
+  assert (c->nr_incarnations <= DEDUP_MAX_INCARNATIONS);
+  assert (c->nr_limbo <= DEDUP_MAX_LIMBO);
+  length = config_length (c->nr_areas, c->nr_incarnations, c->nr_limbo);
+  w = encode_fields (c, length);
+  memset (buf, 0, DEDUP_CONFIG_SLOT);
+  memcpy (buf, &w, sizeof w);
+  encode_arrays (c, buf + sizeof w);
+  w.checksum = be64_make (dedup_checksum (buf, length));
+  memcpy (buf, &w, sizeof w);
+  return length;
+}
+
+/* --- Decoding ------------------------------------------------------------ */
+
+static int
+check_checksum (const uint8_t *buf, const struct wire_config *w,
+                struct fault *f)
+{
+  const size_t length = be32_load (w->length);
+  CLEANUP_FREE uint8_t *copy = NULL;
+  struct wire_config without = *w;
+
+  copy = malloc (length);       /* at most DEDUP_CONFIG_SLOT */
+  if (copy == NULL)
+    return -ENOMEM;
+  without.checksum = be64_make (0);
+  memcpy (copy, buf, length);
+  memcpy (copy, &without, sizeof without);
+  if (dedup_checksum (copy, length) != be64_load (w->checksum))
+    return wrong (f, "configuration: wrong checksum");
+  return 0;
+}
+
+/* After this the bytes are those that somebody wrote. */
+static int
+check_envelope (const uint8_t *buf, const struct wire_config *w,
+                struct fault *f)
+{
+  const uint32_t length = be32_load (w->length);
+
+  if (be64_load (w->magic) != CONFIG_MAGIC)
+    return wrong (f, "configuration: wrong magic");
+  if (be32_load (w->version) != CONFIG_VERSION)
+    return wrong (f, "configuration: version %" PRIu32 " is unknown",
+                  be32_load (w->version));
+  if (length < sizeof *w || length > DEDUP_CONFIG_SLOT)
+    return wrong (f, "configuration: length %" PRIu32 " is out of range",
+                  length);
+  return check_checksum (buf, w, f);
+}
+
+/* What this version does not know it does not guess at. */
+static int
+check_known (const struct wire_config *w, struct fault *f)
+{
+  if (be32_load (w->block_size) != DEDUP_BLOCK_SIZE)
+    return wrong (f, "configuration: journal block size %" PRIu32
+                  " is not served", be32_load (w->block_size));
+  if (be32_load (w->flags) & ~DEDUP_CONFIG_EXACT)
+    return wrong (f, "configuration: unknown flags 0x%" PRIx32,
+                  be32_load (w->flags));
+  if (!all_zero (w->reserved, sizeof w->reserved))
+    return wrong (f, "configuration: reserved bytes are not 0");
+  return 0;
+}
+
+static int
+check_counts (const struct wire_config *w, struct fault *f)
+{
+  const uint32_t nr_areas = be32_load (w->nr_areas);
+  const uint32_t nr_incarnations = be32_load (w->nr_incarnations);
+  const uint32_t nr_limbo = be32_load (w->nr_limbo);
+
+  if (nr_areas < 1 || nr_areas > DEDUP_MAX_JOURNAL_AREAS)
+    return wrong (f, "configuration: %" PRIu32 " journal areas", nr_areas);
+  if (nr_incarnations > DEDUP_MAX_INCARNATIONS)
+    return wrong (f, "configuration: %" PRIu32 " incarnations",
+                  nr_incarnations);
+  if (nr_limbo > DEDUP_MAX_LIMBO)
+    return wrong (f, "configuration: %" PRIu32 " limbo areas", nr_limbo);
+  if (be32_load (w->length) !=
+      config_length (nr_areas, nr_incarnations, nr_limbo))
+    return wrong (f, "configuration: length contradicts the counts");
+  return 0;
+}
+
+static void
+load_fields (const struct wire_config *w, struct dedup_config *c)
+{
+  c->store_id = be64_load (w->store_id);
+  c->generation = be64_load (w->generation);
+  c->epoch = be32_load (w->epoch);
+  c->epoch_start = be64_load (w->epoch_start);
+  c->checkpoint = be64_load (w->checkpoint);
+  c->index_start = be64_load (w->index_start);
+  c->order = be32_load (w->order);
+  c->max_incarnations = be32_load (w->max_incarnations);
+  c->flags = be32_load (w->flags);
+  c->next_incarnation_id = be64_load (w->next_incarnation_id);
+  c->max_journal_areas = be32_load (w->max_journal_areas);
+  c->journal_area_size = be32_load (w->journal_area_size);
+  c->nr_areas = be32_load (w->nr_areas);
+  c->nr_incarnations = be32_load (w->nr_incarnations);
+  c->nr_limbo = be32_load (w->nr_limbo);
+}
+
+/* The counts were checked against the limits and the length. */
+static void
+load_arrays (const uint8_t *p, struct dedup_config *c)
+{
+  uint32_t i;
+
+  for (i = 0; i < c->nr_areas; ++i, p += sizeof (struct wire_area)) {
+    struct wire_area w;
+
+    memcpy (&w, p, sizeof w);
+    c->areas[i].host_off = be64_load (w.host_off);
+    c->areas[i].first_seq = be64_load (w.first_seq);
+    c->areas[i].nr_blocks = be32_load (w.nr_blocks);
+  }
+  for (i = 0; i < c->nr_incarnations;
+       ++i, p += sizeof (struct wire_incarnation)) {
+    struct dedup_incarnation_desc *d = &c->incarnations[i];
+    struct wire_incarnation w;
+
+    memcpy (&w, p, sizeof w);
+    d->id = be64_load (w.id);
+    d->host_off = be64_load (w.host_off);
+    d->size_bytes = be64_load (w.size_bytes);
+    d->order = be32_load (w.order);
+    d->nr_entries = be32_load (w.nr_entries);
+    d->nr_deleted = be32_load (w.nr_deleted);
+  }
+  for (i = 0; i < c->nr_limbo; ++i, p += sizeof (struct wire_limbo)) {
+    struct wire_limbo w;
+
+    memcpy (&w, p, sizeof w);
+    c->limbo[i].host_off = be64_load (w.host_off);
+    c->limbo[i].size_bytes = be64_load (w.size_bytes);
+  }
+}
+
+int
+dedup_config_decode (const uint8_t buf[DEDUP_CONFIG_SLOT],
+                     uint64_t cluster_size, struct dedup_config *c,
+                     struct fault *f)
+{
+  struct wire_config w;
+  int r;
+
+  memcpy (&w, buf, sizeof w);
+  if ((r = check_envelope (buf, &w, f)) < 0 ||
+      (r = check_known (&w, f)) < 0 ||
+      (r = check_counts (&w, f)) < 0)
+    return r;
+  load_fields (&w, c);
+  load_arrays (buf + sizeof w, c);
+  return dedup_config_check (c, cluster_size, f);
+}

@@ -57,18 +57,22 @@ struct dedup_config {
  * used. */
 size_t dedup_config_encode (const struct dedup_config *c,
                             uint8_t buf[DEDUP_CONFIG_SLOT]);
-/* Decode and check everything, also that areas lie within FILE_SIZE rounded
- * up by CLUSTER_SIZE, are aligned to it, and do not overlap each other. */
+/* Decode and check everything, also that areas are aligned to CLUSTER_SIZE
+ * and do not overlap each other.  -EINVAL: not a valid slot. */
 int dedup_config_decode (const uint8_t buf[DEDUP_CONFIG_SLOT],
                          uint64_t cluster_size, struct dedup_config *c,
                          struct fault *f) MUST_CHECK;
 
-/* Read both slots at EXT's place and return the newer valid one. */
+/* Read both slots at EXT's place and return the newer valid one.  A slot is
+ * not valid either if an area lies past the end of the file (rounded up to a
+ * cluster) or in the configuration area.  -EINVAL: neither is. */
 int dedup_config_read (struct io_store *io, const struct dedup_ext *ext,
                        uint64_t cluster_size, struct dedup_config *c,
                        struct fault *f) MUST_CHECK;
 /* Add 1 to the generation and write the slot that its parity says (odd: the
- * second half of the area).  No sync. */
+ * second half of the area).  No sync: the caller does it before the next
+ * write.  The file must reach over all areas already (-EIO).  On failure the
+ * generation stays, so that a retry takes the same slot. */
 int dedup_config_write (struct io_store *io, const struct dedup_ext *ext,
                         struct dedup_config *c) MUST_CHECK;
 

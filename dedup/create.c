@@ -1,1 +1,218 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* A store for an image that has none (docs/on-disk.md section 6).
+ *
+ * Everything new is laid out behind the end of the file, where all refcounts
+ * are 0.  The first journal block holds the records that give the new areas
+ * and tables their refcounts.  One write of the header then turns the image
+ * into a crashed one, whose recovery completes the store.  Until that write
+ * the image is as it was, but longer.
+ */
+#include "disk.h"
+
+#include <errno.h>
+#include <sys/random.h>
+
+#define FIRST_AREAS 2
+
+struct adoption {
+  struct io_store *io;
+  const struct dedup_open_params *p;
+  struct qcow2_image *img;
+  const struct qcow2_geometry *geo;
+  struct dedup_config *config;
+  struct dedup_ext ext;
+  struct qcow2_plan *plan;
+  uint64_t sizes[1 + FIRST_AREAS];
+};
+
+/* --- what the store will be ------------------------------------------------- */
+
+static int
+random_id (uint64_t *id)
+{
+  do
+    if (getrandom (id, sizeof *id, 0) != sizeof *id)
+      return -EIO;
+  while (*id == 0);
+  return 0;
+}
+
+static int
+choose_config (struct adoption *a, struct fault *f)
+{
+  struct dedup_config *c = a->config;
+  const struct dedup_open_params *p = a->p;
+  uint64_t cluster = a->geo->cluster_size;
+
+  if (random_id (&c->store_id) < 0)
+    return fault_io (f, EIO, UINT64_MAX, "no random numbers to be had");
+  c->epoch = 1;
+  c->epoch_start = c->checkpoint = c->index_start = 1;
+  c->order = p->order ? p->order : dedup_default_order (a->geo->nr_clusters);
+  c->max_incarnations = p->max_incarnations < 0 ? 0
+    : (uint32_t) MIN_OF (p->max_incarnations, DEDUP_MAX_INCARNATIONS);
+  c->flags = p->verify ? 0 : DEDUP_CONFIG_EXACT;
+  c->next_incarnation_id = 1;
+  c->max_journal_areas = p->journal_areas ? p->journal_areas : 16;
+  c->journal_area_size = dedup_default_area_size (c->order, cluster);
+
+  a->ext.config_size = (uint32_t) round_up_pow2 (2 * DEDUP_CONFIG_SLOT,
+                                                 cluster);
+  a->ext.max_incarnations = c->max_incarnations;
+  a->ext.hash_alg = (uint8_t) p->hash;
+  a->sizes[0] = a->ext.config_size;
+  a->sizes[1] = a->sizes[2] = c->journal_area_size;
+  return 0;
+}
+
+/* --- where it will be ------------------------------------------------------------ */
+
+static int
+lay_out (struct adoption *a, struct fault *f)
+{
+  struct dedup_config *c = a->config;
+  uint32_t blocks = c->journal_area_size / DEDUP_BLOCK_SIZE;
+  size_t i;
+  int r;
+
+  r = qcow2_plan_new (a->img, a->sizes, 1 + FIRST_AREAS,
+                      qcow2_growth_bound (a->img), &a->plan, f);
+  if (r < 0)
+    return r;
+  a->ext.config_off = a->plan->area_host_off[0];
+  c->nr_areas = FIRST_AREAS;
+  for (i = 0; i < FIRST_AREAS; i++)
+    c->areas[i] = (struct dedup_journal_area) {
+      .host_off = a->plan->area_host_off[1 + i],
+      .first_seq = 1 + i * blocks, .nr_blocks = blocks };
+  return 0;
+}
+
+/* --- writing it ---------------------------------------------------------------------- */
+
+static int
+allocate_areas (struct adoption *a)
+{
+  size_t i;
+  int r;
+
+  for (i = 0; i < 1 + FIRST_AREAS; i++) {
+    r = io_allocate (a->io, a->plan->area_host_off[i], a->sizes[i]);
+    if (r < 0 && r != -EOPNOTSUPP && r != -ENOTSUP)
+      return r;
+  }
+  return 0;
+}
+
+/* The plan's changes as the journal's first group. */
+static int
+write_journal (struct adoption *a)
+{
+  size_t nr = a->plan->nr_changes, i, len;
+  CLEANUP_FREE struct dedup_record *recs = calloc (nr + 1, sizeof *recs);
+  CLEANUP_FREE uint8_t *buf = NULL;
+  int r;
+
+  if (recs == NULL)
+    return -ENOMEM;
+  for (i = 0; i < nr; i++)
+    dedup_record_of_change (&a->plan->changes[i], &recs[i]);
+  recs[nr].type = DEDUP_REC_END;
+  r = dedup_journal_compose (a->config->store_id, a->config->epoch, 1, recs,
+                             nr + 1, &buf, &len);
+  if (r < 0)
+    return r;
+  if (len > a->config->journal_area_size)
+    return -ENOSPC;
+  return io_pwrite (a->io, buf, len, a->config->areas[0].host_off);
+}
+
+static int
+write_behind_end (struct adoption *a)
+{
+  int r;
+
+  if ((r = allocate_areas (a)) < 0 ||
+      (r = qcow2_plan_write (a->img, a->plan)) < 0 ||
+      (r = write_journal (a)) < 0 ||
+      (r = dedup_config_write (a->io, &a->ext, a->config)) < 0)
+    return r;
+  return io_sync (a->io);
+}
+
+/* Nothing refers to what was written behind the end. */
+static void
+cut_back (struct adoption *a, int64_t size)
+{
+  if (size >= 0 && io_truncate (a->io, (uint64_t) size) < 0)
+    log_line (a->p->log, LOG_DEBUG, "%s: could not be cut back", a->p->path);
+}
+
+static int
+adopt_image (struct adoption *a, struct fault *f)
+{
+  int64_t size = io_size (a->io);
+  uint8_t ext[DEDUP_EXT_SIZE];
+  int r;
+
+  if ((r = choose_config (a, f)) < 0 ||
+      (r = lay_out (a, f)) < 0)
+    return r;
+  r = write_behind_end (a);
+  if (r < 0) {
+    cut_back (a, size);
+    return fault_io (f, -r, UINT64_MAX, "making the dedup store: %s",
+                     strerror (-r));
+  }
+  dedup_ext_encode (&a->ext, ext);
+  return qcow2_plan_commit_header (a->img, a->plan, ext, f);
+}
+
+int
+dedup_adopt (struct io_store *io, const struct dedup_open_params *p,
+             struct fault *f)
+{
+  struct qcow2_open_params q = {
+    .path = p->path, .writable = true, .log = p->log,
+  };
+  struct adoption a = { .io = io, .p = p };
+  int r;
+
+  r = qcow2_open (io, &q, &a.img, f);
+  if (r < 0)
+    return r;
+  a.geo = qcow2_geometry (a.img);
+  a.config = calloc (1, sizeof *a.config);
+  r = a.config ? adopt_image (&a, f)
+    : fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  qcow2_plan_free (a.plan);
+  qcow2_close (a.img);
+  free (a.config);
+  return r;
+}
+
+/* --- a new image ------------------------------------------------------------------------ */
+
+int
+dedup_create (struct io_store *io, const struct dedup_create_params *p,
+              struct fault *f)
+{
+  struct dedup_open_params o = {
+    .path = "new image", .writable = true, .dedup = true, .verify = true,
+    .hash = p->hash, .max_incarnations = p->max_incarnations,
+    .order = p->order, .journal_areas = p->journal_areas,
+  };
+  struct dedup_disk *d;
+  int r;
+
+  r = qcow2_create (io, &p->image, f);
+  if (r < 0)
+    return r;
+  r = dedup_open (io, &o, &d, f);
+  if (r < 0)
+    return r;
+  r = dedup_finish (d);
+  dedup_free (d);
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "completing the image: %s",
+                           strerror (-r)) : 0;
+}

@@ -1,1 +1,506 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* An open disk: how its parts come together at open and part at close, and
+ * the gate that keeps bit 48 true.
+ *
+ * Open is a sequence of steps: the image; the store's configuration; the
+ * journal, replayed if bit 48 is set; then, for writing, the finished
+ * recovery in the file.  Anything wrong with the store of a clean image makes
+ * the store void, never the data: a new one is started.
+ *
+ * The gate: an operation that may append records runs between
+ * dedup_change_begin and dedup_change_end, and bit 48 is set and durable all
+ * the while (law 1).  Clearing the bit needs the gate closed with nobody
+ * inside (checkpoint.c).
+ */
+#include "disk.h"
+
+#include <errno.h>
+
+/* --- messages and failure --------------------------------------------------- */
+
+void
+dedup_wake (struct dedup_disk *d)
+{
+  if (d->wake)
+    d->wake (d->wake_opaque);
+}
+
+int
+dedup_fail (struct dedup_disk *d, int err, const char *what)
+{
+  bool first;
+
+  assert (err < 0);
+  lock_acquire (d->lock);
+  first = d->failed == 0;
+  if (first)
+    d->failed = -EROFS;
+  lock_release (d->lock);
+  if (first)
+    log_line (d->log, LOG_ERROR, "%s: %s (%s): no more writes are taken, "
+              "reads go on", d->path, what, strerror (-err));
+  return err;
+}
+
+int
+dedup_failed (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return d->failed;
+}
+
+struct qcow2_image *
+dedup_image (struct dedup_disk *d)
+{
+  return d->img;
+}
+
+/* --- the format room's log ----------------------------------------------------- */
+
+static void
+append_change_locked (void *opaque, const struct qcow2_change *c)
+{
+  struct dedup_disk *d = opaque;
+  struct dedup_record rec;
+
+  dedup_record_of_change (c, &rec);
+  dedup_journal_append_locked (d->journal, &rec);
+}
+
+static uint64_t
+journal_seq_locked (void *opaque)
+{
+  struct dedup_disk *d = opaque;
+
+  return dedup_journal_seq_locked (d->journal);
+}
+
+void
+dedup_attach_log (struct dedup_disk *d)
+{
+  struct qcow2_log log = { append_change_locked, journal_seq_locked, d };
+
+  qcow2_set_log (d->img, &log);
+}
+
+void
+dedup_change_locked (struct dedup_disk *d, struct qcow2_txn *txn,
+                     const struct qcow2_change *c)
+{
+  int r;
+
+  append_change_locked (d, c);
+  r = qcow2_apply_locked (txn, c);
+  assert (r == 0);              /* the caller prepared it */
+}
+
+/* --- the gate ---------------------------------------------------------------------- */
+
+/* Set bit 48; others wait at the closed gate. */
+static int
+raise_recovery_bit (struct dedup_disk *d)
+{
+  int r;
+
+  assert (lock_held (d->lock));
+  d->gate_closed = true;
+  lock_release (d->lock);
+  r = qcow2_set_recovery_bit (d->img, true);
+  lock_acquire (d->lock);
+  d->recovery_bit = r == 0;
+  d->gate_closed = false;
+  pthread_cond_broadcast (&d->gate);
+  return r;
+}
+
+int
+dedup_change_begin (struct dedup_disk *d)
+{
+  bool raise;
+  int r = 0;
+
+  lock_acquire (d->lock);
+  while (d->gate_closed)
+    lock_wait (d->lock, &d->gate);
+  raise = d->writable && d->failed == 0 && !d->recovery_bit;
+  if (!d->writable)
+    r = -EROFS;
+  else if (raise)
+    r = raise_recovery_bit (d);
+  else
+    r = d->failed;
+  if (r == 0)
+    d->changing++;
+  lock_release (d->lock);
+  return r < 0 && raise ? dedup_fail (d, r, "setting bit 48 failed") : r;
+}
+
+void
+dedup_change_end (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  assert (d->changing > 0);
+  d->changing--;
+}
+
+/* --- requests that only pass through --------------------------------------------------- */
+
+int
+dedup_read (struct dedup_disk *d, unsigned root, void *buf,
+            uint64_t guest_off, size_t len)
+{
+  return qcow2_read (d->img, root, buf, guest_off, len);
+}
+
+int
+dedup_flush (struct dedup_disk *d)
+{
+  int r;
+
+  if (!d->journal || !d->writable)
+    return 0;
+  r = dedup_journal_commit (d->journal);
+  if (r < 0)
+    return dedup_fail (d, r, "making writes durable failed");
+  lock_acquire (d->lock);
+  d->uncommitted_bytes = 0;
+  lock_release (d->lock);
+  return 0;
+}
+
+/* --- open --------------------------------------------------------------------------------- */
+
+static int
+open_image (struct dedup_disk *d, const struct dedup_open_params *p,
+            struct fault *f)
+{
+  struct qcow2_open_params q = {
+    .path = p->path, .writable = p->writable, .allow_recovery = true,
+    .cache_bytes = p->cache_bytes, .log = p->log,
+  };
+  const struct qcow2_geometry *g;
+  int r;
+
+  r = qcow2_open (d->io, &q, &d->img, f);
+  if (r < 0)
+    return r;
+  g = qcow2_geometry (d->img);
+  d->lock = qcow2_lock (d->img);
+  d->cluster_bits = g->cluster_bits;
+  d->cluster_size = g->cluster_size;
+  d->has_backing = g->has_backing;
+  d->recovery_bit = (g->incompatible & QCOW2_INCOMPAT_RECOVERY) != 0;
+  /* Half, so that an internal snapshot can still double every refcount; a
+   * width of two bits leaves no room for sharing. */
+  d->ref_limit = MAX_OF (g->refcount_max / 2, 2);
+  d->dirty_high = MAX_OF (p->cache_bytes / 4, 8 << 20);
+  d->dirty_max = MAX_OF (p->cache_bytes, 32 << 20);
+  return 0;
+}
+
+/* Read extension and configuration: 1 if there is a usable store, 0 if none,
+ * -errno with a fault that says why it is void. */
+static int
+read_config (struct dedup_disk *d, struct fault *f)
+{
+  const uint8_t *ext = qcow2_store_extension (d->img);
+
+  if (ext == NULL)
+    return 0;
+  if (!qcow2_has_anchor (d->img))
+    return fault_corrupt (f, UINT64_MAX, "the anchor snapshot is gone");
+  if (dedup_ext_decode (ext, &d->ext) < 0)
+    return fault_unsupported (f, "a dedup store of an unknown layout");
+  if (dedup_hash_name (d->ext.hash_alg) == NULL)
+    return fault_unsupported (f, "a dedup store with hash number %u",
+                              (unsigned) d->ext.hash_alg);
+  if (dedup_config_read (d->io, &d->ext, d->cluster_size, d->config, f) < 0)
+    return -EINVAL;
+  d->alg = d->ext.hash_alg;
+  d->checkpoint = d->config->checkpoint;
+  return 1;
+}
+
+static int
+open_journal (struct dedup_disk *d, uint64_t next)
+{
+  struct dedup_journal_params p = {
+    .io = d->io, .lock = d->lock, .store_id = d->config->store_id,
+    .epoch = d->config->epoch, .next_seq = next,
+    .areas = d->config->areas, .nr_areas = d->config->nr_areas,
+  };
+
+  return dedup_journal_new (&p, &d->journal);
+}
+
+/* Bring the file to what was replayed in memory, and clear bit 48
+ * (docs/on-disk.md section 5, step 4). */
+static int
+complete_recovery (struct dedup_disk *d, struct fault *f)
+{
+  int r;
+
+  r = dedup_clean (d);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "writing the recovered tables: %s",
+                     strerror (-r));
+  return 0;
+}
+
+/* Load the store: index from the journal, tables too after a crash. */
+static int
+load_store (struct dedup_disk *d, struct fault *f)
+{
+  bool crashed = d->recovery_bit, ok;
+  uint64_t next;
+  int r;
+
+  r = dedup_index_init (d);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "out of memory");
+  r = dedup_replay (d, crashed, &next, f);
+  if (r < 0)
+    return r;
+  r = dedup_area_check (d, &ok);
+  if (r < 0 || !ok)
+    return fault_corrupt (f, UINT64_MAX, "the anchor does not cover the "
+                          "store's areas");
+  if (crashed) {                /* step 4; in memory only if read-only */
+    d->config->epoch++;
+    d->config->epoch_start = d->config->checkpoint = d->checkpoint = next;
+    d->config->flags &= ~DEDUP_CONFIG_EXACT;
+  }
+  r = open_journal (d, next);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "out of memory");
+  dedup_attach_log (d);
+  d->has_store = true;
+  d->exact = (d->config->flags & DEDUP_CONFIG_EXACT) != 0;
+  d->replayed = crashed && !d->writable;
+  return crashed && d->writable ? complete_recovery (d, f) : 0;
+}
+
+static void
+log_recovery (struct dedup_disk *d, bool crashed)
+{
+  if (crashed && d->writable)
+    log_line (d->log, LOG_INFO, "%s: recovered after a crash", d->path);
+  else if (crashed)
+    log_line (d->log, LOG_INFO, "%s: not closed cleanly: replayed in memory",
+              d->path);
+}
+
+/* Grow refcount table and anchor L1 if the file may outgrow them. */
+static int
+grow_tables (struct dedup_disk *d, struct fault *f)
+{
+  uint64_t bound = qcow2_growth_bound (d->img);
+  struct qcow2_plan *plan;
+  struct qcow2_txn txn;
+  size_t i;
+  int r;
+
+  /* With slack, so that it does not happen at every open. */
+  r = qcow2_plan_new (d->img, NULL, 0, bound - bound / 8, &plan, f);
+  if (r < 0)
+    return r;
+  if (!plan->new_header) {
+    qcow2_plan_free (plan);
+    return 0;
+  }
+  qcow2_plan_free (plan);
+  r = qcow2_plan_new (d->img, NULL, 0, bound, &plan, f);
+  if (r < 0)
+    return r;
+  r = qcow2_plan_write (d->img, plan);
+  if (r == 0)
+    r = io_sync (d->io);
+  if (r == 0)
+    r = dedup_change_begin (d);
+  if (r < 0) {
+    qcow2_plan_free (plan);
+    return fault_io (f, -r, UINT64_MAX, "growing tables: %s", strerror (-r));
+  }
+  qcow2_txn_begin (d->img, &txn);
+  lock_acquire (d->lock);
+  while (r == 0 && !dedup_room_locked (d, plan->nr_changes)) {
+    lock_release (d->lock);
+    r = dedup_make_room (d);
+    lock_acquire (d->lock);
+  }
+  for (i = 0; r == 0 && i < plan->nr_changes; i++) {
+    r = qcow2_apply_locked (&txn, &plan->changes[i]);
+    if (r == -EAGAIN) {
+      lock_release (d->lock);
+      r = qcow2_txn_load (&txn);
+      lock_acquire (d->lock);
+      i--;
+    }
+    else if (r == 0)
+      append_change_locked (d, &plan->changes[i]);
+    if (r < 0)
+      break;
+  }
+  dedup_journal_end_locked (d->journal);
+  qcow2_txn_end_locked (&txn);
+  lock_release (d->lock);
+  dedup_change_end (d);
+  qcow2_plan_free (plan);
+  if (r < 0)
+    return dedup_fail (d, r, "growing tables failed");
+  return dedup_checkpoint (d);
+}
+
+static int
+new_disk (struct io_store *io, const struct dedup_open_params *p,
+          struct dedup_disk **out)
+{
+  struct dedup_disk *d = calloc (1, sizeof *d);
+
+  if (d == NULL)
+    return -ENOMEM;
+  d->io = io;
+  d->path = strdup (p->path ? p->path : "image");
+  d->config = calloc (1, sizeof *d->config);
+  if (d->path == NULL || d->config == NULL) {
+    free (d->path);
+    free (d->config);
+    free (d);
+    return -ENOMEM;
+  }
+  d->log = p->log;
+  d->writable = p->writable;
+  d->dedup = p->dedup;
+  d->verify = p->verify;
+  d->alg = p->hash;
+  d->wake = p->wake;
+  d->wake_opaque = p->opaque;
+  pthread_mutex_init (&d->maintenance, NULL);
+  pthread_cond_init (&d->gate, NULL);
+  pthread_cond_init (&d->claims.changed, NULL);
+  *out = d;
+  return 0;
+}
+
+/* Open with the store there is.  1: done; 0: opened without a store. */
+static int
+open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
+                 struct fault *f)
+{
+  struct fault why = { 0 };
+  bool crashed;
+  int r;
+
+  r = open_image (d, p, f);
+  if (r < 0)
+    return r;
+  crashed = d->recovery_bit;
+  r = read_config (d, &why);
+  if (r == 1 && p->hash_given && p->hash != d->alg)
+    return fault_usage (f, "its index uses hash=%s", dedup_hash_name (d->alg));
+  if (r == 1) {
+    r = load_store (d, &why);
+    if (r == 0) {
+      log_recovery (d, crashed);
+      return 1;
+    }
+  }
+  if (r == -ENOMEM || (r < 0 && why.kind == FAULT_IO))
+    return fault_io (f, -r, why.off, "%s", why.msg);
+  if (crashed)
+    return fault_corrupt (f, why.off, "needs recovery, but %s", why.msg[0] ?
+                          why.msg : "has no dedup store");
+  if (r < 0)
+    log_line (d->log, LOG_ERROR, "%s: %s: the index is void%s", d->path,
+              why.msg, d->writable ? ", starting a new one" : "");
+  return 0;
+}
+
+static int
+set_max_incarnations (struct dedup_disk *d,
+                      const struct dedup_open_params *p)
+{
+  if (p->max_incarnations >= 0)
+    d->config->max_incarnations = (uint32_t)
+      MIN_OF (p->max_incarnations, DEDUP_MAX_INCARNATIONS);
+  return 0;
+}
+
+static int
+open_once (struct io_store *io, const struct dedup_open_params *p,
+           struct dedup_disk **out, struct fault *f)
+{
+  struct dedup_disk *d;
+  int r;
+
+  r = new_disk (io, p, &d);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "out of memory");
+  r = open_with_store (d, p, f);
+  if (r == 1 && p->writable) {
+    set_max_incarnations (d, p);
+    r = grow_tables (d, f);
+    if (r == 0)
+      r = 1;
+  }
+  if (r < 0) {
+    dedup_free (d);
+    return r;
+  }
+  *out = d;
+  return r;
+}
+
+int
+dedup_open (struct io_store *io, const struct dedup_open_params *p,
+            struct dedup_disk **out, struct fault *f)
+{
+  int r;
+
+  r = open_once (io, p, out, f);
+  if (r != 0 || !p->writable)
+    return MIN_OF (r, 0);
+  dedup_free (*out);
+  r = dedup_adopt (io, p, f);
+  if (r < 0)
+    return r;
+  r = open_once (io, p, out, f);
+  if (r == 0) {
+    dedup_free (*out);
+    return fault_corrupt (f, UINT64_MAX, "the new dedup store is not usable");
+  }
+  return MIN_OF (r, 0);
+}
+
+/* --- close -------------------------------------------------------------------------------- */
+
+int
+dedup_finish (struct dedup_disk *d)
+{
+  int r;
+
+  if (!d->writable || !d->has_store)
+    return 0;
+  if (dedup_failed (d))
+    return -EIO;
+  pthread_mutex_lock (&d->maintenance);
+  r = dedup_clean (d);
+  pthread_mutex_unlock (&d->maintenance);
+  return r == 1 ? -EBUSY : r;
+}
+
+void
+dedup_free (struct dedup_disk *d)
+{
+  if (d == NULL)
+    return;
+  dedup_journal_free (d->journal);
+  dedup_index_free (d);
+  qcow2_close (d->img);
+  pthread_cond_destroy (&d->claims.changed);
+  pthread_cond_destroy (&d->gate);
+  pthread_mutex_destroy (&d->maintenance);
+  free (d->config);
+  free (d->path);
+  free (d);
+}

@@ -1,1 +1,119 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* Freeze: the log store that was set aside becomes an incarnation.
+ *
+ * Its pages are written to an area (one from limbo if it fits, else a new
+ * one) and made durable before the configuration lists it (law 8); the same
+ * configuration drops the oldest incarnation, if there are too many, into
+ * limbo, where it is not written again before that configuration is durable
+ * (law 9).  Readers of a dropped incarnation may go on: its pages carry its id
+ * and a checksum, so what is written over them reads as a miss.
+ *
+ * Interrupted, it leaves an area that nothing lists (garbage) or a limbo area
+ * with other bytes; the journal still has the entries, so the next open
+ * starts it again.
+ *
+ * Maintenance only.  The frozen log store does not change meanwhile.
+ */
+#include "disk.h"
+
+#include <errno.h>
+
+static void
+remove_limbo (struct dedup_config *c, size_t i)
+{
+  memmove (&c->limbo[i], &c->limbo[i + 1],
+           (c->nr_limbo - i - 1) * sizeof c->limbo[0]);
+  c->nr_limbo--;
+}
+
+/* The area for the new incarnation; *LIMBO says which limbo entry it is. */
+static int
+find_area (struct dedup_disk *d, uint64_t size, uint64_t *host_off,
+           uint64_t *area_size, int *limbo)
+{
+  struct dedup_config *c = d->config;
+  size_t i;
+
+  for (i = 0; i < c->nr_limbo; i++)
+    if (c->limbo[i].size_bytes >= size) {
+      *host_off = c->limbo[i].host_off;
+      *area_size = c->limbo[i].size_bytes;
+      *limbo = (int) i;
+      return 0;
+    }
+  *limbo = -1;
+  *area_size = round_up_pow2 (size, d->cluster_size);
+  return dedup_area_alloc (d, *area_size, host_off);
+}
+
+/* Drop the oldest incarnations until one more fits. */
+static void
+drop_oldest (struct dedup_config *c)
+{
+  uint32_t max = c->max_incarnations;
+
+  if (max == 0 || max > DEDUP_MAX_INCARNATIONS)
+    max = DEDUP_MAX_INCARNATIONS;
+  while (c->nr_incarnations >= max && c->nr_limbo < DEDUP_MAX_LIMBO) {
+    c->limbo[c->nr_limbo++] = (struct dedup_limbo_area) {
+      c->incarnations[0].host_off, c->incarnations[0].size_bytes };
+    c->nr_incarnations--;
+    memmove (&c->incarnations[0], &c->incarnations[1],
+             c->nr_incarnations * sizeof c->incarnations[0]);
+  }
+}
+
+static int
+write_incarnation (struct dedup_disk *d, const struct dedup_log_store *ls,
+                   struct dedup_incarnation_desc *desc)
+{
+  int r;
+
+  r = dedup_incarnation_write (d->io, d->config->store_id, ls, desc, &d->stop);
+  return r < 0 ? r : io_sync (d->io);
+}
+
+static int
+list_incarnation (struct dedup_disk *d,
+                  const struct dedup_incarnation_desc *desc, int limbo)
+{
+  struct dedup_config *c = d->config;
+  int r;
+
+  if (limbo >= 0)
+    remove_limbo (c, (size_t) limbo);
+  drop_oldest (c);
+  c->incarnations[c->nr_incarnations++] = *desc;
+  c->next_incarnation_id++;
+  r = dedup_config_commit (d, true);
+  if (r < 0)
+    return r;
+  d->filters_loaded = false;
+  return dedup_index_publish (d, true);
+}
+
+int
+dedup_freeze (struct dedup_disk *d)
+{
+  struct dedup_incarnation_desc desc = { .id = d->config->next_incarnation_id };
+  const struct dedup_log_store *ls;
+  int r, limbo;
+
+  lock_acquire (d->lock);
+  ls = d->index.frozen;
+  lock_release (d->lock);
+  if (ls == NULL)
+    return 0;
+  r = find_area (d, dedup_incarnation_size (dedup_log_store_order (ls)),
+                 &desc.host_off, &desc.size_bytes, &limbo);
+  if (r < 0)
+    return r;
+  r = write_incarnation (d, ls, &desc);
+  if (r < 0) {
+    if (limbo < 0 && dedup_area_free (d, desc.host_off, desc.size_bytes) < 0)
+      log_line (d->log, LOG_DEBUG, "%s: an area is left to the next sweep",
+                d->path);
+    return r;
+  }
+  return list_incarnation (d, &desc, limbo);
+}

@@ -64,6 +64,17 @@ int dedup_incarnation_lookup (struct dedup_incarnation *inc,
 int dedup_incarnation_check (struct dedup_incarnation *inc, struct fault *f)
   MUST_CHECK;
 
+/* Was a page, the filter or page 0 ever unreadable or wrong?  A miss may then
+ * be false, and what an older incarnation says about the hash out of date:
+ * such a hit must be compared even with verify=off. */
+bool dedup_incarnation_damaged (struct dedup_incarnation *inc);
+
 size_t dedup_incarnation_memory (struct dedup_incarnation *inc);
+
+/* Table pages read by lookups since open, and how many of those the loaded
+ * filter asked for in vain. */
+void dedup_incarnation_reads (struct dedup_incarnation *inc,
+                              uint64_t *page_reads,
+                              uint64_t *false_positives);
 
 #endif

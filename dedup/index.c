@@ -1,1 +1,256 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* The index: from a content hash to the host cluster that may hold it.
+ *
+ * Young entries are in the current log store, older ones in the frozen log
+ * store (while it is being written) and in incarnations.  The index is
+ * advice: whoever follows an entry checks the cluster.  The log stores change
+ * under the disk's lock; the set of incarnations is immutable and counted, so
+ * its pages are read without any lock.
+ *
+ * A log store that fills up is set aside only between groups of records, at
+ * the start of a journal block that says so (FREEZE), so that a replay builds
+ * the same two log stores.
+ */
+#include "disk.h"
+
+#include <errno.h>
+
+static struct dedup_incarnations *
+new_set (size_t nr)
+{
+  struct dedup_incarnations *s;
+
+  s = calloc (1, sizeof *s + nr * sizeof s->v[0]);
+  if (s != NULL) {
+    s->users = 1;
+    s->nr = nr;
+  }
+  return s;
+}
+
+void
+dedup_incarnations_put (struct dedup_incarnations *s)
+{
+  size_t i;
+
+  if (s == NULL || __atomic_sub_fetch (&s->users, 1, __ATOMIC_ACQ_REL) > 0)
+    return;
+  for (i = 0; i < s->nr; i++)
+    if (s->v[i])
+      dedup_incarnation_put (s->v[i]);
+  free (s);
+}
+
+int
+dedup_index_init (struct dedup_disk *d)
+{
+  struct dedup_index *x = &d->index;
+  int r;
+
+  r = dedup_log_store_new (d->config->order, &x->current);
+  if (r < 0)
+    return r;
+  x->current_start = d->config->index_start;
+  return dedup_index_publish (d, false);
+}
+
+void
+dedup_index_free (struct dedup_disk *d)
+{
+  dedup_log_store_free (d->index.current);
+  dedup_log_store_free (d->index.frozen);
+  dedup_incarnations_put (d->index.set);
+}
+
+static bool
+find_spilled (const struct dedup_index *x, const struct dedup_hash *h,
+              uint64_t *host_idx)
+{
+  size_t i;
+
+  for (i = x->nr_spilled; i-- > 0; )
+    if (dedup_hash_equal (&x->spilled[i].hash, h)) {
+      *host_idx = x->spilled[i].host_idx;
+      return true;
+    }
+  return false;
+}
+
+enum dedup_found
+dedup_index_lookup_locked (struct dedup_disk *d, const struct dedup_hash *h,
+                           uint64_t *host_idx)
+{
+  struct dedup_index *x = &d->index;
+
+  assert (lock_held (d->lock));
+  if (find_spilled (x, h, host_idx) ||
+      dedup_log_store_lookup (x->current, h, host_idx) ||
+      (x->frozen && dedup_log_store_lookup (x->frozen, h, host_idx)))
+    return *host_idx == DEDUP_DELETED ? DEDUP_MISS : DEDUP_HIT;
+  return x->set->nr > 0 ? DEDUP_PROBE : DEDUP_MISS;
+}
+
+struct dedup_incarnations *
+dedup_index_set_locked (struct dedup_disk *d)
+{
+  assert (lock_held (d->lock));
+  __atomic_add_fetch (&d->index.set->users, 1, __ATOMIC_RELAXED);
+  return d->index.set;
+}
+
+enum dedup_found
+dedup_index_probe (struct dedup_incarnations *set, const struct dedup_hash *h,
+                   uint64_t *host_idx)
+{
+  size_t i;
+
+  for (i = 0; i < set->nr; i++)
+    if (dedup_incarnation_lookup (set->v[i], h, host_idx) == 1)
+      return *host_idx == DEDUP_DELETED ? DEDUP_MISS : DEDUP_HIT;
+  return DEDUP_MISS;
+}
+
+int
+dedup_index_swap_locked (struct dedup_disk *d, uint64_t start)
+{
+  struct dedup_index *x = &d->index;
+  struct dedup_log_store *ls;
+  int r;
+
+  assert (lock_held (d->lock));
+  assert (x->frozen == NULL);
+  r = dedup_log_store_new (dedup_log_store_order (x->current), &ls);
+  if (r < 0)
+    return r;
+  x->frozen = x->current;
+  x->frozen_start = x->current_start;
+  x->current = ls;
+  x->current_start = start;
+  return 0;
+}
+
+void
+dedup_index_log_locked (struct dedup_disk *d, const struct dedup_hash *h,
+                        uint64_t host_idx)
+{
+  struct dedup_record rec = { .type = DEDUP_REC_INDEX, .hash = *h,
+                              .host_idx = host_idx };
+
+  if (host_idx == DEDUP_DELETED)
+    rec.type = DEDUP_REC_DELETE;
+  dedup_journal_append_locked (d->journal, &rec);
+  dedup_index_insert_locked (d, h, host_idx);
+}
+
+/* Entries that the old log store had no place for open the new one. */
+static void
+log_spilled_locked (struct dedup_disk *d)
+{
+  struct dedup_index *x = &d->index;
+  size_t i, nr = x->nr_spilled;
+
+  x->nr_spilled = 0;
+  for (i = 0; i < nr; i++)
+    dedup_index_log_locked (d, &x->spilled[i].hash, x->spilled[i].host_idx);
+}
+
+/* Start a block with FREEZE and set the log store aside there. */
+static int
+set_aside_locked (struct dedup_disk *d)
+{
+  struct dedup_record freeze = { .type = DEDUP_REC_FREEZE };
+  uint64_t start;
+  int r;
+
+  start = dedup_journal_seal_locked (d->journal);
+  r = dedup_index_swap_locked (d, start);
+  if (r < 0)
+    return r;
+  dedup_journal_append_locked (d->journal, &freeze);
+  log_spilled_locked (d);
+  dedup_journal_end_locked (d->journal);
+  dedup_wake (d);
+  return 0;
+}
+
+bool
+dedup_index_room_locked (struct dedup_disk *d, size_t nr)
+{
+  struct dedup_index *x = &d->index;
+  size_t capacity = dedup_log_store_capacity (x->current);
+
+  assert (lock_held (d->lock));
+  /* A log store smaller than one operation takes what it can. */
+  nr = MIN_OF (nr, capacity);
+  if (x->nr_spilled == 0 &&
+      dedup_log_store_count (x->current) + nr <= capacity)
+    return true;
+  if (x->frozen != NULL)
+    return false;
+  return set_aside_locked (d) == 0;
+}
+
+void
+dedup_index_insert_locked (struct dedup_disk *d, const struct dedup_hash *h,
+                           uint64_t host_idx)
+{
+  assert (lock_held (d->lock));
+  if (dedup_log_store_insert (d->index.current, h, host_idx) < 0 &&
+      d->index.nr_spilled < DEDUP_MAX_SPILLED)
+    d->index.spilled[d->index.nr_spilled++]
+      = (struct dedup_spilled) { *h, host_idx };
+}
+
+uint64_t
+dedup_index_start_locked (struct dedup_disk *d)
+{
+  assert (lock_held (d->lock));
+  return d->index.frozen ? d->index.frozen_start : d->index.current_start;
+}
+
+static struct dedup_incarnation *
+find_in (struct dedup_incarnations *set, uint64_t id)
+{
+  size_t i;
+
+  for (i = 0; set != NULL && i < set->nr; i++)
+    if (dedup_incarnation_desc (set->v[i])->id == id)
+      return dedup_incarnation_get (set->v[i]);
+  return NULL;
+}
+
+int
+dedup_index_publish (struct dedup_disk *d, bool frozen_done)
+{
+  const struct dedup_config *c = d->config;
+  struct dedup_incarnations *set = new_set (c->nr_incarnations), *old;
+  struct dedup_log_store *done = NULL;
+  size_t i, pos;
+  int r;
+
+  if (set == NULL)
+    return -ENOMEM;
+  for (i = 0; i < c->nr_incarnations; i++) {
+    pos = c->nr_incarnations - 1 - i;    /* listed oldest first */
+    set->v[pos] = find_in (d->index.set, c->incarnations[i].id);
+    if (set->v[pos])
+      continue;
+    r = dedup_incarnation_open (d->io, c->store_id, &c->incarnations[i],
+                                &set->v[pos]);
+    if (r < 0) {
+      dedup_incarnations_put (set);
+      return r;
+    }
+  }
+  lock_acquire (d->lock);
+  old = d->index.set;
+  d->index.set = set;
+  if (frozen_done) {
+    done = d->index.frozen;
+    d->index.frozen = NULL;
+  }
+  lock_release (d->lock);
+  dedup_incarnations_put (old);
+  dedup_log_store_free (done);
+  return 0;
+}

@@ -1,1 +1,140 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* Looking at a disk: figures for a sysadmin, and the check of the store.
+ *
+ * Figures are a snapshot taken under the lock.  The check reads the file, so
+ * it wants a disk opened read-only with nothing replayed in memory.
+ */
+#include "disk.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+static void
+count_config (struct dedup_disk *d, struct dedup_stats *s)
+{
+  const struct dedup_config *c = d->config;
+  size_t i;
+
+  s->nr_incarnations = c->nr_incarnations;
+  s->max_incarnations = c->max_incarnations;
+  s->order = c->order;
+  for (i = 0; i < c->nr_areas; i++)
+    s->journal_bytes += (uint64_t) c->areas[i].nr_blocks * DEDUP_BLOCK_SIZE;
+  for (i = 0; i < c->nr_incarnations; i++) {
+    s->index_entries += c->incarnations[i].nr_entries -
+      c->incarnations[i].nr_deleted;
+    s->index_disk_bytes += c->incarnations[i].size_bytes;
+  }
+  for (i = 0; i < c->nr_limbo; i++)
+    s->index_disk_bytes += c->limbo[i].size_bytes;
+}
+
+static void
+count_log_store (const struct dedup_log_store *ls, struct dedup_stats *s)
+{
+  if (ls == NULL)
+    return;
+  s->index_entries += dedup_log_store_count (ls) -
+    dedup_log_store_deleted (ls);
+  s->index_memory_bytes += dedup_log_store_memory (ls);
+}
+
+void
+dedup_get_stats (struct dedup_disk *d, struct dedup_stats *s)
+{
+  size_t i;
+
+  pthread_mutex_lock (&d->maintenance);
+  lock_acquire (d->lock);
+  *s = d->stats;
+  s->has_store = d->has_store;
+  s->needs_recovery = d->recovery_bit;
+  s->hash = d->alg;
+  s->exact = d->exact;
+  if (d->has_store) {
+    count_config (d, s);
+    count_log_store (d->index.current, s);
+    count_log_store (d->index.frozen, s);
+    s->index_entries += d->index.nr_spilled;
+    for (i = 0; i < d->index.set->nr; i++)
+      s->index_memory_bytes += dedup_incarnation_memory (d->index.set->v[i]);
+  }
+  lock_release (d->lock);
+  pthread_mutex_unlock (&d->maintenance);
+}
+
+/* --- check --------------------------------------------------------------------- */
+
+static void
+store_problem (const struct qcow2_check_params *p,
+               struct dedup_check_result *r, const char *what)
+{
+  r->store_errors++;
+  if (p->problem)
+    p->problem (p->opaque, false, what);
+}
+
+static void
+check_incarnations (struct dedup_disk *d, const struct qcow2_check_params *p,
+                    struct dedup_check_result *r)
+{
+  struct dedup_incarnations *set = d->index.set;
+  char line[512];
+  size_t i;
+
+  for (i = 0; i < set->nr; i++) {
+    struct fault why = { 0 };
+
+    if (dedup_incarnation_check (set->v[i], &why) == 0)
+      continue;
+    snprintf (line, sizeof line, "incarnation %llu: %s", (unsigned long long)
+              dedup_incarnation_desc (set->v[i])->id, why.msg);
+    store_problem (p, r, line);
+  }
+}
+
+static int
+ignore_block (void *opaque, const struct dedup_journal_block *b)
+{
+  return 0;
+}
+
+/* The blocks that hold the youngest index entries must all be there. */
+static void
+check_journal (struct dedup_disk *d, const struct qcow2_check_params *p,
+               struct dedup_check_result *r)
+{
+  const struct dedup_config *c = d->config;
+  uint64_t next = c->index_start;
+  char line[128];
+
+  if (c->index_start >= c->checkpoint)
+    return;
+  if (dedup_journal_read (d->io, c, c->index_start, c->checkpoint,
+                          ignore_block, NULL, &next) == 0 &&
+      next == c->checkpoint)
+    return;
+  snprintf (line, sizeof line, "journal: block %llu is not valid",
+            (unsigned long long) next);
+  store_problem (p, r, line);
+}
+
+int
+dedup_check (struct dedup_disk *d, const struct qcow2_check_params *p,
+             struct dedup_check_result *r, struct fault *f)
+{
+  CLEANUP_FREE struct qcow2_area *areas = NULL;
+  struct qcow2_check_params q = *p;
+  int err;
+
+  memset (r, 0, sizeof *r);
+  err = dedup_areas (d, &areas, &q.nr_areas);
+  if (err < 0)
+    return fault_io (f, -err, UINT64_MAX, "out of memory");
+  q.areas = areas;
+  if (d->has_store) {
+    check_journal (d, p, r);
+    check_incarnations (d, p, r);
+  }
+  return qcow2_check (d->img, &q, &r->image, f);
+}

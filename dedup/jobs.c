@@ -1,1 +1,531 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* Background work: what is due, and doing it; and what a writer does who
+ * finds no room.
+ *
+ * Everything but COMMIT runs under the maintenance mutex, one job at a time.
+ * A writer without room does the work itself, or waits on that mutex while
+ * the loop does it: nothing depends on the loop being there.  A writer inside
+ * the gate may wait for the mutex, since its holder never waits for the gate
+ * with the mutex in hand (dedup_clean gives up instead).
+ */
+#include "disk.h"
+
+#include <errno.h>
+
+/* Records of an operation on one cluster: its link, the old one's drop (up to
+ * three clusters when compressed), and its share of new tables. */
+#define RECORDS_PER_CLUSTER 8
+#define RECORDS_PER_OPERATION 64
+/* Dirty tables beyond this share of the journal make a checkpoint due. */
+#define LONG_JOURNAL(c) ((c)->max_journal_areas / 2)
+
+static bool
+stopping (struct dedup_disk *d)
+{
+  return __atomic_load_n (&d->stop, __ATOMIC_RELAXED);
+}
+
+void
+dedup_stop_jobs (struct dedup_disk *d)
+{
+  __atomic_store_n (&d->stop, true, __ATOMIC_RELAXED);
+}
+
+static uint64_t
+area_blocks (const struct dedup_disk *d)
+{
+  return d->config->journal_area_size / DEDUP_BLOCK_SIZE;
+}
+
+/* --- room ------------------------------------------------------------------------- */
+
+bool
+dedup_room_locked (struct dedup_disk *d, size_t nr)
+{
+  assert (lock_held (d->lock));
+  /* The last half area is for maintenance, which makes room. */
+  if (dedup_journal_left_locked (d->journal) < area_blocks (d) / 2 ||
+      !dedup_journal_room_locked (d->journal, nr * RECORDS_PER_CLUSTER +
+                                  RECORDS_PER_OPERATION))
+    return false;
+  if (qcow2_dirty_bytes_locked (d->img) > d->dirty_max)
+    return false;
+  return dedup_index_room_locked (d, nr);
+}
+
+/* Blocks between the checkpoint and the one being filled. */
+static uint64_t
+replay_blocks_locked (struct dedup_disk *d)
+{
+  return dedup_journal_seq_locked (d->journal) - d->checkpoint;
+}
+
+static bool
+journal_low_locked (struct dedup_disk *d)
+{
+  return dedup_journal_left_locked (d->journal) < area_blocks (d);
+}
+
+static bool
+checkpoint_due_locked (struct dedup_disk *d)
+{
+  return qcow2_dirty_bytes_locked (d->img) > d->dirty_high ||
+    replay_blocks_locked (d) > LONG_JOURNAL (d->config) * area_blocks (d);
+}
+
+/* --- the journal's areas -------------------------------------------------------------- */
+
+static bool
+journal_low (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return journal_low_locked (d);
+}
+
+/* List one more area, then use it. */
+static int
+add_area (struct dedup_disk *d)
+{
+  struct dedup_config *c = d->config;
+  struct dedup_journal_area a = {
+    .nr_blocks = (uint32_t) area_blocks (d),
+  };
+  const struct dedup_journal_area *last;
+  int r;
+
+  if (c->nr_areas >= DEDUP_MAX_JOURNAL_AREAS)
+    return -ENOSPC;
+  r = dedup_area_alloc (d, c->journal_area_size, &a.host_off);
+  if (r < 0)
+    return r;
+  r = dedup_config_commit (d, false);   /* make the list current */
+  if (r < 0)
+    return r;
+  last = &c->areas[c->nr_areas - 1];
+  a.first_seq = last->first_seq + last->nr_blocks;
+  c->areas[c->nr_areas++] = a;
+  r = dedup_config_write (d->io, &d->ext, c);
+  if (r == 0)
+    r = io_sync (d->io);
+  if (r < 0)
+    return dedup_fail (d, r, "writing the store's configuration failed");
+  LOCK_FOR_SCOPE (d->lock);
+  return dedup_journal_add_area_locked (d->journal, &a);
+}
+
+/* The hashes in the current log store.  Taken at once: entries move between
+ * slots when others come in, so a walk in slices could pass one over. */
+static int
+list_hashes (struct dedup_disk *d, struct dedup_hash **hashes, size_t *nr,
+             uint64_t *start)
+{
+  const struct dedup_log_store *ls;
+  size_t slot, slots;
+  uint64_t host_idx;
+
+  LOCK_FOR_SCOPE (d->lock);
+  ls = d->index.current;
+  slots = (size_t) DEDUP_BUCKET_SLOTS << dedup_log_store_order (ls);
+  *nr = 0;
+  *hashes = malloc ((dedup_log_store_count (ls) + 1) * sizeof **hashes);
+  if (*hashes == NULL)
+    return -ENOMEM;
+  for (slot = 0; slot < slots; slot++)
+    if (dedup_log_store_slot (ls, slot, &(*hashes)[*nr], &host_idx))
+      ++*nr;
+  *start = dedup_journal_seal_locked (d->journal);
+  return 0;
+}
+
+#define PACK_SLICE 512
+
+/* Log a slice anew, with the values that the entries have now.  1: gone on;
+ * 0: the log store was set aside meanwhile, its freeze does the rest. */
+static int
+pack_slice (struct dedup_disk *d, const struct dedup_log_store *ls,
+            const struct dedup_hash *hashes, size_t nr)
+{
+  uint64_t host_idx;
+  size_t i;
+
+  LOCK_FOR_SCOPE (d->lock);
+  if (d->index.current != ls)
+    return 0;
+  if (!dedup_journal_room_locked (d->journal, nr + RECORDS_PER_OPERATION))
+    return -EBUSY;
+  for (i = 0; i < nr; i++)
+    if (dedup_log_store_lookup (ls, &hashes[i], &host_idx))
+      dedup_index_log_locked (d, &hashes[i], host_idx);
+  dedup_journal_end_locked (d->journal);
+  return 1;
+}
+
+static int
+make_pack_room (struct dedup_disk *d)
+{
+  int r = add_area (d);
+
+  return r == 0 ? dedup_flush (d) : r;
+}
+
+static int
+pack_hashes (struct dedup_disk *d, const struct dedup_log_store *ls,
+             const struct dedup_hash *hashes, size_t nr)
+{
+  size_t done = 0, n;
+  int r;
+
+  while (done < nr) {
+    if (stopping (d))
+      return -EINTR;
+    n = MIN_OF (nr - done, PACK_SLICE);
+    r = pack_slice (d, ls, hashes + done, n);
+    if (r == 0)
+      return 0;
+    if (r == 1)
+      done += n;
+    else if ((r = make_pack_room (d)) < 0)
+      return r;
+  }
+  return 1;
+}
+
+/* Copy all live entries to the journal's head, so that the areas which hold
+ * them now can be recycled. */
+static int
+pack (struct dedup_disk *d)
+{
+  CLEANUP_FREE struct dedup_hash *hashes = NULL;
+  const struct dedup_log_store *ls = d->index.current;
+  uint64_t start;
+  size_t nr;
+  int r;
+
+  r = dedup_change_begin (d);
+  if (r < 0)
+    return r;
+  r = list_hashes (d, &hashes, &nr, &start);
+  if (r == 0)
+    r = pack_hashes (d, ls, hashes, nr);
+  dedup_change_end (d);
+  if (r != 1)
+    return r;
+  lock_acquire (d->lock);
+  if (d->index.current == ls && d->index.frozen == NULL)
+    d->index.current_start = start;
+  lock_release (d->lock);
+  return dedup_config_commit (d, false);
+}
+
+/* Is it the log store's entries that keep old areas from being recycled? */
+static bool
+index_holds_journal (struct dedup_disk *d)
+{
+  const struct dedup_journal_area *first = &d->config->areas[0];
+
+  LOCK_FOR_SCOPE (d->lock);
+  return dedup_index_start_locked (d) < first->first_seq + first->nr_blocks;
+}
+
+int
+dedup_journal_extend (struct dedup_disk *d)
+{
+  int r;
+
+  if (!journal_low (d))
+    return 0;
+  r = dedup_config_commit (d, false);   /* recycles what it can */
+  if (r < 0 || !journal_low (d))
+    return r;
+  if (d->config->nr_areas < d->config->max_journal_areas)
+    return add_area (d);
+  r = dedup_checkpoint (d);
+  if (r < 0 || !journal_low (d))
+    return r;
+  if (index_holds_journal (d)) {
+    r = dedup_freeze (d);
+    if (r == 0 && journal_low (d))
+      r = pack (d);
+  }
+  if (r == 0 && journal_low (d))
+    r = add_area (d);           /* over the limit, rather than wait */
+  return r;
+}
+
+/* --- scan -------------------------------------------------------------------------------- */
+
+struct garbage {
+  struct dedup_disk *d;
+  uint64_t *v;
+  size_t nr, max;
+};
+
+/* Remember; what does not fit in memory is left to the next session. */
+static void
+garbage_found (void *opaque, uint64_t host_idx)
+{
+  struct garbage *g = opaque;
+  size_t max = g->max ? g->max * 2 : 1024;
+  uint64_t *v;
+
+  if (g->nr == g->max) {
+    v = realloc (g->v, max * sizeof *v);
+    if (v == NULL)
+      return;
+    g->v = v;
+    g->max = max;
+  }
+  g->v[g->nr++] = host_idx;
+}
+
+/* Still garbage?  Then it is freed, for the next user. */
+static int
+collect_cluster (struct dedup_disk *d, struct qcow2_txn *txn,
+                 uint64_t host_idx)
+{
+  struct qcow2_change c = {
+    .type = QCOW2_CHANGE_REFCOUNT, .host_idx = host_idx, .count = 1,
+  };
+  struct qcow2_run run = { .host_idx = host_idx, .count = 1,
+                           .trimmed = true };
+  uint64_t refcount;
+  bool anchored;
+  int r;
+
+  LOCK_FOR_SCOPE (d->lock);
+  if (!dedup_room_locked (d, 1))
+    return -EBUSY;
+  r = qcow2_get_refcount_locked (txn, host_idx, &refcount, &anchored);
+  if (r == 0)
+    r = qcow2_prepare_host_locked (txn, host_idx, 1);
+  if (r < 0 || !anchored || refcount != 1 ||
+      qcow2_is_held_locked (d->img, host_idx))
+    return r;
+  dedup_change_locked (d, txn, &c);
+  qcow2_quarantine_locked (d->img, &run,
+                           dedup_journal_seq_locked (d->journal));
+  dedup_journal_end_locked (d->journal);
+  return 0;
+}
+
+static int
+room_for_maintenance (struct dedup_disk *d)
+{
+  int r = dedup_journal_extend (d);
+
+  if (r == 0)
+    r = dedup_checkpoint (d);
+  return r == 0 ? dedup_freeze (d) : r;
+}
+
+static int
+collect_garbage (struct dedup_disk *d, const struct garbage *g)
+{
+  struct qcow2_txn txn;
+  size_t i = 0;
+  int r = 0;
+
+  while (i < g->nr && r == 0 && !stopping (d)) {
+    if (dedup_area_contains (d, g->v[i])) {
+      i++;
+      continue;
+    }
+    r = dedup_change_begin (d);
+    if (r < 0)
+      break;
+    qcow2_txn_begin (d->img, &txn);
+    while ((r = collect_cluster (d, &txn, g->v[i])) == -EAGAIN)
+      if ((r = qcow2_txn_load (&txn)) < 0)
+        break;
+    qcow2_txn_end (&txn);
+    dedup_change_end (d);
+    if (r == -EBUSY)
+      r = room_for_maintenance (d);
+    else
+      i++;
+  }
+  return r;
+}
+
+/* 1: more to scan. */
+static int
+scan (struct dedup_disk *d)
+{
+  struct garbage g = { .d = d };
+  int r, more;
+
+  more = qcow2_scan_step (d->img, garbage_found, &g);
+  r = more < 0 ? more : collect_garbage (d, &g);
+  free (g.v);
+  return r < 0 ? r : more;
+}
+
+/* --- filters -------------------------------------------------------------------------------- */
+
+/* Load one filter a call.  One that is bad costs its entries, no more. */
+static int
+load_filters (struct dedup_disk *d)
+{
+  struct dedup_incarnations *set;
+  size_t i;
+  int r = 0;
+
+  lock_acquire (d->lock);
+  set = dedup_index_set_locked (d);
+  lock_release (d->lock);
+  for (i = 0; i < set->nr; i++)
+    if (!dedup_incarnation_loaded (set->v[i]))
+      break;
+  if (i < set->nr) {
+    r = dedup_incarnation_load (set->v[i]);
+    if (r == -EBADMSG) {
+      log_line (d->log, LOG_ERROR, "%s: incarnation %llu of the index is "
+                "damaged: its entries are lost", d->path, (unsigned long long)
+                dedup_incarnation_desc (set->v[i])->id);
+      r = 0;
+    }
+  }
+  d->filters_loaded = i == set->nr;
+  dedup_incarnations_put (set);
+  return r;
+}
+
+/* --- a writer without room ------------------------------------------------------------------- */
+
+static bool
+has_frozen (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return d->index.frozen != NULL;
+}
+
+static bool
+index_full (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return !dedup_index_room_locked (d, DEDUP_CHUNK_CLUSTERS);
+}
+
+static bool
+too_dirty (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return qcow2_dirty_bytes_locked (d->img) > d->dirty_max;
+}
+
+int
+dedup_make_room (struct dedup_disk *d)
+{
+  int r;
+
+  dedup_wake (d);
+  pthread_mutex_lock (&d->maintenance);
+  r = dedup_flush (d);
+  if (r == 0)
+    r = dedup_journal_extend (d);
+  if (r == 0 && too_dirty (d))
+    r = dedup_checkpoint (d);
+  if (r == 0 && has_frozen (d) && index_full (d))
+    r = dedup_freeze (d);
+  pthread_mutex_unlock (&d->maintenance);
+  return r;
+}
+
+int
+dedup_find_space (struct dedup_disk *d)
+{
+  int r = 0;
+
+  pthread_mutex_lock (&d->maintenance);
+  while ((r = scan (d)) == 1 && !stopping (d))
+    ;
+  if (r >= 0)
+    r = dedup_drain_quarantine (d);
+  pthread_mutex_unlock (&d->maintenance);
+  return r;
+}
+
+/* --- due and run -------------------------------------------------------------------------------- */
+
+unsigned
+dedup_due (struct dedup_disk *d, unsigned *urgent)
+{
+  unsigned due = 0, now = 0;
+
+  if (urgent)
+    *urgent = 0;
+  if (!d->has_store || !d->writable)
+    return d->has_store && !d->filters_loaded ? DEDUP_JOB_FILTERS : 0;
+  LOCK_FOR_SCOPE (d->lock);
+  if (d->failed)
+    return 0;
+  if (dedup_journal_pending_locked (d->journal) > 0 ||
+      qcow2_quarantined_locked (d->img) > 0)
+    due |= DEDUP_JOB_COMMIT;
+  if (d->uncommitted_bytes > DEDUP_UNCOMMITTED_HIGH ||
+      qcow2_quarantined_locked (d->img) << d->cluster_bits >
+      DEDUP_QUARANTINE_HIGH)
+    now |= DEDUP_JOB_COMMIT;
+  if (checkpoint_due_locked (d))
+    now |= DEDUP_JOB_CHECKPOINT;
+  if (d->index.frozen)
+    now |= DEDUP_JOB_FREEZE;
+  if (journal_low_locked (d))
+    now |= DEDUP_JOB_JOURNAL;
+  if (!__atomic_load_n (&d->filters_loaded, __ATOMIC_RELAXED))
+    now |= DEDUP_JOB_FILTERS;
+  if (!qcow2_scan_done_locked (d->img))
+    now |= DEDUP_JOB_SCAN;
+  if (d->recovery_bit)
+    due |= DEDUP_JOB_CLEAN;
+  if (urgent)
+    *urgent = now;
+  return due | now;
+}
+
+static int
+commit_job (struct dedup_disk *d)
+{
+  bool idle;
+  int r;
+
+  lock_acquire (d->lock);
+  idle = dedup_journal_pending_locked (d->journal) == 0 &&
+    qcow2_quarantined_locked (d->img) > 0;
+  lock_release (d->lock);
+  r = idle ? dedup_commit_empty (d) : dedup_flush (d);
+  return r < 0 ? r : dedup_release_quarantine (d);
+}
+
+static int
+run_maintenance (struct dedup_disk *d, enum dedup_job job)
+{
+  int r;
+
+  switch (job) {
+  case DEDUP_JOB_CHECKPOINT: return dedup_checkpoint (d);
+  case DEDUP_JOB_FREEZE: return dedup_freeze (d);
+  case DEDUP_JOB_JOURNAL: return dedup_journal_extend (d);
+  case DEDUP_JOB_FILTERS: return load_filters (d);
+  case DEDUP_JOB_SCAN:
+    r = scan (d);
+    return MIN_OF (r, 0);
+  case DEDUP_JOB_CLEAN:
+    r = dedup_clean (d);
+    return MIN_OF (r, 0);
+  default: return -EINVAL;
+  }
+}
+
+int
+dedup_run (struct dedup_disk *d, enum dedup_job job)
+{
+  int r;
+
+  if (job == DEDUP_JOB_COMMIT)
+    return commit_job (d);
+  pthread_mutex_lock (&d->maintenance);
+  r = run_maintenance (d, job);
+  pthread_mutex_unlock (&d->maintenance);
+  return r;
+}

@@ -1,1 +1,520 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* The journal while it is written: blocks in memory, and group commit.
+ *
+ * Owns the block being filled, the sealed blocks that wait to be written, the
+ * pool of memory for both, and the list of areas.  A block's life:
+ *
+ *   free -> fill -> sealed -> in the batch of a commit -> free
+ *
+ * It gets its number and its place in the file when filling starts, and is
+ * written once.  The number after the last block of the areas exists too: as
+ * the block being filled, but nothing may be put into it.
+ *
+ * Appending can't fail: all memory is there from the start, and
+ * dedup_journal_room_locked promises records only against free blocks and
+ * places in the areas.  The promise holds while the caller keeps the lock and
+ * doesn't seal.
+ *
+ * Commit: whoever needs a block durable and finds no commit under way becomes
+ * the leader.  It seals, takes all sealed blocks and gives up the lock;
+ * writes; syncs once; and publishes the result with the lock held again.
+ * Everybody else waits, and looks again: those whose records came after the
+ * leader's seal elect another leader.  So there is at most one batch in
+ * flight, blocks reach the file in order, and `durable` only grows.
+ *
+ * A block's "known durable" number is put in when the leader takes it, not
+ * when it was sealed: it can only be higher then, and what waits for law 6
+ * waits less.
+ *
+ * The first failure of a write or sync stands for good (law 10).  Blocks
+ * appended after it stay in memory until room runs out.
+ *
+ * Threads: everything is under the caller's lock, but writing, checksums and
+ * sync, which belong to the one leader.  What is left out: when to commit,
+ * when to checkpoint, and where areas come from.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checked.h"
+#include "journal-block.h"
+#include "journal.h"
+
+#define MAX_WAITING ((8u << 20) / DEDUP_BLOCK_SIZE)
+
+/* Blocks that room never promises: for an empty one that is forced while all
+ * others are in flight, and for what an operation appends after its records
+ * (a cluster that was held may turn out to be free: 24 bytes for each of 16
+ * threads' 512 clusters, 49 blocks). */
+#define RESERVE 64
+
+#define NR_BLOCKS (MAX_WAITING + RESERVE)
+
+#define MAX_IOV 1024    /* what the host takes in one call (IOV_MAX) */
+
+/* A fresh block takes at least so many records: one that had to be closed
+ * earlier would have to hold a record longer than DEDUP_REC_MAX. */
+#define RECORDS_PER_BLOCK \
+  ((DEDUP_BLOCK_SIZE - DEDUP_BLOCK_HEADER) / DEDUP_REC_MAX)
+
+struct block {
+  struct block *next;
+  uint8_t *data;        /* DEDUP_BLOCK_SIZE bytes, constant */
+  uint64_t seq;
+  uint64_t host_off;
+  uint32_t len;         /* bytes used, header included */
+};
+
+struct block_list {
+  struct block *first, *last;
+};
+
+struct dedup_journal {
+  /* Constant after dedup_journal_new: */
+  struct io_store *io;
+  struct lock *lock;
+  uint64_t store_id;
+  uint32_t epoch;
+  struct block *blocks;         /* NR_BLOCKS */
+  uint8_t *memory;              /* their data */
+
+  /* Waits with lock: */
+  pthread_cond_t commit_done;
+
+  /* Protected by lock: */
+  struct dedup_journal_area areas[DEDUP_MAX_JOURNAL_AREAS];
+  size_t nr_areas;              /* never 0 */
+  uint64_t fill_seq;            /* number of the block being filled */
+  struct block *fill;           /* NULL while that is empty */
+  struct block *free;           /* last in, first out: few pages touched */
+  size_t nr_free;
+  struct block_list sealed;     /* in order of seq */
+  uint64_t pending;             /* bytes of records not durable */
+  uint64_t durable;
+  uint64_t known_durable;
+  bool group_open;              /* records came since the last END */
+  bool committing;              /* there is a leader */
+  int err;                      /* sticky, -errno */
+
+  /* The leader's alone: */
+  struct iovec iov[MAX_IOV];
+};
+
+/* --- Blocks and areas ---------------------------------------------------- */
+
+/* One past the last block of AREA. */
+static uint64_t
+area_end (const struct dedup_journal_area *area)
+{
+  return area->first_seq + area->nr_blocks;
+}
+
+static uint64_t
+end_seq (const struct dedup_journal *j)
+{
+  return area_end (&j->areas[j->nr_areas - 1]);
+}
+
+static uint64_t
+host_off_of (const struct dedup_journal *j, uint64_t seq)
+{
+  for (size_t i = j->nr_areas; i-- > 0;)
+    if (seq >= j->areas[i].first_seq && seq < area_end (&j->areas[i]))
+      return j->areas[i].host_off +
+        (seq - j->areas[i].first_seq) * DEDUP_BLOCK_SIZE;
+  abort ();     /* our own bug: a block outside the areas */
+}
+
+static void
+put_free (struct dedup_journal *j, struct block *b)
+{
+  b->next = j->free;
+  j->free = b;
+  j->nr_free++;
+}
+
+static void
+start_block (struct dedup_journal *j)
+{
+  struct block *b = j->free;
+
+  assert (j->fill == NULL);
+  assert (b != NULL);           /* appended more than room was promised */
+  assert (j->fill_seq < end_seq (j));
+  j->free = b->next;
+  j->nr_free--;
+  b->next = NULL;
+  b->seq = j->fill_seq;
+  b->host_off = host_off_of (j, b->seq);
+  b->len = DEDUP_BLOCK_HEADER;
+  j->fill = b;
+}
+
+static void
+seal_block (struct dedup_journal *j)
+{
+  struct block *b = j->fill;
+
+  if (j->sealed.last)
+    j->sealed.last->next = b;
+  else
+    j->sealed.first = b;
+  j->sealed.last = b;
+  j->fill = NULL;
+  j->fill_seq++;
+}
+
+/* --- New and free -------------------------------------------------------- */
+
+/* Areas must follow each other, and NEXT_SEQ lie in them or at their end. */
+static bool
+params_are_sound (const struct dedup_journal_params *p)
+{
+  uint64_t end;
+
+  if (p->nr_areas == 0 || p->nr_areas > DEDUP_MAX_JOURNAL_AREAS)
+    return false;
+  end = p->areas[0].first_seq;
+  if (end == 0 || p->next_seq < end)
+    return false;
+  for (size_t i = 0; i < p->nr_areas; i++)
+    if (p->areas[i].nr_blocks == 0 || p->areas[i].first_seq != end ||
+        !add_u64 (end, p->areas[i].nr_blocks, &end))
+      return false;
+  return p->next_seq <= end;
+}
+
+static int
+make_pool (struct dedup_journal *j)
+{
+  j->blocks = calloc (NR_BLOCKS, sizeof *j->blocks);
+  /* Pages of it that are never used are never touched. */
+  j->memory = aligned_alloc (DEDUP_BLOCK_SIZE,
+                             (size_t) NR_BLOCKS * DEDUP_BLOCK_SIZE);
+  if (j->blocks == NULL || j->memory == NULL)
+    return -ENOMEM;
+  for (size_t i = NR_BLOCKS; i-- > 0;) {
+    j->blocks[i].data = j->memory + i * DEDUP_BLOCK_SIZE;
+    put_free (j, &j->blocks[i]);
+  }
+  return 0;
+}
+
+int
+dedup_journal_new (const struct dedup_journal_params *p,
+                   struct dedup_journal **out)
+{
+  struct dedup_journal *j;
+
+  if (!params_are_sound (p))
+    return -EINVAL;
+  j = calloc (1, sizeof *j);
+  if (j == NULL)
+    return -ENOMEM;
+  pthread_cond_init (&j->commit_done, NULL);
+  j->io = p->io;
+  j->lock = p->lock;
+  j->store_id = p->store_id;
+  j->epoch = p->epoch;
+  memcpy (j->areas, p->areas, p->nr_areas * sizeof *p->areas);
+  j->nr_areas = p->nr_areas;
+  j->fill_seq = p->next_seq;
+  j->durable = j->known_durable = p->next_seq - 1;
+  if (make_pool (j) < 0) {
+    dedup_journal_free (j);
+    return -ENOMEM;
+  }
+  *out = j;
+  return 0;
+}
+
+void
+dedup_journal_free (struct dedup_journal *j)
+{
+  if (j == NULL)
+    return;
+  assert (!j->committing);
+  pthread_cond_destroy (&j->commit_done);
+  free (j->memory);
+  free (j->blocks);
+  free (j);
+}
+
+/* --- Appending ----------------------------------------------------------- */
+
+void
+dedup_journal_append_locked (struct dedup_journal *j,
+                             const struct dedup_record *r)
+{
+  uint8_t rec[DEDUP_REC_MAX];
+  size_t size = dedup_record_encode (r, rec);
+
+  assert (lock_held (j->lock));
+  if (j->fill && j->fill->len + size > DEDUP_BLOCK_SIZE)
+    seal_block (j);
+  if (j->fill == NULL)
+    start_block (j);
+  memcpy (j->fill->data + j->fill->len, rec, size);
+  j->fill->len += (uint32_t) size;
+  j->pending += size;
+  j->group_open = r->type != DEDUP_REC_END;
+}
+
+void
+dedup_journal_end_locked (struct dedup_journal *j)
+{
+  static const struct dedup_record end = { .type = DEDUP_REC_END };
+
+  assert (lock_held (j->lock));
+  if (j->group_open)
+    dedup_journal_append_locked (j, &end);
+}
+
+/* How many blocks behind the one being filled may NR records need? */
+static uint64_t
+blocks_for (const struct dedup_journal *j, uint64_t nr)
+{
+  uint64_t fit = 0;
+
+  if (j->fill)
+    fit = (DEDUP_BLOCK_SIZE - j->fill->len) / DEDUP_REC_MAX;
+  return nr <= fit ? 0 : div_round_up (nr - fit, RECORDS_PER_BLOCK);
+}
+
+bool
+dedup_journal_room_locked (const struct dedup_journal *j, size_t nr_records)
+{
+  uint64_t need, places;
+
+  assert (lock_held (j->lock));
+  if (nr_records > (size_t) MAX_WAITING * RECORDS_PER_BLOCK)
+    return false;
+  need = blocks_for (j, (uint64_t) nr_records + 1);    /* and END */
+  places = end_seq (j) - j->fill_seq - (j->fill != NULL);
+  return need <= places && need + RESERVE <= j->nr_free;
+}
+
+uint64_t
+dedup_journal_left_locked (const struct dedup_journal *j)
+{
+  uint64_t left;
+
+  assert (lock_held (j->lock));
+  left = end_seq (j) - j->fill_seq;
+  return left > 0 ? left - 1 : 0;
+}
+
+uint64_t
+dedup_journal_seq_locked (const struct dedup_journal *j)
+{
+  assert (lock_held (j->lock));
+  return j->fill_seq;
+}
+
+uint64_t
+dedup_journal_seal_locked (struct dedup_journal *j)
+{
+  assert (lock_held (j->lock));
+  assert (!j->group_open);
+  if (j->fill)
+    seal_block (j);
+  return j->fill_seq;
+}
+
+void
+dedup_journal_force_locked (struct dedup_journal *j)
+{
+  assert (lock_held (j->lock));
+  if (j->fill == NULL) {
+    /* A block that waits already will carry the durable number as well; and
+     * a full journal has no place for another. */
+    if (j->sealed.first || j->fill_seq == end_seq (j))
+      return;
+    start_block (j);
+  }
+  seal_block (j);
+}
+
+uint64_t
+dedup_journal_pending_locked (const struct dedup_journal *j)
+{
+  assert (lock_held (j->lock));
+  return j->pending;
+}
+
+uint64_t
+dedup_journal_durable_locked (const struct dedup_journal *j)
+{
+  assert (lock_held (j->lock));
+  return j->durable;
+}
+
+uint64_t
+dedup_journal_known_durable_locked (const struct dedup_journal *j)
+{
+  assert (lock_held (j->lock));
+  return j->known_durable;
+}
+
+int
+dedup_journal_error_locked (const struct dedup_journal *j)
+{
+  assert (lock_held (j->lock));
+  return j->err;
+}
+
+/* --- Commit -------------------------------------------------------------- */
+
+static void
+complete_batch (struct dedup_journal *j, const struct block_list *batch,
+                uint64_t known_durable)
+{
+  for (struct block *b = batch->first; b; b = b->next) {
+    struct dedup_block_head h = {
+      .store_id = j->store_id, .seq = b->seq,
+      .known_durable = known_durable, .epoch = j->epoch, .len = b->len };
+
+    dedup_block_encode (&h, b->data);
+  }
+}
+
+/* Write the run of contiguous blocks that *B starts; moves *B behind it. */
+static int
+write_run (struct dedup_journal *j, const struct block **b)
+{
+  uint64_t start = (*b)->host_off;
+  int n = 0;
+
+  do {
+    j->iov[n].iov_base = (*b)->data;
+    j->iov[n].iov_len = DEDUP_BLOCK_SIZE;
+    n++;
+    *b = (*b)->next;
+  } while (*b && n < MAX_IOV &&
+           (*b)->host_off == start + (uint64_t) n * DEDUP_BLOCK_SIZE);
+  return io_pwritev (j->io, j->iov, n, start);
+}
+
+/* The leader's I/O, without the lock. */
+static int
+write_batch (struct dedup_journal *j, const struct block_list *batch,
+             uint64_t known_durable)
+{
+  const struct block *b = batch->first;
+  int r;
+
+  complete_batch (j, batch, known_durable);
+  while (b) {
+    r = write_run (j, &b);
+    if (r < 0)
+      return r;
+  }
+  return io_sync (j->io);
+}
+
+/* Take note of how the batch fared, and its memory back. */
+static void
+publish (struct dedup_journal *j, const struct block_list *batch,
+         uint64_t known_durable, int r)
+{
+  struct block *next;
+
+  if (r < 0)
+    j->err = r;           /* law 10 */
+  else {
+    j->durable = batch->last->seq;
+    j->known_durable = MAX_OF (j->known_durable, known_durable);
+  }
+  for (struct block *b = batch->first; b; b = next) {
+    next = b->next;
+    if (r >= 0)
+      j->pending -= b->len - DEDUP_BLOCK_HEADER;
+    put_free (j, b);
+  }
+  j->committing = false;
+  pthread_cond_broadcast (&j->commit_done);
+}
+
+/* Called with the lock, gives it up meanwhile. */
+static void
+lead_commit (struct dedup_journal *j)
+{
+  struct block_list batch;
+  uint64_t known_durable = j->durable;
+  int r;
+
+  if (j->fill)
+    seal_block (j);
+  batch = j->sealed;
+  assert (batch.first != NULL);   /* or there was nothing to wait for */
+  j->sealed = (struct block_list) { NULL, NULL };
+  j->committing = true;
+
+  lock_release (j->lock);
+  r = write_batch (j, &batch, known_durable);
+  lock_acquire (j->lock);
+  publish (j, &batch, known_durable, r);
+}
+
+int
+dedup_journal_commit (struct dedup_journal *j)
+{
+  LOCK_FOR_SCOPE (j->lock);
+  uint64_t need = j->fill ? j->fill_seq : j->fill_seq - 1;
+
+  while (j->err == 0 && j->durable < need) {
+    if (j->committing)
+      lock_wait (j->lock, &j->commit_done);
+    else
+      lead_commit (j);
+  }
+  return j->err;
+}
+
+/* --- Maintenance of the area list ---------------------------------------- */
+
+int
+dedup_journal_add_area_locked (struct dedup_journal *j,
+                               struct dedup_journal_area *area)
+{
+  assert (lock_held (j->lock));
+  assert (area->nr_blocks > 0);
+  if (j->nr_areas == DEDUP_MAX_JOURNAL_AREAS)
+    return -ENOSPC;
+  area->first_seq = end_seq (j);
+  j->areas[j->nr_areas++] = *area;
+  return 0;
+}
+
+size_t
+dedup_journal_drop_locked (struct dedup_journal *j, uint64_t seq,
+                           struct dedup_journal_area *out, size_t max)
+{
+  size_t n = 0;
+
+  assert (lock_held (j->lock));
+  /* The last area stays: the numbers go on from it.  What lies at or below
+   * the durable number is neither being filled nor waiting. */
+  while (n < max && n + 1 < j->nr_areas &&
+         area_end (&j->areas[n]) <= MIN_OF (seq, j->durable + 1)) {
+    out[n] = j->areas[n];
+    n++;
+  }
+  j->nr_areas -= n;
+  memmove (j->areas, j->areas + n, j->nr_areas * sizeof *j->areas);
+  return n;
+}
+
+size_t
+dedup_journal_areas_locked (const struct dedup_journal *j,
+                            struct dedup_journal_area *out, size_t max)
+{
+  size_t n;
+
+  assert (lock_held (j->lock));
+  n = MIN_OF (j->nr_areas, max);
+  memcpy (out, j->areas, n * sizeof *out);
+  return n;
+}

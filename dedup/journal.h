@@ -37,8 +37,9 @@ void dedup_journal_append_locked (struct dedup_journal *j,
 /* Append END, if anything came since the last one. */
 void dedup_journal_end_locked (struct dedup_journal *j);
 
-/* Is there room in the areas for NR_RECORDS more of the largest size, and
- * not too much (8 MiB) waiting in memory? */
+/* Is there room in the areas for NR_RECORDS more of the largest size and an
+ * END, and not too much (8 MiB) waiting in memory?  True holds as long as the
+ * caller keeps the lock and doesn't seal or force. */
 bool dedup_journal_room_locked (const struct dedup_journal *j,
                                 size_t nr_records);
 /* Blocks left in the areas behind the block being filled. */
@@ -49,7 +50,9 @@ uint64_t dedup_journal_seq_locked (const struct dedup_journal *j);
 /* Seal the block being filled, if it holds anything, so that the next record
  * starts a new one; returns that one's number.  Only between groups. */
 uint64_t dedup_journal_seal_locked (struct dedup_journal *j);
-/* Seal even an empty block: to make the durable number durable. */
+/* Seal even an empty block: the next commit then makes the durable number
+ * durable.  Does nothing where a sealed block waits already, which will carry
+ * that number as well, or where the areas are full. */
 void dedup_journal_force_locked (struct dedup_journal *j);
 /* Bytes of records not yet durable. */
 uint64_t dedup_journal_pending_locked (const struct dedup_journal *j);
@@ -68,7 +71,8 @@ int dedup_journal_commit (struct dedup_journal *j) MUST_CHECK;
 int dedup_journal_error_locked (const struct dedup_journal *j);
 
 /* Maintenance: append an area at the end of the list (first_seq is filled
- * in); forget the areas that end below SEQ (returned by value, up to MAX). */
+ * in; -ENOSPC when the list is full); forget the areas that end below SEQ and
+ * are all durable, but never the last (returned by value, up to MAX). */
 int dedup_journal_add_area_locked (struct dedup_journal *j,
                                    struct dedup_journal_area *area)
   MUST_CHECK;
@@ -90,7 +94,8 @@ struct dedup_journal_block {
 
 /* Hand the blocks from FROM on, in order, to CB, up to and without the first
  * invalid one or block TO (UINT64_MAX: none).  CB returns 0 to go on, 1 to
- * stop, -errno.  *NEXT is the number of the first block not handed over. */
+ * stop, -errno.  *NEXT is the number of the first block not handed over.
+ * -EINVAL: FROM lies outside the areas; -EIO. */
 int dedup_journal_read (struct io_store *io, const struct dedup_config *c,
                         uint64_t from, uint64_t to,
                         int (*cb) (void *opaque,
@@ -98,7 +103,8 @@ int dedup_journal_read (struct io_store *io, const struct dedup_config *c,
                         void *opaque, uint64_t *next) MUST_CHECK;
 
 /* Encode records as the first blocks of a new journal in memory: used when a
- * store is made.  *BUF is a multiple of DEDUP_BLOCK_SIZE, the caller's. */
+ * store is made.  END is added where the last record is none.  *LEN is a
+ * multiple of DEDUP_BLOCK_SIZE; *BUF is the caller's to free. */
 int dedup_journal_compose (uint64_t store_id, uint32_t epoch,
                            uint64_t first_seq,
                            const struct dedup_record *records, size_t nr,

@@ -1,1 +1,345 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* Reading the journal back: hash entries into the log stores, and after a
+ * crash the mapping records into the tables (docs/on-disk.md section 5).
+ *
+ * Two passes over the blocks: the first finds the journal's end and D, the
+ * highest number known durable; the second takes the groups in order.  Past
+ * D the data may not have reached the disk, so each new cluster is compared
+ * with its record, and the first group that fails ends the replay.
+ *
+ * Single threaded, at open.  Changes tables in memory only.
+ */
+#include "disk.h"
+
+#include <errno.h>
+#include <inttypes.h>
+
+struct replay {
+  struct dedup_disk *d;
+  bool mapping;               /* apply mapping records */
+  uint64_t durable;           /* D */
+  uint64_t next;              /* block after the last group taken */
+  uint8_t *cluster;           /* scratch: one cluster */
+
+  /* The group being collected: */
+  struct dedup_record *group;
+  size_t nr, max;
+  bool over;                  /* a group failed: take no more */
+  struct fault *fault;
+};
+
+/* --- first pass ------------------------------------------------------------- */
+
+static int
+see_block (void *opaque, const struct dedup_journal_block *b)
+{
+  struct replay *rp = opaque;
+
+  rp->durable = MAX_OF (rp->durable, b->known_durable);
+  return 0;
+}
+
+/* --- one group ---------------------------------------------------------------- */
+
+/* Are the bytes that a HASH or WRITE record speaks of there? */
+static int
+data_is_there (struct replay *rp, const struct dedup_record *rec)
+{
+  struct dedup_disk *d = rp->d;
+  struct dedup_hash h;
+  int r;
+
+  if (rec->host_idx > QCOW2_OFFSET_MASK >> d->cluster_bits)
+    return 0;
+  r = io_pread (d->io, rp->cluster, d->cluster_size,
+                rec->host_idx << d->cluster_bits);
+  if (r < 0)
+    return r;
+  if (rec->type == DEDUP_REC_WRITE)
+    return dedup_checksum (rp->cluster, d->cluster_size) == rec->checksum;
+  r = dedup_hash_compute (d->alg, rp->cluster, d->cluster_size, &h);
+  return r < 0 ? r : dedup_hash_equal (&h, &rec->hash);
+}
+
+/* 1: all data of the group is there. */
+static int
+verify_group (struct replay *rp)
+{
+  size_t i;
+  int r;
+
+  for (i = 0; i < rp->nr; i++) {
+    const struct dedup_record *rec = &rp->group[i];
+
+    if (rec->type != DEDUP_REC_HASH && rec->type != DEDUP_REC_WRITE)
+      continue;
+    r = data_is_there (rp, rec);
+    if (r != 1)
+      return r;
+  }
+  return 1;
+}
+
+static int
+apply_change (struct replay *rp, struct qcow2_txn *txn,
+              const struct qcow2_change *c)
+{
+  struct dedup_disk *d = rp->d;
+  int r;
+
+  for (;;) {
+    lock_acquire (d->lock);
+    r = qcow2_apply_locked (txn, c);
+    lock_release (d->lock);
+    if (r != -EAGAIN)
+      break;
+    r = qcow2_txn_load (txn);
+    if (r < 0)
+      break;
+  }
+  if (r < 0)
+    return fault_set (rp->fault, r == -EINVAL ? FAULT_CORRUPT : FAULT_IO, -r,
+                      UINT64_MAX, "a journal record does not fit the image");
+  return 0;
+}
+
+/* HASH and WRITE stand for two changes. */
+static int
+apply_new_cluster (struct replay *rp, struct qcow2_txn *txn,
+                   const struct dedup_record *rec)
+{
+  struct qcow2_change ref = {
+    .type = QCOW2_CHANGE_REFCOUNT, .host_idx = rec->host_idx, .count = 1,
+    .refcount = 2, .anchored = true,
+  };
+  struct qcow2_change link = {
+    .type = QCOW2_CHANGE_L2, .root = rec->root, .count = 1,
+    .guest_idx = rec->guest_idx,
+    .entry = rec->host_idx << rp->d->cluster_bits,
+  };
+  int r;
+
+  r = apply_change (rp, txn, &ref);
+  return r < 0 ? r : apply_change (rp, txn, &link);
+}
+
+static int
+apply_record (struct replay *rp, struct qcow2_txn *txn,
+              const struct dedup_record *rec)
+{
+  switch (rec->type) {
+  case DEDUP_REC_HASH:
+  case DEDUP_REC_WRITE:
+    return apply_new_cluster (rp, txn, rec);
+  case DEDUP_REC_L2:
+  case DEDUP_REC_REFCOUNT:
+  case DEDUP_REC_L2TABLE:
+  case DEDUP_REC_REFBLOCK:
+  case DEDUP_REC_ANCHORTABLE:
+  case DEDUP_REC_HEADER:
+    return apply_change (rp, txn, &rec->change);
+  default:
+    return 0;
+  }
+}
+
+static int
+apply_group (struct replay *rp)
+{
+  struct qcow2_txn txn;
+  size_t i;
+  int r = 0;
+
+  qcow2_txn_begin (rp->d->img, &txn);
+  for (i = 0; i < rp->nr && r == 0; i++)
+    r = apply_record (rp, &txn, &rp->group[i]);
+  qcow2_txn_end (&txn);
+  return r;
+}
+
+/* Hash entries of a group in block SEQ into the log store. */
+static void
+index_group (struct replay *rp, uint64_t seq)
+{
+  struct dedup_disk *d = rp->d;
+  size_t i;
+
+  LOCK_FOR_SCOPE (d->lock);
+  for (i = 0; i < rp->nr; i++) {
+    const struct dedup_record *rec = &rp->group[i];
+
+    switch (rec->type) {
+    case DEDUP_REC_HASH:
+    case DEDUP_REC_INDEX:
+      dedup_index_insert_locked (d, &rec->hash, rec->host_idx);
+      break;
+    case DEDUP_REC_DELETE:
+      dedup_index_insert_locked (d, &rec->hash, DEDUP_DELETED);
+      break;
+    case DEDUP_REC_FREEZE:
+      /* The first block read may start with the FREEZE that ended what is in
+       * incarnations by now. */
+      d->index.nr_spilled = 0;
+      if (d->index.frozen == NULL &&
+          dedup_log_store_count (d->index.current) > 0 &&
+          dedup_index_swap_locked (d, seq) < 0)
+        log_line (d->log, LOG_DEBUG, "%s: out of memory: part of the index "
+                  "is lost", d->path);
+      break;
+    default:
+      break;
+    }
+  }
+}
+
+/* The group is complete in block SEQ.  0, or 1 to end the replay. */
+static int
+take_group (struct replay *rp, uint64_t seq)
+{
+  struct dedup_config *c = rp->d->config;
+  int r;
+
+  if (rp->mapping && seq >= c->checkpoint) {
+    r = seq > rp->durable ? verify_group (rp) : 1;
+    if (r < 0)
+      return fault_io (rp->fault, -r, UINT64_MAX, "reading data: %s",
+                       strerror (-r));
+    if (r == 0)
+      return 1;
+    r = apply_group (rp);
+    if (r < 0)
+      return r;
+  }
+  if (seq >= c->index_start)
+    index_group (rp, seq);
+  rp->next = MAX_OF (rp->next, seq + 1);
+  return 0;
+}
+
+/* --- second pass ----------------------------------------------------------------- */
+
+static int
+collect (struct replay *rp, const struct dedup_record *rec)
+{
+  struct dedup_record *p;
+  size_t max;
+
+  if (rp->nr == rp->max) {
+    max = rp->max ? rp->max * 2 : 256;
+    p = realloc (rp->group, max * sizeof *p);
+    if (p == NULL)
+      return fault_io (rp->fault, ENOMEM, UINT64_MAX, "out of memory");
+    rp->group = p;
+    rp->max = max;
+  }
+  rp->group[rp->nr++] = *rec;
+  return 0;
+}
+
+/* A group that an earlier crash cut off has no END: what follows it, of a
+ * later epoch, is no part of it. */
+static int
+take_block (void *opaque, const struct dedup_journal_block *b)
+{
+  struct replay *rp = opaque;
+  struct dedup_record rec;
+  size_t pos = 0;
+  int n, r;
+
+  if (b->seq == rp->d->config->epoch_start)
+    rp->nr = 0;
+  while (pos < b->len) {
+    n = dedup_record_decode (b->records + pos, b->len - pos, &rec);
+    if (n < 0)                  /* checked when the block was read */
+      return -EIO;
+    pos += (size_t) n;
+    if (rec.type != DEDUP_REC_END) {
+      r = collect (rp, &rec);
+      if (r < 0)
+        return r;
+      continue;
+    }
+    r = take_group (rp, b->seq);
+    rp->nr = 0;
+    if (r != 0)
+      return r;
+  }
+  return 0;
+}
+
+static int
+check_reach (struct replay *rp, uint64_t end)
+{
+  if (end > rp->durable)
+    return 0;
+  return fault_corrupt (rp->fault, UINT64_MAX, "the journal ends at block %"
+                        PRIu64 ", but block %" PRIu64 " was durable", end,
+                        rp->durable);
+}
+
+/* What lies below the checkpoint is index only, and advice: where it cannot
+ * be read, the index is poorer and no more. */
+static int
+read_index (struct replay *rp)
+{
+  struct dedup_config *c = rp->d->config;
+  uint64_t end;
+  int r;
+
+  if (c->index_start >= c->checkpoint)
+    return 0;
+  r = dedup_journal_read (rp->d->io, c, c->index_start, c->checkpoint,
+                          take_block, rp, &end);
+  rp->nr = 0;
+  if (r == -ENOMEM)
+    return fault_io (rp->fault, ENOMEM, UINT64_MAX, "out of memory");
+  if (r < 0 || end < c->checkpoint)
+    log_line (rp->d->log, LOG_ERROR, "%s: part of the journal cannot be "
+              "read: some of the index is lost", rp->d->path);
+  return 0;
+}
+
+/* From the checkpoint on, every record counts. */
+static int
+read_mapping (struct replay *rp)
+{
+  struct dedup_config *c = rp->d->config;
+  uint64_t end;
+  int r;
+
+  r = dedup_journal_read (rp->d->io, c, c->checkpoint, UINT64_MAX, see_block,
+                          rp, &end);
+  if (r < 0)
+    return fault_io (rp->fault, -r, UINT64_MAX, "reading the journal: %s",
+                     strerror (-r));
+  r = check_reach (rp, end);
+  if (r < 0)
+    return r;
+  r = dedup_journal_read (rp->d->io, c, c->checkpoint, end, take_block, rp,
+                          &end);
+  if (r < 0)
+    return fault_io (rp->fault, -r, UINT64_MAX, "replaying the journal: %s",
+                     strerror (-r));
+  return 0;
+}
+
+int
+dedup_replay (struct dedup_disk *d, bool replay, uint64_t *next,
+              struct fault *f)
+{
+  struct replay rp = { .d = d, .mapping = replay, .fault = f };
+  int r;
+
+  rp.cluster = malloc (d->cluster_size);
+  if (rp.cluster == NULL)
+    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  rp.durable = d->config->checkpoint - 1;
+  rp.next = d->config->checkpoint;
+  r = read_index (&rp);
+  if (r == 0 && replay)
+    r = read_mapping (&rp);
+  *next = rp.next;
+  free (rp.group);
+  free (rp.cluster);
+  return r;
+}

@@ -1,1 +1,478 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* The write pipeline: one operation on whole guest clusters, from the bytes
+ * to the records and tables that make them the disk's content.
+ *
+ *   classify   zero clusters are set apart, the others hashed        no lock
+ *   claim      own the hash, or join who brings it already           lock
+ *   look up    log stores, then incarnations                   lock, no lock
+ *   hold       keep the candidate from being freed                   lock
+ *   compare    candidate's bytes with ours (verify)               no lock
+ *   store      reserve runs of clusters, write what is new        no lock
+ *   join       wait for what others bring; hold and compare it       both
+ *   link       prepare all tables, then change them and append the records
+ *              as one group under one hold of the lock               lock
+ *
+ * Nothing refers to a new cluster before its bytes are written (law 2).  The
+ * link step changes nothing until everything it needs is in memory and there
+ * is room in journal and log store; then it cannot fail.  Whatever fails
+ * earlier leaves reserved clusters to be given back and nothing on disk that
+ * counts.  Joiners: see claim.c.
+ */
+#include "write.h"
+
+#include <errno.h>
+
+/* --- classify -------------------------------------------------------------- */
+
+static bool
+is_zero (const uint8_t *p, size_t len)
+{
+  return p[0] == 0 && memcmp (p, p + 1, len - 1) == 0;
+}
+
+static int
+classify (struct op *op)
+{
+  struct dedup_disk *d = op->d;
+  size_t i;
+  int r;
+
+  for (i = 0; i < op->nr; i++) {
+    struct slot *s = &op->slots[i];
+
+    if (is_zero (slot_data (op, i), d->cluster_size)) {
+      s->kind = SLOT_ZERO;
+      continue;
+    }
+    s->kind = SLOT_NEW;
+    if (!d->dedup) {
+      s->checksum = dedup_checksum (slot_data (op, i), d->cluster_size);
+      continue;
+    }
+    r = dedup_hash_compute (d->alg, slot_data (op, i), d->cluster_size,
+                            &s->hash);
+    if (r < 0)
+      return r;
+    s->hashed = true;
+  }
+  return 0;
+}
+
+/* --- claim and look up -------------------------------------------------------- */
+
+/* Claims are allocated outside the lock, one spare per hashed cluster. */
+static int
+claim_all (struct op *op)
+{
+  struct dedup_disk *d = op->d;
+  struct dedup_claim *spare = NULL;
+  size_t i;
+
+  for (i = 0; i < op->nr; i++)
+    if (op->slots[i].hashed) {
+      op->slots[i].spare = calloc (1, sizeof *spare);
+      if (op->slots[i].spare == NULL)
+        return -ENOMEM;
+    }
+
+  LOCK_FOR_SCOPE (d->lock);
+  for (i = 0; i < op->nr; i++) {
+    struct slot *s = &op->slots[i];
+
+    if (!s->hashed)
+      continue;
+    d->stats.lookups++;
+    s->claim = dedup_claim_get_locked (d, &s->hash, &s->spare, &s->owner);
+    if (!s->owner) {
+      s->kind = SLOT_JOIN;
+      continue;
+    }
+    switch (dedup_index_lookup_locked (d, &s->hash, &s->host_idx)) {
+    case DEDUP_HIT: s->kind = SLOT_CANDIDATE; break;
+    case DEDUP_PROBE: s->kind = SLOT_PROBE; op->probes = true; break;
+    case DEDUP_MISS: break;
+    }
+  }
+  if (op->probes)
+    op->set = dedup_index_set_locked (d);
+  return 0;
+}
+
+static void
+probe_all (struct op *op)
+{
+  size_t i;
+
+  if (!op->probes)
+    return;
+  for (i = 0; i < op->nr; i++) {
+    struct slot *s = &op->slots[i];
+
+    if (s->kind != SLOT_PROBE)
+      continue;
+    s->kind = dedup_index_probe (op->set, &s->hash, &s->host_idx)
+      == DEDUP_HIT ? SLOT_CANDIDATE : SLOT_NEW;
+  }
+  dedup_incarnations_put (op->set);
+  op->set = NULL;
+}
+
+/* --- hold and compare ----------------------------------------------------------- */
+
+/* Hold the candidates of all slots of KIND; one that cannot be linked becomes
+ * new.  A joiner's cluster that is not linked yet needs no hold: the claim
+ * keeps it. */
+static int
+hold_all (struct op *op, enum slot_kind kind)
+{
+  struct dedup_disk *d = op->d;
+  size_t i = 0;
+  int r = 0;
+
+  lock_acquire (d->lock);
+  while (i < op->nr) {
+    struct slot *s = &op->slots[i];
+
+    if (s->kind != kind || s->held) {
+      i++;
+      continue;
+    }
+    r = qcow2_hold_locked (&op->txn, s->host_idx, d->ref_limit);
+    if (r == -EAGAIN) {
+      lock_release (d->lock);
+      r = qcow2_txn_load (&op->txn);
+      lock_acquire (d->lock);
+      if (r == 0)
+        continue;
+    }
+    if (r == 0)
+      s->held = true;
+    else if (r == -ENOMEM)
+      break;
+    else
+      s->kind = SLOT_NEW;        /* stale, full or unreadable: no candidate */
+    r = 0;
+    i++;
+  }
+  lock_release (d->lock);
+  return r;
+}
+
+/* Read NR candidates' clusters that lie one behind the other. */
+static bool
+run_matches (struct op *op, const size_t *idx, size_t nr, uint8_t *tmp)
+{
+  struct dedup_disk *d = op->d;
+  uint64_t size = d->cluster_size;
+  size_t k;
+
+  if (io_pread (d->io, tmp, nr * size,
+                op->slots[idx[0]].host_idx * size) < 0)
+    return false;
+  for (k = 0; k < nr; k++)
+    op->slots[idx[k]].same =
+      memcmp (tmp + k * size, slot_data (op, idx[k]), size) == 0;
+  return true;
+}
+
+/* Compare in runs; a read that fails leaves its slots "not the same". */
+static void
+compare_slots (struct op *op, const size_t *idx, size_t nr, uint8_t *tmp)
+{
+  size_t start, n;
+
+  for (start = 0; start < nr; start += n) {
+    for (n = 1; start + n < nr; n++)
+      if (op->slots[idx[start + n]].host_idx !=
+          op->slots[idx[start]].host_idx + n)
+        break;
+    run_matches (op, idx + start, n, tmp);
+  }
+}
+
+static void
+unhold_slot (struct op *op, struct slot *s)
+{
+  if (s->held) {
+    LOCK_FOR_SCOPE (op->d->lock);
+    qcow2_unhold_locked (&op->txn, s->host_idx);
+    s->held = false;
+  }
+}
+
+/* The slots of KIND whose candidate has other bytes become new. */
+static int
+compare_all (struct op *op, enum slot_kind kind)
+{
+  struct dedup_disk *d = op->d;
+  CLEANUP_FREE size_t *idx = NULL;
+  CLEANUP_FREE uint8_t *tmp = NULL;
+  size_t i, nr = 0, mismatches = 0;
+  bool trust;
+
+  idx = calloc (op->nr, sizeof *idx);
+  if (idx == NULL)
+    return -ENOMEM;
+  for (i = 0; i < op->nr; i++)
+    if (op->slots[i].kind == kind)
+      idx[nr++] = i;
+  lock_acquire (d->lock);
+  trust = !d->verify && d->exact;
+  lock_release (d->lock);
+  if (nr == 0 || trust)
+    return 0;
+  tmp = malloc (nr * d->cluster_size);
+  if (tmp == NULL)
+    return -ENOMEM;
+  compare_slots (op, idx, nr, tmp);
+  for (i = 0; i < nr; i++) {
+    struct slot *s = &op->slots[idx[i]];
+
+    if (s->same)
+      continue;
+    unhold_slot (op, s);
+    s->kind = SLOT_NEW;
+    mismatches++;
+  }
+  if (mismatches) {
+    LOCK_FOR_SCOPE (d->lock);
+    d->stats.mismatches += mismatches;
+  }
+  return 0;
+}
+
+/* --- store ------------------------------------------------------------------------ */
+
+static void
+unreserve (struct op *op, const struct qcow2_run *run)
+{
+  LOCK_FOR_SCOPE (op->d->lock);
+  qcow2_unreserve_locked (op->d->img, run);
+}
+
+static int
+reserve (struct op *op, size_t wanted, struct qcow2_run *run)
+{
+  LOCK_FOR_SCOPE (op->d->lock);
+  return qcow2_reserve_locked (op->d->img, wanted, run);
+}
+
+/* Write the slots IDX[0..nr) to the contiguous clusters of RUN. */
+static int
+write_run (struct op *op, const size_t *idx, const struct qcow2_run *run)
+{
+  struct dedup_disk *d = op->d;
+  CLEANUP_FREE struct iovec *iov = calloc (run->count, sizeof *iov);
+  size_t k;
+  int cnt = 0;
+
+  if (iov == NULL)
+    return -ENOMEM;
+  for (k = 0; k < run->count; k++) {
+    uint8_t *p = (uint8_t *) slot_data (op, idx[k]);
+
+    if (cnt > 0 && (uint8_t *) iov[cnt - 1].iov_base +
+        iov[cnt - 1].iov_len == p)
+      iov[cnt - 1].iov_len += d->cluster_size;
+    else
+      iov[cnt++] = (struct iovec) { p, d->cluster_size };
+  }
+  return io_pwritev (d->io, iov, cnt, run->host_idx << d->cluster_bits);
+}
+
+/* Reserve and write one run for the first slots of IDX; its length, or
+ * -errno.  Once, when space is short, look for more. */
+static ssize_t
+store_run (struct op *op, const size_t *idx, size_t nr)
+{
+  struct qcow2_run run;
+  size_t k;
+  int r, tries;
+
+  for (tries = 0; ; tries++) {
+    r = reserve (op, nr, &run);
+    if (r == 0) {
+      r = write_run (op, idx, &run);
+      if (r == 0)
+        break;
+      unreserve (op, &run);
+    }
+    if (r != -ENOSPC || tries > 0)
+      return r;
+    r = dedup_find_space (op->d);
+    if (r < 0)
+      return r;
+  }
+  for (k = 0; k < run.count; k++) {
+    op->slots[idx[k]].host_idx = run.host_idx + k;
+    op->slots[idx[k]].stored = true;
+  }
+  return (ssize_t) run.count;
+}
+
+/* Store every new cluster that has no place yet. */
+static int
+store_all (struct op *op)
+{
+  CLEANUP_FREE size_t *idx = calloc (op->nr, sizeof *idx);
+  size_t i, nr = 0, done;
+  ssize_t n;
+
+  if (idx == NULL)
+    return -ENOMEM;
+  for (i = 0; i < op->nr; i++)
+    if (op->slots[i].kind == SLOT_NEW && !op->slots[i].stored)
+      idx[nr++] = i;
+  for (done = 0; done < nr; done += n) {
+    n = store_run (op, idx + done, nr - done);
+    if (n < 0)
+      return (int) n;
+  }
+  return 0;
+}
+
+/* Tell joiners where the bytes are. */
+static void
+publish_claims (struct op *op)
+{
+  struct dedup_disk *d = op->d;
+  size_t i;
+
+  LOCK_FOR_SCOPE (d->lock);
+  for (i = 0; i < op->nr; i++) {
+    struct slot *s = &op->slots[i];
+
+    if (!s->owner || s->claim->state != DEDUP_CLAIM_BUSY)
+      continue;
+    s->claim->host_idx = s->host_idx;
+    if (s->kind == SLOT_CANDIDATE) {
+      s->claim->linked = true;   /* the slot's hold becomes the claim's */
+      s->claim->held = s->held;
+      s->held = false;
+    }
+    dedup_claim_set_locked (d, s->claim, DEDUP_CLAIM_READY);
+  }
+}
+
+/* --- join -------------------------------------------------------------------------- */
+
+/* Wait for every joined claim.  An abandoned one, and one whose bytes differ
+ * from ours in spite of the hash, leaves the slot new and without a claim. */
+static int
+join_all (struct op *op)
+{
+  struct dedup_disk *d = op->d;
+  size_t i;
+  int r;
+
+  lock_acquire (d->lock);
+  for (i = 0; i < op->nr; i++) {
+    struct slot *s = &op->slots[i];
+
+    if (s->kind != SLOT_JOIN)
+      continue;
+    dedup_claim_wait_locked (d, s->claim);
+    s->host_idx = s->claim->host_idx;
+    if (s->claim->state == DEDUP_CLAIM_ABANDONED)
+      s->kind = SLOT_NEW;
+  }
+  lock_release (d->lock);
+  r = compare_all (op, SLOT_JOIN);
+  return r < 0 ? r : store_all (op);
+}
+
+/* --- the operation ----------------------------------------------------------------------- */
+
+static int
+bring_to_disk (struct op *op)
+{
+  int r;
+
+  if ((r = classify (op)) < 0 ||
+      (r = claim_all (op)) < 0)
+    return r;
+  probe_all (op);
+  if ((r = hold_all (op, SLOT_CANDIDATE)) < 0 ||
+      (r = compare_all (op, SLOT_CANDIDATE)) < 0 ||
+      (r = store_all (op)) < 0)
+    return r;
+  publish_claims (op);
+  return join_all (op);
+}
+
+/* Links that would pass the refcount limit become clusters of their own. */
+static int
+link_or_store (struct op *op)
+{
+  int r;
+
+  while ((r = dedup_link (op)) == -ERANGE)
+    if ((r = store_all (op)) < 0)
+      break;
+  return r;
+}
+
+static void
+finish_slot_locked (struct op *op, struct slot *s)
+{
+  struct dedup_disk *d = op->d;
+  struct qcow2_run run = { .host_idx = s->host_idx, .count = 1 };
+  bool mine = s->stored && !s->linked;   /* reserved, unused */
+
+  if (s->held)
+    qcow2_unhold_locked (&op->txn, s->host_idx);
+  if (s->owner && s->claim->state == DEDUP_CLAIM_BUSY)
+    dedup_claim_set_locked (d, s->claim, DEDUP_CLAIM_ABANDONED);
+  if (s->owner && s->claim->state == DEDUP_CLAIM_READY &&
+      s->claim->host_idx == s->host_idx)
+    mine = false;                        /* the claim's to give back */
+  if (mine)
+    qcow2_unreserve_locked (d->img, &run);
+  if (s->claim)
+    dedup_claim_put_locked (&op->txn, d, s->claim);
+}
+
+static void
+finish (struct op *op)
+{
+  struct dedup_disk *d = op->d;
+  size_t i;
+
+  lock_acquire (d->lock);
+  for (i = 0; i < op->nr; i++)
+    finish_slot_locked (op, &op->slots[i]);
+  dedup_journal_end_locked (d->journal); /* unhold may have freed */
+  qcow2_txn_end_locked (&op->txn);
+  lock_release (d->lock);
+  for (i = 0; i < op->nr; i++)
+    free (op->slots[i].spare);
+  dedup_incarnations_put (op->set);
+}
+
+int
+dedup_write (struct dedup_disk *d, unsigned root, const void *buf,
+             uint64_t guest_idx, size_t nr)
+{
+  CLEANUP_FREE struct slot *slots = NULL;
+  struct op op = { .d = d, .root = root, .buf = buf,
+                   .guest_idx = guest_idx, .nr = nr };
+  int r;
+
+  assert (nr > 0 && nr <= DEDUP_CHUNK_CLUSTERS);
+  slots = calloc (nr, sizeof *slots);
+  if (slots == NULL)
+    return -ENOMEM;
+  op.slots = slots;
+  op.zero_entry = dedup_zero_entry (d);
+  op.trimmed = true;
+  r = dedup_change_begin (d);
+  if (r < 0)
+    return r;
+  qcow2_txn_begin (d->img, &op.txn);
+  r = bring_to_disk (&op);
+  if (r == 0)
+    r = link_or_store (&op);
+  finish (&op);
+  dedup_change_end (d);
+  return r;
+}

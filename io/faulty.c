@@ -1,1 +1,134 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* Asks a test before each call whether it may go through.  Holds no lock
+ * and nothing that changes: the callback counts for itself, and must be safe
+ * to call from any thread.  Asking for the size is never asked about: it
+ * transfers nothing.
+ */
+#include "io.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+struct io_faulty {
+  struct io_store store;
+
+  /* Constant after open: */
+  struct io_store *below;
+  io_faulty_cb cb;
+  void *opaque;
+};
+
+static int
+ask (struct io_faulty *fs, enum io_call call, uint64_t host_off, uint64_t len)
+{
+  return fs->cb (fs->opaque, call, host_off, len);
+}
+
+static uint64_t
+iov_len (const struct iovec *iov, int iovcnt)
+{
+  uint64_t len = 0;
+  int i;
+
+  for (i = 0; i < iovcnt; i++)
+    len += iov[i].iov_len;
+  return len;
+}
+
+static int
+faulty_preadv (struct io_store *s, const struct iovec *iov, int iovcnt,
+               uint64_t host_off)
+{
+  struct io_faulty *fs = (struct io_faulty *) s;
+  int r = ask (fs, IO_PREAD, host_off, iov_len (iov, iovcnt));
+
+  return r < 0 ? r : io_preadv (fs->below, iov, iovcnt, host_off);
+}
+
+static int
+faulty_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
+                uint64_t host_off)
+{
+  struct io_faulty *fs = (struct io_faulty *) s;
+  int r = ask (fs, IO_PWRITE, host_off, iov_len (iov, iovcnt));
+
+  return r < 0 ? r : io_pwritev (fs->below, iov, iovcnt, host_off);
+}
+
+static int
+faulty_sync (struct io_store *s)
+{
+  struct io_faulty *fs = (struct io_faulty *) s;
+  int r = ask (fs, IO_SYNC, 0, 0);
+
+  return r < 0 ? r : io_sync (fs->below);
+}
+
+static int
+faulty_discard (struct io_store *s, uint64_t host_off, uint64_t len)
+{
+  struct io_faulty *fs = (struct io_faulty *) s;
+  int r = ask (fs, IO_DISCARD, host_off, len);
+
+  return r < 0 ? r : io_discard (fs->below, host_off, len);
+}
+
+static int
+faulty_allocate (struct io_store *s, uint64_t host_off, uint64_t len)
+{
+  struct io_faulty *fs = (struct io_faulty *) s;
+  int r = ask (fs, IO_ALLOCATE, host_off, len);
+
+  return r < 0 ? r : io_allocate (fs->below, host_off, len);
+}
+
+static int
+faulty_truncate (struct io_store *s, uint64_t size)
+{
+  struct io_faulty *fs = (struct io_faulty *) s;
+  int r = ask (fs, IO_TRUNCATE, size, 0);
+
+  return r < 0 ? r : io_truncate (fs->below, size);
+}
+
+static int64_t
+faulty_size (struct io_store *s)
+{
+  return io_size (((struct io_faulty *) s)->below);
+}
+
+static void
+faulty_close (struct io_store *s)
+{
+  struct io_faulty *fs = (struct io_faulty *) s;
+
+  io_close (fs->below);
+  free (fs);
+}
+
+static const struct io_ops faulty_ops = {
+  .preadv = faulty_preadv,
+  .pwritev = faulty_pwritev,
+  .sync = faulty_sync,
+  .discard = faulty_discard,
+  .allocate = faulty_allocate,
+  .truncate = faulty_truncate,
+  .size = faulty_size,
+  .close = faulty_close,
+};
+
+int
+io_faulty_new (struct io_store *below, io_faulty_cb cb, void *opaque,
+               struct io_store **out)
+{
+  struct io_faulty *fs = calloc (1, sizeof *fs);
+
+  if (fs == NULL)
+    return -ENOMEM;
+  fs->store.ops = &faulty_ops;
+  fs->below = below;
+  fs->cb = cb;
+  fs->opaque = opaque;
+  *out = &fs->store;
+  return 0;
+}

@@ -1,1 +1,373 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* A byte store in a regular file or on a block device of this host.
+ *
+ * Owns one descriptor, closed on exec.  Everything in struct io_file is
+ * constant after open, and all calls name their position, so any number of
+ * threads may use it at once.  A write is ordered before a sync only if it
+ * returned before the sync was called.  fdatasync is enough where the size
+ * changed: it covers what is needed to read the data back.
+ *
+ * Errors are folded into those that a client may see (host_error).  A write
+ * past `ulimit -f` reads as a full disk, provided that the process ignores
+ * SIGXFSZ, which is for the plugin to do.
+ *
+ * Left out on purpose: O_DIRECT, and retrying a failed fdatasync, whose
+ * second answer would mean nothing.
+ */
+#include "io.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+
+#include "checked.h"
+#include "file-lock.h"
+
+struct io_file {
+  struct io_store store;
+
+  /* Constant after open: */
+  int fd;
+  bool writable;
+  bool block_device;
+};
+
+/* The errno of a failed host call as this room returns it. */
+static int
+host_error (int err)
+{
+  switch (err) {
+  case ENOSPC: case EDQUOT: case EFBIG:
+    return -ENOSPC;
+  case EACCES: case EPERM:
+    return -EPERM;
+  case EOPNOTSUPP: case ENOSYS:
+    return -EOPNOTSUPP;
+  case ENOMEM: case EROFS:
+    return -err;
+  default:
+    return -EIO;
+  }
+}
+
+/* How far a transfer has come. */
+struct cursor {
+  const struct iovec *iov;
+  int iovcnt;
+  size_t done;               /* bytes of iov[0] that are done */
+  off_t host_off;
+};
+
+typedef ssize_t (*transfer_fn) (int fd, const struct iovec *iov, int iovcnt,
+                                off_t host_off);
+
+static void
+skip_full (struct cursor *c)
+{
+  while (c->iovcnt > 0 && c->done >= c->iov->iov_len) {
+    c->done -= c->iov->iov_len;
+    c->iov++;
+    c->iovcnt--;
+  }
+}
+
+static void
+advance (struct cursor *c, size_t n)
+{
+  c->done += n;
+  c->host_off += n;
+  skip_full (c);
+}
+
+/* One system call.  It never starts with an empty iovec (skip_full), so that
+ * a result of 0 always means the end of the file.  A rest of an iovec goes
+ * alone: that is rare, and saves copying the array. */
+static ssize_t
+transfer_some (int fd, const struct cursor *c, transfer_fn fn)
+{
+  struct iovec rest;
+
+  if (c->done == 0)
+    return fn (fd, c->iov, MIN_OF (c->iovcnt, IOV_MAX), c->host_off);
+  rest.iov_base = (char *) c->iov->iov_base + c->done;
+  rest.iov_len = c->iov->iov_len - c->done;
+  return fn (fd, &rest, 1, c->host_off);
+}
+
+/* Go on until all is done or the host moves no more bytes (C then says
+ * what is left). */
+static int
+transfer (int fd, struct cursor *c, transfer_fn fn)
+{
+  ssize_t n;
+
+  skip_full (c);
+  while (c->iovcnt > 0) {
+    n = transfer_some (fd, c, fn);
+    if (n == -1 && errno == EINTR)
+      continue;
+    if (n == -1)
+      return host_error (errno);
+    if (n == 0)
+      break;
+    advance (c, n);
+  }
+  return 0;
+}
+
+static void
+zero_rest (struct cursor *c)
+{
+  while (c->iovcnt > 0) {
+    memset ((char *) c->iov->iov_base + c->done, 0, c->iov->iov_len - c->done);
+    advance (c, c->iov->iov_len - c->done);
+  }
+}
+
+static int
+file_preadv (struct io_store *s, const struct iovec *iov, int iovcnt,
+             uint64_t host_off)
+{
+  struct io_file *file = (struct io_file *) s;
+  struct cursor c = { .iov = iov, .iovcnt = iovcnt, .host_off = host_off };
+  int r = transfer (file->fd, &c, preadv);
+
+  if (r == 0)
+    zero_rest (&c);
+  return r;
+}
+
+static int
+file_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
+              uint64_t host_off)
+{
+  struct io_file *file = (struct io_file *) s;
+  struct cursor c = { .iov = iov, .iovcnt = iovcnt, .host_off = host_off };
+  int r;
+
+  if (!file->writable)
+    return -EROFS;
+  r = transfer (file->fd, &c, pwritev);
+  if (r == 0 && c.iovcnt > 0)
+    return -EIO;
+  return r;
+}
+
+/* EINTR comes from a remote file system that was interrupted before it
+ * answered; a write-back error is never reported that way. */
+static int
+file_sync (struct io_store *s)
+{
+  struct io_file *file = (struct io_file *) s;
+  int r;
+
+  do
+    r = fdatasync (file->fd);
+  while (r == -1 && errno == EINTR);
+  return r == -1 ? host_error (errno) : 0;
+}
+
+static int
+file_fallocate (struct io_file *file, int mode, uint64_t host_off,
+                uint64_t len)
+{
+  int r;
+
+  if (!file->writable)
+    return -EROFS;
+  do
+    r = fallocate (file->fd, mode, host_off, len);
+  while (r == -1 && errno == EINTR);
+  if (r == 0)
+    return 0;
+  /* EINVAL: a range that is not aligned as a block device wants it. */
+  return errno == EINVAL || errno == ENODEV ? -EOPNOTSUPP : host_error (errno);
+}
+
+static int
+file_discard (struct io_store *s, uint64_t host_off, uint64_t len)
+{
+  return file_fallocate ((struct io_file *) s,
+                         FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                         host_off, len);
+}
+
+static int
+file_allocate (struct io_store *s, uint64_t host_off, uint64_t len)
+{
+  return file_fallocate ((struct io_file *) s, 0, host_off, len);
+}
+
+static int64_t
+file_size (struct io_store *s)
+{
+  struct io_file *file = (struct io_file *) s;
+  struct stat st;
+  uint64_t size;
+
+  if (file->block_device) {
+    if (ioctl (file->fd, BLKGETSIZE64, &size) == -1)
+      return host_error (errno);
+    return size <= INT64_MAX ? (int64_t) size : -EIO;
+  }
+  if (fstat (file->fd, &st) == -1)
+    return host_error (errno);
+  return st.st_size;
+}
+
+/* A device has the size it has: smaller is fine, larger is a full disk. */
+static int
+device_truncate (struct io_store *s, uint64_t size)
+{
+  int64_t have = file_size (s);
+
+  if (have < 0)
+    return have;
+  return size <= (uint64_t) have ? 0 : -ENOSPC;
+}
+
+static int
+file_truncate (struct io_store *s, uint64_t size)
+{
+  struct io_file *file = (struct io_file *) s;
+  int r;
+
+  if (!file->writable)
+    return -EROFS;
+  if (file->block_device)
+    return device_truncate (s, size);
+  do
+    r = ftruncate (file->fd, size);
+  while (r == -1 && errno == EINTR);
+  return r == -1 ? host_error (errno) : 0;
+}
+
+static void
+file_close (struct io_store *s)
+{
+  struct io_file *file = (struct io_file *) s;
+
+  close (file->fd);
+  free (file);
+}
+
+static const struct io_ops file_ops = {
+  .preadv = file_preadv,
+  .pwritev = file_pwritev,
+  .sync = file_sync,
+  .discard = file_discard,
+  .allocate = file_allocate,
+  .truncate = file_truncate,
+  .size = file_size,
+  .close = file_close,
+};
+
+/* What an administrator should read for ERR.  Without the file's name. */
+static int
+open_failed (int err, struct fault *f)
+{
+  const char *msg;
+
+  switch (err) {
+  case ENOENT: msg = "no such file"; break;
+  case EACCES: msg = "permission denied"; break;
+  case EISDIR: msg = "is a directory"; break;
+  case EEXIST: msg = "exists already"; break;
+  case EROFS: msg = "is on a read-only file system"; break;
+  case ENOTDIR: msg = "a part of the path is not a directory"; break;
+  default:
+    errno = err;
+    return fault_io (f, err, UINT64_MAX, "cannot be opened: %m");
+  }
+  return fault_io (f, err, UINT64_MAX, "%s", msg);
+}
+
+static int
+check_type (const struct stat *st, struct fault *f)
+{
+  if (S_ISREG (st->st_mode) || S_ISBLK (st->st_mode))
+    return 0;
+  if (S_ISDIR (st->st_mode))
+    return open_failed (EISDIR, f);
+  return fault_io (f, EINVAL, UINT64_MAX,
+                   "is neither a regular file nor a block device");
+}
+
+/* Before open: opening a FIFO would hang, and a tape would rewind. */
+static int
+check_path_type (const char *path, struct fault *f)
+{
+  struct stat st;
+
+  if (stat (path, &st) == -1)
+    return open_failed (errno, f);
+  return check_type (&st, f);
+}
+
+static int
+open_fd (const char *path, int flags, struct fault *f)
+{
+  int mode = flags & IO_FILE_WRITE ? O_RDWR : O_RDONLY;
+  int r, fd;
+
+  if (flags & IO_FILE_CREATE)
+    mode |= O_CREAT | O_EXCL;
+  else {
+    r = check_path_type (path, f);
+    if (r < 0)
+      return r;
+  }
+  do
+    fd = open (path, mode | O_CLOEXEC | O_NOCTTY, 0666);
+  while (fd == -1 && errno == EINTR);
+  return fd == -1 ? open_failed (errno, f) : fd;
+}
+
+/* What was opened may no longer be what check_path_type saw. */
+static int
+finish_open (struct io_file *file, enum io_file_lock lock, struct fault *f)
+{
+  struct stat st;
+  int r;
+
+  if (fstat (file->fd, &st) == -1)
+    return open_failed (errno, f);
+  r = check_type (&st, f);
+  if (r < 0)
+    return r;
+  file->block_device = S_ISBLK (st.st_mode);
+  return io_file_lock_take (file->fd, lock, f);
+}
+
+int
+io_file_open (const char *path, int flags, enum io_file_lock lock,
+              struct io_store **out, struct fault *f)
+{
+  struct io_file *file = calloc (1, sizeof *file);
+  int r;
+
+  if (file == NULL)
+    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  file->store.ops = &file_ops;
+  file->writable = flags & IO_FILE_WRITE;
+  r = open_fd (path, flags, f);
+  if (r < 0) {
+    free (file);
+    return r;
+  }
+  file->fd = r;
+  r = finish_open (file, lock, f);
+  if (r < 0) {
+    io_close (&file->store);
+    return r;
+  }
+  *out = &file->store;
+  return 0;
+}

@@ -1,1 +1,127 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* Hands each call to the store's implementation.  Promises it a range that
+ * fits in off_t, and never an empty one; so no implementation checks either
+ * again.  Holds no state and takes no lock: threads are the
+ * implementation's business.
+ */
+#include "io.h"
+
+#include <assert.h>
+#include <errno.h>
+
+#include "checked.h"
+
+static int
+check_range (uint64_t host_off, uint64_t len)
+{
+  uint64_t end;
+
+  if (!add_u64 (host_off, len, &end) || end > INT64_MAX)
+    return -EINVAL;
+  return 0;
+}
+
+static bool
+iov_total (const struct iovec *iov, int iovcnt, uint64_t *total)
+{
+  int i;
+
+  assert (iovcnt >= 0);
+  *total = 0;
+  for (i = 0; i < iovcnt; i++)
+    if (!add_u64 (*total, iov[i].iov_len, total))
+      return false;
+  return true;
+}
+
+int
+io_preadv (struct io_store *s, const struct iovec *iov, int iovcnt,
+           uint64_t host_off)
+{
+  uint64_t total;
+
+  if (!iov_total (iov, iovcnt, &total) || check_range (host_off, total) < 0)
+    return -EINVAL;
+  if (total == 0)
+    return 0;
+  return s->ops->preadv (s, iov, iovcnt, host_off);
+}
+
+int
+io_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
+            uint64_t host_off)
+{
+  uint64_t total;
+
+  if (!iov_total (iov, iovcnt, &total) || check_range (host_off, total) < 0)
+    return -EINVAL;
+  if (total == 0)
+    return 0;
+  return s->ops->pwritev (s, iov, iovcnt, host_off);
+}
+
+int
+io_pread (struct io_store *s, void *buf, size_t len, uint64_t host_off)
+{
+  const struct iovec iov = { .iov_base = buf, .iov_len = len };
+
+  return io_preadv (s, &iov, 1, host_off);
+}
+
+int
+io_pwrite (struct io_store *s, const void *buf, size_t len, uint64_t host_off)
+{
+  /* An iovec has no const form; pwritev only reads from it. */
+  const struct iovec iov = { .iov_base = (void *) buf, .iov_len = len };
+
+  return io_pwritev (s, &iov, 1, host_off);
+}
+
+int
+io_sync (struct io_store *s)
+{
+  return s->ops->sync (s);
+}
+
+int
+io_discard (struct io_store *s, uint64_t host_off, uint64_t len)
+{
+  int r = check_range (host_off, len);
+
+  if (r < 0 || len == 0)
+    return r;
+  return s->ops->discard (s, host_off, len);
+}
+
+int
+io_allocate (struct io_store *s, uint64_t host_off, uint64_t len)
+{
+  int r = check_range (host_off, len);
+
+  if (r < 0 || len == 0)
+    return r;
+  return s->ops->allocate (s, host_off, len);
+}
+
+int
+io_truncate (struct io_store *s, uint64_t size)
+{
+  int r = check_range (size, 0);
+
+  if (r < 0)
+    return r;
+  return s->ops->truncate (s, size);
+}
+
+int64_t
+io_size (struct io_store *s)
+{
+  return s->ops->size (s);
+}
+
+void
+io_close (struct io_store *s)
+{
+  if (s)
+    s->ops->close (s);
+}

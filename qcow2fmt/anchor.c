@@ -1,1 +1,297 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* The anchor (docs/on-disk.md section 2), as one bit per host cluster.
+ *
+ * Each entry of an anchor L2 table is 0 or its own offset, so a bit says it
+ * all.  The bits of one table are a part; a part is read when it is first
+ * asked for, stays in memory from then on (a bit per cluster: 32 MiB per TiB
+ * in clusters of 4 KiB), and is written back by making its table anew.
+ *
+ * A part without table (its L1 entry is 0) says that nothing is anchored and
+ * needs no memory.  A table with any other entry makes the calls that need
+ * it fail with -EIO: the anchor is not valid then.
+ *
+ * Protected by the image's lock.  Loading is as in cache.c: the reader gives
+ * up the lock and looks afterwards if the part was created in the meantime;
+ * parts are named by index throughout, because the array moves when the
+ * anchor grows.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checked.h"
+#include "image.h"
+
+static size_t
+words (const struct qcow2_image *img)
+{
+  return div_round_up (img->header.geo.l2_entries, 64);
+}
+
+int
+qcow2_anchor_resize (struct qcow2_image *img, uint64_t nr)
+{
+  struct qcow2_anchor *a = &img->anchor;
+  struct qcow2_anchor_part *parts;
+  uint64_t *list;
+
+  nr = MAX_OF (nr, a->l1.nr);
+  if (nr <= a->nr_parts)
+    return 0;
+  parts = calloc (nr, sizeof *parts);
+  list = calloc (nr, sizeof *list);
+  if (!parts || !list) {
+    free (parts);
+    free (list);
+    return -ENOMEM;
+  }
+  if (a->nr_parts > 0) {
+    memcpy (parts, a->parts, a->nr_parts * sizeof *parts);
+    memcpy (list, a->dirty_list, a->nr_dirty * sizeof *list);
+  }
+  free (a->parts);
+  free (a->dirty_list);
+  a->parts = parts;
+  a->dirty_list = list;
+  a->nr_parts = nr;
+  return 0;
+}
+
+void
+qcow2_anchor_free (struct qcow2_image *img)
+{
+  struct qcow2_anchor *a = &img->anchor;
+
+  for (uint64_t i = 0; i < a->nr_parts; ++i)
+    free (a->parts[i].bits);
+  free (a->parts);
+  free (a->dirty_list);
+  qcow2_flat_free (&a->l1);
+  memset (a, 0, sizeof *a);
+}
+
+uint64_t
+qcow2_anchor_part_of (const struct qcow2_image *img, uint64_t host_idx)
+{
+  return host_idx / img->header.geo.l2_entries;
+}
+
+bool
+qcow2_anchor_has_part (const struct qcow2_image *img, uint64_t part)
+{
+  return part < img->anchor.l1.nr &&
+    (img->anchor.l1.v[part] & QCOW2_OFFSET_MASK) != 0;
+}
+
+int
+qcow2_anchor_need_locked (struct qcow2_txn *txn, uint64_t part)
+{
+  struct qcow2_image *img = txn->img;
+  uint64_t off;
+
+  assert (lock_held (&img->lock));
+  if (!qcow2_anchor_has_part (img, part) || img->anchor.parts[part].bits)
+    return 0;
+  off = img->anchor.l1.v[part] & QCOW2_OFFSET_MASK;
+  if (off % img->header.geo.cluster_size != 0 ||
+      off >> img->header.geo.cluster_bits >= img->alloc.frontier)
+    return -EIO;
+  return qcow2_txn_missing_locked (txn, QCOW2_MISSING_ANCHOR, part);
+}
+
+int
+qcow2_anchor_need_range_locked (struct qcow2_txn *txn, uint64_t host_idx,
+                                uint64_t count)
+{
+  uint64_t part = qcow2_anchor_part_of (txn->img, host_idx);
+  uint64_t last = qcow2_anchor_part_of (txn->img, host_idx + count - 1);
+  int r = 0;
+
+  assert (count > 0);
+  for (; part <= last && part < txn->img->anchor.l1.nr && r == 0; ++part)
+    r = qcow2_anchor_need_locked (txn, part);
+  return r;
+}
+
+bool
+qcow2_anchor_test_locked (const struct qcow2_image *img, uint64_t host_idx)
+{
+  uint64_t part = qcow2_anchor_part_of (img, host_idx);
+  uint64_t i = host_idx % img->header.geo.l2_entries;
+
+  if (!qcow2_anchor_has_part (img, part))
+    return false;
+  assert (img->anchor.parts[part].bits);
+  return img->anchor.parts[part].bits[i / 64] >> i % 64 & 1;
+}
+
+static void
+put_one (struct qcow2_image *img, uint64_t part, uint64_t i, bool anchored)
+{
+  uint64_t *w = &img->anchor.parts[part].bits[i / 64];
+  uint64_t bit = UINT64_C (1) << i % 64;
+
+  if (anchored == ((*w & bit) != 0))
+    return;
+  *w ^= bit;
+  qcow2_anchor_dirty_locked (img, part);
+}
+
+void
+qcow2_anchor_put_locked (struct qcow2_image *img, uint64_t host_idx,
+                         uint64_t count, bool anchored)
+{
+  uint64_t part;
+
+  for (; count > 0; ++host_idx, --count) {
+    part = qcow2_anchor_part_of (img, host_idx);
+    if (qcow2_anchor_has_part (img, part))
+      put_one (img, part, host_idx % img->header.geo.l2_entries, anchored);
+    else
+      assert (!anchored);
+  }
+}
+
+/* Give a part its bits; it owns them. */
+static void
+set_bits (struct qcow2_anchor *a, uint64_t part, uint64_t *bits)
+{
+  if (!a->parts[part].bits)
+    a->nr_loaded++;
+  free (a->parts[part].bits);
+  a->parts[part].bits = bits;
+}
+
+int
+qcow2_anchor_create_locked (struct qcow2_image *img, uint64_t part,
+                            uint64_t host_off)
+{
+  struct qcow2_anchor *a = &img->anchor;
+  uint64_t *bits;
+
+  assert (lock_held (&img->lock));
+  assert (part < a->l1.nr);
+  bits = calloc (words (img), sizeof *bits);
+  if (!bits)
+    return -ENOMEM;
+  set_bits (a, part, bits);
+  a->parts[part].loading = false;
+  qcow2_flat_set (&a->l1, part, host_off);
+  qcow2_anchor_dirty_locked (img, part);
+  pthread_cond_broadcast (&img->loaded);
+  return 0;
+}
+
+void
+qcow2_anchor_dirty_locked (struct qcow2_image *img, uint64_t part)
+{
+  struct qcow2_anchor *a = &img->anchor;
+
+  assert (lock_held (&img->lock));
+  assert (a->parts[part].bits);
+  if (a->parts[part].dirty)
+    return;
+  a->parts[part].dirty = true;
+  a->dirty_list[a->nr_dirty++] = part;
+}
+
+void
+qcow2_anchor_encode_locked (const struct qcow2_image *img, uint64_t part,
+                            uint8_t *out)
+{
+  const struct qcow2_geometry *geo = &img->header.geo;
+  const uint64_t *bits = img->anchor.parts[part].bits;
+  uint64_t first = part * geo->l2_entries;
+  be64 wire;
+
+  for (uint64_t i = 0; i < geo->l2_entries; ++i) {
+    wire = be64_make (bits[i / 64] >> i % 64 & 1 ?
+                      (first + i) << geo->cluster_bits : 0);
+    memcpy (out + i * sizeof wire, &wire, sizeof wire);
+  }
+}
+
+static int
+decode (const struct qcow2_image *img, uint64_t part, const uint8_t *table,
+        uint64_t *bits)
+{
+  const struct qcow2_geometry *geo = &img->header.geo;
+  uint64_t first = part * geo->l2_entries, v;
+  be64 wire;
+
+  for (uint64_t i = 0; i < geo->l2_entries; ++i) {
+    memcpy (&wire, table + i * sizeof wire, sizeof wire);
+    v = be64_load (wire);
+    if (v == 0)
+      continue;
+    if (v != (first + i) << geo->cluster_bits)
+      return -EIO;
+    bits[i / 64] |= UINT64_C (1) << i % 64;
+  }
+  return 0;
+}
+
+/* Read and decode, without the lock. */
+static int
+read_part (struct qcow2_image *img, uint64_t part, uint64_t host_off,
+           uint64_t *bits)
+{
+  size_t size = img->header.geo.cluster_size;
+  CLEANUP_FREE uint8_t *table = malloc (size);
+
+  if (!table || !bits)
+    return -ENOMEM;
+  if (io_pread (img->io, table, size, host_off) < 0)
+    return -EIO;
+  return decode (img, part, table, bits);
+}
+
+static int
+load_part (struct qcow2_image *img, uint64_t part)
+{
+  struct qcow2_anchor *a = &img->anchor;
+  uint64_t off = a->l1.v[part] & QCOW2_OFFSET_MASK;
+  uint64_t *bits;
+  int r;
+
+  a->parts[part].loading = true;
+  lock_release (&img->lock);
+  bits = calloc (words (img), sizeof *bits);
+  r = read_part (img, part, off, bits);
+  lock_acquire (&img->lock);
+
+  pthread_cond_broadcast (&img->loaded);
+  if (!a->parts[part].loading) {
+    free (bits);               /* created meanwhile: the file is older */
+    return 0;
+  }
+  a->parts[part].loading = false;
+  if (r < 0)
+    free (bits);
+  else
+    set_bits (a, part, bits);
+  return r;
+}
+
+int
+qcow2_anchor_load_locked (struct qcow2_txn *txn, uint64_t part)
+{
+  struct qcow2_image *img = txn->img;
+
+  assert (lock_held (&img->lock));
+  while (qcow2_anchor_has_part (img, part) && !img->anchor.parts[part].bits) {
+    if (!img->anchor.parts[part].loading)
+      return load_part (img, part);
+    lock_wait (&img->lock, &img->loaded);
+  }
+  return 0;
+}
+
+size_t
+qcow2_anchor_memory (const struct qcow2_image *img)
+{
+  const struct qcow2_anchor *a = &img->anchor;
+
+  return a->nr_parts * (sizeof *a->parts + sizeof *a->dirty_list) +
+    a->nr_loaded * words (img) * sizeof *a->parts->bits;
+}

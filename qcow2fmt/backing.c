@@ -1,1 +1,258 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* The backing chain: what an image shows where it has no cluster.
+ *
+ * Owns the files below the top image; they are opened for reading only, with
+ * QEMU's read lock, and closed with the image.  A backing file is raw or
+ * qcow2, as the header says; an image that does not say is probed as QEMU
+ * does.  A name counts from the directory of the image that names it.
+ *
+ * Left out on purpose: everything that needs another protocol or QEMU's
+ * options ("nbd://...", "json:..."); such names are refused, not tried as
+ * files.
+ *
+ * Reads recurse, at most QCOW2_MAX_BACKING_DEPTH deep.  Nothing here changes
+ * after open, so there is nothing to lock; each image below has its own
+ * lock, and none is held while another is taken.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "checked.h"
+#include "header-format.h"
+#include "image.h"
+
+#define EXTENTS_PER_MAP 16     /* a level of the recursion: 640 bytes */
+
+struct qcow2_backing {
+  struct io_store *io;
+  struct qcow2_image *img;     /* NULL: raw */
+  uint64_t size;               /* guest bytes */
+};
+
+/* --- Names ------------------------------------------------------------- */
+
+/* Does NAME start with a protocol, as QEMU sees it? */
+static bool
+has_protocol (const char *name)
+{
+  return name[strcspn (name, ":/")] == ':';
+}
+
+/* Where the file is, for io_file_open.  *OUT is the caller's. */
+static int
+locate (const struct qcow2_image *img, const char *name, char **out,
+        struct fault *f)
+{
+  const char *slash = img->path ? strrchr (img->path, '/') : NULL;
+  int r;
+
+  if (strncmp (name, "file:", 5) == 0)
+    name += 5;
+  else if (has_protocol (name))
+    return fault_unsupported (f, "only backing files in the file system are "
+                              "supported");
+  if (name[0] == '/' || slash == NULL)
+    r = asprintf (out, "%s", name);
+  else
+    r = asprintf (out, "%.*s%s", (int) (slash + 1 - img->path), img->path,
+                  name);
+  if (r < 0) {
+    *out = NULL;
+    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  }
+  return 0;
+}
+
+/* --- Open --------------------------------------------------------------- */
+
+static int
+probe (struct io_store *io, bool *is_qcow2, struct fault *f)
+{
+  be32 magic;
+  int r;
+
+  r = io_pread (io, &magic, sizeof magic, 0);
+  if (r < 0)
+    return fault_io (f, -r, 0, "reading the header: %s", strerror (-r));
+  *is_qcow2 = be32_load (magic) == QCOW2_MAGIC;
+  return 0;
+}
+
+static int
+choose_format (struct io_store *io, const char *format, bool *is_qcow2,
+               struct fault *f)
+{
+  if (format[0] == '\0')
+    return probe (io, is_qcow2, f);
+  *is_qcow2 = strcmp (format, "qcow2") == 0;
+  if (!*is_qcow2 && strcmp (format, "raw") != 0)
+    return fault_unsupported (f, "backing format %s is not supported",
+                              format);
+  return 0;
+}
+
+static int
+open_raw (struct qcow2_backing *b, struct fault *f)
+{
+  int64_t size = io_size (b->io);
+
+  if (size < 0)
+    return fault_io (f, -size, UINT64_MAX, "asking for the size: %s",
+                     strerror (-size));
+  b->size = size;
+  return 0;
+}
+
+static int
+open_qcow2 (struct qcow2_backing *b, const struct qcow2_image *img,
+            const char *path, unsigned depth, struct fault *f)
+{
+  const struct qcow2_open_params params = {
+    .path = path, .cache_bytes = QCOW2_BACKING_CACHE_BYTES,
+    .log = img->log_sink,
+  };
+  int r;
+
+  r = qcow2_open_at_depth (b->io, &params, depth, &b->img, f);
+  if (r == 0)
+    b->size = b->img->header.geo.virtual_size;
+  return r;
+}
+
+static int
+open_file (struct qcow2_backing *b, const struct qcow2_image *img,
+           const char *name, const char *format, unsigned depth,
+           struct fault *f)
+{
+  CLEANUP_FREE char *path = NULL;
+  bool is_qcow2 = false;
+  int r;
+
+  r = locate (img, name, &path, f);
+  if (r < 0)
+    return r;
+  r = io_file_open (path, 0, IO_LOCK_READ, &b->io, f);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "%s", strerror (-r));
+  r = choose_format (b->io, format, &is_qcow2, f);
+  if (r < 0)
+    return r;
+  return is_qcow2 ? open_qcow2 (b, img, path, depth, f) : open_raw (b, f);
+}
+
+int
+qcow2_backing_open (struct qcow2_image *img, const char *name,
+                    const char *format, unsigned depth, struct fault *f)
+{
+  struct qcow2_backing *b;
+  struct fault below = { 0 };
+  int r;
+
+  if (depth > QCOW2_MAX_BACKING_DEPTH)
+    return fault_unsupported (f, "the backing chain is deeper than %d files, "
+                              "or a loop", QCOW2_MAX_BACKING_DEPTH);
+  b = calloc (1, sizeof *b);
+  if (b == NULL)
+    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  r = open_file (b, img, name, format, depth, &below);
+  if (r < 0) {
+    qcow2_backing_close (b);
+    return fault_set (f, below.kind, -r, UINT64_MAX, "backing file %.160s: "
+                      "%s", name, below.msg);
+  }
+  img->backing = b;
+  return 0;
+}
+
+void
+qcow2_backing_close (struct qcow2_backing *b)
+{
+  if (b == NULL)
+    return;
+  qcow2_close (b->img);
+  io_close (b->io);
+  free (b);
+}
+
+/* --- Use ------------------------------------------------------------------ */
+
+int
+qcow2_backing_read (struct qcow2_backing *b, void *buf, uint64_t guest_off,
+                    size_t len)
+{
+  uint64_t left = guest_off < b->size ? b->size - guest_off : 0;
+  size_t here = MIN_OF (left, len);
+
+  memset ((uint8_t *) buf + here, 0, len - here);
+  if (here == 0)
+    return 0;
+  if (b->img)
+    return qcow2_read (b->img, QCOW2_ROOT_ACTIVE, buf, guest_off, here);
+  return io_pread (b->io, buf, here, guest_off);
+}
+
+/* What extent E of IMG shows in the end; its length may be cut. */
+static int
+resolve_extent (struct qcow2_image *img, struct qcow2_extent *e,
+                enum qcow2_kind *kind)
+{
+  int r = 0;
+
+  *kind = e->kind == QCOW2_COMPRESSED ? QCOW2_DATA : e->kind;
+  if (e->kind == QCOW2_UNALLOCATED) {
+    r = qcow2_backing_status (img, e->guest_off, &e->len, kind);
+    if (*kind == QCOW2_UNALLOCATED)
+      *kind = QCOW2_ZERO;
+  }
+  return r;
+}
+
+/* The run of one kind that starts at GUEST_OFF of IMG. */
+static int
+image_status (struct qcow2_image *img, uint64_t guest_off, uint64_t *len,
+              enum qcow2_kind *kind)
+{
+  struct qcow2_extent ext[EXTENTS_PER_MAP];
+  enum qcow2_kind next;
+  uint64_t run = 0, whole;
+  int nr, i, r;
+
+  nr = qcow2_map (img, QCOW2_ROOT_ACTIVE, guest_off, *len, ext,
+                  EXTENTS_PER_MAP);
+  if (nr < 0)
+    return nr;
+  for (i = 0; i < nr; i++) {
+    whole = ext[i].len;
+    r = resolve_extent (img, &ext[i], &next);
+    if (r < 0)
+      return r;
+    if (i > 0 && next != *kind)
+      break;
+    *kind = next;
+    run += ext[i].len;
+    if (ext[i].len < whole)
+      break;
+  }
+  *len = run;
+  return 0;
+}
+
+int
+qcow2_backing_status (struct qcow2_image *img, uint64_t guest_off,
+                      uint64_t *len, enum qcow2_kind *kind)
+{
+  const struct qcow2_backing *b = img->backing;
+
+  *kind = QCOW2_UNALLOCATED;
+  if (b == NULL)
+    return 0;
+  *kind = QCOW2_ZERO;
+  if (guest_off >= b->size)
+    return 0;
+  *len = MIN_OF (*len, b->size - guest_off);
+  if (b->img)
+    return image_status (b->img, guest_off, len, kind);
+  *kind = QCOW2_DATA;
+  return 0;
+}

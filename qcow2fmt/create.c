@@ -1,1 +1,162 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* A new, empty version 3 image, laid out as qemu-img create does:
+ *
+ *   cluster 0: header | refcount table | refcount blocks | active L1 table
+ *
+ * The refcount blocks cover just these clusters.  The header is written last,
+ * after a sync: an interrupted creation leaves a file that is no image rather
+ * than a bad one.  The L1 table is all zeroes and is made by extending the
+ * file.  No threads.  Makes no store: that is dedup/create.c, on top of this.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "checked.h"
+#include "header-format.h"
+#include "image.h"
+
+struct layout {
+  uint64_t reftable_clusters, nr_refblocks, l1_clusters;
+  uint64_t total;              /* clusters, with the header's */
+};
+
+static int
+check_params (const struct qcow2_create_params *p, struct fault *f)
+{
+  if (p->cluster_bits < QCOW2_MIN_CLUSTER_BITS ||
+      p->cluster_bits > QCOW2_MAX_CLUSTER_BITS)
+    return fault_usage (f, "cluster size must be from 512 bytes to 2 MiB");
+  if (p->refcount_order > 6)
+    return fault_usage (f, "refcount width must be from 1 to 64 bits");
+  if (p->virtual_size == 0)
+    return fault_usage (f, "disk size must not be 0");
+  if (p->virtual_size > INT64_MAX - 511)
+    return fault_usage (f, "disk size is too large");
+  return 0;
+}
+
+/* Geometry and L1 size; the offsets are still to come. */
+static int
+derive_header (const struct qcow2_create_params *p, struct qcow2_header *h,
+               struct fault *f)
+{
+  struct qcow2_geometry *g = &h->geo;
+  uint64_t l1_entries, limit;
+
+  memset (h, 0, sizeof *h);
+  g->version = 3;
+  g->cluster_bits = p->cluster_bits;
+  g->cluster_size = UINT64_C (1) << p->cluster_bits;
+  g->refcount_bits = 1u << p->refcount_order;
+  g->refblock_entries = g->cluster_size * 8 / g->refcount_bits;
+  g->l2_entries = g->cluster_size / sizeof (be64);
+  /* QEMU counts a disk in sectors and would not see a part of one. */
+  g->virtual_size = round_up_pow2 (p->virtual_size, 512);
+  g->nr_clusters = div_round_up (g->virtual_size, g->cluster_size);
+  l1_entries = div_round_up (g->nr_clusters, g->l2_entries);
+  limit = QCOW2_MAX_L1_BYTES / sizeof (be64);
+  if (l1_entries > limit)
+    return fault_usage (f, "disk size is above the maximum of %llu bytes for "
+                        "clusters of %llu bytes",
+                        (unsigned long long)
+                        (limit * g->l2_entries * g->cluster_size),
+                        (unsigned long long) g->cluster_size);
+  h->l1_entries = l1_entries;
+  return 0;
+}
+
+/* The refcount blocks count themselves and the table that lists them: repeat
+ * until nothing grows.  Each round adds less than the one before. */
+static void
+lay_out (struct qcow2_header *h, struct layout *l)
+{
+  const struct qcow2_geometry *g = &h->geo;
+  uint64_t before;
+
+  *l = (struct layout) {
+    .l1_clusters = div_round_up (h->l1_entries * sizeof (be64),
+                                 g->cluster_size),
+  };
+  do {
+    before = l->total;
+    l->total = 1 + l->reftable_clusters + l->nr_refblocks + l->l1_clusters;
+    l->nr_refblocks = div_round_up (l->total, g->refblock_entries);
+    l->reftable_clusters = div_round_up (l->nr_refblocks * sizeof (be64),
+                                         g->cluster_size);
+  } while (l->total != before);
+  h->fields.reftable_off = g->cluster_size;
+  h->fields.reftable_clusters = l->reftable_clusters;
+  h->l1_off = (l->total - l->l1_clusters) * g->cluster_size;
+}
+
+/* Entry I of refcounts BITS wide, all zero before, becomes 1. */
+static void
+set_one (uint8_t *refcounts, unsigned bits, uint64_t i)
+{
+  if (bits >= 8)
+    refcounts[(i + 1) * (bits / 8) - 1] = 1;
+  else
+    refcounts[i * bits / 8] |= 1 << (i * bits % 8);
+}
+
+/* Refcount table and blocks: BUF holds them in the order of the file. */
+static void
+fill_refcounts (const struct qcow2_geometry *g, const struct layout *l,
+                uint8_t *buf)
+{
+  uint8_t *blocks = buf + l->reftable_clusters * g->cluster_size;
+  uint64_t i, off;
+  be64 entry;
+
+  for (i = 0; i < l->nr_refblocks; i++) {
+    off = (1 + l->reftable_clusters + i) * g->cluster_size;
+    entry = be64_make (off);
+    memcpy (buf + i * sizeof entry, &entry, sizeof entry);
+  }
+  for (i = 0; i < l->total; i++)
+    set_one (blocks, g->refcount_bits, i);
+}
+
+/* BUF has room for the refcount table and blocks, or for the header. */
+static int
+write_image (struct io_store *io, const struct qcow2_header *h,
+             const struct layout *l, uint8_t *buf)
+{
+  const uint64_t size = h->geo.cluster_size;
+  int r;
+
+  fill_refcounts (&h->geo, l, buf);
+  if ((r = io_truncate (io, l->total * size)) < 0 ||
+      (r = io_pwrite (io, buf, (l->reftable_clusters + l->nr_refblocks) *
+                      size, size)) < 0 ||
+      (r = io_sync (io)) < 0)
+    return r;
+  qcow2_header_create (buf, h);
+  r = io_pwrite (io, buf, size, 0);
+  return r < 0 ? r : io_sync (io);
+}
+
+int
+qcow2_create (struct io_store *io, const struct qcow2_create_params *p,
+              struct fault *f)
+{
+  CLEANUP_FREE uint8_t *buf = NULL;
+  struct qcow2_header h;
+  struct layout l;
+  int r;
+
+  if ((r = check_params (p, f)) < 0 || (r = derive_header (p, &h, f)) < 0)
+    return r;
+  lay_out (&h, &l);
+  /* At most 2 clusters of 2 MiB, or 600 KiB of small ones: 65536 clusters
+   * of L1 at 512 bytes, with refcounts of 8 bytes. */
+  buf = calloc (l.reftable_clusters + l.nr_refblocks, h.geo.cluster_size);
+  if (buf == NULL)
+    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  r = write_image (io, &h, &l, buf);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "writing the new image: %s",
+                     strerror (-r));
+  return 0;
+}

@@ -1,1 +1,176 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* Holds: clusters that may be linked soon and must not be freed meanwhile,
+ * while their bytes are compared without the lock.
+ *
+ * A hold is in memory only.  A drop that would free a held cluster leaves it
+ * with refcount 1 and its anchor entry, which is what garbage looks like: so
+ * after a crash the scan finds it.  If a link comes, the refcount is 2 again;
+ * if none has come when the last hold goes, the cluster is freed here.
+ *
+ * A hold pins the refcount block of its cluster (anchor parts stay in memory
+ * anyway), so letting go needs no load and no allocation, whichever
+ * transaction does it.
+ *
+ * Hash table by host index, linear probing, at most 3/4 full; there may be
+ * thousands of holds: 512 clusters a request, a request a thread.
+ *
+ * Protected by the image's lock.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "image.h"
+
+#define MIN_HOLDS 64
+
+static size_t
+home_of (const struct qcow2_holds *h, uint64_t host_idx)
+{
+  return (host_idx * UINT64_C (0x9e3779b97f4a7c15) >> 32) & (h->max - 1);
+}
+
+/* The slot of HOST_IDX, or the empty one where it would go. */
+static struct qcow2_hold *
+slot_of (const struct qcow2_holds *h, uint64_t host_idx)
+{
+  size_t i = home_of (h, host_idx);
+
+  while (h->v[i].host_idx != 0 && h->v[i].host_idx != host_idx)
+    i = (i + 1) & (h->max - 1);
+  return &h->v[i];
+}
+
+static int
+grow (struct qcow2_holds *h)
+{
+  struct qcow2_holds bigger = { .max = h->max ? h->max * 2 : MIN_HOLDS };
+
+  bigger.v = calloc (bigger.max, sizeof *bigger.v);
+  if (!bigger.v)
+    return -ENOMEM;
+  for (size_t i = 0; i < h->max; ++i)
+    if (h->v[i].host_idx != 0)
+      *slot_of (&bigger, h->v[i].host_idx) = h->v[i];
+  bigger.nr = h->nr;
+  free (h->v);
+  *h = bigger;
+  return 0;
+}
+
+/* Empty slot I, and move up what probing would no longer find. */
+static void
+erase (struct qcow2_holds *h, size_t i)
+{
+  size_t j = i, home;
+
+  h->v[i].host_idx = 0;
+  h->nr--;
+  for (;;) {
+    j = (j + 1) & (h->max - 1);
+    if (h->v[j].host_idx == 0)
+      return;
+    home = home_of (h, h->v[j].host_idx);
+    if (((j - home) & (h->max - 1)) < ((j - i) & (h->max - 1)))
+      continue;                /* its way from home does not pass I */
+    h->v[i] = h->v[j];
+    h->v[j].host_idx = 0;
+    i = j;
+  }
+}
+
+static int
+add (struct qcow2_holds *h, uint64_t host_idx, struct qcow2_table *block)
+{
+  struct qcow2_hold *s;
+  int r;
+
+  if (h->nr + 1 > h->max / 4 * 3) {
+    r = grow (h);
+    if (r < 0)
+      return r;
+  }
+  s = slot_of (h, host_idx);
+  if (s->host_idx == 0) {
+    *s = (struct qcow2_hold) { .host_idx = host_idx, .block = block };
+    block->pins++;
+    h->nr++;
+  }
+  s->count++;
+  return 0;
+}
+
+int
+qcow2_hold_locked (struct qcow2_txn *txn, uint64_t host_idx, uint64_t limit)
+{
+  struct qcow2_image *img = txn->img;
+  struct qcow2_table *block;
+  uint64_t refcount;
+  bool anchored;
+  int r;
+
+  assert (lock_held (&img->lock));
+  if (host_idx == 0 || host_idx >= img->alloc.frontier)
+    return -ENOENT;
+  r = qcow2_get_refcount_locked (txn, host_idx, &refcount, &anchored);
+  if (r < 0)
+    return r;
+  if (!anchored || refcount < 2)
+    return -ENOENT;
+  if (refcount >= limit)
+    return -ERANGE;
+  r = qcow2_refblock_locked (txn, host_idx, &block);
+  if (r < 0)
+    return r;
+  return add (&img->holds, host_idx, block);
+}
+
+/* The last hold went, and no guest reference is left. */
+static void
+free_abandoned (struct qcow2_image *img, struct qcow2_table *block,
+                uint64_t host_idx)
+{
+  struct qcow2_change c = { .type = QCOW2_CHANGE_REFCOUNT,
+                            .host_idx = host_idx, .count = 1 };
+  struct qcow2_run run = { .host_idx = host_idx, .count = 1 };
+
+  qcow2_refblock_change_locked (img, block, host_idx, 1, 0, false);
+  qcow2_report_locked (img, &c);
+  qcow2_quarantine_locked (img, &run, img->log.seq_locked ?
+                           img->log.seq_locked (img->log.opaque) : 0);
+}
+
+void
+qcow2_unhold_locked (struct qcow2_txn *txn, uint64_t host_idx)
+{
+  struct qcow2_image *img = txn->img;
+  struct qcow2_holds *h = &img->holds;
+  struct qcow2_table *block;
+  struct qcow2_hold *s;
+
+  assert (lock_held (&img->lock));
+  assert (qcow2_is_held_locked (img, host_idx));
+  s = slot_of (h, host_idx);
+  if (--s->count > 0)
+    return;
+  block = s->block;
+  erase (h, (size_t) (s - h->v));
+  if (qcow2_refblock_get_locked (img, block, host_idx) == 1 &&
+      qcow2_anchor_test_locked (img, host_idx))
+    free_abandoned (img, block, host_idx);
+  block->pins--;
+}
+
+bool
+qcow2_is_held_locked (const struct qcow2_image *img, uint64_t host_idx)
+{
+  return host_idx != 0 && img->holds.max > 0 &&
+    slot_of (&img->holds, host_idx)->host_idx == host_idx;
+}
+
+void
+qcow2_holds_free (struct qcow2_image *img)
+{
+  free (img->holds.v);
+  memset (&img->holds, 0, sizeof img->holds);
+}

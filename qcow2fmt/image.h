@@ -26,8 +26,20 @@ int qcow2_flat_load (struct io_store *io, struct qcow2_flat *t,
 /* Replace place and size; entries are kept, new ones 0, all dirty. */
 int qcow2_flat_move (struct qcow2_flat *t, uint64_t host_off, uint64_t nr)
   MUST_CHECK;
+/* The same into OUT, leaving T alone. */
+int qcow2_flat_copy (const struct qcow2_flat *t, uint64_t host_off,
+                     uint64_t nr, struct qcow2_flat *out) MUST_CHECK;
 void qcow2_flat_set (struct qcow2_flat *t, uint64_t i, uint64_t value);
 void qcow2_flat_free (struct qcow2_flat *t);
+
+#define QCOW2_FLAT_PAGE_ENTRIES UINT64_C (512)
+#define QCOW2_FLAT_PAGE_BYTES (QCOW2_FLAT_PAGE_ENTRIES * 8)
+uint64_t qcow2_flat_pages (const struct qcow2_flat *t);
+void qcow2_flat_dirty_page (struct qcow2_flat *t, uint64_t page);
+/* Encode a page for the file; it counts as clean then.  Returns its length
+ * in bytes: the last page may be short. */
+size_t qcow2_flat_take_page (struct qcow2_flat *t, uint64_t page,
+                             uint8_t *out);
 
 /* --- snapshot.c ------------------------------------------------------ */
 struct qcow2_snapshot_table {
@@ -50,11 +62,14 @@ int qcow2_snapshot_encode (struct qcow2_image *img, uint64_t anchor_l1_off,
 /* --- cache.c: L2 tables and refcount blocks by host offset -------------- */
 struct qcow2_table {           /* one cached cluster-sized table */
   uint64_t host_off;
-  uint8_t *data;               /* cluster_size bytes, as on disk */
-  unsigned pins;
-  bool loading, dirty, writing, failed;
+  uint8_t *data;               /* cluster_size bytes, as on disk; NULL while
+                                * loading */
+  unsigned pins;               /* transactions, and the thread that loads */
+  bool loading, dirty, writing;
   bool recently_used;
+  bool forgotten;              /* its cluster was freed while it was in use */
   struct qcow2_table *next;    /* in its hash chain */
+  struct qcow2_table *dirty_prev, *dirty_next;
   size_t slot;                 /* in the clock */
 };
 
@@ -64,20 +79,22 @@ struct qcow2_cache {
   struct qcow2_table **clock;
   size_t nr_tables, max_clock, hand;
   size_t budget;               /* tables; pinned or dirty ones may exceed it */
+  struct qcow2_table *dirty;   /* a list of the changed ones */
   size_t nr_dirty;
-  pthread_cond_t loaded;
 };
 
 int qcow2_cache_init (struct qcow2_image *img, size_t budget_bytes)
   MUST_CHECK;
 void qcow2_cache_free (struct qcow2_image *img);
 
-/* The table at HOST_OFF if it is in memory and loaded, pinned in TXN (once);
- * NULL with txn->missing set if not.  *ERR is then -EAGAIN or -ENOMEM. */
+/* The table at HOST_OFF if it is in memory and loaded, pinned in TXN (once).
+ * Otherwise NULL and *ERR: -EAGAIN with what is missing noted in TXN, -ENOMEM,
+ * or -EIO for an offset where no table can be (corrupt). */
 struct qcow2_table *qcow2_cache_get_locked (struct qcow2_txn *txn,
                                             uint64_t host_off, int *err);
-/* A new table at HOST_OFF, all zero or a copy of SOURCE, dirty, pinned in
- * TXN.  A table that is there already is overwritten (replay). */
+/* A new table at HOST_OFF, all zero or a copy of SOURCE (pinned), dirty,
+ * pinned in TXN.  A table that is there already is overwritten (replay), even
+ * while it is being loaded. */
 int qcow2_cache_create_locked (struct qcow2_txn *txn, uint64_t host_off,
                                const struct qcow2_table *source,
                                struct qcow2_table **out) MUST_CHECK;
@@ -85,25 +102,107 @@ int qcow2_cache_create_locked (struct qcow2_txn *txn, uint64_t host_off,
 void qcow2_cache_forget_locked (struct qcow2_image *img, uint64_t host_off);
 void qcow2_cache_dirty_locked (struct qcow2_image *img,
                                struct qcow2_table *t);
+void qcow2_cache_clean_locked (struct qcow2_image *img,
+                               struct qcow2_table *t);
+/* The I/O half of qcow2_txn_load; called, and returns, with the lock. */
+int qcow2_cache_load_locked (struct qcow2_txn *txn, uint64_t host_off)
+  MUST_CHECK;
+size_t qcow2_cache_memory (const struct qcow2_image *img);
+
+/* --- txn.c ------------------------------------------------------------- */
 
 /* What a transaction can miss. */
 enum { QCOW2_MISSING_NONE, QCOW2_MISSING_TABLE, QCOW2_MISSING_ANCHOR };
 
-struct qcow2_pin {
-  struct qcow2_table *table;
+struct qcow2_pin {             /* a slot of a hash table by host offset */
+  struct qcow2_table *table;   /* NULL: empty */
 };
+
+struct qcow2_table *qcow2_txn_find_locked (const struct qcow2_txn *txn,
+                                           uint64_t host_off);
+/* Pin T, once. */
+int qcow2_txn_pin_locked (struct qcow2_txn *txn, struct qcow2_table *t)
+  MUST_CHECK;
+/* Note what is missing; returns -EAGAIN. */
+int qcow2_txn_missing_locked (struct qcow2_txn *txn, int kind, uint64_t off);
 
 /* --- anchor.c: one bit per host cluster, loaded per anchor L2 table -------- */
 struct qcow2_anchor_part {     /* what one anchor L2 table says */
   uint64_t *bits;              /* l2_entries bits; NULL: not loaded */
-  bool dirty, writing, loading;
+  bool dirty, loading;
 };
 
 struct qcow2_anchor {
   struct qcow2_flat l1;        /* nr 0: no anchor */
   struct qcow2_anchor_part *parts;   /* one per L1 entry */
-  uint64_t nr_loaded, nr_dirty;
+  uint64_t *dirty_list;        /* indices of changed parts; room for all */
+  uint64_t nr_parts, nr_loaded, nr_dirty;
 };
+
+/* Make room for the parts of img->anchor.l1 (or NR of them, if more);
+ * keeps those that are there.  Called by qcow2_alloc_init. */
+int qcow2_anchor_resize (struct qcow2_image *img, uint64_t nr) MUST_CHECK;
+/* Free all of img->anchor.  Called by qcow2_alloc_free. */
+void qcow2_anchor_free (struct qcow2_image *img);
+
+/* Which part covers a cluster; is there a table for it? */
+uint64_t qcow2_anchor_part_of (const struct qcow2_image *img,
+                               uint64_t host_idx);
+bool qcow2_anchor_has_part (const struct qcow2_image *img, uint64_t part);
+/* 0 if the part is in memory or has no table, else -EAGAIN or -EIO. */
+int qcow2_anchor_need_locked (struct qcow2_txn *txn, uint64_t part)
+  MUST_CHECK;
+/* All parts of a range of clusters. */
+int qcow2_anchor_need_range_locked (struct qcow2_txn *txn, uint64_t host_idx,
+                                    uint64_t count) MUST_CHECK;
+/* These need the part in memory, or without table. */
+bool qcow2_anchor_test_locked (const struct qcow2_image *img,
+                               uint64_t host_idx);
+void qcow2_anchor_put_locked (struct qcow2_image *img, uint64_t host_idx,
+                              uint64_t count, bool anchored);
+/* Part PART gets a table at HOST_OFF that says nothing is anchored. */
+int qcow2_anchor_create_locked (struct qcow2_image *img, uint64_t part,
+                                uint64_t host_off) MUST_CHECK;
+void qcow2_anchor_dirty_locked (struct qcow2_image *img, uint64_t part);
+/* Write out the table of the part as it belongs in the file. */
+void qcow2_anchor_encode_locked (const struct qcow2_image *img, uint64_t part,
+                                 uint8_t *out);
+/* The I/O half of qcow2_txn_load, as qcow2_cache_load_locked. */
+int qcow2_anchor_load_locked (struct qcow2_txn *txn, uint64_t part)
+  MUST_CHECK;
+size_t qcow2_anchor_memory (const struct qcow2_image *img);
+
+/* --- refcount.c -------------------------------------------------------- */
+uint64_t qcow2_refcount_get (unsigned bits, const uint8_t *block, uint64_t i);
+void qcow2_refcount_put (unsigned bits, uint8_t *block, uint64_t i,
+                         uint64_t value);
+/* How many clusters the refcount table can count. */
+uint64_t qcow2_refcount_coverage (const struct qcow2_image *img);
+/* What the pinned refcount block T says about a cluster in it. */
+uint64_t qcow2_refblock_get_locked (const struct qcow2_image *img,
+                                    const struct qcow2_table *t,
+                                    uint64_t host_idx);
+/* The refcount block of a cluster; *OUT is NULL where there is none. */
+int qcow2_refblock_locked (struct qcow2_txn *txn, uint64_t host_idx,
+                           struct qcow2_table **out) MUST_CHECK;
+/* As qcow2_prepare_host_locked for one cluster that will not be anchored: a
+ * table of this program. */
+int qcow2_prepare_meta_locked (struct qcow2_txn *txn, uint64_t host_idx)
+  MUST_CHECK;
+
+/* --- change.c ---------------------------------------------------------- */
+/* The last step of a REFCOUNT change of COUNT clusters that all lie in the
+ * pinned block T, and whose anchor parts are in memory. */
+void qcow2_refblock_change_locked (struct qcow2_image *img,
+                                   struct qcow2_table *t, uint64_t host_idx,
+                                   uint64_t count, uint64_t refcount,
+                                   bool anchored);
+/* Apply C, then report it. */
+int qcow2_change_locked (struct qcow2_txn *txn, const struct qcow2_change *c)
+  MUST_CHECK;
+/* A REFCOUNT change of one cluster whose tables are pinned: cannot fail. */
+void qcow2_set_refcount_locked (struct qcow2_txn *txn, uint64_t host_idx,
+                                uint64_t refcount, bool anchored);
 
 /* --- alloc.c ------------------------------------------------------------- */
 struct qcow2_bitmap;           /* bitmap.c: sparse, one bit per cluster */
@@ -115,26 +214,52 @@ struct qcow2_quarantined {
 
 struct qcow2_alloc {
   struct qcow2_bitmap *free;         /* known free */
-  struct qcow2_bitmap *busy;         /* quarantined: the scan skips them */
-  uint64_t nr_free;
+  struct qcow2_bitmap *busy;         /* refcount 0 but not free: quarantined,
+                                      * or kept until the next open */
   uint64_t cursor;                   /* next-fit */
   uint64_t frontier;                 /* first cluster past all used ones */
   uint64_t bound;                    /* the frontier may not pass this */
   uint64_t scan_next, scan_end;      /* clusters; [scan_next, scan_end) of
-                                      * the file is not scanned yet */
+                                      * the file is not scanned yet.  The end
+                                      * is UINT64_MAX until it is known */
   struct qcow2_quarantined *q;       /* a ring, in order of seq */
   size_t q_head, q_len, q_max;
   uint64_t nr_quarantined;
 };
 
+/* After the flats (L1, refcount table, anchor L1) were loaded.  Also sets up
+ * the anchor's parts; the other frees them, anchor.l1 and the holds. */
 int qcow2_alloc_init (struct qcow2_image *img) MUST_CHECK;
 void qcow2_alloc_free (struct qcow2_image *img);
+/* After the refcount table or the anchor's L1 changed size. */
+void qcow2_alloc_set_bound_locked (struct qcow2_image *img);
+/* These clusters have a refcount above 0 now. */
+void qcow2_alloc_used_locked (struct qcow2_image *img, uint64_t host_idx,
+                              uint64_t count);
+/* These are free. */
+void qcow2_alloc_found_free_locked (struct qcow2_image *img,
+                                    uint64_t host_idx, uint64_t count);
+/* These have refcount 0 but must not be used before the next open. */
+void qcow2_alloc_keep_locked (struct qcow2_image *img, uint64_t host_idx,
+                              uint64_t count);
+/* The part of the file to be scanned ends at the frontier of this moment, if
+ * that was not decided before. */
+void qcow2_alloc_fix_scan_locked (struct qcow2_image *img);
+size_t qcow2_alloc_memory (const struct qcow2_image *img);
 
 /* --- hold.c ---------------------------------------------------------------- */
-struct qcow2_holds {
-  struct { uint64_t host_idx; unsigned count; bool zombie; } *v;
-  size_t nr, max;              /* few: linear */
+struct qcow2_hold {
+  uint64_t host_idx;           /* 0: empty slot (cluster 0 is the header) */
+  uint64_t count;
+  struct qcow2_table *block;   /* its refcount block, pinned by the hold */
 };
+
+struct qcow2_holds {           /* hash table, open addressing */
+  struct qcow2_hold *v;
+  size_t nr, max;              /* max is a power of two, or 0 */
+};
+
+void qcow2_holds_free (struct qcow2_image *img);
 
 /* --- backing.c --------------------------------------------------------------- */
 struct qcow2_backing;          /* raw file or another qcow2_image */
@@ -183,6 +308,13 @@ int qcow2_header_rebuild (uint8_t *buf, const struct qcow2_header *h,
                           const struct qcow2_header_fields *fields,
                           const uint8_t *ext, struct fault *f) MUST_CHECK;
 
+/* The cluster size that the first 512 bytes BUF name; checks nothing else. */
+int qcow2_header_cluster_size (const uint8_t *buf, uint64_t *cluster_size,
+                               struct fault *f) MUST_CHECK;
+/* header-build.c: the first cluster BUF (cluster_size bytes) of a new image
+ * without snapshots, extensions or backing file. */
+void qcow2_header_create (uint8_t *buf, const struct qcow2_header *h);
+
 /* --- the image ---------------------------------------------------------------------- */
 struct qcow2_image {
   /* Constant after open: */
@@ -201,6 +333,8 @@ struct qcow2_image {
   struct qcow2_header_fields fields;   /* as in memory; header_dirty: not yet
                                         * in the file */
   bool header_dirty;
+  bool header_writing;         /* in a writeback that has not ended */
+  bool writing_back;           /* there is a writeback */
   struct qcow2_flat l1;
   struct qcow2_flat reftable;
   struct qcow2_snapshot_table snapshots;
@@ -211,6 +345,12 @@ struct qcow2_image {
   struct qcow2_log log;
   pthread_cond_t loaded;       /* a table or anchor part finished loading */
 };
+
+/* open.c: as qcow2_open, for an image DEPTH steps down a backing chain. */
+int qcow2_open_at_depth (struct io_store *io,
+                         const struct qcow2_open_params *params,
+                         unsigned depth, struct qcow2_image **out,
+                         struct fault *f) MUST_CHECK;
 
 /* Report CHANGE to the log, if there is one.  The log is part of "live"
  * changes only; replay does not call this. */

@@ -1,1 +1,166 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* L2 entries, and making L2 tables that may be changed.
+ *
+ * The active L1 is whole in memory.  A snapshot's L1 is read through the table
+ * cache, a cluster at a time, because it is asked for rarely and may be big.
+ *
+ * An L2 table whose L1 entry has COPIED belongs to the active root alone and
+ * is changed in place (in memory).  One without is a snapshot's as well: it
+ * is copied, and loses one reference; the clusters it points to have a
+ * reference for each path already, so theirs stay.
+ *
+ * Replay makes the copy again from the old table, and may do so as long as the
+ * last checkpoint lies before the copy.  The old table stays as it is while a
+ * snapshot has it.  If it had no other owner (an image whose COPIED flag was
+ * wrong), its refcount becomes 0 but its cluster is kept from reuse until the
+ * next open.
+ *
+ * Protected by the image's lock.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "image.h"
+
+static uint64_t
+load_entry (const struct qcow2_table *t, uint64_t i)
+{
+  be64 wire;
+
+  memcpy (&wire, t->data + i * sizeof wire, sizeof wire);
+  return be64_load (wire);
+}
+
+static int
+snapshot_l1_entry (struct qcow2_txn *txn, unsigned root, uint64_t ti,
+                   uint64_t *entry)
+{
+  struct qcow2_image *img = txn->img;
+  const struct qcow2_snapshot *s;
+  const struct qcow2_table *t;
+  uint64_t per = img->header.geo.l2_entries;
+  int r;
+
+  if (root > img->snapshots.nr || img->snapshots.v[root - 1].is_anchor)
+    return -EINVAL;            /* the anchor's tables change in memory */
+  s = &img->snapshots.v[root - 1];
+  *entry = 0;
+  if (ti >= s->l1_entries)
+    return 0;
+  /* l1_off is below 2^56, the rest below 2^25 (limits.h). */
+  t = qcow2_cache_get_locked (txn, s->l1_off + ti / per *
+                              img->header.geo.cluster_size, &r);
+  if (t)
+    *entry = load_entry (t, ti % per);
+  return r;
+}
+
+static int
+l1_entry (struct qcow2_txn *txn, unsigned root, uint64_t ti, uint64_t *entry)
+{
+  struct qcow2_image *img = txn->img;
+
+  if (root != QCOW2_ROOT_ACTIVE)
+    return snapshot_l1_entry (txn, root, ti, entry);
+  *entry = ti < img->l1.nr ? img->l1.v[ti] : 0;
+  return 0;
+}
+
+int
+qcow2_get_entry_locked (struct qcow2_txn *txn, unsigned root,
+                        uint64_t guest_idx, uint64_t *entry)
+{
+  uint64_t per = txn->img->header.geo.l2_entries, l1e;
+  const struct qcow2_table *t;
+  int r;
+
+  assert (lock_held (&txn->img->lock));
+  r = l1_entry (txn, root, guest_idx / per, &l1e);
+  if (r < 0)
+    return r;
+  *entry = 0;
+  if ((l1e & QCOW2_OFFSET_MASK) == 0)
+    return 0;
+  t = qcow2_cache_get_locked (txn, l1e & QCOW2_OFFSET_MASK, &r);
+  if (t)
+    *entry = load_entry (t, guest_idx % per);
+  return r;
+}
+
+/* L1[TI] gets a table in cluster C, which is reserved and prepared. */
+static int
+attach (struct qcow2_txn *txn, uint64_t ti, uint64_t c, uint64_t source_off)
+{
+  struct qcow2_change change = {
+    .type = QCOW2_CHANGE_L2_TABLE, .root = QCOW2_ROOT_ACTIVE,
+    .table_idx = ti, .source_off = source_off,
+    .host_off = c << txn->img->header.geo.cluster_bits,
+  };
+  int r = qcow2_change_locked (txn, &change);
+
+  if (r == 0)
+    qcow2_set_refcount_locked (txn, c, 1, false);
+  return r;
+}
+
+static int
+new_table (struct qcow2_txn *txn, uint64_t ti, uint64_t source_off)
+{
+  struct qcow2_image *img = txn->img;
+  struct qcow2_run run;
+  int r = qcow2_reserve_locked (img, 1, &run);
+
+  if (r < 0)
+    return r;
+  r = qcow2_prepare_meta_locked (txn, run.host_idx);
+  if (r == 0)
+    r = attach (txn, ti, run.host_idx, source_off);
+  if (r < 0)
+    qcow2_unreserve_locked (img, &run);
+  return r;
+}
+
+static int
+copy_table (struct qcow2_txn *txn, uint64_t ti, uint64_t source_off)
+{
+  struct qcow2_image *img = txn->img;
+  uint64_t source = source_off >> img->header.geo.cluster_bits, refcount;
+  bool anchored;
+  int r;
+
+  r = qcow2_get_refcount_locked (txn, source, &refcount, &anchored);
+  if (r < 0)
+    return r;
+  if (refcount == 0)
+    return -EIO;               /* corrupt: in use, and counted as free */
+  r = new_table (txn, ti, source_off);
+  if (r < 0)
+    return r;
+  qcow2_set_refcount_locked (txn, source, refcount - 1,
+                             anchored && refcount > 1);
+  if (refcount == 1)
+    qcow2_alloc_keep_locked (img, source, 1);
+  return 0;
+}
+
+int
+qcow2_prepare_entry_locked (struct qcow2_txn *txn, unsigned root,
+                            uint64_t guest_idx)
+{
+  struct qcow2_image *img = txn->img;
+  uint64_t ti = guest_idx / img->header.geo.l2_entries, off;
+  int r;
+
+  assert (lock_held (&img->lock));
+  if (root != QCOW2_ROOT_ACTIVE || ti >= img->l1.nr ||
+      guest_idx >= img->header.geo.nr_clusters)
+    return -EINVAL;
+  off = img->l1.v[ti] & QCOW2_OFFSET_MASK;
+  if (off == 0)
+    return new_table (txn, ti, 0);
+  if (!qcow2_cache_get_locked (txn, off, &r))
+    return r;
+  if (img->l1.v[ti] & QCOW2_L2_COPIED)
+    return 0;
+  return copy_table (txn, ti, off);
+}

@@ -16,6 +16,10 @@
 #define QCOW2_MAX_BACKING_NAME 1023   /* specification, header byte 16 */
 #define QCOW2_MAX_BACKING_DEPTH 64    /* deeper chains: a loop, or a mistake */
 
+/* For each image of a backing chain: the L2 tables of 8 GiB of disk or more
+ * (with clusters of 64 KiB and up), 512 MiB for the deepest chain. */
+#define QCOW2_BACKING_CACHE_BYTES (UINT64_C (8) << 20)
+
 /* Host offsets fit in bits 9-55 of an entry. */
 #define QCOW2_MAX_HOST_OFF (UINT64_C (1) << 56)
 

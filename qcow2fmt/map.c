@@ -1,1 +1,214 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* From guest ranges to extents.
+ *
+ * Reads L2 entries through a transaction and merges what runs on.  Here an
+ * entry that an image chose is judged: reserved bits, a misaligned offset,
+ * or an offset past everything the file holds is -EIO for the clusters asked
+ * for, and one line in the log; the rest of the disk stays readable.
+ *
+ * The lock is held for at most CLUSTERS_PER_CALL entries, so that a long
+ * question does not stall writers; the answer then covers a prefix.  A whole
+ * L2 table that is absent counts as one entry.  No data is read here.
+ */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "checked.h"
+#include "image.h"
+
+#define CLUSTERS_PER_CALL 512
+
+#define L2_RESERVED                                                     \
+  ~(QCOW2_OFFSET_MASK | QCOW2_L2_COPIED | QCOW2_L2_ZERO)
+
+struct walk {
+  struct qcow2_image *img;
+  struct qcow2_txn txn;
+  unsigned root;
+  uint64_t at, end;            /* guest bytes still to be described */
+  struct qcow2_extent *ext;
+  size_t nr, max;
+  unsigned budget;             /* entries that may still be looked at */
+  uint64_t bad_entry;          /* what -EIO was about, 0: something else */
+};
+
+/* No byte of the image lies at or past this. */
+static uint64_t
+host_limit_locked (struct qcow2_image *img)
+{
+  const uint64_t size = img->header.geo.cluster_size;
+
+  return MAX_OF (div_round_up (img->file_size, size),
+                 qcow2_frontier_locked (img)) * size;
+}
+
+static bool
+valid_data (const struct qcow2_image *img, uint64_t entry, uint64_t limit)
+{
+  uint64_t off = entry & QCOW2_OFFSET_MASK;
+
+  return off % img->header.geo.cluster_size == 0 && off < limit;
+}
+
+/* Judge ENTRY; false if it cannot be.  Sets kind, and host_off of the start
+ * of the cluster. */
+static bool
+classify_locked (struct qcow2_image *img, uint64_t entry,
+                 struct qcow2_extent *e)
+{
+  uint64_t limit = host_limit_locked (img), len;
+
+  if (entry & QCOW2_L2_COMPRESSED) {
+    e->kind = QCOW2_COMPRESSED;
+    e->entry = entry;
+    qcow2_compressed_extent (img, entry, &e->host_off, &len);
+    return e->host_off < limit;
+  }
+  if (entry & L2_RESERVED)
+    return false;
+  e->host_off = entry & QCOW2_OFFSET_MASK;
+  if (entry & QCOW2_L2_ZERO) {
+    e->kind = QCOW2_ZERO;
+    return img->header.geo.version >= 3 && valid_data (img, entry, limit);
+  }
+  e->kind = e->host_off ? QCOW2_DATA : QCOW2_UNALLOCATED;
+  return valid_data (img, entry, limit);
+}
+
+static bool
+continues (const struct qcow2_extent *last, const struct qcow2_extent *e)
+{
+  if (last->kind != e->kind || e->kind == QCOW2_COMPRESSED)
+    return false;
+  return e->kind != QCOW2_DATA || last->host_off + last->len == e->host_off;
+}
+
+/* Add E to the answer; false if there is no room. */
+static bool
+append (struct walk *w, const struct qcow2_extent *e)
+{
+  if (w->nr > 0 && continues (&w->ext[w->nr - 1], e)) {
+    w->ext[w->nr - 1].len += e->len;
+    return true;
+  }
+  if (w->nr == w->max)
+    return false;
+  w->ext[w->nr++] = *e;
+  return true;
+}
+
+static bool
+no_table_locked (const struct walk *w, uint64_t guest_idx)
+{
+  const struct qcow2_image *img = w->img;
+  uint64_t i = guest_idx / img->header.geo.l2_entries;
+
+  return w->root == QCOW2_ROOT_ACTIVE && i < img->l1.nr &&
+    img->l1.v[i] == 0;
+}
+
+/* Describe one cluster, or one missing table.  1: go on, 0: enough. */
+static int
+step_locked (struct walk *w)
+{
+  struct qcow2_image *img = w->img;
+  const struct qcow2_geometry *g = &img->header.geo;
+  uint64_t guest_idx = w->at / g->cluster_size, next = guest_idx + 1;
+  uint64_t entry = 0, within = w->at % g->cluster_size;
+  struct qcow2_extent e = { .guest_off = w->at };
+  int r;
+
+  if (no_table_locked (w, guest_idx))
+    next = (guest_idx / g->l2_entries + 1) * g->l2_entries;
+  else {
+    r = qcow2_get_entry_locked (&w->txn, w->root, guest_idx, &entry);
+    if (r < 0)
+      return r;
+  }
+  if (!classify_locked (img, entry, &e)) {
+    w->bad_entry = entry;
+    return -EIO;
+  }
+  e.len = MIN_OF (next * g->cluster_size, w->end) - w->at;
+  e.host_off = e.kind == QCOW2_DATA ? e.host_off + within : 0;
+  if (!append (w, &e))
+    return 0;
+  w->at += e.len;
+  return w->at < w->end && --w->budget > 0;
+}
+
+/* As far as it goes without loading: 0 when done, -EAGAIN. */
+static int
+walk_locked (struct walk *w)
+{
+  int r;
+
+  assert (lock_held (&w->img->lock));
+  do
+    r = step_locked (w);
+  while (r > 0);
+  return r;
+}
+
+static int
+walk (struct walk *w)
+{
+  int r;
+
+  for (;;) {
+    lock_acquire (&w->img->lock);
+    r = walk_locked (w);
+    if (r != -EAGAIN)
+      break;
+    lock_release (&w->img->lock);
+    r = qcow2_txn_load (&w->txn);
+    if (r < 0) {
+      lock_acquire (&w->img->lock);
+      break;
+    }
+  }
+  qcow2_txn_end_locked (&w->txn);
+  lock_release (&w->img->lock);
+  return r;
+}
+
+/* The size of the disk that ROOT is, or 0.  That of a snapshot was not
+ * checked against anything; the limit keeps sums within 64 bits. */
+static uint64_t
+root_size (const struct qcow2_image *img, unsigned root)
+{
+  if (root == QCOW2_ROOT_ACTIVE)
+    return img->header.geo.virtual_size;
+  if (root > img->snapshots.nr)
+    return 0;
+  return MIN_OF (img->snapshots.v[root - 1].disk_size, INT64_MAX);
+}
+
+int
+qcow2_map (struct qcow2_image *img, unsigned root, uint64_t guest_off,
+           uint64_t len, struct qcow2_extent *ext, size_t max)
+{
+  struct walk w = {
+    .img = img, .root = root, .at = guest_off, .ext = ext, .max = max,
+    .budget = CLUSTERS_PER_CALL,
+  };
+  int r;
+
+  assert (max > 0);
+  if (!add_u64 (guest_off, len, &w.end) || w.end > root_size (img, root))
+    return -EINVAL;
+  if (len == 0)
+    return 0;
+  qcow2_txn_begin (img, &w.txn);
+  r = walk (&w);
+  if (r == 0)
+    return w.nr;
+  /* What came before the bad entry is good. */
+  if (w.nr > 0 && w.bad_entry)
+    return w.nr;
+  if (w.bad_entry)
+    log_line (img->log_sink, LOG_ERROR, "%s: corrupt L2 entry 0x%016" PRIx64
+              " of guest offset %" PRIu64, img->path ? img->path : "image",
+              w.bad_entry, w.at);
+  return r;
+}

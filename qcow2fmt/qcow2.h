@@ -272,6 +272,8 @@ int qcow2_hold_locked (struct qcow2_txn *txn, uint64_t host_idx,
  * load: TXN must be the one that holds. */
 void qcow2_unhold_locked (struct qcow2_txn *txn, uint64_t host_idx);
 
+bool qcow2_is_held_locked (const struct qcow2_image *img, uint64_t host_idx);
+
 /* --- Allocation --------------------------------------------------------- */
 
 struct qcow2_run {
@@ -347,17 +349,20 @@ int qcow2_set_recovery_bit (struct qcow2_image *img, bool on) MUST_CHECK;
 
 /* A plan lays out new areas behind the end of the file, together with the
  * tables that they and the file's growth need (docs/on-disk.md section 6). */
+#define QCOW2_PLAN_WRITES 3   /* snapshots, refcount table, anchor L1 */
+
 struct qcow2_plan {
   uint64_t *area_host_off;          /* of each area asked for */
   struct qcow2_change *changes;     /* to be journalled, then applied; the
-                                     * HEADER change, if any, is last */
+                                     * HEADER change, if any, is first: it
+                                     * makes room for what the rest adds */
   size_t nr_changes;
   bool new_header;                  /* there is a HEADER change */
   /* internal */
   uint64_t end_idx;
-  uint64_t write_off[2];
-  uint8_t *write_buf[2];
-  size_t write_len[2];
+  uint64_t write_off[QCOW2_PLAN_WRITES];
+  uint8_t *write_buf[QCOW2_PLAN_WRITES];
+  size_t write_len[QCOW2_PLAN_WRITES];
 };
 
 /* How many host clusters may this image come to have at the most: the bound

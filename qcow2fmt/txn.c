@@ -1,1 +1,133 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* Transactions: the tables that one caller has pinned, and what it misses.
+ *
+ * A _locked function that needs a table which is not in memory notes it here
+ * and returns -EAGAIN; qcow2_txn_load then does the I/O without the lock.
+ * What was loaded is pinned until the end, so each round gets further and the
+ * caller's retry loop ends.  Anchor parts need no pin: they stay in memory.
+ *
+ * Pins are a hash table by host offset (linear probing, at most 3/4 full), so
+ * that a request over hundreds of tables finds each one in a step.
+ *
+ * A transaction belongs to one thread; the pin counts to the image's lock.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "image.h"
+
+#define MIN_PINS 16
+
+void
+qcow2_txn_begin (struct qcow2_image *img, struct qcow2_txn *txn)
+{
+  memset (txn, 0, sizeof *txn);
+  txn->img = img;
+  txn->missing_kind = QCOW2_MISSING_NONE;
+}
+
+static size_t
+slot_of (const struct qcow2_pin *pins, size_t max, uint64_t host_off)
+{
+  size_t i = (host_off >> 9) * UINT64_C (0x9e3779b97f4a7c15) >> 32;
+
+  for (i &= max - 1; pins[i].table; i = (i + 1) & (max - 1))
+    if (pins[i].table->host_off == host_off)
+      break;
+  return i;
+}
+
+struct qcow2_table *
+qcow2_txn_find_locked (const struct qcow2_txn *txn, uint64_t host_off)
+{
+  assert (lock_held (&txn->img->lock));
+  if (txn->nr_pins == 0)
+    return NULL;
+  return txn->pins[slot_of (txn->pins, txn->max_pins, host_off)].table;
+}
+
+static int
+grow (struct qcow2_txn *txn)
+{
+  size_t max = txn->max_pins ? txn->max_pins * 2 : MIN_PINS;
+  struct qcow2_pin *pins = calloc (max, sizeof *pins);
+
+  if (!pins)
+    return -ENOMEM;
+  for (size_t i = 0; i < txn->max_pins; ++i)
+    if (txn->pins[i].table)
+      pins[slot_of (pins, max, txn->pins[i].table->host_off)] = txn->pins[i];
+  free (txn->pins);
+  txn->pins = pins;
+  txn->max_pins = max;
+  return 0;
+}
+
+int
+qcow2_txn_pin_locked (struct qcow2_txn *txn, struct qcow2_table *t)
+{
+  size_t i;
+  int r;
+
+  assert (lock_held (&txn->img->lock));
+  t->recently_used = true;
+  if (qcow2_txn_find_locked (txn, t->host_off))
+    return 0;
+  if (txn->nr_pins + 1 > txn->max_pins / 4 * 3) {
+    r = grow (txn);
+    if (r < 0)
+      return r;
+  }
+  i = slot_of (txn->pins, txn->max_pins, t->host_off);
+  txn->pins[i].table = t;
+  txn->nr_pins++;
+  t->pins++;
+  return 0;
+}
+
+int
+qcow2_txn_missing_locked (struct qcow2_txn *txn, int kind, uint64_t off)
+{
+  assert (lock_held (&txn->img->lock));
+  txn->missing_kind = kind;
+  txn->missing_off = off;
+  return -EAGAIN;
+}
+
+int
+qcow2_txn_load (struct qcow2_txn *txn)
+{
+  int kind = txn->missing_kind;
+  LOCK_FOR_SCOPE (&txn->img->lock);
+
+  txn->missing_kind = QCOW2_MISSING_NONE;
+  switch (kind) {
+  case QCOW2_MISSING_TABLE:
+    return qcow2_cache_load_locked (txn, txn->missing_off);
+  case QCOW2_MISSING_ANCHOR:
+    return qcow2_anchor_load_locked (txn, txn->missing_off);
+  default:
+    return 0;
+  }
+}
+
+void
+qcow2_txn_end_locked (struct qcow2_txn *txn)
+{
+  assert (lock_held (&txn->img->lock));
+  for (size_t i = 0; i < txn->max_pins; ++i)
+    if (txn->pins[i].table)
+      txn->pins[i].table->pins--;
+  free (txn->pins);
+  txn->pins = NULL;
+  txn->nr_pins = txn->max_pins = 0;
+}
+
+void
+qcow2_txn_end (struct qcow2_txn *txn)
+{
+  LOCK_FOR_SCOPE (&txn->img->lock);
+
+  qcow2_txn_end_locked (txn);
+}

@@ -1,1 +1,324 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* Writing changed tables in place.
+ *
+ * Three steps: begin, with the lock, copies everything that is changed, which
+ * from then on counts as clean; write, without it, writes the copies; end,
+ * with it, lets go of them, or marks them as changed again if the write
+ * failed.  A table that changes between begin and end is changed, and stays
+ * so: the copy is of the state at begin, and so are all other copies, which
+ * makes the written tables one consistent state (law 3: whose records the
+ * caller makes durable before it writes).
+ *
+ * Until the end, the tables cannot be evicted: the file may still hold older
+ * bytes than a reader must see.
+ *
+ * Copies come sorted by host offset and are written in batches of neighbours.
+ * The file grows to the frontier first, in a way that cannot cut off what a
+ * writer puts behind it at the same time: by allocating the last bytes, not
+ * by setting a size.  Where the store cannot do that, the file ends with the
+ * last cluster that was written, which reads the same.
+ *
+ * One writeback at a time.  Syncing is the caller's.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checked.h"
+#include "image.h"
+
+#define MAX_BATCH_BYTES (1u << 20)
+#define MAX_BATCH_VECS 256
+
+#define FIELDS_OFF 48          /* specification: header bytes 48 to 71 */
+#define FIELDS_LEN 24
+
+enum copy_kind { COPY_TABLE, COPY_PAGE, COPY_PART, COPY_FIELDS };
+
+struct copy {
+  uint64_t host_off;
+  uint8_t *data;
+  size_t len;
+  enum copy_kind kind;
+  struct qcow2_table *table;   /* COPY_TABLE */
+  struct qcow2_flat *flat;     /* COPY_PAGE */
+  uint64_t idx;                /* page or part */
+};
+
+struct qcow2_writeback {
+  struct qcow2_image *img;
+  struct copy *copies;
+  size_t nr;
+  uint8_t *buf;
+  size_t used;                 /* of buf */
+  uint64_t end;                /* bytes that the file should have */
+};
+
+/* --- Begin ----------------------------------------------------------------- */
+
+static uint64_t
+nr_flat_pages (const struct qcow2_image *img)
+{
+  return img->l1.nr_dirty + img->reftable.nr_dirty + img->anchor.l1.nr_dirty;
+}
+
+static int
+allocate (struct qcow2_image *img, struct qcow2_writeback **out)
+{
+  uint64_t tables = img->cache.nr_dirty + img->anchor.nr_dirty;
+  uint64_t pages = nr_flat_pages (img);
+  struct qcow2_writeback *wb = calloc (1, sizeof *wb);
+
+  if (!wb)
+    return -ENOMEM;
+  wb->img = img;
+  wb->copies = calloc (tables + pages + 1, sizeof *wb->copies);
+  wb->buf = malloc (tables * img->header.geo.cluster_size +
+                    pages * QCOW2_FLAT_PAGE_BYTES + FIELDS_LEN);
+  if (wb->copies && wb->buf) {
+    *out = wb;
+    return 0;
+  }
+  free (wb->copies);
+  free (wb->buf);
+  free (wb);
+  return -ENOMEM;
+}
+
+/* The next copy, of LEN bytes for HOST_OFF. */
+static struct copy *
+add_copy (struct qcow2_writeback *wb, enum copy_kind kind, uint64_t host_off,
+          size_t len)
+{
+  struct copy *c = &wb->copies[wb->nr++];
+
+  c->kind = kind;
+  c->host_off = host_off;
+  c->len = len;
+  c->data = wb->buf + wb->used;
+  wb->used += len;
+  return c;
+}
+
+static void
+copy_tables (struct qcow2_writeback *wb)
+{
+  struct qcow2_image *img = wb->img;
+  size_t size = img->header.geo.cluster_size;
+  struct qcow2_table *t;
+  struct copy *c;
+
+  while ((t = img->cache.dirty)) {
+    c = add_copy (wb, COPY_TABLE, t->host_off, size);
+    c->table = t;
+    memcpy (c->data, t->data, size);
+    qcow2_cache_clean_locked (img, t);
+    t->writing = true;
+  }
+}
+
+static void
+copy_flat (struct qcow2_writeback *wb, struct qcow2_flat *t)
+{
+  struct copy *c;
+
+  for (uint64_t page = 0; t->nr_dirty > 0; ++page) {
+    if (!t->dirty[page])
+      continue;
+    c = add_copy (wb, COPY_PAGE, t->host_off + page * QCOW2_FLAT_PAGE_BYTES,
+                  0);
+    c->flat = t;
+    c->idx = page;
+    c->len = qcow2_flat_take_page (t, page, c->data);
+    wb->used += c->len;
+  }
+}
+
+static void
+copy_parts (struct qcow2_writeback *wb)
+{
+  struct qcow2_image *img = wb->img;
+  struct qcow2_anchor *a = &img->anchor;
+  struct copy *c;
+  uint64_t part;
+
+  while (a->nr_dirty > 0) {
+    part = a->dirty_list[--a->nr_dirty];
+    a->parts[part].dirty = false;
+    c = add_copy (wb, COPY_PART, a->l1.v[part] & QCOW2_OFFSET_MASK,
+                  img->header.geo.cluster_size);
+    c->idx = part;
+    qcow2_anchor_encode_locked (img, part, c->data);
+  }
+}
+
+static void
+copy_fields (struct qcow2_writeback *wb)
+{
+  struct qcow2_image *img = wb->img;
+  struct {
+    be64 reftable_off;
+    be32 reftable_clusters, nr_snapshots;
+    be64 snapshots_off;
+  } wire = {
+    be64_make (img->fields.reftable_off),
+    be32_make (img->fields.reftable_clusters),
+    be32_make (img->fields.nr_snapshots),
+    be64_make (img->fields.snapshots_off),
+  };
+
+  _Static_assert (sizeof wire == FIELDS_LEN, "header bytes 48 to 71");
+  if (!img->header_dirty)
+    return;
+  memcpy (add_copy (wb, COPY_FIELDS, FIELDS_OFF, FIELDS_LEN)->data, &wire,
+          FIELDS_LEN);
+  img->header_dirty = false;
+  img->header_writing = true;
+}
+
+int
+qcow2_writeback_begin_locked (struct qcow2_image *img,
+                              struct qcow2_writeback **out)
+{
+  struct qcow2_writeback *wb;
+  int r;
+
+  assert (lock_held (&img->lock));
+  assert (!img->writing_back);
+  if (!img->writable)
+    return -EROFS;
+  r = allocate (img, &wb);
+  if (r < 0)
+    return r;
+  copy_tables (wb);
+  copy_flat (wb, &img->l1);
+  copy_flat (wb, &img->reftable);
+  copy_flat (wb, &img->anchor.l1);
+  copy_parts (wb);
+  copy_fields (wb);
+  wb->end = img->alloc.frontier << img->header.geo.cluster_bits;
+  img->writing_back = true;
+  *out = wb;
+  return 0;
+}
+
+/* --- Write ------------------------------------------------------------------ */
+
+static int
+by_host_off (const void *a, const void *b)
+{
+  const struct copy *ca = a, *cb = b;
+
+  return (ca->host_off > cb->host_off) - (ca->host_off < cb->host_off);
+}
+
+static int
+grow_file (struct qcow2_writeback *wb)
+{
+  struct io_store *io = wb->img->io;
+  int64_t size = io_size (io);
+  int r;
+
+  if (size < 0)
+    return (int) size;
+  if ((uint64_t) size >= wb->end)
+    return 0;
+  r = io_allocate (io, wb->end - 512, 512);
+  /* A short file is no harm, so a full disk must not stop the writeback. */
+  return r == -EOPNOTSUPP || r == -ENOSPC ? 0 : r;
+}
+
+/* Write the copies from I on that lie one behind the other. */
+static int
+write_batch (struct qcow2_writeback *wb, size_t *i)
+{
+  const struct copy *c = &wb->copies[*i];
+  struct iovec iov[MAX_BATCH_VECS];
+  uint64_t next = c->host_off;
+  size_t bytes = 0;
+  int n = 0;
+
+  for (; *i + n < wb->nr && n < MAX_BATCH_VECS; ++n) {
+    if (c[n].host_off != next || (n > 0 && bytes + c[n].len > MAX_BATCH_BYTES))
+      break;
+    iov[n].iov_base = c[n].data;
+    iov[n].iov_len = c[n].len;
+    bytes += c[n].len;
+    next += c[n].len;
+  }
+  *i += n;
+  return io_pwritev (wb->img->io, iov, n, c->host_off);
+}
+
+int
+qcow2_writeback_write (struct qcow2_writeback *wb)
+{
+  int r = wb->nr > 0 ? grow_file (wb) : 0;
+
+  qsort (wb->copies, wb->nr, sizeof *wb->copies, by_host_off);
+  for (size_t i = 0; i < wb->nr && r == 0; )
+    r = write_batch (wb, &i);
+  return r;
+}
+
+/* --- End ---------------------------------------------------------------------- */
+
+static void
+mark_again (struct qcow2_image *img, const struct copy *c)
+{
+  switch (c->kind) {
+  case COPY_TABLE:
+    if (!c->table->forgotten)
+      qcow2_cache_dirty_locked (img, c->table);
+    break;
+  case COPY_PAGE:
+    qcow2_flat_dirty_page (c->flat, c->idx);
+    break;
+  case COPY_PART:
+    qcow2_anchor_dirty_locked (img, c->idx);
+    break;
+  case COPY_FIELDS:
+    img->header_dirty = true;
+    break;
+  }
+}
+
+void
+qcow2_writeback_end_locked (struct qcow2_writeback *wb, bool ok)
+{
+  struct qcow2_image *img = wb->img;
+
+  assert (lock_held (&img->lock));
+  for (size_t i = 0; i < wb->nr; ++i) {
+    if (!ok)
+      mark_again (img, &wb->copies[i]);
+    if (wb->copies[i].kind == COPY_TABLE)
+      wb->copies[i].table->writing = false;
+  }
+  img->header_writing = false;
+  img->writing_back = false;
+  free (wb->copies);
+  free (wb->buf);
+  free (wb);
+}
+
+/* --- How much ----------------------------------------------------------------- */
+
+uint64_t
+qcow2_dirty_bytes_locked (struct qcow2_image *img)
+{
+  assert (lock_held (&img->lock));
+  return (img->cache.nr_dirty + img->anchor.nr_dirty) *
+    img->header.geo.cluster_size +
+    nr_flat_pages (img) * QCOW2_FLAT_PAGE_BYTES +
+    (img->header_dirty ? FIELDS_LEN : 0);
+}
+
+uint64_t
+qcow2_memory_bytes_locked (struct qcow2_image *img)
+{
+  assert (lock_held (&img->lock));
+  return qcow2_cache_memory (img) + qcow2_anchor_memory (img) +
+    qcow2_alloc_memory (img) +
+    (img->l1.nr + img->reftable.nr + img->anchor.l1.nr) * sizeof (uint64_t);
+}

@@ -1,1 +1,306 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* An open image as an export: opened, perhaps created, started, closed.
+ *
+ * Owns the byte store, the disk on it, the range lock and the loop, and lets
+ * go of them in the opposite order.  Opening has no threads, so that a
+ * program may fork between srv_open and srv_start.  What a failed open
+ * created, it removes; nothing else is ever removed.
+ *
+ * Left out on purpose: what to do with requests that are under way at close.
+ * The caller has none then.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "checked.h"
+#include "internal.h"
+
+/* Room in the table cache for all L2 tables and refcount blocks: 8 and 2
+ * bytes a cluster, a quarter more for what lies beyond the guest's clusters
+ * (the store, snapshots), within bounds that suit any machine. */
+#define CACHE_BYTES_PER_CLUSTER 10
+#define CACHE_MIN_BYTES (UINT64_C (32) << 20)
+#define CACHE_MAX_BYTES (UINT64_C (1) << 30)
+
+/* Enough for the look at the geometry that the default is made from. */
+#define PROBE_CACHE_BYTES (UINT64_C (1) << 20)
+
+#define DEFAULT_CLUSTER_SIZE 4096
+#define DEFAULT_COMMIT_INTERVAL_MS 5000
+#define DEFAULT_REFCOUNT_ORDER 4      /* 16 bits, as qemu-img makes them */
+
+void
+srv_params_default (struct srv_params *p)
+{
+  *p = (struct srv_params) {
+    .create_size = -1,
+    .cluster_size = DEFAULT_CLUSTER_SIZE,
+    .dedup = true,
+    .verify = true,
+    .max_incarnations = -1,
+    .l2_cache_bytes = -1,
+    .commit_interval_ms = DEFAULT_COMMIT_INTERVAL_MS,
+  };
+}
+
+static void
+wake_cb (void *opaque)
+{
+  struct srv_export *e = opaque;
+
+  if (e->loop)
+    srv_loop_wake (e->loop);
+}
+
+static int MUST_CHECK
+parse_hash (const struct srv_params *p, enum dedup_hash_alg *alg,
+            struct fault *f)
+{
+  *alg = DEDUP_HASH_SHA256;
+  if (p->hash == NULL || dedup_hash_parse (p->hash, alg) == 0)
+    return 0;
+  return fault_usage (f, "hash=%s: this hash is not known", p->hash);
+}
+
+/* --- Create ---------------------------------------------------------- */
+
+static int MUST_CHECK
+write_new_image (struct io_store *io, const struct srv_params *p,
+                 enum dedup_hash_alg hash, struct fault *f)
+{
+  struct dedup_create_params c = {
+    .image.virtual_size = p->create_size,
+    .image.cluster_bits = __builtin_ctzll (p->cluster_size),
+    .image.refcount_order = DEFAULT_REFCOUNT_ORDER,
+    .hash = hash,
+    .max_incarnations = MAX_OF (p->max_incarnations, 0),
+  };
+  int r = dedup_create (io, &c, f);
+
+  if (r < 0)
+    fault_io (f, -r, UINT64_MAX, "cannot create it: %s", strerror (-r));
+  return r;
+}
+
+static int MUST_CHECK
+create_image (const struct srv_params *p, enum dedup_hash_alg hash,
+              struct io_store **io, struct fault *f)
+{
+  int r;
+
+  if (!is_pow2 (p->cluster_size) ||
+      p->cluster_size < 512 || p->cluster_size > 2 << 20)
+    return fault_usage (f, "cluster-size=%" PRIu64 ": must be a power of two "
+                        "from 512 to 2M", p->cluster_size);
+  r = io_file_open (p->path, IO_FILE_WRITE | IO_FILE_CREATE, IO_LOCK_WRITE,
+                    io, f);
+  if (r < 0)
+    return r;
+  r = write_new_image (*io, p, hash, f);
+  if (r < 0) {
+    unlink (p->path);
+    io_close (*io);
+    *io = NULL;
+  }
+  return r;
+}
+
+static int MUST_CHECK
+open_file (const struct srv_params *p, enum dedup_hash_alg hash,
+           struct io_store **io, bool *created, struct fault *f)
+{
+  int flags = p->read_only ? 0 : IO_FILE_WRITE;
+  enum io_file_lock lock = p->read_only ? IO_LOCK_READ : IO_LOCK_WRITE;
+
+  *created = p->create_size >= 0 && !p->read_only &&
+    access (p->path, F_OK) < 0 && errno == ENOENT;
+  if (*created)
+    return create_image (p, hash, io, f);
+  return io_file_open (p->path, flags, lock, io, f);
+}
+
+/* --- Open ------------------------------------------------------------- */
+
+/* How large a cache holds all tables of this image? */
+static int MUST_CHECK
+default_cache (struct io_store *io, const struct srv_params *p,
+               uint64_t *cache_bytes, struct fault *f)
+{
+  struct qcow2_open_params op = {
+    .path = p->path, .allow_recovery = true, .cache_bytes = PROBE_CACHE_BYTES,
+  };
+  struct qcow2_image *img;
+  uint64_t bytes;
+  int r = qcow2_open (io, &op, &img, f);
+
+  if (r < 0)
+    return r;
+  /* At most 2^55 clusters: this cannot overflow. */
+  bytes = qcow2_geometry (img)->nr_clusters * CACHE_BYTES_PER_CLUSTER * 5 / 4;
+  *cache_bytes = MIN_OF (MAX_OF (bytes, CACHE_MIN_BYTES), CACHE_MAX_BYTES);
+  qcow2_close (img);
+  return 0;
+}
+
+static int MUST_CHECK
+open_disk (struct srv_export *e, const struct srv_params *p,
+           enum dedup_hash_alg hash, struct fault *f)
+{
+  struct dedup_open_params op = {
+    .path = e->path,
+    .writable = !p->read_only,
+    .dedup = p->dedup,
+    .verify = p->verify,
+    .hash = hash,
+    .hash_given = p->hash != NULL,
+    .max_incarnations = p->max_incarnations,
+    .log = p->log,
+    .wake = wake_cb,
+    .opaque = e,
+  };
+  uint64_t cache_bytes = p->l2_cache_bytes;
+
+  if (p->l2_cache_bytes < 0) {
+    int r = default_cache (e->io, p, &cache_bytes, f);
+
+    if (r < 0)
+      return r;
+  }
+  op.cache_bytes = cache_bytes;
+  return dedup_open (e->io, &op, &e->disk, f);
+}
+
+static void
+note_geometry (struct srv_export *e)
+{
+  const struct qcow2_geometry *g = qcow2_geometry (dedup_image (e->disk));
+
+  e->cluster_bits = g->cluster_bits;
+  e->nr_clusters = g->nr_clusters;
+  e->size_bytes = g->virtual_size;
+}
+
+static void
+free_export (struct srv_export *e)
+{
+  if (e->disk)
+    dedup_free (e->disk);
+  io_close (e->io);
+  srv_range_lock_destroy (&e->ranges);
+  free (e->path);
+  free (e);
+}
+
+static struct srv_export *
+new_export (const struct srv_params *p)
+{
+  struct srv_export *e = calloc (1, sizeof *e);
+
+  if (e == NULL)
+    return NULL;
+  e->path = strdup (p->path);
+  if (e->path == NULL) {
+    free (e);
+    return NULL;
+  }
+  e->writable = !p->read_only;
+  e->commit_interval_ms = p->commit_interval_ms;
+  e->log = p->log;
+  srv_range_lock_init (&e->ranges);
+  return e;
+}
+
+int
+srv_open (const struct srv_params *p, struct srv_export **out,
+          struct fault *f)
+{
+  enum dedup_hash_alg hash;
+  struct srv_export *e;
+  bool created = false;
+  int r = parse_hash (p, &hash, f);
+
+  if (r < 0)
+    return r;
+  e = new_export (p);
+  if (e == NULL)
+    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  r = open_file (p, hash, &e->io, &created, f);
+  if (r >= 0) {
+    r = open_disk (e, p, hash, f);
+    if (r < 0 && created)
+      unlink (p->path);
+  }
+  if (r < 0) {
+    fault_io (f, -r, UINT64_MAX, "cannot open it: %s", strerror (-r));
+    free_export (e);
+    return r;
+  }
+  note_geometry (e);
+  *out = e;
+  return 0;
+}
+
+/* --- Start and close ----------------------------------------------------- */
+
+int
+srv_start (struct srv_export *e)
+{
+  struct srv_loop_params p = {
+    .disk = e->disk,
+    .path = e->path,
+    .log = e->log,
+    .commit_interval_ms = e->commit_interval_ms,
+    .last_change_ns = &e->last_change_ns,
+  };
+
+  assert (e->loop == NULL);
+  if (!e->writable)             /* nothing to do in the background */
+    return 0;
+  return srv_loop_start (&p, &e->loop);
+}
+
+int
+srv_close (struct srv_export *e)
+{
+  struct srv_loop *loop;
+  int r = 0;
+
+  if (e == NULL)
+    return 0;
+  /* The last jobs may still call wake_cb: it needs the loop until they are
+   * done, and finds none afterwards. */
+  loop = e->loop;
+  srv_loop_stop (loop);
+  e->loop = NULL;
+  if (e->writable) {
+    r = dedup_finish (e->disk);
+    if (r < 0)
+      log_line (e->log, LOG_ERROR, "%s: not closed cleanly, will be recovered "
+                "when it is opened next: %s", e->path, strerror (-r));
+  }
+  free_export (e);
+  return r;
+}
+
+/* --- Properties ------------------------------------------------------------ */
+
+uint64_t
+srv_size (const struct srv_export *e)
+{
+  return e->size_bytes;
+}
+
+bool
+srv_writable (const struct srv_export *e)
+{
+  return e->writable;
+}
+
+uint32_t
+srv_preferred_block (const struct srv_export *e)
+{
+  return UINT32_C (1) << e->cluster_bits;
+}

@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The store's areas: ranges of anchored clusters with refcount 1 that no
+ * guest entry points to.  An area is recorded when it is allocated, and used
+ * once a durable configuration lists it; one that none lists is garbage,
+ * which the sweep of the next session frees.
+ *
+ * Maintenance only: one caller at a time.
+ */
+#include "disk.h"
+
+#include <errno.h>
+
+/* --- sizes -------------------------------------------------------------------- */
+
+#define INCARNATIONS_PER_IMAGE 128
+/* Small log stores save nothing: 2^14 buckets are 2.6 MiB. */
+#define SMALLEST_ORDER 14
+/* 2^18 buckets: 1 M entries, 42 MiB, twice while one is frozen. */
+#define LARGEST_ORDER 18
+
+unsigned
+dedup_default_order (uint64_t nr_clusters)
+{
+  uint64_t entries = nr_clusters / INCARNATIONS_PER_IMAGE;
+  unsigned order = SMALLEST_ORDER;
+
+  while (order < LARGEST_ORDER &&
+         ((uint64_t) DEDUP_BUCKET_SLOTS << order) * 93 / 100 < entries)
+    order++;
+  return order;
+}
+
+/* All areas together (16 by default) hold a log store's entries about twice,
+ * at 128 bytes of records each. */
+uint32_t
+dedup_default_area_size (unsigned order, uint64_t cluster_size)
+{
+  uint64_t size = ((uint64_t) DEDUP_BUCKET_SLOTS << order) * 128 / 8;
+
+  size = round_up_pow2 (size, DEDUP_AREA_UNIT);
+  return (uint32_t) round_up_pow2 (size, cluster_size);
+}
+
+/* --- allocate and free ------------------------------------------------------------ */
+
+/* Records that a range's tables may take at the most: each refcount block and
+ * anchor table two or three, and the range's own. */
+static size_t
+area_records (struct dedup_disk *d, uint64_t count)
+{
+  const struct qcow2_geometry *g = qcow2_geometry (d->img);
+
+  return (size_t) (4 * (count / g->refblock_entries + count / g->l2_entries)
+                   + 32);
+}
+
+/* -EAGAIN: the lock was let go; look again. */
+static int
+area_room_locked (struct dedup_disk *d, uint64_t count, bool *flushed)
+{
+  int r;
+
+  if (dedup_journal_room_locked (d->journal, area_records (d, count)))
+    return 0;
+  if (*flushed)
+    return -ENOSPC;
+  *flushed = true;
+  lock_release (d->lock);
+  r = dedup_flush (d);
+  lock_acquire (d->lock);
+  return r < 0 ? r : -EAGAIN;
+}
+
+/* One REFCOUNT record for the whole range, as one group. */
+static int
+set_area_refcount (struct dedup_disk *d, uint64_t host_idx, uint64_t count,
+                   bool used)
+{
+  struct qcow2_change c = {
+    .type = QCOW2_CHANGE_REFCOUNT, .host_idx = host_idx,
+    .count = (uint32_t) count, .refcount = used, .anchored = used,
+  };
+  struct qcow2_run run = { .host_idx = host_idx, .count = count,
+                           .trimmed = true };
+  struct qcow2_txn txn;
+  bool flushed = false;
+  int r;
+
+  qcow2_txn_begin (d->img, &txn);
+  lock_acquire (d->lock);
+  for (;;) {
+    r = area_room_locked (d, count, &flushed);
+    if (r == -EAGAIN)
+      continue;
+    if (r < 0)
+      break;
+    r = qcow2_prepare_host_locked (&txn, host_idx, count);
+    if (r == 0)
+      dedup_change_locked (d, &txn, &c);
+    if (r == 0 && !used)
+      qcow2_quarantine_locked (d->img, &run,
+                               dedup_journal_seq_locked (d->journal));
+    dedup_journal_end_locked (d->journal);
+    if (r != -EAGAIN)
+      break;
+    lock_release (d->lock);
+    r = qcow2_txn_load (&txn);
+    lock_acquire (d->lock);
+    if (r < 0)
+      break;
+  }
+  qcow2_txn_end_locked (&txn);
+  lock_release (d->lock);
+  return r;
+}
+
+static int
+reserve_area (struct dedup_disk *d, uint64_t count, uint64_t *host_idx)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return qcow2_reserve_area_locked (d->img, count, host_idx);
+}
+
+static void
+unreserve_area (struct dedup_disk *d, uint64_t host_idx, uint64_t count)
+{
+  struct qcow2_run run = { .host_idx = host_idx, .count = count };
+
+  LOCK_FOR_SCOPE (d->lock);
+  qcow2_unreserve_locked (d->img, &run);
+}
+
+/* Real space, where the host can promise it: the journal must not meet a
+ * full disk. */
+static int
+allocate_space (struct dedup_disk *d, uint64_t host_off, uint64_t size)
+{
+  int r = io_allocate (d->io, host_off, size);
+
+  return r == -EOPNOTSUPP || r == -ENOTSUP ? 0 : r;
+}
+
+int
+dedup_area_alloc (struct dedup_disk *d, uint64_t size, uint64_t *host_off)
+{
+  uint64_t count = size >> d->cluster_bits, host_idx;
+  int r;
+
+  assert (size % d->cluster_size == 0 && count <= UINT32_MAX);
+  r = dedup_change_begin (d);
+  if (r < 0)
+    return r;
+  r = reserve_area (d, count, &host_idx);
+  if (r == 0) {
+    *host_off = host_idx << d->cluster_bits;
+    r = allocate_space (d, *host_off, size);
+    if (r == 0)
+      r = set_area_refcount (d, host_idx, count, true);
+    if (r < 0)
+      unreserve_area (d, host_idx, count);
+  }
+  dedup_change_end (d);
+  return r;
+}
+
+int
+dedup_area_free (struct dedup_disk *d, uint64_t host_off, uint64_t size)
+{
+  int r;
+
+  r = dedup_change_begin (d);
+  if (r < 0)
+    return r;
+  r = set_area_refcount (d, host_off >> d->cluster_bits,
+                         size >> d->cluster_bits, false);
+  dedup_change_end (d);
+  return r;
+}
+
+/* --- the list --------------------------------------------------------------------- */
+
+static uint64_t
+journal_area_bytes (const struct dedup_journal_area *a)
+{
+  return (uint64_t) a->nr_blocks * DEDUP_BLOCK_SIZE;
+}
+
+static struct qcow2_area
+area_at (const struct dedup_disk *d, size_t i)
+{
+  const struct dedup_config *c = d->config;
+
+  if (i == 0)
+    return (struct qcow2_area) { d->ext.config_off, d->ext.config_size };
+  if (--i < c->nr_areas)
+    return (struct qcow2_area) { c->areas[i].host_off,
+                                 journal_area_bytes (&c->areas[i]) };
+  i -= c->nr_areas;
+  if (i < c->nr_incarnations)
+    return (struct qcow2_area) { c->incarnations[i].host_off,
+                                 c->incarnations[i].size_bytes };
+  i -= c->nr_incarnations;
+  return (struct qcow2_area) { c->limbo[i].host_off, c->limbo[i].size_bytes };
+}
+
+static size_t
+count_areas (const struct dedup_disk *d)
+{
+  return 1 + d->config->nr_areas + d->config->nr_incarnations +
+    d->config->nr_limbo;
+}
+
+int
+dedup_areas (struct dedup_disk *d, struct qcow2_area **areas, size_t *nr)
+{
+  size_t i;
+
+  *nr = d->has_store ? count_areas (d) : 0;
+  *areas = calloc (*nr + 1, sizeof **areas);
+  if (*areas == NULL)
+    return -ENOMEM;
+  for (i = 0; i < *nr; i++)
+    (*areas)[i] = area_at (d, i);
+  return 0;
+}
+
+bool
+dedup_area_contains (const struct dedup_disk *d, uint64_t host_idx)
+{
+  uint64_t off = host_idx << d->cluster_bits;
+  size_t i, nr = count_areas (d);
+
+  for (i = 0; i < nr; i++) {
+    struct qcow2_area a = area_at (d, i);
+
+    if (off >= a.host_off && off - a.host_off < a.size)
+      return true;
+  }
+  return false;
+}
+
+/* --- are they what they should be? ------------------------------------------------ */
+
+static int
+check_area (struct dedup_disk *d, struct qcow2_area a, bool *ok)
+{
+  uint64_t idx = a.host_off >> d->cluster_bits;
+  uint64_t end = (a.host_off + a.size) >> d->cluster_bits, refcount;
+  struct qcow2_txn txn;
+  bool anchored;
+  int r = 0;
+
+  qcow2_txn_begin (d->img, &txn);
+  lock_acquire (d->lock);
+  while (idx < end && *ok && r == 0) {
+    r = qcow2_get_refcount_locked (&txn, idx, &refcount, &anchored);
+    if (r == 0) {
+      *ok = anchored && refcount == 1;
+      idx++;
+    }
+    else if (r == -EAGAIN) {
+      lock_release (d->lock);
+      r = qcow2_txn_load (&txn);
+      lock_acquire (d->lock);
+    }
+  }
+  qcow2_txn_end_locked (&txn);
+  lock_release (d->lock);
+  return r;
+}
+
+int
+dedup_area_check (struct dedup_disk *d, bool *ok)
+{
+  size_t i, nr = count_areas (d);
+  int r = 0;
+
+  *ok = true;
+  for (i = 0; i < nr && *ok && r == 0; i++)
+    r = check_area (d, area_at (d, i), ok);
+  return r;
+}

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the fields of a configuration may be (docs/on-disk.md 3.1).
+ *
+ * Promises: every area of a configuration that passed is aligned, below 2^56
+ * and apart from all others; every count is within limits.h; every sequence
+ * number, generation and id is so small that sums of two can't overflow.
+ *
+ * No state, no threads.  Left out: whether areas are inside the file
+ * (config-slot.c), anchored, and hold what they should.
+ */
+#include "config-check.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+
+#include "checked.h"
+
+/* For generations, sequence numbers and ids: more than anybody writes. */
+#define MAX_COUNTER (UINT64_C (1) << 62)
+
+static int
+check_scalars (const struct dedup_config *c, uint64_t cluster_size,
+               struct fault *f)
+{
+  if (c->store_id == 0)
+    return wrong (f, "configuration: store id is 0");
+  if (c->generation == 0 || c->generation >= MAX_COUNTER)
+    return wrong (f, "configuration: generation is out of range");
+  if (c->order < DEDUP_MIN_ORDER || c->order > DEDUP_MAX_ORDER)
+    return wrong (f, "configuration: order %" PRIu32 " of log stores is out "
+                  "of range", c->order);
+  if (c->max_journal_areas < 2 ||
+      c->max_journal_areas > DEDUP_MAX_JOURNAL_AREAS)
+    return wrong (f, "configuration: maximum number of journal areas %"
+                  PRIu32 " is out of range", c->max_journal_areas);
+  if (c->journal_area_size == 0 ||
+      c->journal_area_size % DEDUP_AREA_UNIT != 0 ||
+      c->journal_area_size % cluster_size != 0)
+    return wrong (f, "configuration: size %" PRIu32 " of new journal areas "
+                  "is no multiple of 512 KiB and the cluster size",
+                  c->journal_area_size);
+  return 0;
+}
+
+/* One area of the store, of whatever kind. */
+static int
+check_place (const char *what, uint32_t i, uint64_t host_off,
+             uint64_t size_bytes, uint64_t cluster_size, struct fault *f)
+{
+  if (host_off < cluster_size || host_off >= MAX_HOST_OFF ||
+      host_off % cluster_size != 0)
+    return wrong (f, "configuration: %s %" PRIu32 ": host offset 0x%" PRIx64
+                  " is out of range or not aligned", what, i, host_off);
+  if (size_bytes == 0 || size_bytes > MAX_HOST_OFF - host_off ||
+      size_bytes % cluster_size != 0)
+    return wrong (f, "configuration: %s %" PRIu32 ": size %" PRIu64
+                  " is out of range or not aligned", what, i, size_bytes);
+  return 0;
+}
+
+static uint64_t
+area_bytes (const struct dedup_journal_area *a)
+{
+  return (uint64_t) a->nr_blocks * DEDUP_BLOCK_SIZE;
+}
+
+static int
+check_journal_areas (const struct dedup_config *c, uint64_t cluster_size,
+                     struct fault *f)
+{
+  uint64_t next = c->areas[0].first_seq;
+  uint32_t i;
+  int r;
+
+  if (next < 1)
+    return wrong (f, "configuration: journal area 0: first sequence number "
+                  "is 0");
+  for (i = 0; i < c->nr_areas; ++i) {
+    const struct dedup_journal_area *a = &c->areas[i];
+
+    r = check_place ("journal area", i, a->host_off, area_bytes (a),
+                     cluster_size, f);
+    if (r < 0)
+      return r;
+    if (area_bytes (a) % DEDUP_AREA_UNIT != 0)
+      return wrong (f, "configuration: journal area %" PRIu32 ": number of "
+                    "blocks %" PRIu32 " is no multiple of 512 KiB", i,
+                    a->nr_blocks);
+    if (a->first_seq != next || next >= MAX_COUNTER)
+      return wrong (f, "configuration: journal area %" PRIu32 ": first "
+                    "sequence number %" PRIu64 " does not follow", i,
+                    a->first_seq);
+    next += a->nr_blocks;
+  }
+  return 0;
+}
+
+/* Law 7: what is needed has not been given up; and nothing counts from
+ * behind the end. */
+static int
+check_sequence (const struct dedup_config *c, struct fault *f)
+{
+  const struct dedup_journal_area *last = &c->areas[c->nr_areas - 1];
+  const uint64_t first = c->areas[0].first_seq;
+  const uint64_t end = last->first_seq + last->nr_blocks;
+
+  if (c->checkpoint < first || c->checkpoint > end)
+    return wrong (f, "configuration: checkpoint %" PRIu64 " is outside the "
+                  "journal", c->checkpoint);
+  if (c->index_start < first || c->index_start > end)
+    return wrong (f, "configuration: index start %" PRIu64 " is outside the "
+                  "journal", c->index_start);
+  if (c->epoch_start < 1 || c->epoch_start > end)
+    return wrong (f, "configuration: epoch start %" PRIu64 " is out of "
+                  "range", c->epoch_start);
+  return 0;
+}
+
+static int
+check_incarnation (const struct dedup_incarnation_desc *d, uint32_t i,
+                   uint64_t cluster_size, struct fault *f)
+{
+  int r;
+
+  r = check_place ("incarnation", i, d->host_off, d->size_bytes,
+                   cluster_size, f);
+  if (r < 0)
+    return r;
+  if (d->order < DEDUP_MIN_ORDER || d->order > DEDUP_MAX_ORDER)
+    return wrong (f, "configuration: incarnation %" PRIu32 ": order %" PRIu32
+                  " is out of range", i, d->order);
+  if (d->size_bytes < dedup_incarnation_size (d->order))
+    return wrong (f, "configuration: incarnation %" PRIu32 ": size %" PRIu64
+                  " is too small for order %" PRIu32, i, d->size_bytes,
+                  d->order);
+  if (d->nr_entries > (uint32_t) DEDUP_BUCKET_SLOTS << d->order ||
+      d->nr_deleted > d->nr_entries)
+    return wrong (f, "configuration: incarnation %" PRIu32 ": entries %"
+                  PRIu32 ", tombstones %" PRIu32 " are out of range", i,
+                  d->nr_entries, d->nr_deleted);
+  return 0;
+}
+
+static int
+check_incarnations (const struct dedup_config *c, uint64_t cluster_size,
+                    struct fault *f)
+{
+  uint32_t i;
+  int r;
+
+  for (i = 0; i < c->nr_incarnations; ++i) {
+    r = check_incarnation (&c->incarnations[i], i, cluster_size, f);
+    if (r < 0)
+      return r;
+    if (i > 0 && c->incarnations[i].id <= c->incarnations[i - 1].id)
+      return wrong (f, "configuration: incarnation %" PRIu32 ": id %" PRIu64
+                    " is not above the one before", i, c->incarnations[i].id);
+  }
+  if (c->next_incarnation_id >= MAX_COUNTER ||
+      (i > 0 && c->next_incarnation_id <= c->incarnations[i - 1].id))
+    return wrong (f, "configuration: next incarnation id %" PRIu64
+                  " is out of range", c->next_incarnation_id);
+  return 0;
+}
+
+static int
+check_limbo (const struct dedup_config *c, uint64_t cluster_size,
+             struct fault *f)
+{
+  uint32_t i;
+  int r;
+
+  for (i = 0; i < c->nr_limbo; ++i) {
+    r = check_place ("limbo area", i, c->limbo[i].host_off,
+                     c->limbo[i].size_bytes, cluster_size, f);
+    if (r < 0)
+      return r;
+  }
+  return 0;
+}
+
+/* --- Areas apart from each other ----------------------------------------- */
+
+#define MAX_PLACES (DEDUP_MAX_JOURNAL_AREAS + DEDUP_MAX_INCARNATIONS + \
+                    DEDUP_MAX_LIMBO)
+
+struct place {
+  uint64_t host_off, end;
+};
+
+/* All areas of C; returns their number. */
+static size_t
+list_places (const struct dedup_config *c, struct place v[MAX_PLACES])
+{
+  size_t n = 0;
+  uint32_t i;
+
+  for (i = 0; i < c->nr_areas; ++i, ++n)
+    v[n] = (struct place) { c->areas[i].host_off, area_bytes (&c->areas[i]) };
+  for (i = 0; i < c->nr_incarnations; ++i, ++n)
+    v[n] = (struct place) { c->incarnations[i].host_off,
+                            c->incarnations[i].size_bytes };
+  for (i = 0; i < c->nr_limbo; ++i, ++n)
+    v[n] = (struct place) { c->limbo[i].host_off, c->limbo[i].size_bytes };
+  for (i = 0; i < n; ++i)
+    v[i].end += v[i].host_off;
+  return n;
+}
+
+static int
+compare_places (const void *a, const void *b)
+{
+  const struct place *x = a, *y = b;
+
+  return x->host_off < y->host_off ? -1 : x->host_off > y->host_off;
+}
+
+static int
+check_apart (const struct dedup_config *c, struct fault *f)
+{
+  CLEANUP_FREE struct place *v = malloc (MAX_PLACES * sizeof *v);
+  size_t n, i;
+
+  if (v == NULL)
+    return -ENOMEM;
+  n = list_places (c, v);
+  qsort (v, n, sizeof *v, compare_places);
+  for (i = 1; i < n; ++i)
+    if (v[i].host_off < v[i - 1].end)
+      return wrong (f, "configuration: areas at 0x%" PRIx64 " and 0x%" PRIx64
+                    " overlap", v[i - 1].host_off, v[i].host_off);
+  return 0;
+}
+
+int
+dedup_config_check (const struct dedup_config *c, uint64_t cluster_size,
+                    struct fault *f)
+{
+  int r;
+
+  assert (is_pow2 (cluster_size) && cluster_size <= MAX_CLUSTER);
+  if ((r = check_scalars (c, cluster_size, f)) < 0 ||
+      (r = check_journal_areas (c, cluster_size, f)) < 0 ||
+      (r = check_sequence (c, f)) < 0 ||
+      (r = check_incarnations (c, cluster_size, f)) < 0 ||
+      (r = check_limbo (c, cluster_size, f)) < 0)
+    return r;
+  return check_apart (c, f);
+}
+
+int
+dedup_config_check_file (const struct dedup_config *c,
+                         const struct dedup_ext *ext, uint64_t file_end,
+                         struct fault *f)
+{
+  CLEANUP_FREE struct place *v = malloc (MAX_PLACES * sizeof *v);
+  const uint64_t config_end = ext->config_off + ext->config_size;
+  size_t n, i;
+
+  if (v == NULL)
+    return -ENOMEM;
+  n = list_places (c, v);
+  for (i = 0; i < n; ++i) {
+    if (v[i].end > file_end)
+      return wrong (f, "configuration: area at 0x%" PRIx64 " reaches past "
+                    "the end of the file", v[i].host_off);
+    if (v[i].host_off < config_end && ext->config_off < v[i].end)
+      return wrong (f, "configuration: area at 0x%" PRIx64 " overlaps the "
+                    "configuration area", v[i].host_off);
+  }
+  return 0;
+}

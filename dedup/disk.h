@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Inside the dedup room: the open disk and what its files offer each other.
+ * Everybody else includes dedup.h only.
+ */
+#ifndef DEDUP_DISK_H
+#define DEDUP_DISK_H
+
+#include "checked.h"
+#include "config.h"
+#include "dedup.h"
+#include "incarnation.h"
+#include "journal.h"
+#include "log-store.h"
+
+/* --- index.c: hash -> host cluster, over log stores and incarnations ------ */
+
+/* Youngest first; immutable, counted, so that lookups need no lock. */
+struct dedup_incarnations {
+  unsigned users;                    /* atomic */
+  size_t nr;
+  struct dedup_incarnation *v[];
+};
+
+/* An entry that cuckoo hashing found no place for before the log store was
+ * full: kept aside until the next one starts. */
+struct dedup_spilled {
+  struct dedup_hash hash;
+  uint64_t host_idx;
+};
+#define DEDUP_MAX_SPILLED 64   /* more in one log store: lost, costs ratio */
+
+struct dedup_index {
+  /* Protected by the disk's lock: */
+  struct dedup_log_store *current;
+  struct dedup_log_store *frozen;    /* NULL: none */
+  uint64_t current_start;            /* first block with entries of it */
+  uint64_t frozen_start;
+  struct dedup_incarnations *set;
+  struct dedup_spilled spilled[DEDUP_MAX_SPILLED];
+  size_t nr_spilled;
+};
+
+enum dedup_found { DEDUP_MISS, DEDUP_HIT, DEDUP_PROBE };
+
+int dedup_index_init (struct dedup_disk *d) MUST_CHECK;
+void dedup_index_free (struct dedup_disk *d);
+/* What the log stores say.  DEDUP_PROBE: nothing, ask the incarnations. */
+enum dedup_found dedup_index_lookup_locked (struct dedup_disk *d,
+                                            const struct dedup_hash *h,
+                                            uint64_t *host_idx);
+struct dedup_incarnations *dedup_index_set_locked (struct dedup_disk *d);
+void dedup_incarnations_put (struct dedup_incarnations *set);
+/* What the incarnations say; never fails: an unreadable page is a miss. */
+enum dedup_found dedup_index_probe (struct dedup_incarnations *set,
+                                    const struct dedup_hash *h,
+                                    uint64_t *host_idx);
+/* Can NR entries be inserted?  Sets a full log store aside if none waits to
+ * be frozen; false: one does.  Between groups. */
+bool dedup_index_room_locked (struct dedup_disk *d, size_t nr);
+/* Enter an entry whose record is being appended; one that finds no place is
+ * lost, which costs ratio only. */
+void dedup_index_insert_locked (struct dedup_disk *d,
+                                const struct dedup_hash *h,
+                                uint64_t host_idx);
+/* Append the record of an entry or tombstone and enter it. */
+void dedup_index_log_locked (struct dedup_disk *d,
+                             const struct dedup_hash *h, uint64_t host_idx);
+/* Set the current log store aside, at block START. */
+int dedup_index_swap_locked (struct dedup_disk *d, uint64_t start) MUST_CHECK;
+/* The first block whose entries are in no incarnation. */
+uint64_t dedup_index_start_locked (struct dedup_disk *d);
+/* Publish what the configuration lists; known incarnations keep filters. */
+int dedup_index_publish (struct dedup_disk *d, bool frozen_done) MUST_CHECK;
+
+/* --- claim.c: content that is being written right now ----------------------- */
+
+enum dedup_claim_state {
+  DEDUP_CLAIM_BUSY,       /* its owner looks up, compares or writes */
+  DEDUP_CLAIM_READY,      /* host_idx holds the bytes */
+  DEDUP_CLAIM_ABANDONED,  /* its owner failed: find your own way */
+};
+
+struct dedup_claim {
+  struct dedup_hash hash;
+  enum dedup_claim_state state;
+  uint64_t host_idx;
+  bool linked;            /* host_idx is anchored and has its HASH record;
+                           * else it is reserved, and the claim's to free */
+  bool held;              /* the claim holds host_idx (qcow2_hold_locked) */
+  unsigned users;
+  struct dedup_claim *next;
+};
+
+#define DEDUP_CLAIM_CHAINS 4096
+
+struct dedup_claims {
+  struct dedup_claim *chains[DEDUP_CLAIM_CHAINS];
+  pthread_cond_t changed;
+};
+
+/* Join the claim on HASH, or make SPARE (all zero) the claim; *OWNER tells
+ * which.  Either way one use is the caller's. */
+struct dedup_claim *dedup_claim_get_locked (struct dedup_disk *d,
+                                            const struct dedup_hash *hash,
+                                            struct dedup_claim **spare,
+                                            bool *owner);
+void dedup_claim_set_locked (struct dedup_disk *d, struct dedup_claim *c,
+                             enum dedup_claim_state state);
+void dedup_claim_wait_locked (struct dedup_disk *d, struct dedup_claim *c);
+/* Give up one use; the last one lets go of the cluster and frees C. */
+void dedup_claim_put_locked (struct qcow2_txn *txn, struct dedup_disk *d,
+                             struct dedup_claim *c);
+
+/* --- the disk ------------------------------------------------------------------ */
+
+struct dedup_disk {
+  /* Constant after open: */
+  struct io_store *io;
+  struct qcow2_image *img;
+  struct lock *lock;                 /* the image's */
+  char *path;
+  const struct log_sink *log;
+  bool writable, dedup, verify;
+  bool has_store, replayed;          /* replayed: read-only, in memory */
+  enum dedup_hash_alg alg;
+  unsigned cluster_bits;
+  uint64_t cluster_size;
+  uint64_t ref_limit;                /* no new reference at or above it */
+  bool has_backing;
+  size_t dirty_high, dirty_max;      /* bytes of changed tables */
+  struct dedup_ext ext;
+  void (*wake) (void *opaque);
+  void *wake_opaque;
+
+  /* One maintenance job at a time; taken before the lock. */
+  pthread_mutex_t maintenance;
+  struct dedup_config *config;       /* as last written */
+  bool filters_loaded;
+  bool stop;                         /* atomic: jobs shall return soon */
+
+  /* Protected by lock: */
+  struct dedup_journal *journal;
+  struct dedup_index index;
+  struct dedup_claims claims;
+  uint64_t checkpoint;               /* as in the durable configuration */
+  int failed;                        /* sticky, negative errno */
+  bool recovery_bit;                 /* bit 48 is set in the file */
+  bool gate_closed;                  /* it is being cleared or set */
+  unsigned changing;                 /* operations that may append records */
+  pthread_cond_t gate;
+  uint64_t uncommitted_bytes;        /* of data written since a commit */
+  bool exact;                        /* index kept exact (verify=off) */
+  struct dedup_stats stats;
+};
+
+/* Data written since the last commit that makes one due: bounds what a
+ * recovery must verify, 64 MiB of hashing and reading. */
+#define DEDUP_UNCOMMITTED_HIGH (UINT64_C (64) << 20)
+/* Clusters in quarantine (bytes) that make a commit due. */
+#define DEDUP_QUARANTINE_HIGH (UINT64_C (256) << 20)
+
+/* --- disk.c ----------------------------------------------------------------------- */
+
+/* Enter and leave a section that may append records: bit 48 is set and
+ * durable in between (law 1).  -EROFS, or the sticky error. */
+int dedup_change_begin (struct dedup_disk *d) MUST_CHECK;
+void dedup_change_end (struct dedup_disk *d);
+/* Refuse writes from now on; returns ERR (negative). */
+int dedup_fail (struct dedup_disk *d, int err, const char *what);
+void dedup_wake (struct dedup_disk *d);
+/* The log that the format room reports to. */
+void dedup_attach_log (struct dedup_disk *d);
+/* Append the record for a change, and apply it; tables are pinned. */
+void dedup_change_locked (struct dedup_disk *d, struct qcow2_txn *txn,
+                          const struct qcow2_change *c);
+
+/* --- checkpoint.c -------------------------------------------------------------------- */
+
+/* Write all changed tables and advance the checkpoint.  Maintenance. */
+int dedup_checkpoint (struct dedup_disk *d) MUST_CHECK;
+/* Write the configuration as memory has it, recycling journal areas that are
+ * no longer needed.  Everything it speaks of is made durable first.
+ * FROZEN_DONE: it lists the frozen log store as an incarnation.
+ * Maintenance. */
+int dedup_config_commit (struct dedup_disk *d, bool frozen_done) MUST_CHECK;
+/* Checkpoint and clear bit 48, unless somebody is changing: 1 then. */
+int dedup_clean (struct dedup_disk *d) MUST_CHECK;
+/* Free what may be reused by now; give trimmed space back to the host. */
+int dedup_release_quarantine (struct dedup_disk *d) MUST_CHECK;
+/* Commit, if need be with an empty block that carries the durable number. */
+int dedup_commit_empty (struct dedup_disk *d) MUST_CHECK;
+/* Commit until all quarantined clusters are free. */
+int dedup_drain_quarantine (struct dedup_disk *d) MUST_CHECK;
+
+/* --- area.c ----------------------------------------------------------------------------- */
+
+/* A new area of SIZE bytes (whole clusters): anchored, recorded, not yet
+ * listed by any configuration.  Maintenance. */
+int dedup_area_alloc (struct dedup_disk *d, uint64_t size,
+                      uint64_t *host_off) MUST_CHECK;
+/* Free one that no durable configuration lists.  Maintenance. */
+int dedup_area_free (struct dedup_disk *d, uint64_t host_off, uint64_t size)
+  MUST_CHECK;
+/* Is a cluster inside an area that the configuration lists? */
+bool dedup_area_contains (const struct dedup_disk *d, uint64_t host_idx);
+/* Is every area anchored with refcount 1? */
+int dedup_area_check (struct dedup_disk *d, bool *ok) MUST_CHECK;
+/* Make the quotas of an image: order of log stores, journal areas. */
+unsigned dedup_default_order (uint64_t nr_clusters);
+uint32_t dedup_default_area_size (unsigned order, uint64_t cluster_size);
+
+/* --- freeze.c, jobs.c ---------------------------------------------------------------------- */
+
+int dedup_freeze (struct dedup_disk *d) MUST_CHECK;
+/* Make room in the journal: add, recycle, checkpoint, pack.  Maintenance. */
+int dedup_journal_extend (struct dedup_disk *d) MUST_CHECK;
+/* Called without locks by a writer that finds no room in journal, log store
+ * or table cache: does, or waits for, the maintenance that makes it. */
+int dedup_make_room (struct dedup_disk *d) MUST_CHECK;
+/* Enough of everything for an operation on NR clusters?  Between groups. */
+bool dedup_room_locked (struct dedup_disk *d, size_t nr);
+/* Called by a writer after ENOSPC: find whatever space there is. */
+int dedup_find_space (struct dedup_disk *d) MUST_CHECK;
+
+/* --- recovery.c ------------------------------------------------------------------------------- */
+
+/* Read the journal: fill the log stores, and with REPLAY apply mapping
+ * records to the tables in memory.  *NEXT: where the journal goes on. */
+int dedup_replay (struct dedup_disk *d, bool replay, uint64_t *next,
+                  struct fault *f) MUST_CHECK;
+
+/* --- create.c ------------------------------------------------------------------------------------ */
+
+/* Put a store into the image and close it; to be opened and recovered
+ * then. */
+int dedup_adopt (struct io_store *io, const struct dedup_open_params *p,
+                 struct fault *f) MUST_CHECK;
+
+#endif

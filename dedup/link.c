@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The link step: the only place where an operation changes tables.
+ *
+ * First everything that the changes need is prepared: tables in memory and
+ * private, room in journal, log store and cache, refcounts below the limit.
+ * Preparing may allocate tables (each a complete change of its own) and may
+ * have to let go of the lock to load; then all of it starts again, with what
+ * was loaded pinned.  Once a pass succeeds without letting go, the changes
+ * are made and their records appended, all under that one hold of the lock:
+ * one group, which a recovery applies whole or not at all.
+ */
+#include "write.h"
+
+#include <errno.h>
+
+uint64_t
+dedup_zero_entry (const struct dedup_disk *d)
+{
+  return d->has_backing ? QCOW2_L2_ZERO : 0;
+}
+
+/* Does linking S give its cluster the first reference? */
+static bool
+is_first_link (const struct slot *s)
+{
+  if (s->claim && s->claim->state == DEDUP_CLAIM_READY &&
+      s->claim->host_idx == s->host_idx)
+    return !s->claim->linked;
+  return s->kind == SLOT_NEW;
+}
+
+static uint64_t
+slot_entry (const struct op *op, const struct slot *s)
+{
+  return s->kind == SLOT_ZERO ? op->zero_entry
+    : s->host_idx << op->d->cluster_bits;
+}
+
+/* --- prepare -------------------------------------------------------------- */
+
+static int
+prepare_slot (struct op *op, size_t i)
+{
+  struct slot *s = &op->slots[i];
+  uint64_t guest_idx = op->guest_idx + i;
+  int r;
+
+  r = qcow2_get_entry_locked (&op->txn, op->root, guest_idx, &s->old);
+  if (r < 0)
+    return r;
+  s->skip = s->old == slot_entry (op, s) &&
+    (s->kind == SLOT_ZERO || !is_first_link (s));
+  if (s->skip)
+    return 0;
+  r = qcow2_prepare_entry_locked (&op->txn, op->root, guest_idx);
+  if (r == 0)
+    r = qcow2_prepare_drop_locked (&op->txn, s->old);
+  if (r == 0 && s->kind != SLOT_ZERO)
+    r = qcow2_prepare_host_locked (&op->txn, s->host_idx, 1);
+  return r;
+}
+
+static int
+prepare_all (struct op *op)
+{
+  size_t i;
+  int r;
+
+  for (i = 0; i < op->nr; i++) {
+    r = prepare_slot (op, i);
+    if (r < 0)
+      return r;
+  }
+  return 0;
+}
+
+/* How many slots before I will link the same cluster? */
+static size_t
+links_before (const struct op *op, size_t i)
+{
+  size_t k, nr = 0;
+
+  for (k = 0; k < i; k++)
+    if (op->slots[k].kind != SLOT_ZERO && !op->slots[k].skip &&
+        op->slots[k].host_idx == op->slots[i].host_idx)
+      nr++;
+  return nr;
+}
+
+/* Turn slots whose candidate would pass the limit into new ones. */
+static int
+check_limits (struct op *op)
+{
+  uint64_t limit = op->d->ref_limit, refcount;
+  bool anchored, over = false;
+  size_t i;
+  int r;
+
+  for (i = 0; i < op->nr; i++) {
+    struct slot *s = &op->slots[i];
+
+    if (s->kind == SLOT_ZERO || s->skip || s->stored || s->linked)
+      continue;
+    r = qcow2_get_refcount_locked (&op->txn, s->host_idx, &refcount,
+                                   &anchored);
+    if (r < 0)
+      return r;
+    refcount = MAX_OF (refcount, 1);
+    if (refcount + op->nr < limit || refcount + links_before (op, i) < limit)
+      continue;
+    s->kind = SLOT_NEW;
+    over = true;
+  }
+  return over ? -ERANGE : 0;
+}
+
+/* One pass under one hold of the lock: 0 when all may be changed now. */
+static int
+try_prepare (struct op *op)
+{
+  struct dedup_disk *d = op->d;
+  int r;
+
+  if (d->failed)
+    return d->failed;
+  if (!dedup_room_locked (d, op->nr))
+    return -EBUSY;
+  r = prepare_all (op);
+  return r < 0 ? r : check_limits (op);
+}
+
+/* Without the lock: do what the pass asked for. */
+static int
+make_ready (struct op *op, int why, bool *searched)
+{
+  switch (why) {
+  case -EAGAIN:
+    return qcow2_txn_load (&op->txn);
+  case -EBUSY:
+    return dedup_make_room (op->d);
+  case -ENOSPC:
+    if (*searched)
+      return -ENOSPC;
+    *searched = true;
+    return dedup_find_space (op->d);
+  case -EINVAL:
+    return dedup_fail (op->d, -EIO, "tables contradict each other");
+  default:
+    return why;
+  }
+}
+
+/* --- change ------------------------------------------------------------------ */
+
+static void
+set_entries (struct op *op, size_t i, uint32_t count, bool report)
+{
+  struct qcow2_change c = {
+    .type = QCOW2_CHANGE_L2, .root = (uint16_t) op->root,
+    .guest_idx = op->guest_idx + i, .count = count,
+    .entry = slot_entry (op, &op->slots[i]),
+  };
+  int r;
+
+  if (report)
+    dedup_change_locked (op->d, &op->txn, &c);
+  else {
+    r = qcow2_apply_locked (&op->txn, &c);
+    assert (r == 0);            /* prepared */
+  }
+}
+
+static void
+set_refcount (struct op *op, uint64_t host_idx, uint64_t refcount, bool report)
+{
+  struct qcow2_change c = {
+    .type = QCOW2_CHANGE_REFCOUNT, .host_idx = host_idx, .count = 1,
+    .refcount = refcount, .anchored = true,
+  };
+  int r;
+
+  if (report)
+    dedup_change_locked (op->d, &op->txn, &c);
+  else {
+    r = qcow2_apply_locked (&op->txn, &c);
+    assert (r == 0);            /* prepared */
+  }
+}
+
+/* The claim's cluster is linked now: keep it while joiners may come. */
+static void
+claim_linked (struct op *op, struct dedup_claim *c)
+{
+  c->linked = true;
+  c->held = qcow2_hold_locked (&op->txn, c->host_idx, UINT64_MAX) == 0;
+  assert (c->held);             /* refcount 2, anchored, tables pinned */
+}
+
+/* A new cluster's record says all: data, link, refcount, anchor, index. */
+static void
+link_first (struct op *op, size_t i)
+{
+  struct dedup_disk *d = op->d;
+  struct slot *s = &op->slots[i];
+  struct dedup_record rec = {
+    .type = s->hashed ? DEDUP_REC_HASH : DEDUP_REC_WRITE,
+    .root = (uint16_t) op->root, .hash = s->hash, .checksum = s->checksum,
+    .host_idx = s->host_idx, .guest_idx = op->guest_idx + i,
+  };
+
+  dedup_journal_append_locked (d->journal, &rec);
+  set_refcount (op, s->host_idx, 2, false);
+  set_entries (op, i, 1, false);
+  if (s->hashed)
+    dedup_index_insert_locked (d, &s->hash, s->host_idx);
+  if (s->claim && s->claim->state == DEDUP_CLAIM_READY &&
+      s->claim->host_idx == s->host_idx)
+    claim_linked (op, s->claim);
+  s->linked = true;
+  d->stats.stored++;
+  d->uncommitted_bytes += d->cluster_size;
+}
+
+static void
+link_again (struct op *op, size_t i)
+{
+  struct slot *s = &op->slots[i];
+  uint64_t refcount;
+  bool anchored;
+  int r;
+
+  r = qcow2_get_refcount_locked (&op->txn, s->host_idx, &refcount, &anchored);
+  assert (r == 0 && anchored);  /* pinned, and held by the claim or slot */
+  set_refcount (op, s->host_idx, refcount + 1, true);
+  set_entries (op, i, 1, true);
+  s->linked = true;
+  op->d->stats.linked++;
+}
+
+static void
+drop_old (struct op *op, const struct slot *s)
+{
+  if (qcow2_drop_locked (&op->txn, s->old, op->trimmed &&
+                         s->kind == SLOT_ZERO) < 0)
+    op->corrupt = true;
+}
+
+/* A run of zero clusters is one record. */
+static size_t
+unmap_run (struct op *op, size_t i)
+{
+  size_t n = 1, k;
+
+  while (i + n < op->nr && op->slots[i + n].kind == SLOT_ZERO &&
+         !op->slots[i + n].skip)
+    n++;
+  set_entries (op, i, (uint32_t) n, true);
+  for (k = 0; k < n; k++)
+    drop_old (op, &op->slots[i + k]);
+  return n;
+}
+
+static void
+change_all (struct op *op)
+{
+  size_t i = 0;
+
+  while (i < op->nr) {
+    struct slot *s = &op->slots[i];
+
+    if (s->skip) {
+      s->linked = true;
+      i++;
+      continue;
+    }
+    if (s->kind == SLOT_ZERO) {
+      i += unmap_run (op, i);
+      continue;
+    }
+    if (is_first_link (s))
+      link_first (op, i);
+    else
+      link_again (op, i);
+    drop_old (op, s);
+    i++;
+  }
+}
+
+int
+dedup_link (struct op *op)
+{
+  struct dedup_disk *d = op->d;
+  bool searched = false, wake;
+  int r;
+
+  for (;;) {
+    lock_acquire (d->lock);
+    r = try_prepare (op);
+    if (r == 0)
+      change_all (op);
+    dedup_journal_end_locked (d->journal);
+    wake = d->uncommitted_bytes > DEDUP_UNCOMMITTED_HIGH;
+    lock_release (d->lock);
+    if (r == 0 || r == -ERANGE)
+      break;
+    r = make_ready (op, r, &searched);
+    if (r < 0)
+      return r;
+  }
+  if (wake)
+    dedup_wake (d);
+  if (op->corrupt)
+    return dedup_fail (d, -EIO, "a refcount was zero already");
+  return r;
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Inside the pipeline: one write operation, shared by write.c and link.c. */
+#ifndef DEDUP_WRITE_H
+#define DEDUP_WRITE_H
+
+#include "disk.h"
+
+enum slot_kind {
+  SLOT_NEW,          /* gets a cluster of its own; initially: unknown */
+  SLOT_ZERO,         /* all zero: nothing is stored */
+  SLOT_PROBE,        /* incarnations are still to be asked */
+  SLOT_CANDIDATE,    /* host_idx may hold these bytes, or does */
+  SLOT_JOIN,         /* somebody else brings these bytes: see claim */
+};
+
+struct slot {        /* one guest cluster of the operation */
+  enum slot_kind kind;
+  bool hashed;
+  bool owner;        /* of claim */
+  bool held;         /* this slot holds host_idx */
+  bool same;         /* compared equal */
+  bool stored;       /* host_idx was reserved and written by this slot */
+  bool linked;       /* and an L2 entry points to it */
+  bool skip;         /* the entry is as wanted already */
+  uint64_t old;      /* L2 entry before; valid while the lock is held */
+  struct dedup_hash hash;
+  uint64_t checksum; /* where not hashed */
+  uint64_t host_idx;
+  struct dedup_claim *claim, *spare;
+};
+
+struct op {
+  struct dedup_disk *d;
+  unsigned root;
+  const uint8_t *buf;
+  uint64_t guest_idx;
+  size_t nr;
+  uint64_t zero_entry;   /* of SLOT_ZERO */
+  bool trimmed;          /* freed clusters go back to the host */
+  struct slot *slots;
+  struct qcow2_txn txn;
+  struct dedup_incarnations *set;
+  bool probes;
+  bool corrupt;          /* a refcount was found to be 0 */
+};
+
+static inline const uint8_t *
+slot_data (const struct op *op, size_t i)
+{
+  return op->buf + i * op->d->cluster_size;
+}
+
+/* Change tables and append records as one group.  -ERANGE: nothing changed;
+ * some slots turned SLOT_NEW because their candidate is full. */
+int dedup_link (struct op *op) MUST_CHECK;
+
+/* The L2 entry that makes a cluster read as zero and holds no space. */
+uint64_t dedup_zero_entry (const struct dedup_disk *d);
+
+#endif

@@ -1,0 +1,666 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* nbdkit's callbacks and the configuration keys, nothing else.
+ *
+ * One image per process, opened in .get_ready: what is wrong with it is said
+ * on the terminal, and a crashed image is recovered, before nbdkit goes into
+ * the background and before any client waits.  Threads start in .after_fork
+ * and end in .cleanup.  Everything else is in server/.
+ *
+ * Read-only: the image must be opened so that not one byte of it changes
+ * when nbdkit was started with -r, but nbdkit tells a plugin about -r only
+ * when a client connects, which is too late for the recovery of a crashed
+ * image and for refusing one that another server has open.  So the command
+ * line is read again, with the same getopt_long and nbdkit's documented
+ * options; see command_line_is_readonly.  Should that ever miss a -r, .open
+ * still learns of it and such connections can't write.
+ *
+ * This is the only file that has global variables, as nbdkit gives its
+ * configuration callbacks no handle.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "checked.h"
+#include "export.h"
+
+#define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
+
+/* What NBD clients may rely on without asking (the protocol's "Block size
+ * constraints"); larger requests work too. */
+#define MAX_BLOCK_BYTES (UINT32_C (32) << 20)
+
+#define MAX_COMMIT_INTERVAL_MS 3600000      /* an hour */
+#define MAX_COMMAND_LINE (4u << 20)         /* above the kernel's limit */
+
+static struct srv_params params;
+static const char *file_name;     /* as given, for messages */
+static char *file_path;           /* absolute: nbdkit changes directory */
+static bool opening;              /* stderr is still the user's */
+static struct srv_export *export;
+
+/* --- Messages --------------------------------------------------------- */
+
+/* Lines begin with the name of the file already. */
+static void
+log_write (void *opaque, enum log_level level, const char *line)
+{
+  if (level == LOG_ERROR)
+    nbdkit_error ("%s", line);
+  else if (level == LOG_INFO && opening)
+    /* nbdkit has no level for this; such as a recovery should be seen. */
+    fprintf (stderr, "nbdkit: dedup: %s\n", line);
+  else
+    nbdkit_debug ("%s", line);
+}
+
+static const struct log_sink log_sink = { .write = log_write };
+
+/* --- Configuration ------------------------------------------------------ */
+
+static int
+bad_value (const char *key, const char *value, const char *expected)
+{
+  nbdkit_error ("%s=%s: %s", key, value, expected);
+  return -1;
+}
+
+/* A decimal number at *S, moving *S behind it. */
+static bool
+parse_digits (const char **s, uint64_t *n)
+{
+  const char *p = *s;
+
+  for (*n = 0; *p >= '0' && *p <= '9'; ++p)
+    if (!mul_u64 (*n, 10, n) || !add_u64 (*n, (uint64_t) (*p - '0'), n))
+      return false;
+  if (p == *s)
+    return false;
+  *s = p;
+  return true;
+}
+
+/* As nbdkit_parse_size, whose message would not name the key. */
+static int
+config_size (const char *key, const char *value, int64_t *out)
+{
+  static const char suffixes[] = "bkmgtpe";
+  const char *s = value, *suffix;
+  uint64_t n, unit = 1;
+
+  if (!parse_digits (&s, &n))
+    return bad_value (key, value, "must be a size, such as 512, 64k or 20G");
+  if (*s != '\0') {
+    suffix = strchr (suffixes, *s | 0x20);
+    if (suffix == NULL || s[1] != '\0')
+      return bad_value (key, value, "must be a size, such as 512, 64k or 20G");
+    unit = UINT64_C (1) << 10 * (suffix - suffixes);
+  }
+  if (!mul_u64 (n, unit, &n) || n > INT64_MAX)
+    return bad_value (key, value, "is too large");
+  *out = (int64_t) n;
+  return 0;
+}
+
+static int
+config_file (const char *key, const char *value)
+{
+  if (*value == '\0')
+    return bad_value (key, value, "must name a file");
+  free (file_path);
+  file_name = value;            /* nbdkit keeps the string */
+  file_path = nbdkit_absolute_path (value);
+  return file_path ? 0 : -1;
+}
+
+static int
+config_image_size (const char *key, const char *value)
+{
+  return config_size (key, value, &params.create_size);
+}
+
+static int
+config_cluster_size (const char *key, const char *value)
+{
+  int64_t n;
+
+  if (config_size (key, value, &n) < 0)
+    return -1;
+  if (!is_pow2 ((uint64_t) n) || n < 512 || n > 2 << 20)
+    return bad_value (key, value, "must be a power of two from 512 to 2M");
+  params.cluster_size = (uint64_t) n;
+  return 0;
+}
+
+static int
+config_bool (const char *key, const char *value, bool *out)
+{
+  static const char *const yes[] = { "on", "true", "yes", "1" };
+  static const char *const no[] = { "off", "false", "no", "0" };
+  size_t i;
+
+  for (i = 0; i < sizeof yes / sizeof yes[0]; ++i) {
+    if (strcasecmp (value, yes[i]) == 0) {
+      *out = true;
+      return 0;
+    }
+    if (strcasecmp (value, no[i]) == 0) {
+      *out = false;
+      return 0;
+    }
+  }
+  return bad_value (key, value, "must be on or off");
+}
+
+static int
+config_dedup (const char *key, const char *value)
+{
+  return config_bool (key, value, &params.dedup);
+}
+
+static int
+config_verify (const char *key, const char *value)
+{
+  return config_bool (key, value, &params.verify);
+}
+
+/* Whether it is known, the image's room says when it is opened. */
+static int
+config_hash (const char *key, const char *value)
+{
+  params.hash = value;
+  return 0;
+}
+
+static int
+config_max_incarnations (const char *key, const char *value)
+{
+  const char *s = value;
+  uint64_t n;
+
+  if (!parse_digits (&s, &n) || *s != '\0' || n > UINT32_MAX)
+    return bad_value (key, value, "must be a number, 0 for no limit");
+  params.max_incarnations = (int64_t) n;
+  return 0;
+}
+
+static int
+config_l2_cache_size (const char *key, const char *value)
+{
+  return config_size (key, value, &params.l2_cache_bytes);
+}
+
+static int
+config_commit_interval (const char *key, const char *value)
+{
+  const char *s = value;
+  uint64_t n, unit_ms = 1000;
+
+  if (!parse_digits (&s, &n))
+    return bad_value (key, value, "must be a time, such as 5, 5s or 500ms");
+  if (strcmp (s, "ms") == 0)
+    unit_ms = 1;
+  else if (strcmp (s, "") != 0 && strcmp (s, "s") != 0)
+    return bad_value (key, value, "must be a time, such as 5, 5s or 500ms");
+  if (!mul_u64 (n, unit_ms, &n) || n > MAX_COMMIT_INTERVAL_MS)
+    return bad_value (key, value, "must be at most 3600 seconds");
+  params.commit_interval_ms = (unsigned) n;
+  return 0;
+}
+
+static const struct {
+  const char *key;
+  int (*set) (const char *key, const char *value);
+} keys[] = {
+  { "file", config_file },
+  { "size", config_image_size },
+  { "cluster-size", config_cluster_size },
+  { "dedup", config_dedup },
+  { "hash", config_hash },
+  { "verify", config_verify },
+  { "max-incarnations", config_max_incarnations },
+  { "l2-cache-size", config_l2_cache_size },
+  { "commit-interval", config_commit_interval },
+};
+
+#define NR_KEYS (sizeof keys / sizeof keys[0])
+
+static int
+plugin_config (const char *key, const char *value)
+{
+  size_t i;
+
+  for (i = 0; i < NR_KEYS; ++i)
+    if (strcmp (key, keys[i].key) == 0)
+      return keys[i].set (key, value);
+  nbdkit_error ("unknown parameter '%s'", key);
+  return -1;
+}
+
+static int
+plugin_config_complete (void)
+{
+  if (file_path == NULL) {
+    nbdkit_error ("the image is missing: nbdkit dedup file=DISK.qcow2");
+    return -1;
+  }
+  return 0;
+}
+
+#define plugin_config_help                                                   \
+  "[file=]<FILENAME>     (required) The qcow2 image to serve.\n"             \
+  "size=<SIZE>           Create the image with this size if it is absent.\n" \
+  "cluster-size=<SIZE>   Cluster size of an image that is created\n"         \
+  "                      (512 to 2M, default 4k).\n"                         \
+  "dedup=on|off          Deduplicate what is written (default on).\n"        \
+  "hash=sha256           Hash that identifies blocks.\n"                     \
+  "verify=on|off         Compare bytes before sharing (default on).\n"       \
+  "max-incarnations=<N>  Bound on the index, 0 for none.\n"                  \
+  "l2-cache-size=<SIZE>  RAM for qcow2 tables.\n"                            \
+  "commit-interval=<T>   Make writes durable this often, 0 for never\n"      \
+  "                      (seconds, or as 500ms; default 5)."
+
+static void
+plugin_dump_plugin (void)
+{
+  size_t i;
+
+  printf ("dedup_keys=");
+  for (i = 0; i < NR_KEYS; ++i)
+    printf ("%s%s", i > 0 ? " " : "", keys[i].key);
+  printf ("\ndedup_hash=sha256\n");
+  printf ("dedup_min_cluster_size=512\ndedup_max_cluster_size=2097152\n");
+}
+
+/* --- Was nbdkit started with -r? ----------------------------------------- */
+
+/* nbdkit(1): the short options, and which of the long ones take a value.
+ * Long options may be abbreviated, which is why getopt_long is to parse
+ * them, and why those that don't matter here are listed too. */
+static const char short_options[] = "46D:e:fg:i:nop:P:rst:u:U:vV";
+static const struct option long_options[] = {
+  { "debug", required_argument, NULL, 0 },
+  { "dump-config", no_argument, NULL, 0 },
+  { "dump-plugin", no_argument, NULL, 0 },
+  { "exit-with-parent", no_argument, NULL, 0 },
+  { "export", required_argument, NULL, 0 },
+  { "export-name", required_argument, NULL, 0 },
+  { "exportname", required_argument, NULL, 0 },
+  { "filter", required_argument, NULL, 0 },
+  { "foreground", no_argument, NULL, 0 },
+  { "group", required_argument, NULL, 0 },
+  { "help", no_argument, NULL, 0 },
+  { "ip-addr", required_argument, NULL, 0 },
+  { "ipaddr", required_argument, NULL, 0 },
+  { "ipv4-only", no_argument, NULL, 0 },
+  { "ipv6-only", no_argument, NULL, 0 },
+  { "log", required_argument, NULL, 0 },
+  { "long-options", no_argument, NULL, 0 },
+  { "mask-handshake", required_argument, NULL, 0 },
+  { "new-style", no_argument, NULL, 0 },
+  { "newstyle", no_argument, NULL, 0 },
+  { "no-fork", no_argument, NULL, 0 },
+  { "no-sr", no_argument, NULL, 0 },
+  { "old-style", no_argument, NULL, 0 },
+  { "oldstyle", no_argument, NULL, 0 },
+  { "pid-file", required_argument, NULL, 0 },
+  { "pidfile", required_argument, NULL, 0 },
+  { "port", required_argument, NULL, 0 },
+  { "read-only", no_argument, NULL, 'r' },
+  { "readonly", no_argument, NULL, 'r' },
+  { "run", required_argument, NULL, 0 },
+  { "selinux-label", required_argument, NULL, 0 },
+  { "short-options", no_argument, NULL, 0 },
+  { "single", no_argument, NULL, 0 },
+  { "stdin", no_argument, NULL, 0 },
+  { "swap", no_argument, NULL, 0 },
+  { "threads", required_argument, NULL, 0 },
+  { "tls", required_argument, NULL, 0 },
+  { "tls-certificates", required_argument, NULL, 0 },
+  { "tls-psk", required_argument, NULL, 0 },
+  { "tls-verify-peer", no_argument, NULL, 0 },
+  { "unix", required_argument, NULL, 0 },
+  { "user", required_argument, NULL, 0 },
+  { "verbose", no_argument, NULL, 0 },
+  { "version", no_argument, NULL, 0 },
+  { "vsock", no_argument, NULL, 0 },
+  { NULL },
+};
+
+/* The arguments of this process, each ended by a NUL byte, or NULL.  *LEN:
+ * bytes, of which the last is a NUL. */
+static char *
+read_command_line (size_t *len)
+{
+  char *buf = malloc (MAX_COMMAND_LINE);
+  int fd = open ("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+  ssize_t r = 0;
+
+  *len = 0;
+  while (fd >= 0 && buf && *len < MAX_COMMAND_LINE - 1 &&
+         (r = read (fd, buf + *len, MAX_COMMAND_LINE - 1 - *len)) > 0)
+    *len += (size_t) r;
+  if (fd >= 0)
+    close (fd);
+  if (*len == 0 || r < 0) {
+    free (buf);
+    return NULL;
+  }
+  if (buf[*len - 1] != '\0')
+    buf[(*len)++] = '\0';
+  return buf;
+}
+
+static char **
+split_arguments (char *buf, size_t len, int *argc)
+{
+  char **argv, *p;
+  size_t nr = 0;
+
+  for (p = buf; p < buf + len; p += strlen (p) + 1)
+    nr++;
+  argv = calloc (nr + 1, sizeof *argv);
+  if (argv == NULL)
+    return NULL;
+  for (nr = 0, p = buf; p < buf + len; p += strlen (p) + 1)
+    argv[nr++] = p;
+  *argc = (int) nr;
+  return argv;
+}
+
+/* nbdkit is done with getopt when .get_ready runs (its own last use is of
+ * optind, for the keys), but leave its state as it was all the same. */
+static bool
+has_readonly_option (int argc, char **argv)
+{
+  int saved_optind = optind, saved_opterr = opterr, saved_optopt = optopt;
+  char *saved_optarg = optarg;
+  bool found = false;
+  int c;
+
+  optind = 0;                   /* start afresh */
+  opterr = 0;
+  while ((c = getopt_long (argc, argv, short_options, long_options,
+                           NULL)) != -1)
+    found |= c == 'r';
+  optind = saved_optind;
+  opterr = saved_opterr;
+  optopt = saved_optopt;
+  optarg = saved_optarg;
+  return found;
+}
+
+static bool
+command_line_is_readonly (void)
+{
+  size_t len;
+  CLEANUP_FREE char *buf = read_command_line (&len);
+  CLEANUP_FREE char **argv = NULL;
+  int argc;
+
+  if (buf)
+    argv = split_arguments (buf, len, &argc);
+  return argv && has_readonly_option (argc, argv);
+}
+
+/* --- Start and stop ------------------------------------------------------- */
+
+static void
+plugin_load (void)
+{
+  /* A write past the file size limit shall fail with EFBIG, which the client
+   * is told of, and not kill the server. */
+  signal (SIGXFSZ, SIG_IGN);
+  srv_params_default (&params);
+  params.log = &log_sink;
+}
+
+static int
+plugin_get_ready (void)
+{
+  struct fault f = { 0 };
+  int r;
+
+  params.path = file_path;
+  params.read_only = command_line_is_readonly ();
+  opening = true;
+  r = srv_open (&params, &export, &f);
+  opening = false;
+  if (r < 0) {
+    nbdkit_error ("%s: %s", file_name, f.msg[0] ? f.msg : strerror (-r));
+    return -1;
+  }
+  nbdkit_debug ("%s: opened %s", file_name,
+                params.read_only ? "read-only" : "for writing");
+  return 0;
+}
+
+static int
+plugin_after_fork (void)
+{
+  int r = srv_start (export);
+
+  if (r == 0)
+    return 0;
+  nbdkit_error ("%s: cannot start background work: %s", file_name,
+                strerror (-r));
+  return -1;
+}
+
+static void
+close_export (void)
+{
+  srv_close (export);           /* reports through the log sink */
+  export = NULL;
+}
+
+static void
+plugin_cleanup (void)
+{
+  close_export ();
+}
+
+/* The image is still open if .cleanup was skipped: nbdkit does so when it
+ * ends before it served. */
+static void
+plugin_unload (void)
+{
+  close_export ();
+  free (file_path);
+}
+
+/* --- Connections ----------------------------------------------------------- */
+
+/* The handle of a connection says only whether it may write. */
+static char may_write, read_only;
+
+static void *
+plugin_open (int readonly)
+{
+  return readonly || !srv_writable (export) ? &read_only : &may_write;
+}
+
+static int
+answer_writable (void *handle)
+{
+  return handle == &may_write;
+}
+
+static int
+answer_yes (void *handle)
+{
+  return 1;
+}
+
+static int
+answer_no (void *handle)
+{
+  return 0;
+}
+
+static int
+answer_fua (void *handle)
+{
+  return NBDKIT_FUA_NATIVE;
+}
+
+static int
+answer_cache (void *handle)
+{
+  return NBDKIT_CACHE_NATIVE;
+}
+
+static int64_t
+plugin_get_size (void *handle)
+{
+  return (int64_t) srv_size (export);
+}
+
+static int
+plugin_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
+                   uint32_t *maximum)
+{
+  *minimum = 1;
+  *preferred = srv_preferred_block (export);
+  *maximum = MAX_BLOCK_BYTES;
+  return 0;
+}
+
+/* --- Requests ---------------------------------------------------------------- */
+
+static int
+answer (int r, const char *what, uint64_t guest_off)
+{
+  if (r >= 0)
+    return 0;
+  nbdkit_error ("%s: %s at %" PRIu64 ": %s", file_name, what, guest_off,
+                strerror (-r));
+  nbdkit_set_error (-r);
+  return -1;
+}
+
+static int
+plugin_pread (void *handle, void *buf, uint32_t count, uint64_t offset,
+              uint32_t flags)
+{
+  return answer (srv_pread (export, buf, offset, count), "read", offset);
+}
+
+static int
+plugin_pwrite (void *handle, const void *buf, uint32_t count, uint64_t offset,
+               uint32_t flags)
+{
+  bool fua = flags & NBDKIT_FLAG_FUA;
+
+  return answer (srv_pwrite (export, buf, offset, count, fua), "write",
+                 offset);
+}
+
+static int
+plugin_trim (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  bool fua = flags & NBDKIT_FLAG_FUA;
+
+  return answer (srv_trim (export, offset, count, fua), "trim", offset);
+}
+
+static int
+plugin_zero (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  return answer (srv_zero (export, offset, count,
+                           flags & NBDKIT_FLAG_MAY_TRIM,
+                           flags & NBDKIT_FLAG_FAST_ZERO,
+                           flags & NBDKIT_FLAG_FUA), "zero", offset);
+}
+
+static int
+plugin_flush (void *handle, uint32_t flags)
+{
+  int r = srv_flush (export);
+
+  if (r >= 0)
+    return 0;
+  nbdkit_error ("%s: flush: %s", file_name, strerror (-r));
+  nbdkit_set_error (-r);
+  return -1;
+}
+
+static int
+plugin_cache (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  return answer (srv_cache (export, offset, count), "cache", offset);
+}
+
+/* 1: enough (nbdkit_add_extent has reported why and set errno). */
+static int
+add_extent_cb (void *opaque, uint64_t guest_off, uint64_t len,
+               enum srv_extent_type type)
+{
+  static const uint32_t flags[] = {
+    [SRV_DATA] = 0,
+    [SRV_HOLE_ZERO] = NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO,
+    [SRV_ZERO] = NBDKIT_EXTENT_ZERO,
+  };
+
+  return nbdkit_add_extent (opaque, guest_off, len, flags[type]) < 0;
+}
+
+static int
+plugin_extents (void *handle, uint32_t count, uint64_t offset, uint32_t flags,
+                struct nbdkit_extents *extents)
+{
+  int r = srv_extents (export, offset, count, flags & NBDKIT_FLAG_REQ_ONE,
+                       add_extent_cb, extents);
+
+  return r > 0 ? -1 : answer (r, "block status", offset);
+}
+
+static struct nbdkit_plugin plugin = {
+  .name              = "dedup",
+  .longname          = "nbdkit deduplicating qcow2 plugin",
+  .version           = PACKAGE_VERSION,
+  .description       = "Serve a qcow2 image, storing equal blocks once",
+  .magic_config_key  = "file",
+  .config_help       = plugin_config_help,
+
+  .load              = plugin_load,
+  .unload            = plugin_unload,
+  .dump_plugin       = plugin_dump_plugin,
+  .config            = plugin_config,
+  .config_complete   = plugin_config_complete,
+  .get_ready         = plugin_get_ready,
+  .after_fork        = plugin_after_fork,
+  .cleanup           = plugin_cleanup,
+
+  .open              = plugin_open,
+  .get_size          = plugin_get_size,
+  .block_size        = plugin_block_size,
+  .can_write         = answer_writable,
+  .can_flush         = answer_yes,
+  .can_trim          = answer_writable,
+  .can_zero          = answer_writable,
+  .can_fast_zero     = answer_writable,
+  .can_extents       = answer_yes,
+  .can_multi_conn    = answer_yes,
+  .can_fua           = answer_fua,
+  .can_cache         = answer_cache,
+  .is_rotational     = answer_no,
+
+  .pread             = plugin_pread,
+  .pwrite            = plugin_pwrite,
+  .trim              = plugin_trim,
+  .zero              = plugin_zero,
+  .flush             = plugin_flush,
+  .cache             = plugin_cache,
+  .extents           = plugin_extents,
+};
+
+NBDKIT_REGISTER_PLUGIN (plugin)

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The first cluster and the snapshot table as they stand on disk (QEMU
+ * docs/interop/qcow2.txt, "Header" and "Snapshots"), and the walk over the
+ * header extensions that decoding and rebuilding share. */
+#ifndef QCOW2_HEADER_FORMAT_H
+#define QCOW2_HEADER_FORMAT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cleanup.h"
+#include "wire.h"
+
+#define QCOW2_MAGIC UINT32_C (0x514649fb)      /* "QFI\xfb" */
+#define QCOW2_V2_HEADER_LENGTH 72
+#define QCOW2_V3_HEADER_LENGTH 104             /* the least */
+
+struct qcow2_wire_header {
+  be32 magic;
+  be32 version;
+  be64 backing_off;
+  be32 backing_len;
+  be32 cluster_bits;
+  be64 size;
+  be32 crypt_method;
+  be32 l1_entries;
+  be64 l1_off;
+  be64 reftable_off;
+  be32 reftable_clusters;
+  be32 nr_snapshots;
+  be64 snapshots_off;
+  /* From here on: version 3. */
+  be64 incompatible;
+  be64 compatible;
+  be64 autoclear;
+  be32 refcount_order;
+  be32 header_length;
+  /* From here on: where header_length says so. */
+  uint8_t compression_type;
+  uint8_t padding[7];
+};
+WIRE_FIELD_AT (struct qcow2_wire_header, magic, 0);
+WIRE_FIELD_AT (struct qcow2_wire_header, version, 4);
+WIRE_FIELD_AT (struct qcow2_wire_header, backing_off, 8);
+WIRE_FIELD_AT (struct qcow2_wire_header, backing_len, 16);
+WIRE_FIELD_AT (struct qcow2_wire_header, cluster_bits, 20);
+WIRE_FIELD_AT (struct qcow2_wire_header, size, 24);
+WIRE_FIELD_AT (struct qcow2_wire_header, crypt_method, 32);
+WIRE_FIELD_AT (struct qcow2_wire_header, l1_entries, 36);
+WIRE_FIELD_AT (struct qcow2_wire_header, l1_off, 40);
+WIRE_FIELD_AT (struct qcow2_wire_header, reftable_off, 48);
+WIRE_FIELD_AT (struct qcow2_wire_header, reftable_clusters, 56);
+WIRE_FIELD_AT (struct qcow2_wire_header, nr_snapshots, 60);
+WIRE_FIELD_AT (struct qcow2_wire_header, snapshots_off, 64);
+WIRE_FIELD_AT (struct qcow2_wire_header, incompatible, 72);
+WIRE_FIELD_AT (struct qcow2_wire_header, compatible, 80);
+WIRE_FIELD_AT (struct qcow2_wire_header, autoclear, 88);
+WIRE_FIELD_AT (struct qcow2_wire_header, refcount_order, 96);
+WIRE_FIELD_AT (struct qcow2_wire_header, header_length, 100);
+WIRE_FIELD_AT (struct qcow2_wire_header, compression_type, 104);
+_Static_assert (sizeof (struct qcow2_wire_header) == 112, "header length");
+
+#define QCOW2_EXT_END             UINT32_C (0)
+#define QCOW2_EXT_BACKING_FORMAT  UINT32_C (0xe2792aca)
+#define QCOW2_EXT_FEATURE_NAMES   UINT32_C (0x6803f857)
+#define QCOW2_EXT_STORE           UINT32_C (0xcd8e819b)   /* ours */
+
+struct qcow2_wire_ext {
+  be32 type;
+  be32 len;                    /* of the data, which is padded to 8 */
+};
+WIRE_FIELD_AT (struct qcow2_wire_ext, len, 4);
+
+struct qcow2_wire_feature {    /* an entry of the feature name table */
+  uint8_t type;                /* 0 incompatible, 1 compatible, 2 autoclear */
+  uint8_t bit;
+  char name[46];               /* zero padded */
+};
+WIRE_FIELD_AT (struct qcow2_wire_feature, name, 2);
+_Static_assert (sizeof (struct qcow2_wire_feature) == 48, "feature name");
+
+struct qcow2_wire_snapshot {
+  be64 l1_off;
+  be32 l1_entries;
+  be16 id_len;
+  be16 name_len;
+  be32 date_sec;
+  be32 date_nsec;
+  be64 vm_clock_nsec;
+  be32 vm_state_size;
+  be32 extra_len;
+};
+WIRE_FIELD_AT (struct qcow2_wire_snapshot, l1_entries, 8);
+WIRE_FIELD_AT (struct qcow2_wire_snapshot, id_len, 12);
+WIRE_FIELD_AT (struct qcow2_wire_snapshot, name_len, 14);
+WIRE_FIELD_AT (struct qcow2_wire_snapshot, date_sec, 16);
+WIRE_FIELD_AT (struct qcow2_wire_snapshot, date_nsec, 20);
+WIRE_FIELD_AT (struct qcow2_wire_snapshot, vm_clock_nsec, 24);
+WIRE_FIELD_AT (struct qcow2_wire_snapshot, vm_state_size, 32);
+WIRE_FIELD_AT (struct qcow2_wire_snapshot, extra_len, 36);
+_Static_assert (sizeof (struct qcow2_wire_snapshot) == 40, "snapshot entry");
+
+struct qcow2_wire_snapshot_extra {
+  be64 vm_state_size;
+  be64 disk_size;
+};
+WIRE_FIELD_AT (struct qcow2_wire_snapshot_extra, disk_size, 8);
+
+/* --- The walk over the extensions (header.c) ------------------------- */
+
+struct qcow2_ext {
+  uint32_t type;
+  uint32_t len;
+  const uint8_t *data;         /* in the buffer that is walked */
+};
+
+struct qcow2_ext_walk {
+  const uint8_t *buf;
+  size_t at, end;              /* at <= end */
+};
+
+/* Start at the first extension of the first cluster BUF (LEN bytes of it):
+ * the area ends where the backing name begins. */
+struct qcow2_ext_walk qcow2_ext_first (const uint8_t *buf, size_t len,
+                                       uint32_t header_length);
+/* 1 with *E, 0 at the end, -EINVAL where an extension leaves the area. */
+int qcow2_ext_next (struct qcow2_ext_walk *w, struct qcow2_ext *e) MUST_CHECK;
+
+#endif

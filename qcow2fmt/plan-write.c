@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Carrying out a plan: the writes that are not records.
+ *
+ * Order: qcow2_plan_write puts the new tables behind the end of the file,
+ * where nothing refers to them; the caller makes them durable; only then does
+ * something switch to them, a record (law 3) or qcow2_plan_commit_header.
+ * That one is a single write of the first cluster, and what is in memory
+ * changes only after it is durable.
+ *
+ * At open only, single-threaded.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "image.h"
+
+/* Taken to be atomic; more is written only where a header needs it. */
+#define HEADER_WRITE_BYTES 4096
+
+int
+qcow2_plan_write (struct qcow2_image *img, struct qcow2_plan *plan)
+{
+  size_t i;
+  int r = 0;
+
+  for (i = 0; i < QCOW2_PLAN_WRITES && r == 0; i++)
+    if (plan->write_buf[i])
+      r = io_pwrite (img->io, plan->write_buf[i], plan->write_len[i],
+                     plan->write_off[i]);
+  return r;
+}
+
+/* How much of the first cluster has to be written. */
+static size_t
+header_bytes (const uint8_t *buf, size_t len)
+{
+  while (len > HEADER_WRITE_BYTES && buf[len - 1] == 0)
+    len--;
+  return len;
+}
+
+static int
+write_header (struct qcow2_image *img,
+              const struct qcow2_header_fields *fields, const uint8_t *ext,
+              struct fault *f)
+{
+  const size_t len = img->header.geo.cluster_size;
+  CLEANUP_FREE uint8_t *buf = malloc (len);     /* at most 2 MiB */
+  int r;
+
+  if (buf == NULL)
+    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  r = io_pread (img->io, buf, len, 0);
+  if (r < 0)
+    return fault_io (f, -r, 0, "reading the header: %s", strerror (-r));
+  r = qcow2_header_rebuild (buf, &img->header, fields, ext, f);
+  if (r < 0)
+    return r;
+  r = io_pwrite (img->io, buf, header_bytes (buf, len), 0);
+  if (r == 0)
+    r = io_sync (img->io);
+  if (r < 0)
+    return fault_io (f, -r, 0, "writing the header: %s", strerror (-r));
+  return 0;
+}
+
+int
+qcow2_plan_commit_header (struct qcow2_image *img, struct qcow2_plan *plan,
+                          const uint8_t *ext, struct fault *f)
+{
+  struct qcow2_header *h = &img->header;
+  const struct qcow2_header_fields *fields = &img->fields;
+  int r;
+
+  if (plan->new_header)
+    fields = &plan->changes[0].header;
+  r = write_header (img, fields, ext, f);
+  if (r < 0)
+    return r;
+  h->geo.incompatible |= QCOW2_INCOMPAT_RECOVERY;
+  h->geo.autoclear = 0;
+  memcpy (h->store_ext, ext, sizeof h->store_ext);
+  h->has_store_ext = true;
+  return 0;
+}

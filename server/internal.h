@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the files of this room share: the export itself. */
+#ifndef DEDUP_SERVER_INTERNAL_H
+#define DEDUP_SERVER_INTERNAL_H
+
+#include "dedup.h"
+#include "export.h"
+#include "loop.h"
+#include "range-lock.h"
+
+struct srv_export {
+  /* Constant after open: */
+  struct io_store *io;
+  struct dedup_disk *disk;
+  char *path;                   /* for messages; owned */
+  const struct log_sink *log;
+  bool writable;
+  unsigned commit_interval_ms;
+  unsigned cluster_bits;
+  uint64_t nr_clusters;         /* the last one may be partial */
+  uint64_t size_bytes;
+
+  /* Set by srv_start, cleared by srv_close, when no request runs: */
+  struct srv_loop *loop;
+
+  /* Locks itself: */
+  struct srv_range_lock ranges;
+
+  /* Atomic: */
+  uint64_t last_change_ns;      /* CLOCK_MONOTONIC, of the last request that
+                                 * may have changed something */
+};
+
+#endif

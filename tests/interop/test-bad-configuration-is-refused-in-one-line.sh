@@ -1,0 +1,102 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Each bad configuration gives one line that names the file or the key, a
+# non-zero exit, and leaves all files as they were.
+# Breaks if: a check is missing, or a file is touched before it is checked.
+. "$(dirname "$0")/lib.sh"
+
+good=$TMP/good.qcow2
+qemu-img create -q -f qcow2 "$good" 16M
+qemu-io -f qcow2 -c 'write -P 3 0 1M' "$good" >/dev/null
+mkdir "$TMP/dir" "$TMP/empty"
+head -c 100000 /dev/urandom >"$TMP/noise"
+: >"$TMP/nothing"
+head -c 60 "$good" >"$TMP/short"
+head -c 200 "$good" >"$TMP/cut"
+head -c 70000 "$good" >"$TMP/truncated"
+cp "$good" "$TMP/version9"
+printf '\0\0\0\11' | dd of="$TMP/version9" bs=1 seek=4 conv=notrunc status=none
+cp "$good" "$TMP/badcluster"
+printf '\0\0\0\77' | dd of="$TMP/badcluster" bs=1 seek=20 conv=notrunc \
+  status=none
+cp "$good" "$TMP/hugel1"
+printf '\377\377\377\377' | dd of="$TMP/hugel1" bs=1 seek=36 conv=notrunc \
+  status=none
+printf 'QFI\373\0\0\0\3' >"$TMP/eight"
+
+sums () { (cd "$TMP" && find . -type f ! -name refused ! -name sums\* |
+           sort | xargs sha256sum; find . | sort); }
+sums >"$TMP/sums1" || true
+nr=0
+bad () # NAMED PATTERN ARGS...
+{
+  local named=$1 pattern=$2
+  shift 2
+  refused try_plugin "$@"
+  sed -i '/^$/d' "$TMP/refused"
+  one_error_line "$named" "$pattern"
+  nr=$((nr + 1))
+}
+
+bad missing 'no such file|does not exist' "$TMP/missing"
+bad missing 'no such file|does not exist|directory' "$TMP/none/missing" size=1G
+bad dir 'directory' "$TMP/dir"
+bad dir 'directory' "$TMP/dir" size=1G
+bad noise 'qcow2' "$TMP/noise"
+bad nothing 'qcow2|too short|short|empty' "$TMP/nothing"
+bad short '' "$TMP/short"
+bad eight '' "$TMP/eight"
+bad cut '' "$TMP/cut"
+bad truncated '' "$TMP/truncated"
+bad version9 'version 9' "$TMP/version9"
+bad badcluster 'cluster' "$TMP/badcluster"
+bad hugel1 'L1' "$TMP/hugel1"
+bad null '' /dev/null
+bad colour 'unknown' "$good" colour=red
+bad dedup 'on or off' "$good" dedup=maybe
+bad verify 'on or off' "$good" verify=2
+bad hash 'md5' "$good" hash=md5
+bad size 'size' "$TMP/new" size=lots
+bad size '' "$TMP/new" size=-1
+bad new 'large|too big|size' "$TMP/new" size=8E
+bad new 'large|too big|size' "$TMP/new" size=1E cluster-size=512
+bad cluster-size 'power of two' "$TMP/new" size=1G cluster-size=3000
+bad cluster-size '' "$TMP/new" size=1G cluster-size=4M
+bad cluster-size '' "$TMP/new" size=1G cluster-size=256
+bad max-incarnations '' "$good" max-incarnations=many
+bad max-incarnations '' "$good" max-incarnations=-1
+bad l2-cache-size '' "$good" l2-cache-size=huge
+bad commit-interval '' "$good" commit-interval=often
+bad commit-interval '' "$good" commit-interval=-1
+bad file '' size=1G
+if [ "$(id -u)" != 0 ]; then
+  install -m 000 "$good" "$TMP/secret"
+  bad secret 'permission denied' "$TMP/secret"
+  rm -f "$TMP/secret"
+fi
+sums >"$TMP/sums2" || true
+diff "$TMP/sums1" "$TMP/sums2" || die "files changed"
+say "$nr bad configurations refused"
+
+say "read-only file"
+if [ "$(id -u)" != 0 ]; then
+  chmod 444 "$good"
+  bad good.qcow2 'permission denied' "$good"
+  try_plugin -r "$good"
+fi
+
+say "the tool"
+for args in "info $TMP/missing" "check $TMP/noise" "recover $TMP/dir" \
+            "create $good 1G" "create $TMP/new 0x" "create $TMP/new" \
+            "create -o colour=red $TMP/new 1G" "frob $good" \
+            "create -o cluster-size=3000 $TMP/new 1G" \
+            "create -o refcount-bits=3 $TMP/new 1G" \
+            "create -o refcount-bits=1 $TMP/new 1G" \
+            "create $TMP/none/new 1G" "create $TMP/new 8E" ""; do
+  # shellcheck disable=SC2086
+  refused tool $args
+  [ ! -e "$TMP/new" ] || die "qcow2-dedup $args: made a file"
+  at_least "lines of: qcow2-dedup $args" "$(grep -c . "$TMP/refused")" 1
+done
+sums >"$TMP/sums2" || true
+diff <(grep -v '^-' "$TMP/sums1") "$TMP/sums2" || die "files changed"

@@ -1,0 +1,36 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# --help, --dump-plugin and the man page know the same keys; each key works;
+# every command of the tool has --help and a man page.
+# Breaks if: a key is added in one place only.
+. "$(dirname "$0")/lib.sh"
+
+plain () # ARGS: nbdkit with the plugin, no server
+{
+  (if [ -n "$preload" ]; then export LD_PRELOAD=$preload; fi; nbdkit "$@")
+}
+keys='cluster-size commit-interval dedup file hash l2-cache-size'
+keys="$keys max-incarnations size verify"
+help=$(plain "$PLUGIN" --help |
+       sed -n 's/^ *\[\{0,1\}\([a-z0-9-]*\)=.*/\1/p' | sort -u | xargs)
+dump=$(plain "$PLUGIN" --dump-plugin | sed -n 's/^dedup_keys=//p' |
+       tr ' ' '\n' | sort -u | xargs)
+pod=$(dirname "$HERE")/../plugin/nbdkit-dedup-plugin.pod
+man=$(sed -n '/^=head1 PARAMETERS/,/^=head1 ERR/p' "$pod" |
+      sed -n 's/^=item .*B<\([a-z0-9-]*\)=.*/\1/p' | sort -u | xargs)
+synopsis=$(sed -n '/^=head1 SYNOPSIS/,/^=head1 DESC/p' "$pod" |
+           grep -o '[a-z0-9-]*\]\{0,1\}=' | tr -d ']=' | sort -u | xargs)
+equal "keys in --help" "$help" "$keys"
+equal "keys in --dump-plugin" "$dump" "$keys"
+equal "keys in the man page" "$man" "$keys"
+equal "keys in its synopsis" "$synopsis" "$keys"
+plain "$PLUGIN" --dump-plugin | grep -q '^thread_model=parallel$' ||
+  die "thread model"
+podchecker -warnings "$pod" 2>/dev/null || die "$pod is no good POD"
+
+for command in create info check recover; do
+  tool $command --help >"$TMP/help" || die "$command --help"
+  grep -q "$command" "$TMP/help" || die "$command --help says nothing"
+done
+tool --help >/dev/null
+tool --version >/dev/null

@@ -1,0 +1,52 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# qcow2-dedup create makes a clean image that stock QEMU opens, with the
+# geometry asked for; info --output=json has all its fields, and they add up.
+# Breaks if: a field is renamed, or computed from the wrong thing.
+. "$(dirname "$0")/lib.sh"
+
+disk=$TMP/disk.qcow2
+tool create -o cluster-size=8k,refcount-bits=32,max-incarnations=7 "$disk" 1G
+check_clean "$disk"
+qemu-img info --output=json "$disk" >"$TMP/q"
+equal virtual-size "$(json virtual-size <"$TMP/q")" $((1 << 30))
+equal cluster-size "$(json cluster-size <"$TMP/q")" 8192
+equal refcount-bits "$($PY -c 'import json, sys
+print(json.load(open(sys.argv[1]))["format-specific"]["data"]
+      ["refcount-bits"])' "$TMP/q")" 32
+
+start_server "$disk"
+$PY "$HERE/nbdrun.py" "$URI" '
+h.pwrite(pat(1, 1 << 20), 0)
+h.pwrite(pat(1, 1 << 20), 8 << 20)
+h.flush()'
+kill_server
+equal state "$(info_field "$disk" state)" "needs recovery"
+tool recover "$disk"
+check_clean "$disk"
+tool recover "$disk"            # nothing to do is fine
+tool info --output=json "$disk" >"$TMP/i"
+for f in virtual-size cluster-size mapped-bytes stored-bytes saved-bytes \
+         ratio data-clusters index-entries incarnations index-memory-bytes \
+         index-disk-bytes journal-bytes hash state; do
+  json $f <"$TMP/i" >/dev/null || die "no $f"
+done
+field () { json "$1" <"$TMP/i"; }
+equal virtual-size "$(field virtual-size)" $((1 << 30))
+equal cluster-size "$(field cluster-size)" 8192
+equal mapped-bytes "$(field mapped-bytes)" $((2 << 20))
+equal stored-bytes "$(field stored-bytes)" $((1 << 20))
+equal saved-bytes "$(field saved-bytes)" $((1 << 20))
+equal data-clusters "$(field data-clusters)" 128
+equal index-entries "$(field index-entries)" 128
+equal hash "$(field hash)" sha256
+equal state "$(field state)" clean
+equal ratio "$(field ratio | cut -c1-3)" 2.0
+tool info "$disk" | grep -qi 'saved' || die "the plain form"
+
+say "a plain image has no store"
+qemu-img create -q -f qcow2 "$TMP/plain.qcow2" 1G
+sum=$(sha256sum <"$TMP/plain.qcow2")
+tool info "$TMP/plain.qcow2" >/dev/null
+tool check "$TMP/plain.qcow2" >/dev/null
+equal "plain image" "$(sha256sum <"$TMP/plain.qcow2")" "$sum"

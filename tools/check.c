@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* qcow2-dedup check: tell what dedup_check finds, with qemu-img's exit codes.
+ *
+ * The tables in the file of an image that needs recovery are not meant to be
+ * right, so it is not checked.  Findings go to stderr, up to a limit; the
+ * summary to stdout.
+ */
+#include "tool.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <string.h>
+
+#include "dedup.h"
+
+/* A broken refcount block makes thousands of findings; the first ones tell
+ * what is wrong. */
+#define MAX_LINES 100
+
+struct findings {
+  struct tool_progress progress;
+  unsigned nr_lines;
+};
+
+static void
+help (void)
+{
+  printf ("qcow2-dedup check [--output=human|json] FILE\n"
+          "\n"
+          "Check tables, refcounts and deduplication store.  Changes "
+          "nothing.\n"
+          "Exit code: 0 clean, 1 could not check, 2 corruptions, 3 leaks.\n"
+          "\n"
+          "See qcow2-dedup-check(1).\n");
+}
+
+static void
+problem_cb (void *opaque, bool is_leak, const char *line)
+{
+  struct findings *fs = opaque;
+
+  tool_progress_clear (&fs->progress);
+  if (fs->nr_lines < MAX_LINES)
+    fprintf (stderr, "%s%s\n", is_leak ? "" : "ERROR ", line);
+  else if (fs->nr_lines == MAX_LINES)
+    fprintf (stderr, "Further problems are counted, not listed.\n");
+  fs->nr_lines += fs->nr_lines <= MAX_LINES;
+}
+
+static void
+progress_cb (void *opaque, uint64_t done, uint64_t total)
+{
+  struct findings *fs = opaque;
+
+  tool_progress_step (&fs->progress, done, total);
+}
+
+static int
+exit_code (const struct dedup_check_result *r)
+{
+  if (r->image.errors)
+    return TOOL_FAILED;
+  if (r->image.corruptions || r->store_errors)
+    return TOOL_CORRUPT;
+  return r->image.leaks ? TOOL_LEAKS : TOOL_OK;
+}
+
+/* --- Output -------------------------------------------------------------- */
+
+static void
+print_findings (const struct dedup_check_result *r)
+{
+  if (r->image.corruptions)
+    printf ("\n%" PRIu64 " errors were found on the image.\n"
+            "Data may be corrupted, or further writes to the image may "
+            "corrupt it.\n", r->image.corruptions);
+  if (r->store_errors)
+    printf ("\n%" PRIu64 " errors were found in the deduplication store.\n"
+            "Guest data is not affected by them; the index may be lost.\n",
+            r->store_errors);
+  if (r->image.leaks)
+    printf ("\n%" PRIu64 " leaked clusters were found on the image.\n"
+            "This means waste of disk space, but no harm to data.\n",
+            r->image.leaks);
+  if (r->image.errors)
+    printf ("\n%" PRIu64 " parts of the image could not be checked.\n",
+            r->image.errors);
+}
+
+static void
+print_counts (const struct qcow2_check_result *r)
+{
+  double percent = r->guest_clusters == 0 ? 0 :
+    100.0 * r->mapped_clusters / r->guest_clusters;
+
+  printf ("%" PRIu64 "/%" PRIu64 " = %.2f%% allocated, %" PRIu64
+          " zero, %" PRIu64 " compressed clusters\n", r->mapped_clusters,
+          r->guest_clusters, percent, r->zero_clusters,
+          r->compressed_clusters);
+  printf ("Clusters of the file: %" PRIu64 " guest data (%" PRIu64
+          " of them anchored), %" PRIu64 " tables, %" PRIu64 " store\n",
+          r->data_clusters, r->anchored_clusters, r->meta_clusters,
+          r->store_clusters);
+  if (r->garbage)
+    printf ("Garbage: %" PRIu64 " clusters, which the next session of the "
+            "dedup plugin frees\n", r->garbage);
+}
+
+static void
+print_human (const struct dedup_check_result *r)
+{
+  if (exit_code (r) == TOOL_OK)
+    printf ("No errors were found on the image.\n");
+  print_findings (r);
+  print_counts (&r->image);
+}
+
+static void
+set (json_t *o, const char *key, uint64_t v)
+{
+  json_object_set_new (o, key, json_integer ((json_int_t) v));
+}
+
+static void
+print_json (const char *path, const struct dedup_check_result *r)
+{
+  json_t *o = json_object ();
+
+  json_object_set_new (o, "filename", json_string (path));
+  json_object_set_new (o, "format", json_string ("qcow2"));
+  set (o, "check-errors", r->image.errors);
+  set (o, "corruptions", r->image.corruptions);
+  set (o, "leaks", r->image.leaks);
+  set (o, "store-errors", r->store_errors);
+  set (o, "garbage-clusters", r->image.garbage);
+  set (o, "total-clusters", r->image.guest_clusters);
+  set (o, "allocated-clusters", r->image.mapped_clusters);
+  set (o, "zero-clusters", r->image.zero_clusters);
+  set (o, "compressed-clusters", r->image.compressed_clusters);
+  set (o, "data-clusters", r->image.data_clusters);
+  set (o, "anchored-clusters", r->image.anchored_clusters);
+  set (o, "table-clusters", r->image.meta_clusters);
+  set (o, "store-clusters", r->image.store_clusters);
+  json_dumpf (o, stdout, JSON_INDENT (4) | JSON_PRESERVE_ORDER);
+  putchar ('\n');
+  json_decref (o);
+}
+
+/* --- Checking ----------------------------------------------------------------- */
+
+static int
+run_check (struct dedup_disk *d, const struct tool_args *a)
+{
+  struct findings fs = { .progress = { .what = "Checking" } };
+  const struct qcow2_check_params p = {
+    .problem = problem_cb, .progress = progress_cb, .opaque = &fs,
+  };
+  struct dedup_check_result res = { 0 };
+  struct fault f = { 0 };
+  int r;
+
+  r = dedup_check (d, &p, &res, &f);
+  tool_progress_clear (&fs.progress);
+  if (r < 0)
+    return tool_fault (a->path, r, &f);
+  if (a->json)
+    print_json (a->path, &res);
+  else
+    print_human (&res);
+  return tool_finish_stdout (exit_code (&res));
+}
+
+static int
+check_store (struct io_store *io, const struct tool_args *a)
+{
+  const struct dedup_open_params p = {
+    .path = a->path, .dedup = true, .verify = true, .max_incarnations = -1,
+    .cache_bytes = TOOL_CACHE_BYTES, .log = &tool_log_errors,
+  };
+  struct dedup_disk *d;
+  struct fault f = { 0 };
+  int r;
+
+  r = dedup_open (io, &p, &d, &f);
+  if (r < 0)
+    return tool_fault (a->path, r, &f);
+  r = run_check (d, a);
+  dedup_free (d);
+  return r;
+}
+
+static int
+check_open (struct io_store *io, const struct tool_args *a)
+{
+  bool needs_recovery;
+  struct fault f = { 0 };
+  int r;
+
+  r = tool_needs_recovery (io, a->path, &needs_recovery, &f);
+  if (r < 0)
+    return tool_fault (a->path, r, &f);
+  if (needs_recovery)
+    return tool_error (a->path, "it was not closed and needs recovery: serve "
+                       "it, or run 'qcow2-dedup recover %s', then check",
+                       a->path);
+  return check_store (io, a);
+}
+
+int
+tool_check (int argc, char *argv[])
+{
+  struct tool_args a = { .subcommand = "check", .help = help,
+                         .has_output = true };
+  struct fault f = { 0 };
+  struct io_store *io;
+  int r;
+
+  r = tool_parse_args (argc, argv, &a);
+  if (r >= 0)
+    return r;
+  r = io_file_open (a.path, 0, IO_LOCK_READ, &io, &f);
+  if (r < 0)
+    return tool_fault (a.path, r, &f);
+  r = check_open (io, &a);
+  io_close (io);
+  return r;
+}

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the subcommands share: messages, progress, arguments.
+ *
+ * Every message is one line on stderr, "qcow2-dedup: FILE: what is wrong";
+ * stdout carries results only.  One thread.  The sinks are constant; the tool
+ * has no other globals.
+ */
+#include "tool.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* --- Messages ------------------------------------------------------------ */
+
+static void
+print_error (const char *path, const char *fmt, va_list ap)
+{
+  fprintf (stderr, "qcow2-dedup: ");
+  if (path)
+    fprintf (stderr, "%s: ", path);
+  vfprintf (stderr, fmt, ap);
+  fputc ('\n', stderr);
+}
+
+int
+tool_error (const char *path, const char *fmt, ...)
+{
+  va_list ap;
+
+  va_start (ap, fmt);
+  print_error (path, fmt, ap);
+  va_end (ap);
+  return TOOL_FAILED;
+}
+
+int
+tool_fault (const char *path, int r, const struct fault *f)
+{
+  if (f->kind != FAULT_NONE)
+    return tool_error (path, "%s", f->msg);
+  return tool_error (path, "%s", strerror (-r));
+}
+
+int
+tool_usage_error (const char *subcommand, const char *fmt, ...)
+{
+  va_list ap;
+
+  va_start (ap, fmt);
+  print_error (subcommand, fmt, ap);
+  va_end (ap);
+  fprintf (stderr, "Try 'qcow2-dedup %s --help'.\n", subcommand);
+  return TOOL_FAILED;
+}
+
+static void
+log_errors_cb (void *opaque, enum log_level level, const char *line)
+{
+  if (level == LOG_ERROR)
+    tool_error (NULL, "%s", line);
+}
+
+static void
+log_info_cb (void *opaque, enum log_level level, const char *line)
+{
+  if (level == LOG_INFO)
+    printf ("%s\n", line);
+  else
+    log_errors_cb (opaque, level, line);
+}
+
+const struct log_sink tool_log_errors = { .write = log_errors_cb };
+const struct log_sink tool_log_info = { .write = log_info_cb };
+
+void
+tool_progress_step (struct tool_progress *p, uint64_t done, uint64_t total)
+{
+  unsigned percent = total == 0 ? 100 : (unsigned) (100.0 * done / total);
+
+  if ((p->shown && percent == p->percent) || !isatty (STDERR_FILENO))
+    return;
+  p->shown = true;
+  p->percent = percent;
+  fprintf (stderr, "\r%s: %3u %%", p->what, percent);
+  fflush (stderr);
+}
+
+void
+tool_progress_clear (struct tool_progress *p)
+{
+  if (p->shown)
+    fprintf (stderr, "\r\033[K");
+  p->shown = false;
+}
+
+int
+tool_finish_stdout (int code)
+{
+  if (fflush (stdout) == 0 && !ferror (stdout))
+    return code;
+  return tool_error (NULL, "cannot write to standard output: %s",
+                     strerror (errno));
+}
+
+/* --- Arguments ----------------------------------------------------------- */
+
+static bool
+parse_digits (const char *s, char **end, uint64_t *n)
+{
+  if (s[0] < '0' || s[0] > '9')
+    return false;           /* strtoull takes signs and blanks */
+  errno = 0;
+  *n = strtoull (s, end, 10);
+  return errno == 0;
+}
+
+static bool
+suffix_shift (char c, unsigned *shift)
+{
+  static const char suffixes[] = "bkmgtpe";
+  const char *at;
+
+  if (c >= 'A' && c <= 'Z')
+    c = (char) (c - 'A' + 'a');
+  at = c ? strchr (suffixes, c) : suffixes;
+  if (!at)
+    return false;
+  *shift = 10 * (unsigned) (at - suffixes);
+  return true;
+}
+
+bool
+tool_parse_size (const char *s, uint64_t *size)
+{
+  unsigned shift;
+  uint64_t n;
+  char *end;
+
+  if (!parse_digits (s, &end, &n) || !suffix_shift (*end, &shift) ||
+      (*end && end[1]) || n > UINT64_MAX >> shift)
+    return false;
+  *size = n << shift;
+  return true;
+}
+
+bool
+tool_parse_number (const char *s, uint64_t min, uint64_t max, uint64_t *n)
+{
+  char *end;
+
+  return parse_digits (s, &end, n) && *end == '\0' && *n >= min && *n <= max;
+}
+
+void
+tool_version (void)
+{
+  printf ("qcow2-dedup %s\n", PACKAGE_VERSION);
+}
+
+static bool
+parse_output (const char *s, bool *json)
+{
+  *json = strcmp (s, "json") == 0;
+  return *json || strcmp (s, "human") == 0;
+}
+
+int
+tool_parse_args (int argc, char *argv[], struct tool_args *a)
+{
+  static const struct option options[] = {
+    { "help", no_argument, NULL, 'h' },
+    { "version", no_argument, NULL, 'V' },
+    { "output", required_argument, NULL, 'o' },
+    { NULL },
+  };
+  int c;
+
+  while ((c = getopt_long (argc, argv, "hV", options, NULL)) != -1) {
+    if (c == 'h') {
+      a->help ();
+      return tool_finish_stdout (TOOL_OK);
+    }
+    if (c == 'V') {
+      tool_version ();
+      return tool_finish_stdout (TOOL_OK);
+    }
+    if (c != 'o')
+      return tool_usage_error (a->subcommand, "wrong option");
+    if (!a->has_output)
+      return tool_usage_error (a->subcommand, "--output is not an option");
+    if (!parse_output (optarg, &a->json))
+      return tool_usage_error (a->subcommand, "--output must be human or "
+                               "json, not '%s'", optarg);
+  }
+  if (argc - optind != 1)
+    return tool_usage_error (a->subcommand, "exactly one FILE is needed");
+  a->path = argv[optind];
+  return -1;
+}
+
+/* --- Images ------------------------------------------------------------------ */
+
+int
+tool_needs_recovery (struct io_store *io, const char *path,
+                     bool *needs_recovery, struct fault *f)
+{
+  const struct qcow2_open_params p = {
+    .path = path, .allow_recovery = true, .cache_bytes = 1u << 20,
+  };
+  struct qcow2_image *img;
+  int r;
+
+  r = qcow2_open (io, &p, &img, f);
+  if (r < 0)
+    return r;
+  *needs_recovery =
+    (qcow2_geometry (img)->incompatible & QCOW2_INCOMPAT_RECOVERY) != 0;
+  qcow2_close (img);
+  return 0;
+}
+
+const char *
+tool_human (uint64_t bytes, char buf[32])
+{
+  static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB",
+                                       "PiB", "EiB" };
+  double v = (double) bytes;
+  unsigned i = 0;
+
+  while (v >= 1024 && i < 6) {
+    v /= 1024;
+    i++;
+  }
+  snprintf (buf, 32, "%.3g %s", v, units[i]);
+  return buf;
+}
