@@ -137,7 +137,9 @@ allocate_space (struct dedup_disk *d, uint64_t host_off, uint64_t size)
 {
   int r = io_allocate (d->io, host_off, size);
 
-  return r == -EOPNOTSUPP || r == -ENOTSUP ? 0 : r;
+  /* Else at least make the file reach behind the area. */
+  return r == -EOPNOTSUPP || r == -ENOTSUP
+    ? io_pwrite (d->io, "", 1, host_off + size - 1) : r;
 }
 
 int

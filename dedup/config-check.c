@@ -2,7 +2,7 @@
 /* What the fields of a configuration may be (docs/on-disk.md 3.1).
  *
  * Promises: every area of a configuration that passed is aligned, below 2^56
- * and apart from all others; every count is within limits.h; every sequence
+ * and apart from all others; every count is within dedup-limits.h; every sequence
  * number, generation and id is so small that sums of two can't overflow.
  *
  * No state, no threads.  Left out: whether areas are inside the file

@@ -5,7 +5,7 @@
 #define DEDUP_CONFIG_H
 
 #include "incarnation.h"
-#include "limits.h"
+#include "dedup-limits.h"
 
 struct dedup_ext {              /* the header extension, decoded */
   uint64_t config_off;

@@ -38,12 +38,27 @@ random_id (uint64_t *id)
 }
 
 static int
+check_params (const struct dedup_open_params *p, struct fault *f)
+{
+  if (p->order && (p->order < DEDUP_MIN_ORDER || p->order > DEDUP_MAX_ORDER))
+    return fault_usage (f, "the order of log stores must be %d to %d",
+                        DEDUP_MIN_ORDER, DEDUP_MAX_ORDER);
+  if (p->journal_areas && (p->journal_areas < FIRST_AREAS ||
+                           p->journal_areas > DEDUP_MAX_JOURNAL_AREAS))
+    return fault_usage (f, "the number of journal areas must be %d to %d",
+                        FIRST_AREAS, DEDUP_MAX_JOURNAL_AREAS);
+  return 0;
+}
+
+static int
 choose_config (struct adoption *a, struct fault *f)
 {
   struct dedup_config *c = a->config;
   const struct dedup_open_params *p = a->p;
   uint64_t cluster = a->geo->cluster_size;
 
+  if (check_params (p, f) < 0)
+    return -EINVAL;
   if (random_id (&c->store_id) < 0)
     return fault_io (f, EIO, UINT64_MAX, "no random numbers to be had");
   c->epoch = 1;
@@ -97,8 +112,12 @@ allocate_areas (struct adoption *a)
   int r;
 
   for (i = 0; i < 1 + FIRST_AREAS; i++) {
-    r = io_allocate (a->io, a->plan->area_host_off[i], a->sizes[i]);
-    if (r < 0 && r != -EOPNOTSUPP && r != -ENOTSUP)
+    uint64_t off = a->plan->area_host_off[i], size = a->sizes[i];
+
+    r = io_allocate (a->io, off, size);
+    if (r == -EOPNOTSUPP || r == -ENOTSUP)   /* at least reach behind it */
+      r = io_pwrite (a->io, "", 1, off + size - 1);
+    if (r < 0)
       return r;
   }
   return 0;
@@ -127,12 +146,25 @@ write_journal (struct adoption *a)
   return io_pwrite (a->io, buf, len, a->config->areas[0].host_off);
 }
 
+/* The first configuration goes to slot 1; in slot 0 a device may have bytes of
+ * an older store. */
+static int
+clear_slot_0 (struct adoption *a)
+{
+  CLEANUP_FREE uint8_t *zero = calloc (1, DEDUP_CONFIG_SLOT);
+
+  if (zero == NULL)
+    return -ENOMEM;
+  return io_pwrite (a->io, zero, DEDUP_CONFIG_SLOT, a->ext.config_off);
+}
+
 static int
 write_behind_end (struct adoption *a)
 {
   int r;
 
   if ((r = allocate_areas (a)) < 0 ||
+      (r = clear_slot_0 (a)) < 0 ||
       (r = qcow2_plan_write (a->img, a->plan)) < 0 ||
       (r = write_journal (a)) < 0 ||
       (r = dedup_config_write (a->io, &a->ext, a->config)) < 0)

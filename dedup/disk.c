@@ -207,8 +207,11 @@ read_config (struct dedup_disk *d, struct fault *f)
 
   if (ext == NULL)
     return 0;
-  if (!qcow2_has_anchor (d->img))
-    return fault_corrupt (f, UINT64_MAX, "the anchor snapshot is gone");
+  if (!qcow2_has_anchor (d->img)) {
+    log_line (d->log, LOG_INFO, "%s: deduplication was turned off by deleting "
+              "the anchor snapshot", d->path);
+    return 0;
+  }
   if (dedup_ext_decode (ext, &d->ext) < 0)
     return fault_unsupported (f, "a dedup store of an unknown layout");
   if (dedup_hash_name (d->ext.hash_alg) == NULL)

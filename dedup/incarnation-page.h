@@ -8,7 +8,7 @@
 
 #include "checked.h"
 #include "incarnation.h"
-#include "limits.h"
+#include "dedup-limits.h"
 #include "wire.h"
 
 #define INC_HEAD_MAGIC UINT64_C (0x44445550494e4341)   /* "DDUPINCA" */

@@ -18,14 +18,14 @@
 #include <assert.h>
 #include <errno.h>
 
-#include "limits.h"
+#include "dedup-limits.h"
 
 struct slot {
   struct dedup_hash hash;
   uint64_t host_idx;              /* 0: empty, no data cluster has index 0 */
 };
 
-_Static_assert (sizeof (struct slot) == 40, "limits.h counts on 40 bytes");
+_Static_assert (sizeof (struct slot) == 40, "dedup-limits.h counts on 40 bytes");
 
 struct dedup_log_store {
   unsigned order;

@@ -98,6 +98,22 @@ claim_all (struct op *op)
   return 0;
 }
 
+/* A damaged page reads as a miss, and may hide a tombstone: then entries of
+ * older incarnations can no longer be taken on trust. */
+static void
+distrust_damaged (struct op *op)
+{
+  size_t i;
+
+  for (i = 0; i < op->set->nr; i++)
+    if (dedup_incarnation_damaged (op->set->v[i]))
+      break;
+  if (i < op->set->nr) {
+    LOCK_FOR_SCOPE (op->d->lock);
+    op->d->exact = false;
+  }
+}
+
 static void
 probe_all (struct op *op)
 {
@@ -113,6 +129,7 @@ probe_all (struct op *op)
     s->kind = dedup_index_probe (op->set, &s->hash, &s->host_idx)
       == DEDUP_HIT ? SLOT_CANDIDATE : SLOT_NEW;
   }
+  distrust_damaged (op);
   dedup_incarnations_put (op->set);
   op->set = NULL;
 }

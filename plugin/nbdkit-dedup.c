@@ -663,4 +663,6 @@ static struct nbdkit_plugin plugin = {
   .extents           = plugin_extents,
 };
 
+/* What nbdkit looks for; its header does not declare it. */
+NBDKIT_DLL_PUBLIC struct nbdkit_plugin *plugin_init (void);
 NBDKIT_REGISTER_PLUGIN (plugin)

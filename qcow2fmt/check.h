@@ -52,7 +52,7 @@ void check_error (struct check *c, const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 2, 3)));
 void check_step (struct check *c);
 
-/* --- check-count.c: references per host cluster ------------------------------ */
+/* --- check-count.c: references per host cluster --------------------------- */
 int check_count_init (struct check *c, struct fault *f) MUST_CHECK;
 void check_count_free (struct check *c);
 uint64_t check_count_get (const struct check *c, uint64_t host_idx);
@@ -76,7 +76,7 @@ void check_each_entry (struct check *c, const char *what, uint64_t host_off,
                                    uint64_t entry),
                        void *opaque);
 
-/* --- check-tables.c: L1 and L2 -------------------------------------------------- */
+/* --- check-tables.c: L1 and L2 -------------------------------------------- */
 enum check_root_kind { CHECK_ROOT_ACTIVE, CHECK_ROOT_SNAPSHOT,
                        CHECK_ROOT_ANCHOR };
 struct check_root {
@@ -87,13 +87,13 @@ struct check_root {
 };
 void check_walk_root (struct check *c, const struct check_root *root);
 
-/* --- check-refcounts.c: the stored refcounts --------------------------------------- */
+/* --- check-refcounts.c: the stored refcounts ------------------------------ */
 /* First: count the refcount structures, mark clusters with refcount 1. */
 void check_refcounts_mark (struct check *c);
 /* Last: compare with what was counted. */
 void check_refcounts_compare (struct check *c);
 
-/* --- check-bitmaps.c: persistent dirty bitmaps -------------------------------------- */
+/* --- check-bitmaps.c: persistent dirty bitmaps ---------------------------- */
 void check_bitmaps (struct check *c);
 
 #endif

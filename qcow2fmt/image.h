@@ -6,7 +6,7 @@
 
 #include <pthread.h>
 
-#include "limits.h"
+#include "qcow2-limits.h"
 #include "qcow2.h"
 #include "wire.h"
 

@@ -47,7 +47,7 @@ snapshot_l1_entry (struct qcow2_txn *txn, unsigned root, uint64_t ti,
   *entry = 0;
   if (ti >= s->l1_entries)
     return 0;
-  /* l1_off is below 2^56, the rest below 2^25 (limits.h). */
+  /* l1_off is below 2^56, the rest below 2^25 (qcow2-limits.h). */
   t = qcow2_cache_get_locked (txn, s->l1_off + ti / per *
                               img->header.geo.cluster_size, &r);
   if (t)

@@ -146,7 +146,19 @@ print_json (const char *path, const struct dedup_check_result *r)
   json_decref (o);
 }
 
-/* --- Checking ----------------------------------------------------------------- */
+/* --- Checking ------------------------------------------------------------- */
+
+/* The header and the anchor speak of a store, but opening found none that is
+ * fit for use (and said why). */
+static bool
+store_is_void (struct dedup_disk *d)
+{
+  struct qcow2_image *img = dedup_image (d);
+  struct dedup_stats s;
+
+  dedup_get_stats (d, &s);
+  return !s.has_store && qcow2_has_anchor (img) && qcow2_store_extension (img);
+}
 
 static int
 run_check (struct dedup_disk *d, const struct tool_args *a)
@@ -163,6 +175,7 @@ run_check (struct dedup_disk *d, const struct tool_args *a)
   tool_progress_clear (&fs.progress);
   if (r < 0)
     return tool_fault (a->path, r, &f);
+  res.store_errors += store_is_void (d);
   if (a->json)
     print_json (a->path, &res);
   else

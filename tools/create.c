@@ -17,12 +17,13 @@
 #include "dedup.h"
 
 /* The least and the most that the option allows; the libraries know more
- * about what fits an image (dedup/limits.h, qcow2fmt/limits.h). */
+ * about what fits an image (dedup-limits.h, qcow2-limits.h). */
 #define MIN_CLUSTER 512u
 #define MAX_CLUSTER (2u << 20)
 #define MAX_INCARNATIONS 1024
 #define MIN_ORDER 4
 #define MAX_ORDER 20
+#define MIN_JOURNAL_AREAS 2
 #define MAX_JOURNAL_AREAS 128
 
 enum { OPT_CLUSTER_SIZE, OPT_HASH, OPT_MAX_INCARNATIONS, OPT_REFCOUNT_BITS,
@@ -51,7 +52,7 @@ help (void)
           "    max-incarnations=N    0 to 1024, 0: no limit (0)\n"
           "    refcount-bits=N       2, 4, 8, 16, 32 or 64 (16)\n"
           "    log-store-order=N     4 to 20 (by SIZE)\n"
-          "    journal-areas=N       1 to 128 (by log-store-order)\n"
+          "    journal-areas=N       2 to 128 (16)\n"
           "\n"
           "See qcow2-dedup-create(1).\n");
 }
@@ -112,7 +113,8 @@ parse_option (int option, const char *value, struct dedup_create_params *p)
   case OPT_LOG_STORE_ORDER:
     return parse_number (value, MIN_ORDER, MAX_ORDER, &p->order);
   case OPT_JOURNAL_AREAS:
-    return parse_number (value, 1, MAX_JOURNAL_AREAS, &p->journal_areas);
+    return parse_number (value, MIN_JOURNAL_AREAS, MAX_JOURNAL_AREAS,
+                         &p->journal_areas);
   default:
     return false;
   }
@@ -167,6 +169,7 @@ parse_args (int argc, char *argv[], struct dedup_create_params *p,
   };
   int c, r;
 
+  opterr = 0;
   while ((c = getopt_long (argc, argv, "hVo:", options, NULL)) != -1)
     switch (c) {
     case 'h':
@@ -181,7 +184,8 @@ parse_args (int argc, char *argv[], struct dedup_create_params *p,
         return r;
       break;
     default:
-      return tool_usage_error ("create", "wrong option");
+      return tool_usage_error ("create", "'%s' is not a valid option",
+                               argv[optind - 1]);
     }
   if (argc - optind != 2)
     return tool_usage_error ("create", "FILE and SIZE are needed");

@@ -53,7 +53,7 @@ help (void)
           "See qcow2-dedup-info(1).\n");
 }
 
-/* --- Counting ---------------------------------------------------------------- */
+/* --- Counting ------------------------------------------------------------- */
 
 static int
 usage_init (struct dedup_disk *d, struct usage *u, struct fault *f)
@@ -175,7 +175,7 @@ collect (struct dedup_disk *d, const char *path, struct report *rep,
   return 0;
 }
 
-/* --- Output ---------------------------------------------------------------------- */
+/* --- Output --------------------------------------------------------------- */
 
 static const char *
 state (const struct report *rep)
@@ -274,7 +274,7 @@ print_json (const struct report *rep)
   json_decref (o);
 }
 
-/* --- Command ----------------------------------------------------------------------- */
+/* --- Command -------------------------------------------------------------- */
 
 static int
 info_disk (struct dedup_disk *d, const struct tool_args *a)

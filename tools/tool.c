@@ -17,24 +17,18 @@
 
 /* --- Messages ------------------------------------------------------------ */
 
-static void
-print_error (const char *path, const char *fmt, va_list ap)
-{
-  fprintf (stderr, "qcow2-dedup: ");
-  if (path)
-    fprintf (stderr, "%s: ", path);
-  vfprintf (stderr, fmt, ap);
-  fputc ('\n', stderr);
-}
-
 int
 tool_error (const char *path, const char *fmt, ...)
 {
   va_list ap;
 
+  fprintf (stderr, "qcow2-dedup: ");
+  if (path)
+    fprintf (stderr, "%s: ", path);
   va_start (ap, fmt);
-  print_error (path, fmt, ap);
+  vfprintf (stderr, fmt, ap);
   va_end (ap);
+  fputc ('\n', stderr);
   return TOOL_FAILED;
 }
 
@@ -49,13 +43,14 @@ tool_fault (const char *path, int r, const struct fault *f)
 int
 tool_usage_error (const char *subcommand, const char *fmt, ...)
 {
+  char msg[256];
   va_list ap;
 
   va_start (ap, fmt);
-  print_error (subcommand, fmt, ap);
+  vsnprintf (msg, sizeof msg, fmt, ap);
   va_end (ap);
-  fprintf (stderr, "Try 'qcow2-dedup %s --help'.\n", subcommand);
-  return TOOL_FAILED;
+  return tool_error (subcommand, "%s; try 'qcow2-dedup %s --help'", msg,
+                     subcommand);
 }
 
 static void
@@ -180,6 +175,7 @@ tool_parse_args (int argc, char *argv[], struct tool_args *a)
   };
   int c;
 
+  opterr = 0;
   while ((c = getopt_long (argc, argv, "hV", options, NULL)) != -1) {
     if (c == 'h') {
       a->help ();
@@ -190,7 +186,8 @@ tool_parse_args (int argc, char *argv[], struct tool_args *a)
       return tool_finish_stdout (TOOL_OK);
     }
     if (c != 'o')
-      return tool_usage_error (a->subcommand, "wrong option");
+      return tool_usage_error (a->subcommand, "'%s' is not a valid option",
+                               argv[optind - 1]);
     if (!a->has_output)
       return tool_usage_error (a->subcommand, "--output is not an option");
     if (!parse_output (optarg, &a->json))
@@ -203,7 +200,7 @@ tool_parse_args (int argc, char *argv[], struct tool_args *a)
   return -1;
 }
 
-/* --- Images ------------------------------------------------------------------ */
+/* --- Images --------------------------------------------------------------- */
 
 int
 tool_needs_recovery (struct io_store *io, const char *path,

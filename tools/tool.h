@@ -39,7 +39,7 @@ int tool_error (const char *path, const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 2, 3)));
 /* The same from a fault, or from the -errno R if the fault is empty. */
 int tool_fault (const char *path, int r, const struct fault *f);
-/* Wrong usage: "... Try 'qcow2-dedup SUBCOMMAND --help'". */
+/* Wrong usage: "qcow2-dedup: SUBCOMMAND: ...; try ... --help". */
 int tool_usage_error (const char *subcommand, const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 2, 3)));
 
@@ -81,7 +81,7 @@ int tool_parse_args (int argc, char *argv[], struct tool_args *a);
 
 void tool_version (void);
 
-/* --- Images ------------------------------------------------------------------ */
+/* --- Images --------------------------------------------------------------- */
 
 /* Is bit 48 set?  Changes nothing.  -errno with F filled. */
 int tool_needs_recovery (struct io_store *io, const char *path,

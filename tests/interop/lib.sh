@@ -329,8 +329,7 @@ real_tree () # DIR MB [SKIP_MB]
        -size -20000k -printf '%s %P\t%p\n' 2>/dev/null | sort -k2 |
     awk -F'\t' -v limit=$(($2 * 1048576)) -v skip=$((${3:-0} * 1048576)) '
       { split ($1, a, " "); sum += a[1]
-        if (sum > skip + limit) exit
-        if (sum > skip) print $2 }' >"$TMP/tree.list"
+        if (sum > skip && sum <= skip + limit) print $2 }' >"$TMP/tree.list"
   tar -C / --ignore-failed-read -cf - -T "$TMP/tree.list" 2>/dev/null |
     tar -C "$1" -xf -
 }

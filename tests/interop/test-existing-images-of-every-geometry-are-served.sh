@@ -6,31 +6,31 @@
 # Breaks if: a table's size or width is computed for one geometry only.
 . "$(dirname "$0")/lib.sh"
 
-random_file "$TMP/a.raw" 6 1
+random_file "$TMP/a.raw" 4 1
 one () # CLUSTER BITS
 {
   local disk=$TMP/g.qcow2 c=$1 before grown
   say "cluster_size=$1 refcount_bits=$2"
-  qemu-img create -q -f qcow2 -o cluster_size=$1,refcount_bits=$2 "$disk" 48M
-  qemu-io -f qcow2 -c "write -s $TMP/a.raw 1M 6M" -c 'write -z 9M 1M' \
-    -c 'write -P 9 11M 100000' "$disk" >/dev/null
+  qemu-img create -q -f qcow2 -o cluster_size=$1,refcount_bits=$2 "$disk" 20M
+  qemu-io -f qcow2 -c "write -s $TMP/a.raw 1M 4M" -c 'write -z 6M 1M' \
+    -c 'write -P 9 8M 100000' "$disk" >/dev/null
   qemu-img convert -O raw "$disk" "$TMP/want.raw"
   start_server "$disk"
   served_as_raw "$TMP/want.raw"
   # The first copy is stored, the next two are not.
-  $PY "$HERE/put.py" "$URI" "$TMP/a.raw" $((16 << 20))
+  $PY "$HERE/put.py" "$URI" "$TMP/a.raw" $((10 << 20))
   stop_server
   check_clean "$disk"
   before=$(data_clusters "$disk")
   start_server "$disk"
-  $PY "$HERE/put.py" "$URI" "$TMP/a.raw" $((24 << 20))
+  $PY "$HERE/put.py" "$URI" "$TMP/a.raw" $((15 << 20))
   stop_server
   check_clean "$disk"
   grown=$(($(data_clusters "$disk") - before))
   if [ "$2" -ge 4 ]; then
     equal "new clusters of the second copy" $grown 0
   fi
-  for at in 16 24; do
+  for at in 10 15; do
     dd if="$TMP/a.raw" of="$TMP/want.raw" bs=1M seek=$at conv=notrunc \
       status=none
   done

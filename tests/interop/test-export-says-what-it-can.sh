@@ -20,8 +20,8 @@ done
 expect is_read_only false
 expect is_rotational false
 expect export-size $((100 << 20))
-expect block_minimum 1
-expect block_preferred 16384
+expect block_size_minimum 1
+expect block_size_preferred 16384
 stop_server
 
 start_server -r "$TMP/disk.qcow2"

@@ -41,17 +41,15 @@ diff "$TMP/want2" "$TMP/got"
 $PY "$HERE/nbdrun.py" "$URI" '
 seen = []
 def extent(context, offset, entries, error):
-    at = offset
-    for n, flags in zip(entries[0::2], entries[1::2]):
-        if flags & 2:
-            assert h.pread(n, at) == bytes(n), at
-        seen.append(n)
-        at += n
+    seen.extend(zip(entries[0::2], entries[1::2]))
 pos = 0
 while pos < h.get_size():
     seen.clear()
     h.block_status(h.get_size() - pos, pos, extent)
-    pos += sum(seen)
+    for n, flags in seen:
+        if flags & 2:
+            assert h.pread(n, pos) == bytes(n), pos
+        pos += n
 h.block_status(1, 1048577, extent)          # any alignment'
 stop_server
 check_clean "$disk"

@@ -25,7 +25,6 @@ bs=4k
 offset=0
 [mixed]
 bsrange=4k-64k
-bsrange=4k-64k
 blockalign=4k
 offset=64m
 [trims]
@@ -36,9 +35,9 @@ offset=128m
 [odd]
 bsrange=512-20k
 bs_unaligned=1
+serialize_overlap=1
 offset=192m
 END
-sed -i '0,/^bsrange=4k-64k$/{//d}' "$TMP/job.fio"
 fio "$TMP/job.fio" >"$TMP/fio.out" 2>&1 || { cat "$TMP/fio.out"; die "fio"; }
 nbdcopy "$URI" "$TMP/want.raw"
 stop_server
@@ -46,9 +45,9 @@ check_clean "$disk"
 same_as_raw "$TMP/want.raw" "$disk"
 
 say "verified again after a restart"
+# Not the odd ones: they overlap, and fio remembers nothing between runs.
 start_server "$disk"
-sed -i "s|^uri=.*|uri=$URI|; /^\[trims\]/,/^\[odd\]/{/^\[odd\]/!d}" \
-  "$TMP/job.fio"
+sed -i "s|^uri=.*|uri=$URI|; /^\[trims\]/,\$d" "$TMP/job.fio"
 fio --verify_only "$TMP/job.fio" >"$TMP/fio.out" 2>&1 ||
   { cat "$TMP/fio.out"; die "fio --verify_only"; }
 stop_server

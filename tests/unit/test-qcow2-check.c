@@ -162,7 +162,7 @@ refcount_put (const struct raw *w, uint64_t host_off, uint64_t v)
   put (w->fd, at, 1, (byte & ~mask) | (v << shift & mask));
 }
 
-/* --- Running the checker ------------------------------------------------------ */
+/* --- Running the checker -------------------------------------------------- */
 
 static char lines[4096];
 
@@ -232,7 +232,7 @@ assert_agree (const char *path, const char *what, int expected)
               what, qemu, ours, expected, lines);
 }
 
-/* --- Images ---------------------------------------------------------------------- */
+/* --- Images --------------------------------------------------------------- */
 
 #define DISK (65536 * KIB + 512)
 
@@ -269,7 +269,7 @@ make_base (uint64_t cs, unsigned bits)
         base);
 }
 
-/* --- Faults: each takes an image from 0 to the expected code ----------------------- */
+/* --- Faults: each takes an image from 0 to the expected code -------------- */
 
 #define OWN 9     /* a guest cluster that only the active disk has */
 
@@ -485,7 +485,7 @@ try_faults (uint64_t cs, unsigned bits)
   }
 }
 
-/* --- Tests ------------------------------------------------------------------------- */
+/* --- Tests ---------------------------------------------------------------- */
 
 static void
 test_faults (void **state)
@@ -639,7 +639,7 @@ test_counts (void **state)
   assert_int_equal (progress_last, progress_total);
 }
 
-/* --- The anchor ---------------------------------------------------------------------- */
+/* --- The anchor ----------------------------------------------------------- */
 
 #define GUEST 8      /* guest clusters of the anchored image: 8 from first */
 
@@ -768,7 +768,7 @@ test_anchor_entry_must_be_identity (void **state)
   assert_int_equal (anchored_problems (NULL, 0), 2);
 }
 
-/* --- The world ------------------------------------------------------------------------ */
+/* --- The world ------------------------------------------------------------ */
 
 struct broken {
   enum io_call call;

@@ -66,6 +66,11 @@ test_rebuilt_header_keeps_unknown_extensions (void **state)
   size_t len, seen = 0;
   uint8_t *buf;
 
+  run ("qemu-img create -f qcow2 x 1M");
+  assert_int_equal (rebuild ("x", &f), 0);
+  buf = read_file ("x", &len);
+  assert_memory_equal (buf + 8, "\0\0\0\0\0\0\0\0", 8);  /* no backing file */
+  free (buf);
   run ("touch b; qemu-img create -f qcow2 -F raw -b b x 1M");
   hide_backing_format ("x");
   assert_int_equal (rebuild ("x", &f), 0);
@@ -461,6 +466,7 @@ test_planned_growth_leaves_a_clean_image (void **state)
        "qemu-img snapshot -c keep x");
   add_store ("x", 4096);
   run ("qemu-img check x");
+  run ("qemu-img snapshot -c later x");      /* after the anchor */
   img = must_open ("x", true);
   nr_l1 = img->anchor.l1.nr;
   nr_reftable = img->reftable.nr;
@@ -478,6 +484,9 @@ test_planned_growth_leaves_a_clean_image (void **state)
   close_image (img);
   run ("qemu-img check x");
   assert_true (log_contains ("No errors were found"));
+  run ("qemu-img snapshot -l x");
+  assert_true (log_contains ("keep") && log_contains ("dedup") &&
+               log_contains ("later"));
   assert_reads_like_qemu ("x");
 }
 

@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Which clusters are free: refcounts' bits, the bitmap, allocator, quarantine,
+ * holds, scan.
+ */
+#include "qcow2-env.h"
+
+/* --- Refcount widths and the bitmap -------------------------------------------- */
+
+static void
+test_refcount_bits_follow_the_specification (void **state)
+{
+  uint8_t block[64];
+
+  for (unsigned bits = 1; bits <= 64; bits *= 2) {
+    uint64_t max = bits == 64 ? UINT64_MAX : (UINT64_C (1) << bits) - 1;
+    uint64_t nr = sizeof block * 8 / bits, v[sizeof block * 8];
+
+    memset (block, 0xa5, sizeof block);
+    for (uint64_t i = 0; i < nr; ++i) {
+      v[i] = rnd (UINT64_MAX) & max;
+      qcow2_refcount_put (bits, block, i, v[i]);
+    }
+    for (uint64_t i = 0; i < nr; ++i)
+      assert_int_equal (qcow2_refcount_get (bits, block, i), v[i]);
+  }
+  memset (block, 0, sizeof block);
+  qcow2_refcount_put (2, block, 1, 2);
+  assert_int_equal (block[0], 2 << 2);   /* the first is the lowest */
+  qcow2_refcount_put (16, block, 1, 0x1234);
+  assert_int_equal (block[2], 0x12);     /* big-endian */
+}
+
+static void
+compare_bitmap (const struct qcow2_bitmap *b, const bool *model, uint64_t nr)
+{
+  uint64_t next = QCOW2_BITMAP_NONE, run = 0, count = 0;
+
+  for (uint64_t i = nr; i-- > 0; ) {
+    run = model[i] ? run + 1 : 0;
+    count += model[i];
+    if (model[i])
+      next = i;
+    assert_int_equal (qcow2_bitmap_test (b, i), model[i]);
+    if (i % 7 == 0) {
+      assert_true (qcow2_bitmap_next (b, i) == next);
+      assert_int_equal (qcow2_bitmap_run (b, i, UINT64_MAX), run);
+      assert_int_equal (qcow2_bitmap_run (b, i, 5), MIN_OF (run, 5));
+    }
+  }
+  assert_int_equal (qcow2_bitmap_count (b), count);
+}
+
+static void
+test_bitmap_matches_model (void **state)
+{
+  const uint64_t nr = 4 * QCOW2_BITMAP_CHUNK;
+  struct qcow2_bitmap *b = qcow2_bitmap_new ();
+  bool *model = calloc (nr, 1);
+
+  assert_true (qcow2_bitmap_next (b, 0) == QCOW2_BITMAP_NONE);
+  for (int i = 0; i < 300; ++i) {
+    uint64_t idx = rnd (nr), n = rnd (rnd (8) ? 200 : nr);
+    bool on = rnd (2);
+
+    n = MIN_OF (n, nr - idx);
+    memset (model + idx, on, n);
+    if (on)
+      ok (qcow2_bitmap_set (b, idx, n));
+    else
+      qcow2_bitmap_clear (b, idx, n);
+    if (i % 30 == 0)
+      compare_bitmap (b, model, nr);
+  }
+  compare_bitmap (b, model, nr);
+  assert_int_equal (qcow2_bitmap_set (b, QCOW2_BITMAP_MAX_TOP *
+                                      QCOW2_BITMAP_CHUNK, 1), -ENOMEM);
+  qcow2_bitmap_free (b);
+  free (model);
+}
+
+/* --- Holds ------------------------------------------------------------------- */
+
+static void
+test_held_cluster_outlives_its_last_reference (void **state)
+{
+  struct env e;
+  struct qcow2_txn txn;
+  uint64_t a, b;
+
+  env_new (&e, 9, 4, 64);
+  a = write_new (e.img, 1);
+  b = write_new (e.img, 2);
+  qcow2_txn_begin (e.img, &txn);
+  lock_acquire (&e.img->lock);
+  ok (RETRY (&txn, qcow2_hold_locked (&txn, a, 100)));
+  ok (RETRY (&txn, qcow2_hold_locked (&txn, a, 100)));
+  ok (RETRY (&txn, qcow2_hold_locked (&txn, b, 100)));
+  assert_int_equal (RETRY (&txn, qcow2_hold_locked (&txn, b, 2)), -ERANGE);
+  assert_int_equal (RETRY (&txn, qcow2_hold_locked (&txn, b + 9999, 2)),
+                    -ENOENT);
+  lock_release (&e.img->lock);
+  unmap (e.img, 1);
+  unmap (e.img, 2);
+  assert_int_equal (refcount_of (e.img, a, NULL), 1);
+  assert_int_equal (quarantined (e.img), 0);
+  lock_acquire (&e.img->lock);
+  change_refcount (&txn, b, 2, true);      /* a link */
+  qcow2_unhold_locked (&txn, b);
+  qcow2_unhold_locked (&txn, a);
+  assert_int_equal (qcow2_quarantined_locked (e.img), 0);
+  qcow2_unhold_locked (&txn, a);
+  assert_int_equal (qcow2_quarantined_locked (e.img), 1);
+  qcow2_txn_end_locked (&txn);
+  lock_release (&e.img->lock);
+  assert_int_equal (refcount_of (e.img, a, NULL), 0);
+  assert_int_equal (refcount_of (e.img, b, NULL), 2);
+  env_free (&e);
+}
+
+static void
+test_thousands_of_holds (void **state)
+{
+  struct env e;
+  struct qcow2_txn txn;
+  uint64_t h[2000];
+
+  env_new (&e, 9, 4, 2000);
+  for (unsigned i = 0; i < 2000; ++i)
+    h[i] = write_new (e.img, i);
+  qcow2_txn_begin (e.img, &txn);
+  lock_acquire (&e.img->lock);
+  for (unsigned i = 0; i < 2000; ++i)
+    ok (RETRY (&txn, qcow2_hold_locked (&txn, h[i], 100)));
+  for (unsigned n = 2000; n > 0; --n) {
+    unsigned i = rnd (n);
+
+    for (unsigned j = 0; j < n; j += 97)
+      assert_true (qcow2_is_held_locked (e.img, h[j]));
+    qcow2_unhold_locked (&txn, h[i]);
+    assert_false (qcow2_is_held_locked (e.img, h[i]));
+    h[i] = h[n - 1];
+  }
+  qcow2_txn_end_locked (&txn);
+  for (size_t i = 0; i < e.img->cache.nr_tables; ++i)
+    assert_int_equal (e.img->cache.clock[i]->pins, 0);
+  lock_release (&e.img->lock);
+  env_free (&e);
+}
+
+/* --- Allocator ---------------------------------------------------------------------- */
+
+static void
+scan_all (struct qcow2_image *img, void (*garbage) (void *, uint64_t),
+          void *opaque)
+{
+  int r;
+
+  while ((r = qcow2_scan_step (img, garbage, opaque)) == 1)
+    ;
+  ok (r);
+  lock_acquire (&img->lock);
+  assert_true (qcow2_scan_done_locked (img));
+  lock_release (&img->lock);
+}
+
+static void
+count_garbage (void *opaque, uint64_t host_idx)
+{
+  ++*(uint64_t *) opaque;
+}
+
+static void
+test_quarantine_keeps_order_and_kinds_apart (void **state)
+{
+  struct qcow2_run *runs, run = { .count = 1 };
+  struct env e;
+  size_t nr;
+  static const struct { uint64_t idx; bool trimmed; uint64_t seq; } in[] = {
+    { 502, true, 1 }, { 500, true, 1 }, { 501, true, 1 }, { 503, false, 2 },
+    { 505, true, 2 }, { 504, false, 3 }, { 400, true, 7 },
+  };
+
+  env_new (&e, 9, 4, 64);
+  lock_acquire (&e.img->lock);
+  for (size_t i = 0; i < sizeof in / sizeof in[0]; ++i) {
+    run.host_idx = in[i].idx;
+    run.trimmed = in[i].trimmed;
+    qcow2_quarantine_locked (e.img, &run, in[i].seq);
+  }
+  ok (qcow2_quarantine_take_locked (e.img, 0, &runs, &nr));
+  assert_int_equal (nr, 0);
+  ok (qcow2_quarantine_take_locked (e.img, 3, &runs, &nr));
+  assert_int_equal (nr, 3);
+  assert_int_equal (runs[0].host_idx, 500);
+  assert_int_equal (runs[0].count, 3);
+  assert_true (runs[0].trimmed);
+  assert_int_equal (runs[1].host_idx, 503);
+  assert_int_equal (runs[1].count, 2);
+  assert_false (runs[1].trimmed);
+  assert_int_equal (runs[2].host_idx, 505);
+  assert_int_equal (qcow2_quarantined_locked (e.img), 1);
+  free (runs);
+  lock_release (&e.img->lock);
+  env_free (&e);
+}
+
+/* What was freed is not handed out before its release, whichever comes
+ * first, scan or release. */
+static void
+test_freed_clusters_wait_for_release_and_scan (void **state)
+{
+  struct env e;
+  uint64_t h[8], n = 0, end;
+
+  env_new (&e, 9, 4, 64);
+  for (unsigned i = 0; i < 8; ++i)
+    h[i] = write_new (e.img, i);
+  writeback (e.img);
+  qcow2_close (e.img);
+  env_open (&e);
+
+  unmap (e.img, 0);
+  scan_all (e.img, count_garbage, &n);     /* quarantined during the scan */
+  assert_false (qcow2_bitmap_test (e.img->alloc.free, h[0]));
+  release_all (e.img);
+  assert_true (qcow2_bitmap_test (e.img->alloc.free, h[0]));
+  writeback (e.img);
+  qcow2_close (e.img);
+  env_open (&e);
+
+  unmap (e.img, 1);
+  release_all (e.img);                     /* released before the scan */
+  assert_false (qcow2_bitmap_test (e.img->alloc.free, h[1]));
+  scan_all (e.img, count_garbage, &n);
+  assert_true (qcow2_bitmap_test (e.img->alloc.free, h[0]));
+  assert_true (qcow2_bitmap_test (e.img->alloc.free, h[1]));
+  assert_false (qcow2_bitmap_test (e.img->alloc.free, h[2]));
+  end = e.img->alloc.frontier;
+  while (reserve_one (e.img) != MAX_OF (h[0], h[1]))
+    assert_int_equal (e.img->alloc.frontier, end);
+  env_free (&e);
+}
+
+static void
+test_scan_reports_garbage_but_not_what_is_held (void **state)
+{
+  struct env e;
+  struct qcow2_txn txn;
+  uint64_t areas = 0, h, n = 0;
+
+  env_new (&e, 9, 4, 64);
+  scan_all (e.img, count_garbage, &areas);   /* the adopted area */
+  assert_int_equal (areas, 65536 / 512);
+  h = write_new (e.img, 0);
+  set_refcount (e.img, reserve_one (e.img), 1, true);
+  writeback (e.img);
+  qcow2_close (e.img);
+  env_open (&e);
+  qcow2_txn_begin (e.img, &txn);
+  lock_acquire (&e.img->lock);
+  ok (RETRY (&txn, qcow2_hold_locked (&txn, h, 100)));
+  lock_release (&e.img->lock);
+  unmap (e.img, 0);
+  scan_all (e.img, count_garbage, &n);
+  assert_int_equal (n, areas + 1);
+  lock_acquire (&e.img->lock);
+  qcow2_unhold_locked (&txn, h);
+  qcow2_txn_end_locked (&txn);
+  lock_release (&e.img->lock);
+  env_free (&e);
+}
+
+static void
+test_reservation_ends_at_the_bound (void **state)
+{
+  struct env e;
+  struct qcow2_run run;
+  uint64_t idx;
+
+  env_new (&e, 9, 4, 64);
+  lock_acquire (&e.img->lock);
+  assert_int_equal (qcow2_reserve_area_locked (e.img, 1 << 30, &idx),
+                    -ENOSPC);
+  ok (qcow2_reserve_area_locked (e.img, 100, &idx));
+  while (qcow2_reserve_locked (e.img, 1000, &run) == 0)
+    assert_in_range (run.count, 1, 1000);
+  assert_int_equal (qcow2_frontier_locked (e.img), e.img->alloc.bound);
+  run = (struct qcow2_run) { .host_idx = idx, .count = 100 };
+  qcow2_unreserve_locked (e.img, &run);
+  ok (qcow2_reserve_locked (e.img, 7, &run));
+  assert_int_equal (run.count, 7);
+  ok (qcow2_reserve_area_locked (e.img, 93, &idx));
+  assert_int_equal (qcow2_reserve_locked (e.img, 1, &run), -ENOSPC);
+  lock_release (&e.img->lock);
+  assert_int_equal (write_new (e.img, 0), 0);
+  env_free (&e);
+}
+
+/* A crash between a checkpoint and the cut of the file leaves counted
+ * clusters behind its end: they must not be handed out. */
+static void
+test_frontier_is_past_all_counted_clusters (void **state)
+{
+  struct env e;
+  uint64_t h;
+
+  env_new (&e, 9, 4, 64);
+  for (unsigned i = 0; i < 40; ++i)
+    h = write_new (e.img, i);
+  writeback (e.img);
+  qcow2_close (e.img);
+  ok (io_truncate (e.io, h << 9));
+  env_open (&e);
+  assert_true (e.img->alloc.frontier > h);
+  env_free (&e);
+}
+
+/* The next open may still read what lies at the old place. */
+static void
+test_nothing_is_released_before_the_header_is_written (void **state)
+{
+  struct qcow2_change c = { QCOW2_CHANGE_HEADER };
+  struct qcow2_writeback *wb;
+  struct qcow2_run *runs;
+  struct env e;
+  size_t nr;
+
+  env_new (&e, 9, 4, 64);
+  write_new (e.img, 0);
+  unmap (e.img, 0);
+  c.header = e.img->fields;
+  c.header.reftable_off += 51200;
+  lock_acquire (&e.img->lock);
+  ok (qcow2_apply_locked (&(struct qcow2_txn) { .img = e.img }, &c));
+  ok (qcow2_quarantine_take_locked (e.img, UINT64_MAX, &runs, &nr));
+  assert_int_equal (nr, 0);
+  ok (qcow2_writeback_begin_locked (e.img, &wb));
+  ok (qcow2_quarantine_take_locked (e.img, UINT64_MAX, &runs, &nr));
+  assert_int_equal (nr, 0);
+  qcow2_writeback_end_locked (wb, true);
+  ok (qcow2_quarantine_take_locked (e.img, UINT64_MAX, &runs, &nr));
+  assert_int_equal (nr, 1);
+  free (runs);
+  lock_release (&e.img->lock);
+  env_free (&e);
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_refcount_bits_follow_the_specification),
+    cmocka_unit_test (test_bitmap_matches_model),
+    cmocka_unit_test (test_held_cluster_outlives_its_last_reference),
+    cmocka_unit_test (test_thousands_of_holds),
+    cmocka_unit_test (test_quarantine_keeps_order_and_kinds_apart),
+    cmocka_unit_test (test_freed_clusters_wait_for_release_and_scan),
+    cmocka_unit_test (test_scan_reports_garbage_but_not_what_is_held),
+    cmocka_unit_test (test_reservation_ends_at_the_bound),
+    cmocka_unit_test (test_frontier_is_past_all_counted_clusters),
+    cmocka_unit_test (test_nothing_is_released_before_the_header_is_written),
+  };
+
+  seed_from_environment ();
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
