@@ -212,6 +212,9 @@ uint32_t dedup_default_area_size (unsigned order, uint64_t cluster_size);
 /* --- freeze.c, jobs.c ---------------------------------------------------------------------- */
 
 int dedup_freeze (struct dedup_disk *d) MUST_CHECK;
+/* Where there is no space for an incarnation, and writers cannot wait: give
+ * the frozen log store up.  Costs ratio only. */
+int dedup_drop_frozen (struct dedup_disk *d) MUST_CHECK;
 /* Make room in the journal: add, recycle, checkpoint, pack.  Maintenance. */
 int dedup_journal_extend (struct dedup_disk *d) MUST_CHECK;
 /* Called without locks by a writer that finds no room in journal, log store

@@ -117,3 +117,14 @@ dedup_freeze (struct dedup_disk *d)
   }
   return list_incarnation (d, &desc, limbo);
 }
+
+int
+dedup_drop_frozen (struct dedup_disk *d)
+{
+  int r;
+
+  log_line (d->log, LOG_ERROR, "%s: no space for an incarnation: some of the "
+            "index is given up", d->path);
+  r = dedup_config_commit (d, true);
+  return r < 0 ? r : dedup_index_publish (d, true);
+}

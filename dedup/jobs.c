@@ -237,13 +237,18 @@ dedup_journal_extend (struct dedup_disk *d)
   r = dedup_config_commit (d, false);   /* recycles what it can */
   if (r < 0 || !journal_low (d))
     return r;
-  if (d->config->nr_areas < d->config->max_journal_areas)
-    return add_area (d);
+  if (d->config->nr_areas < d->config->max_journal_areas) {
+    r = add_area (d);
+    if (r != -ENOSPC)           /* a full disk: make do with what there is */
+      return r;
+  }
   r = dedup_checkpoint (d);
   if (r < 0 || !journal_low (d))
     return r;
   if (index_holds_journal (d)) {
     r = dedup_freeze (d);
+    if (r == -ENOSPC)
+      r = dedup_drop_frozen (d);
     if (r == 0 && journal_low (d))
       r = pack (d);
   }
@@ -425,8 +430,11 @@ dedup_make_room (struct dedup_disk *d)
     r = dedup_journal_extend (d);
   if (r == 0 && too_dirty (d))
     r = dedup_checkpoint (d);
-  if (r == 0 && has_frozen (d) && index_full (d))
+  if (r == 0 && has_frozen (d) && index_full (d)) {
     r = dedup_freeze (d);
+    if (r == -ENOSPC)
+      r = dedup_drop_frozen (d);
+  }
   pthread_mutex_unlock (&d->maintenance);
   return r;
 }

@@ -48,7 +48,7 @@
  * the file: the frontier is put behind them. */
 #define MAX_TAIL_BLOCKS 4096
 
-/* --- Open ----------------------------------------------------------------- */
+/* --- Open ---------------------------------------------------------------- */
 
 /* If block B counts anything, the frontier goes behind that: 1. */
 static int
@@ -152,7 +152,7 @@ qcow2_alloc_set_bound_locked (struct qcow2_image *img)
   set_bound (img);
 }
 
-/* --- States --------------------------------------------------------------- */
+/* --- States -------------------------------------------------------------- */
 
 void
 qcow2_alloc_fix_scan_locked (struct qcow2_image *img)
@@ -207,7 +207,7 @@ qcow2_alloc_keep_locked (struct qcow2_image *img, uint64_t host_idx,
   set_busy (&img->alloc, host_idx, count);
 }
 
-/* --- Reservation ------------------------------------------------------------ */
+/* --- Reservation --------------------------------------------------------- */
 
 /* Offer a run of at most WANTED free clusters at or after AT; moves AT. */
 static bool
@@ -337,7 +337,7 @@ qcow2_alloc_memory (const struct qcow2_image *img)
     a->q_max * sizeof *a->q + img->holds.max * sizeof *img->holds.v;
 }
 
-/* --- Quarantine --------------------------------------------------------------- */
+/* --- Quarantine ---------------------------------------------------------- */
 
 static struct qcow2_quarantined *
 ring_at (const struct qcow2_alloc *a, size_t i)

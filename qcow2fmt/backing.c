@@ -30,7 +30,7 @@ struct qcow2_backing {
   uint64_t size;               /* guest bytes */
 };
 
-/* --- Names ------------------------------------------------------------- */
+/* --- Names ---------------------------------------------------------- */
 
 /* Does NAME start with a protocol, as QEMU sees it? */
 static bool
@@ -64,7 +64,7 @@ locate (const struct qcow2_image *img, const char *name, char **out,
   return 0;
 }
 
-/* --- Open --------------------------------------------------------------- */
+/* --- Open ----------------------------------------------------------- */
 
 static int
 probe (struct io_store *io, bool *is_qcow2, struct fault *f)
@@ -175,7 +175,7 @@ qcow2_backing_close (struct qcow2_backing *b)
   free (b);
 }
 
-/* --- Use ------------------------------------------------------------------ */
+/* --- Use ------------------------------------------------------------ */
 
 int
 qcow2_backing_read (struct qcow2_backing *b, void *buf, uint64_t guest_off,

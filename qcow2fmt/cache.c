@@ -12,7 +12,8 @@
  *
  * Eviction is CLOCK with a bounded number of steps a call, so that a cache
  * full of changed tables does not hold up everyone behind the lock; each
- * insertion tries to evict two tables while the budget is exceeded.
+ * insertion, and each end of a transaction, tries to evict two tables while
+ * the budget is exceeded.
  *
  * Protected by the image's lock.  The one who loads holds a pin, gives up the
  * lock for the read, and finds out afterwards whether a replay created the
@@ -171,6 +172,20 @@ add_table (struct qcow2_cache *c, uint64_t host_off)
     return t;
   free_table (t);
   return NULL;
+}
+
+void
+qcow2_cache_trim_locked (struct qcow2_image *img)
+{
+  struct qcow2_cache *c = &img->cache;
+
+  assert (lock_held (&img->lock));
+  /* Not worth a search where nearly all are changed. */
+  if (c->nr_tables > c->budget && c->nr_dirty < c->nr_tables / 4 * 3) {
+    free_table (evict (c));
+    if (c->nr_tables > c->budget)
+      free_table (evict (c));
+  }
 }
 
 static bool

@@ -72,19 +72,6 @@ qcow2_flat_copy (const struct qcow2_flat *t, uint64_t host_off, uint64_t nr,
   return 0;
 }
 
-int
-qcow2_flat_move (struct qcow2_flat *t, uint64_t host_off, uint64_t nr)
-{
-  struct qcow2_flat moved;
-  int r = qcow2_flat_copy (t, host_off, nr, &moved);
-
-  if (r < 0)
-    return r;
-  qcow2_flat_free (t);
-  *t = moved;
-  return 0;
-}
-
 void
 qcow2_flat_dirty_page (struct qcow2_flat *t, uint64_t page)
 {

@@ -54,7 +54,7 @@ put_ext (struct out *o, uint32_t type, const void *data, uint32_t len)
   put (o, zero, -len & 7);
 }
 
-/* --- Feature names ----------------------------------------------------- */
+/* --- Feature names -------------------------------------------------- */
 
 enum names { NAMES_ALL, NAMES_OURS, NAMES_NONE };
 
@@ -106,7 +106,7 @@ put_names (struct out *o, const struct qcow2_ext *old, enum names names)
     put_ext (o, QCOW2_EXT_FEATURE_NAMES, &our_name, sizeof our_name);
 }
 
-/* --- A header for a store ------------------------------------------------ */
+/* --- A header for a store ------------------------------------------- */
 
 /* Copy the extensions of OLD that are kept as they are; the feature names
  * come back in *NAMES. */
@@ -190,7 +190,7 @@ qcow2_header_rebuild (uint8_t *buf, const struct qcow2_header *h,
                     "file name");
 }
 
-/* --- A header for a new image --------------------------------------------- */
+/* --- A header for a new image --------------------------------------- */
 
 void
 qcow2_header_create (uint8_t *buf, const struct qcow2_header *h)

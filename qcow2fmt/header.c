@@ -30,7 +30,7 @@
 
 #define AUTOCLEAR_BITMAPS (UINT64_C (1) << 0)
 
-/* --- Extensions ------------------------------------------------------ */
+/* --- Extensions ----------------------------------------------------- */
 
 struct qcow2_ext_walk
 qcow2_ext_first (const uint8_t *buf, size_t len, uint32_t header_length)
@@ -68,7 +68,7 @@ qcow2_ext_next (struct qcow2_ext_walk *w, struct qcow2_ext *e)
   return 1;
 }
 
-/* --- Shape ----------------------------------------------------------- */
+/* --- Shape ---------------------------------------------------------- */
 
 static int
 check_magic (const struct qcow2_wire_header *w, struct fault *f)
@@ -164,7 +164,7 @@ decode_shape (const uint8_t *buf, const struct qcow2_wire_header *w,
   return 0;
 }
 
-/* --- Features ---------------------------------------------------------- */
+/* --- Features ------------------------------------------------------- */
 
 /* The image's own name of an incompatible bit, made safe to print. */
 static bool
@@ -300,7 +300,7 @@ check_writable (const struct qcow2_geometry *g, struct fault *f)
   return 0;
 }
 
-/* --- Ranges -------------------------------------------------------------- */
+/* --- Ranges --------------------------------------------------------- */
 
 static bool
 aligned (const struct qcow2_geometry *g, uint64_t off)
@@ -397,7 +397,7 @@ decode_backing (const uint8_t *buf, size_t len,
   return 0;
 }
 
-/* --- Extensions that are understood -------------------------------------- */
+/* --- Extensions that are understood --------------------------------- */
 
 static int
 take_backing_format (struct qcow2_header *h, const struct qcow2_ext *e,

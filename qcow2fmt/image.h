@@ -23,10 +23,8 @@ struct qcow2_flat {
 /* Read NR entries at HOST_OFF. */
 int qcow2_flat_load (struct io_store *io, struct qcow2_flat *t,
                      uint64_t host_off, uint64_t nr) MUST_CHECK;
-/* Replace place and size; entries are kept, new ones 0, all dirty. */
-int qcow2_flat_move (struct qcow2_flat *t, uint64_t host_off, uint64_t nr)
-  MUST_CHECK;
-/* The same into OUT, leaving T alone. */
+/* The same entries at another place and of another size, into OUT: new ones 0,
+ * all dirty.  T stays. */
 int qcow2_flat_copy (const struct qcow2_flat *t, uint64_t host_off,
                      uint64_t nr, struct qcow2_flat *out) MUST_CHECK;
 void qcow2_flat_set (struct qcow2_flat *t, uint64_t i, uint64_t value);
@@ -41,7 +39,7 @@ void qcow2_flat_dirty_page (struct qcow2_flat *t, uint64_t page);
 size_t qcow2_flat_take_page (struct qcow2_flat *t, uint64_t page,
                              uint8_t *out);
 
-/* --- snapshot.c ------------------------------------------------------ */
+/* --- snapshot.c ---------------------------------------------------------- */
 struct qcow2_snapshot_table {
   struct qcow2_snapshot *v;    /* owned, with its strings */
   size_t nr;
@@ -59,7 +57,7 @@ int qcow2_snapshot_encode (struct qcow2_image *img, uint64_t anchor_l1_off,
                            uint32_t anchor_l1_entries, uint8_t **buf,
                            size_t *len, uint32_t *nr) MUST_CHECK;
 
-/* --- cache.c: L2 tables and refcount blocks by host offset -------------- */
+/* --- cache.c: L2 tables and refcount blocks by host offset --------------- */
 struct qcow2_table {           /* one cached cluster-sized table */
   uint64_t host_off;
   uint8_t *data;               /* cluster_size bytes, as on disk; NULL while
@@ -104,12 +102,14 @@ void qcow2_cache_dirty_locked (struct qcow2_image *img,
                                struct qcow2_table *t);
 void qcow2_cache_clean_locked (struct qcow2_image *img,
                                struct qcow2_table *t);
+/* Evict a few tables if there are more than the budget allows. */
+void qcow2_cache_trim_locked (struct qcow2_image *img);
 /* The I/O half of qcow2_txn_load; called, and returns, with the lock. */
 int qcow2_cache_load_locked (struct qcow2_txn *txn, uint64_t host_off)
   MUST_CHECK;
 size_t qcow2_cache_memory (const struct qcow2_image *img);
 
-/* --- txn.c ------------------------------------------------------------- */
+/* --- txn.c --------------------------------------------------------------- */
 
 /* What a transaction can miss. */
 enum { QCOW2_MISSING_NONE, QCOW2_MISSING_TABLE, QCOW2_MISSING_ANCHOR };
@@ -126,7 +126,7 @@ int qcow2_txn_pin_locked (struct qcow2_txn *txn, struct qcow2_table *t)
 /* Note what is missing; returns -EAGAIN. */
 int qcow2_txn_missing_locked (struct qcow2_txn *txn, int kind, uint64_t off);
 
-/* --- anchor.c: one bit per host cluster, loaded per anchor L2 table -------- */
+/* --- anchor.c: one bit per host cluster, loaded per anchor L2 table ------ */
 struct qcow2_anchor_part {     /* what one anchor L2 table says */
   uint64_t *bits;              /* l2_entries bits; NULL: not loaded */
   bool dirty, loading;
@@ -172,7 +172,7 @@ int qcow2_anchor_load_locked (struct qcow2_txn *txn, uint64_t part)
   MUST_CHECK;
 size_t qcow2_anchor_memory (const struct qcow2_image *img);
 
-/* --- refcount.c -------------------------------------------------------- */
+/* --- refcount.c ---------------------------------------------------------- */
 uint64_t qcow2_refcount_get (unsigned bits, const uint8_t *block, uint64_t i);
 void qcow2_refcount_put (unsigned bits, uint8_t *block, uint64_t i,
                          uint64_t value);
@@ -190,7 +190,7 @@ int qcow2_refblock_locked (struct qcow2_txn *txn, uint64_t host_idx,
 int qcow2_prepare_meta_locked (struct qcow2_txn *txn, uint64_t host_idx)
   MUST_CHECK;
 
-/* --- change.c ---------------------------------------------------------- */
+/* --- change.c ------------------------------------------------------------ */
 /* The last step of a REFCOUNT change of COUNT clusters that all lie in the
  * pinned block T, and whose anchor parts are in memory. */
 void qcow2_refblock_change_locked (struct qcow2_image *img,
@@ -247,7 +247,7 @@ void qcow2_alloc_keep_locked (struct qcow2_image *img, uint64_t host_idx,
 void qcow2_alloc_fix_scan_locked (struct qcow2_image *img);
 size_t qcow2_alloc_memory (const struct qcow2_image *img);
 
-/* --- hold.c ---------------------------------------------------------------- */
+/* --- hold.c -------------------------------------------------------------- */
 struct qcow2_hold {
   uint64_t host_idx;           /* 0: empty slot (cluster 0 is the header) */
   uint64_t count;
@@ -261,7 +261,7 @@ struct qcow2_holds {           /* hash table, open addressing */
 
 void qcow2_holds_free (struct qcow2_image *img);
 
-/* --- backing.c --------------------------------------------------------------- */
+/* --- backing.c ----------------------------------------------------------- */
 struct qcow2_backing;          /* raw file or another qcow2_image */
 
 /* Open the chain that the header names; depth counts from 0. */
@@ -273,7 +273,7 @@ void qcow2_backing_close (struct qcow2_backing *b);
 int qcow2_backing_read (struct qcow2_backing *b, void *buf,
                         uint64_t guest_off, size_t len) MUST_CHECK;
 
-/* --- compressed.c --------------------------------------------------------------- */
+/* --- compressed.c -------------------------------------------------------- */
 /* Where the compressed bytes of an L2 entry lie: offset and length in bytes. */
 void qcow2_compressed_extent (const struct qcow2_image *img, uint64_t entry,
                               uint64_t *host_off, uint64_t *len);
@@ -281,7 +281,7 @@ void qcow2_compressed_extent (const struct qcow2_image *img, uint64_t entry,
 int qcow2_compressed_read (struct qcow2_image *img, uint64_t entry,
                            uint8_t *out) MUST_CHECK;
 
-/* --- header.c -------------------------------------------------------------------- */
+/* --- header.c ------------------------------------------------------------ */
 struct qcow2_header {          /* decoded, valid by construction */
   struct qcow2_geometry geo;
   uint64_t backing_off;
@@ -315,7 +315,7 @@ int qcow2_header_cluster_size (const uint8_t *buf, uint64_t *cluster_size,
  * without snapshots, extensions or backing file. */
 void qcow2_header_create (uint8_t *buf, const struct qcow2_header *h);
 
-/* --- the image ---------------------------------------------------------------------- */
+/* --- the image ----------------------------------------------------------- */
 struct qcow2_image {
   /* Constant after open: */
   struct io_store *io;

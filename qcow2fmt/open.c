@@ -19,7 +19,7 @@
 #include "header-format.h"
 #include "image.h"
 
-/* --- Header ------------------------------------------------------------ */
+/* --- Header --------------------------------------------------------- */
 
 static int
 read_first_cluster (struct qcow2_image *img, uint8_t **buf, size_t *len,
@@ -76,7 +76,7 @@ check_recovery (const struct qcow2_image *img,
   return 0;
 }
 
-/* --- Tables --------------------------------------------------------------- */
+/* --- Tables --------------------------------------------------------- */
 
 /* Load NR entries at HOST_OFF.  An empty table is fine anywhere. */
 static int
@@ -149,7 +149,7 @@ open_backing (struct qcow2_image *img, struct fault *f)
                              img->depth + 1, f);
 }
 
-/* --- Open and close -------------------------------------------------------- */
+/* --- Open and close ------------------------------------------------- */
 
 static struct qcow2_image *
 new_image (struct io_store *io, const struct qcow2_open_params *params,
@@ -220,7 +220,7 @@ qcow2_close (struct qcow2_image *img)
   free (img);
 }
 
-/* --- Questions --------------------------------------------------------------- */
+/* --- Questions ------------------------------------------------------ */
 
 const struct qcow2_geometry *
 qcow2_geometry (const struct qcow2_image *img)
@@ -260,7 +260,7 @@ qcow2_snapshots (const struct qcow2_image *img,
   return img->snapshots.nr;
 }
 
-/* --- The recovery bit ---------------------------------------------------------- */
+/* --- The recovery bit ----------------------------------------------- */
 
 /* One write covers all feature fields, so that the autoclear bits never
  * outlive the bit.  Law 1 and law 5 are the caller's; this makes the bit

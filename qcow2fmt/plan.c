@@ -57,7 +57,7 @@ struct builder {
   size_t max_changes;
 };
 
-/* --- The bound ------------------------------------------------------------ */
+/* --- The bound ------------------------------------------------------ */
 
 uint64_t
 qcow2_growth_bound (struct qcow2_image *img)
@@ -76,7 +76,7 @@ qcow2_growth_bound (struct qcow2_image *img)
   return MIN_OF (clusters, MAX_L1 * g->l2_entries);
 }
 
-/* --- Layout ----------------------------------------------------------------- */
+/* --- Layout --------------------------------------------------------- */
 
 static uint64_t
 table_entry (const struct qcow2_flat *t, uint64_t i)
@@ -217,7 +217,7 @@ measure_snapshots (struct builder *b)
   return r < 0 ? fault_io (b->f, -r, UINT64_MAX, "%s", strerror (-r)) : 0;
 }
 
-/* --- Changes ------------------------------------------------------------------ */
+/* --- Changes -------------------------------------------------------- */
 
 static int
 add_change (struct builder *b, const struct qcow2_change *c)
@@ -300,7 +300,7 @@ add_new (struct builder *b)
   return r;
 }
 
-/* --- What is replaced ------------------------------------------------------- */
+/* --- What is replaced ----------------------------------------------- */
 
 /* Is refcount 1, without anchor, what all of these clusters have? */
 static int
@@ -388,7 +388,7 @@ add_replaced (struct builder *b)
   return r;
 }
 
-/* --- The header and what it points to ----------------------------------------- */
+/* --- The header and what it points to ------------------------------- */
 
 static int
 add_header (struct builder *b)
@@ -485,7 +485,7 @@ copy_tables (struct builder *b)
   return r;
 }
 
-/* --- Plans ---------------------------------------------------------------------- */
+/* --- Plans ---------------------------------------------------------- */
 
 static void
 find_start (struct builder *b)

@@ -30,7 +30,7 @@
 
 #define READ_AHEAD 65536
 
-/* --- Reading ------------------------------------------------------------- */
+/* --- Reading -------------------------------------------------------- */
 
 struct table_reader {
   struct qcow2_image *img;
@@ -241,7 +241,7 @@ qcow2_snapshot_free (struct qcow2_snapshot_table *t)
   *t = (struct qcow2_snapshot_table) { .anchor = -1 };
 }
 
-/* --- Encoding ------------------------------------------------------------- */
+/* --- Encoding ------------------------------------------------------- */
 
 /* Write the anchor's entry to P, which is zeroed; padding included. */
 static void

@@ -122,6 +122,7 @@ qcow2_txn_end_locked (struct qcow2_txn *txn)
   free (txn->pins);
   txn->pins = NULL;
   txn->nr_pins = txn->max_pins = 0;
+  qcow2_cache_trim_locked (txn->img);
 }
 
 void

@@ -54,7 +54,7 @@ struct qcow2_writeback {
   uint64_t end;                /* bytes that the file should have */
 };
 
-/* --- Begin ----------------------------------------------------------------- */
+/* --- Begin --------------------------------------------------------------- */
 
 static uint64_t
 nr_flat_pages (const struct qcow2_image *img)
@@ -202,7 +202,7 @@ qcow2_writeback_begin_locked (struct qcow2_image *img,
   return 0;
 }
 
-/* --- Write ------------------------------------------------------------------ */
+/* --- Write --------------------------------------------------------------- */
 
 static int
 by_host_off (const void *a, const void *b)
@@ -261,7 +261,7 @@ qcow2_writeback_write (struct qcow2_writeback *wb)
   return r;
 }
 
-/* --- End ---------------------------------------------------------------------- */
+/* --- End ----------------------------------------------------------------- */
 
 static void
 mark_again (struct qcow2_image *img, const struct copy *c)
@@ -302,7 +302,7 @@ qcow2_writeback_end_locked (struct qcow2_writeback *wb, bool ok)
   free (wb);
 }
 
-/* --- How much ----------------------------------------------------------------- */
+/* --- How much ------------------------------------------------------------ */
 
 uint64_t
 qcow2_dirty_bytes_locked (struct qcow2_image *img)

@@ -239,7 +239,7 @@ try_plugin () # ARGS...: start and stop at once
 {
   (
     if [ -n "$preload" ]; then export LD_PRELOAD=$preload; fi
-    exec timeout -k 5 60 nbdkit -f -U "$TMP/try.sock" "$PLUGIN" "$@" \
+    exec timeout -k 5 60 nbdkit -f -U - "$PLUGIN" "$@" \
       --run true
   )
 }

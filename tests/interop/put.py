@@ -1,8 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
 """put.py URI FILE OFFSET [LENGTH [FILE_OFFSET]]: write a file to an export at
-an offset, pipelined, in requests of 256 KiB, and flush.  FILE may be "URI":
+an offset, in requests of 256 KiB, PUT_DEPTH (16) at a time, and flush.  FILE may be "URI":
 then the bytes come from the export itself."""
+import os
 import sys
 
 import nbdclient
@@ -24,7 +25,7 @@ def main():
     length = int(sys.argv[4]) if len(sys.argv) > 4 else size
     pos = int(sys.argv[5]) if len(sys.argv) > 5 else 0
     end = min(size, pos + length)
-    pipe = nbdclient.Pipe(h)
+    pipe = nbdclient.Pipe(h, int(os.environ.get('PUT_DEPTH', '16')))
     while pos < end:
         data = src(pos, min(256 << 10, end - pos))
         pipe.write(data, off)

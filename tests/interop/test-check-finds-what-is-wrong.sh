@@ -43,8 +43,9 @@ damaged 2 "a refcount too low" 'c = (u64(l2) & MASK) // 4096
 put16(u64(reftable + 8 * (c // 2048)) + 2 * (c % 2048), 1)'
 damaged 3 "a leaked cluster" 'c = len(d) // 4096 - 1
 at = u64(reftable + 8 * (c // 2048)) + 2 * (c % 2048)
-while d[at:at + 2] != bytes(2): at += 2
-put16(at, 1)'
+while d[at:at + 2] != bytes(2): at += 2; c += 1
+put16(at, 1)
+d += bytes((c + 1) * 4096 - len(d))'
 damaged 2 "two guest clusters at a metadata cluster" 'put64(l2, reftable)'
 damaged 2 "an L2 entry past the end" 'put64(l2, 1 << 50)'
 damaged 2 "an incarnation's page" \

@@ -11,6 +11,7 @@ disk=$TMP/disk.qcow2
 random_file "$TMP/a.raw" 24 1
 tool create -o log-store-order=6,journal-areas=4,max-incarnations=4 "$disk" 96M
 start_server "$disk"
+export PUT_DEPTH=1              # in order, so that "the last" means something
 $PY "$HERE/put.py" "$URI" "$TMP/a.raw" 0
 stop_server
 check_clean "$disk"

@@ -15,7 +15,7 @@ for bits in 4 2 8; do
 block = pat(1, 4096)
 for i in range(100):
     h.pwrite(block, i * 8192)
-h.pwrite(pat(2, 4096) * 200, 4 << 20)
+h.pwrite(pat(2, 4096) * 200, 4 << 20)       # equal blocks in one request
 h.flush()
 for i in range(100):
     assert h.pread(4096, i * 8192) == block'
@@ -33,5 +33,5 @@ for i in range(50):
   same_as_raw "$TMP/want.raw" "$disk"
   n=$(data_clusters "$disk")
   at_least data-clusters "$n" $((bits == 8 ? 3 : 4))
-  if [ $bits != 2 ]; then at_most data-clusters "$n" 120; fi
+  if [ $bits != 2 ]; then at_most data-clusters "$n" 70; fi
 done

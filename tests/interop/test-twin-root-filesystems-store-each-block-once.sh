@@ -17,7 +17,7 @@ if [ "$SCALE" -ge 10 ] && [ "$(id -u)" = 0 ] &&
   more=400
 else
   say "tree copied from this system"
-  real_tree "$TMP/root" $((160 * SCALE))
+  real_tree "$TMP/root" $((96 * SCALE))
   more=$((24 * SCALE))
 fi
 size=$((SCALE >= 10 ? 2560 : 1024))M

@@ -23,7 +23,7 @@
 #define UNUSED __attribute__ ((__unused__))
 #define ok(call) assert_int_equal ((call), 0)
 
-/* --- Random ---------------------------------------------------------------- */
+/* --- Random -------------------------------------------------------------- */
 
 static uint64_t seed;   /* of random runs: TEST_SEED repeats one */
 
@@ -43,7 +43,7 @@ rnd (uint64_t n)
   return rnd_of (&seed, n);
 }
 
-/* --- An image with a log --------------------------------------------------- */
+/* --- An image with a log ------------------------------------------------- */
 
 struct env {
   struct io_store *io;
@@ -218,7 +218,7 @@ check_with_qemu (struct io_store *io)
   unlink (path);
 }
 
-/* --- Looking --------------------------------------------------------------- */
+/* --- Looking ------------------------------------------------------------- */
 
 static UNUSED uint64_t
 refcount_of (struct qcow2_image *img, uint64_t host_idx, bool *anchored)
@@ -250,7 +250,7 @@ entry_of (struct qcow2_image *img, unsigned root, uint64_t guest_idx)
   return entry;
 }
 
-/* --- Changing -------------------------------------------------------------- */
+/* --- Changing ------------------------------------------------------------ */
 
 static UNUSED void
 change_l2 (struct qcow2_txn *txn, uint64_t guest_idx, uint64_t entry)

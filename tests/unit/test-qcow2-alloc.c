@@ -4,7 +4,7 @@
  */
 #include "qcow2-env.h"
 
-/* --- Refcount widths and the bitmap -------------------------------------------- */
+/* --- Refcount widths and the bitmap -------------------------------------- */
 
 static void
 test_refcount_bits_follow_the_specification (void **state)
@@ -78,7 +78,7 @@ test_bitmap_matches_model (void **state)
   free (model);
 }
 
-/* --- Holds ------------------------------------------------------------------- */
+/* --- Holds --------------------------------------------------------------- */
 
 static void
 test_held_cluster_outlives_its_last_reference (void **state)
@@ -147,7 +147,7 @@ test_thousands_of_holds (void **state)
   env_free (&e);
 }
 
-/* --- Allocator ---------------------------------------------------------------------- */
+/* --- Allocator ----------------------------------------------------------- */
 
 static void
 scan_all (struct qcow2_image *img, void (*garbage) (void *, uint64_t),

@@ -6,7 +6,7 @@
  */
 #include "qcow2-images.h"
 
-/* --- Rebuilding the header ---------------------------------------------------------- */
+/* --- Rebuilding the header ------------------------------------------ */
 
 static const uint8_t store_ext[QCOW2_STORE_EXTENSION_SIZE] = "some store";
 
@@ -159,7 +159,7 @@ test_recovery_bit_counts_only_when_durable (void **state)
   close_image (img);
 }
 
-/* --- Snapshots -------------------------------------------------------------------------- */
+/* --- Snapshots ------------------------------------------------------ */
 
 static void
 test_snapshots_are_listed (void **state)
@@ -260,7 +260,7 @@ test_bad_snapshot_tables_are_corrupt (void **state)
   assert_refused ("x", false, FAULT_CORRUPT, "snapshot");
 }
 
-/* --- Create --------------------------------------------------------------------------------- */
+/* --- Create --------------------------------------------------------- */
 
 static int
 create (const char *name, uint64_t size, unsigned bits, unsigned order,
@@ -345,7 +345,7 @@ test_sizes_that_do_not_fit_are_refused (void **state)
   assert_int_equal (create ("x", MIB, 16, 7, &f), -EINVAL);
 }
 
-/* --- Plans ----------------------------------------------------------------------------------- */
+/* --- Plans ---------------------------------------------------------- */
 
 static void
 apply_all (struct qcow2_image *img, const struct qcow2_plan *plan)
@@ -384,9 +384,10 @@ write_back (struct qcow2_image *img)
   assert_int_equal (r, 0);
 }
 
-/* Make a store of two areas in NAME, as dedup/create.c would. */
+/* Make a store of two areas in NAME, as dedup/create.c would; with CRASH, die
+ * after the write of the header and recover. */
 static void
-add_store (const char *name, uint64_t max_clusters)
+add_store (const char *name, uint64_t max_clusters, bool crash)
 {
   struct qcow2_image *img = must_open (name, true);
   uint64_t size[2] = { 128 * KIB, 512 * KIB };
@@ -405,6 +406,13 @@ add_store (const char *name, uint64_t max_clusters)
   assert_int_equal (plan->area_host_off[1], plan->area_host_off[0] + size[0]);
   assert_int_equal (qcow2_plan_write (img, plan), 0);
   assert_int_equal (qcow2_plan_commit_header (img, plan, store_ext, &f), 0);
+  if (crash) {
+    close_image (img);
+    img = must_open (name, true);
+    assert_true (qcow2_has_anchor (img));
+    assert_memory_equal (qcow2_store_extension (img), store_ext,
+                         sizeof store_ext);
+  }
   apply_all (img, plan);
   write_back (img);
   assert_int_equal (qcow2_set_recovery_bit (img, false), 0);
@@ -432,7 +440,7 @@ test_planned_store_leaves_a_clean_image (void **state)
          "qemu-img snapshot -c keep x; "
          "qemu-io -f qcow2 -c 'write -P 2 100k 300k' x; "
          "qemu-img convert -f qcow2 -O raw x before.raw", options[i]);
-    add_store ("x", 0);
+    add_store ("x", 0, i % 2 == 0);
     run ("qemu-img check x");
     assert_true (log_contains ("No errors were found"));
     run ("qemu-img snapshot -l x");
@@ -464,7 +472,7 @@ test_planned_growth_leaves_a_clean_image (void **state)
   run ("qemu-img create -f qcow2 -o cluster_size=512 x 1M; "
        "qemu-io -f qcow2 -c 'write -P 1 0 300k' x; "
        "qemu-img snapshot -c keep x");
-  add_store ("x", 4096);
+  add_store ("x", 4096, false);
   run ("qemu-img check x");
   run ("qemu-img snapshot -c later x");      /* after the anchor */
   img = must_open ("x", true);

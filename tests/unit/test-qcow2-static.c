@@ -6,7 +6,7 @@
  */
 #include "qcow2-images.h"
 
-/* --- Reading --------------------------------------------------------------- */
+/* --- Reading -------------------------------------------------------- */
 
 static void
 test_plain_clusters_read_like_qemu (void **state)
@@ -205,7 +205,7 @@ test_impossible_entries_fail_only_their_cluster (void **state)
   }
 }
 
-/* --- Backing files ------------------------------------------------------------ */
+/* --- Backing files -------------------------------------------------- */
 
 static void
 make_chain (const char *base_size, const char *mid_size,
@@ -295,7 +295,7 @@ test_backing_faults_name_the_file (void **state)
   assert_refused ("loop", false, FAULT_UNSUPPORTED, "backing file loop: ");
 }
 
-/* --- Refusals ------------------------------------------------------------------ */
+/* --- Refusals ------------------------------------------------------- */
 
 static void
 test_features_are_refused_by_name (void **state)

@@ -9,7 +9,7 @@
  */
 #include "qcow2-env.h"
 
-/* --- The model --------------------------------------------------------------- */
+/* --- The model ----------------------------------------------------------- */
 
 #define MAX_HOST 65536
 
@@ -166,7 +166,7 @@ test_all_refcount_widths (void **state)
     run_model (9, order, 1024, 1500);
 }
 
-/* --- Drops and holds ------------------------------------------------------------- */
+/* --- Drops and holds ----------------------------------------------------- */
 
 static void
 test_drop_passes_unanchored_references_to_the_anchor (void **state)
@@ -263,7 +263,7 @@ test_an_area_gets_all_its_tables (void **state)
   env_free (&e);
 }
 
-/* --- Shared tables --------------------------------------------------------------- */
+/* --- Shared tables ------------------------------------------------------- */
 
 static int
 run_cmd (const char *fmt, const char *path)
@@ -322,7 +322,7 @@ test_tables_shared_with_a_snapshot_are_copied (void **state)
   unlink (path);
 }
 
-/* --- Bad changes ------------------------------------------------------------------- */
+/* --- Bad changes --------------------------------------------------------- */
 
 #define refused(...)                                                    \
   assert_int_equal (apply_one (e.img, (struct qcow2_change)             \
@@ -401,7 +401,7 @@ test_corrupt_pointers_give_eio (void **state)
   env_free (&e);
 }
 
-/* --- Failing I/O ------------------------------------------------------------------- */
+/* --- Failing I/O --------------------------------------------------------- */
 
 struct failing {
   enum io_call call;
@@ -464,7 +464,7 @@ test_failed_reads_and_writebacks_can_be_tried_again (void **state)
   env_free (&e);
 }
 
-/* --- Loading against creating -------------------------------------------------- */
+/* --- Loading against creating -------------------------------------------- */
 
 /* While a table is being read, the same place becomes a new table. */
 struct race {
@@ -566,7 +566,7 @@ test_tables_being_written_stay_in_the_cache (void **state)
   env_free (&e);
 }
 
-/* --- Threads ------------------------------------------------------------------------ */
+/* --- Threads ------------------------------------------------------------- */
 
 #define NR_THREADS 3
 #define PER_THREAD 1024

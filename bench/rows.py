@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is measured: one Row each, and the sizes that they are written in.
+
+A step is a command line of dedup-load without --uri; sizes() says what the
+names in braces stand for.  The order in a row's life is prep (untimed),
+baseline, timed, check (untimed).
+"""
+import dataclasses
+import math
+
+# name: (unit, True if more is better, decimals)
+METRICS = {
+    'mib_per_s': ('MiB/s', True, 0),
+    'iops': ('IOPS', True, 0),
+    'seconds': ('s', False, 3),
+    'p999_ms': ('ms', False, 2),
+    'rss_mib': ('MiB', False, 1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    name: str
+    title: str
+    metric: str
+    timed: str = ''
+    kind: str = 'load'          # how to measure it: see the table in run
+    disk: str = '{S}'           # virtual size of the image
+    prep: tuple = ()
+    check: tuple = ()
+    # What the row is compared with besides other servers: a step on the same
+    # image ('step'), or the same row with the server's 'baseline' options on
+    # a fresh image ('fresh').
+    baseline: str = ''
+    baseline_kind: str = ''
+    # Targets: at least so many times as good; limit: at most this value.
+    vs_file: float = None
+    vs_qemu: float = None
+    vs_base: float = None
+    limit: float = None
+    servers: tuple = ('file', 'dedup', 'qemu4k', 'qemu64k')
+    cache: str = ''             # bytes for L2 tables; '': default
+
+
+FILL = 'seqwrite --size={S}'
+WHOLE = 'verify --size={S}'
+SECOND = '--offset={S} --size={S} --gen=2'
+
+MAIN = [
+    Row('seqread', 'sequential read 1 MiB, 8 in flight', 'mib_per_s',
+        prep=(FILL,), timed='seqread --size={S}', check=(WHOLE,),
+        vs_file=0.95, vs_qemu=1.8),
+    Row('randread32', 'random read 4 KiB, 32 in flight', 'iops',
+        prep=(FILL,), timed='randread --size={S} --depth=32',
+        vs_file=0.95, vs_qemu=1.4),
+    Row('randread1', 'random read 4 KiB, 1 in flight', 'iops',
+        prep=(FILL,),
+        timed='randread --size={S} --depth=1 --ops={single_ops}',
+        vs_file=0.95, vs_qemu=1.2),
+    Row('seqwrite', 'sequential write 1 MiB, 8 in flight, new data',
+        'mib_per_s', timed=FILL, check=(WHOLE,),
+        vs_file=0.85, vs_qemu=1.0),
+    Row('dupwrite', 'the same, every block a duplicate', 'mib_per_s',
+        disk='{S2}', prep=(FILL,), timed=f'seqwrite {SECOND} --dup=all',
+        check=(WHOLE, f'verify {SECOND} --dup=all'),
+        vs_file=1.3, vs_qemu=1.5),
+    Row('halfwrite', 'the same, half duplicates', 'mib_per_s',
+        disk='{S2}', prep=(FILL,), timed=f'seqwrite {SECOND} --dup=half',
+        check=(WHOLE, f'verify {SECOND} --dup=half'),
+        vs_file=1.0, vs_qemu=1.2),
+    Row('randwrite', 'random write 4 KiB, 32 in flight, new data, fresh image',
+        'iops', timed='randwrite --size={S}', check=(WHOLE,),
+        vs_file=0.85, vs_qemu=1.4),
+    Row('rewrite', 'random rewrite 4 KiB of a full image, new data', 'iops',
+        prep=(FILL,), timed='randwrite --size={S} --gen=2',
+        check=(WHOLE + ' --gen=2',), vs_file=0.8, vs_qemu=1.4),
+    Row('syncwrite', 'write 4 KiB + flush, 1 in flight', 'iops',
+        timed='syncwrite --size={S} --ops={sync_ops}',
+        check=('verify --block=4k --order=random --size={S} '
+               '--ops={sync_ops}',),
+        vs_file=0.95, vs_qemu=1.7),
+    Row('batchsync', '16 writes of 4 KiB, then flush', 'iops',
+        timed='batchsync --size={S} --ops={batch_ops}',
+        check=('verify --block=4k --order=random --size={S} '
+               '--ops={batch_ops}',),
+        vs_file=0.85, vs_qemu=1.5),
+]
+
+SCATTER = f'{SECOND} --dup=scatter --dup-run=64k'
+OVER_BIG = '--size={B} --ops={big_ops}'
+RSS_OPS = 'randwrite --ops={rss_ops}'
+
+SCALE = [
+    Row('dupread', 'sequential read of data written as duplicates of a '
+        'sequential range, against that range', 'mib_per_s', disk='{S2}',
+        prep=(FILL, f'seqwrite {SECOND} --dup=all'),
+        timed='seqread --offset={S} --size={S}',
+        baseline='seqread --size={S}', baseline_kind='step',
+        check=(f'verify {SECOND} --dup=all',), vs_base=0.9),
+    Row('scatterread', 'sequential read of scattered 64 KiB duplicate runs, '
+        'against a plain range', 'mib_per_s', disk='{S2}',
+        prep=(FILL, f'seqwrite {SCATTER}'),
+        timed='seqread --offset={S} --size={S}',
+        baseline='seqread --size={S}', baseline_kind='step',
+        check=(f'verify {SCATTER}',), vs_base=0.5),
+    Row('discard', 'discard of a fully mapped range, flush', 'seconds',
+        disk='{D}', prep=('seqwrite --size={D}',),
+        timed='trim --size={D} --block={D_block}',
+        check=('verifyzero --size={D}',), limit=1.0),
+    Row('zero', 'zeroing of a fully mapped range, flush', 'seconds',
+        disk='{D}', prep=('seqwrite --size={D}',),
+        timed='zero --size={D} --block={D_block}',
+        check=('verifyzero --size={D}',), limit=1.0),
+    Row('open', 'start of the server to the first read, image mapped and '
+        'closed cleanly', 'seconds', kind='open', disk='{O}',
+        prep=('seqwrite --size={O}',),
+        timed='randread --size={O} --depth=1 --ops=1',
+        check=('verify --size={O}',), limit=0.2),
+    Row('close', 'end of the server after a random rewrite', 'seconds',
+        kind='close', prep=(FILL,), timed='randwrite --size={S} --gen=2',
+        limit=2.0),
+    Row('copyread', 'nbdcopy from the server, 4 connections, against 1',
+        'mib_per_s', kind='copyread', prep=(FILL,), baseline_kind='step',
+        vs_base=1.3),
+    Row('copywrite', 'nbdcopy to a fresh image, 4 connections, against 1',
+        'mib_per_s', kind='copywrite', check=(WHOLE,),
+        baseline_kind='fresh', vs_base=1.3),
+    Row('latency', 'p99.9 of random write 4 KiB, 8 in flight, against an '
+        'image that never freezes', 'p999_ms', kind='latency',
+        timed='randwrite --size={S} --depth=8', baseline_kind='fresh',
+        vs_base=1 / 3),
+    Row('bigread', 'random read 4 KiB over all of an image, L2 cache of 1/8 '
+        'of its tables', 'iops', disk='{B}', cache='{B_cache}',
+        prep=(f'randwrite {OVER_BIG}',),
+        timed=f'randread {OVER_BIG} --reorder=7', vs_qemu=1.0,
+        servers=('file', 'dedup', 'qemu4k')),
+    Row('bigwrite', 'random rewrite 4 KiB over all of it, the same cache',
+        'iops', disk='{B}', cache='{B_cache}',
+        prep=(f'randwrite {OVER_BIG}',),
+        timed=f'randwrite {OVER_BIG} --reorder=7 --gen=2',
+        check=(f'verify {OVER_BIG} --block=4k --order=random --gen=2',),
+        vs_qemu=1.0, servers=('file', 'dedup', 'qemu4k')),
+    Row('rss', 'memory after random writes over all of the image',
+        'rss_mib', kind='rss', timed=RSS_OPS),
+    Row('rss-64g', 'the same, 64 GiB', 'rss_mib', kind='rss', disk='64G',
+        timed=RSS_OPS, servers=('dedup', 'qemu4k')),
+    Row('rss-64g-8m', 'the same, 64 GiB, L2 cache 8 MiB', 'rss_mib',
+        kind='rss', disk='64G', cache='8M', timed=RSS_OPS,
+        servers=('dedup', 'qemu4k')),
+    Row('rss-1t', 'the same, 1 TiB', 'rss_mib', kind='rss', disk='1T',
+        timed=RSS_OPS, servers=('dedup', 'qemu4k')),
+]
+
+GROUPS = {'main': MAIN, 'scale': SCALE, 'all': MAIN + SCALE}
+
+
+def select(names):
+    """Rows and groups by name, in the order of the tables."""
+    known = {r.name: r for r in GROUPS['all']}
+    wanted = set()
+    for n in names:
+        if n in GROUPS:
+            wanted.update(r.name for r in GROUPS[n])
+        elif n in known:
+            wanted.add(n)
+        else:
+            raise SystemExit(f'{n} is not a row or group: '
+                             + ' '.join([*GROUPS, *known]))
+    return [r for r in GROUPS['all'] if r.name in wanted]
+
+
+def never_freezes_order(size):
+    """Order of a log store (4 entries a bucket) that holds all of SIZE."""
+    return max(4, min(20, math.ceil(math.log2(size / 4096 / 4 / 0.8))))
+
+
+def sizes(size, discard, mapped, big):
+    """What the names in steps stand for."""
+    blocks = size // 4096
+    return {
+        'S': size, 'S2': 2 * size,
+        'D': discard, 'D_block': math.gcd(discard, 1 << 30),
+        'O': mapped,
+        'B': big, 'B_cache': max(big // 4096 * 8 // 8, 1 << 16),
+        'single_ops': blocks // 4,
+        'sync_ops': blocks // 32,
+        'batch_ops': blocks // 8,
+        'big_ops': min(blocks * 2, big // 4096),
+        'rss_ops': blocks,
+        'order': never_freezes_order(size),
+    }

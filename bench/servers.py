@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The servers that are compared, and one run of one of them.
+
+Servers are children of this process, listen on a Unix socket in a temporary
+directory, run with their defaults unless a row says otherwise, and are ended
+by their own pid.
+"""
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+TIMEOUT_S = 1800                # for any one thing: then it hangs
+CLUSTER = {'qemu4k': '4k', 'qemu64k': '64k'}
+
+
+class BenchError(Exception):
+    """Something did not work, so that there is nothing to measure."""
+
+
+def run_command(argv):
+    r = subprocess.run([str(a) for a in argv], capture_output=True, text=True,
+                       timeout=TIMEOUT_S, check=False)
+    if r.returncode != 0:
+        raise BenchError(f'{" ".join(map(str, argv))}: status {r.returncode}\n'
+                         + r.stderr.strip())
+    return r.stdout
+
+
+def find_nbdkit():
+    path = os.environ.get('PATH', os.defpath) + ':/usr/sbin:/sbin'
+    return shutil.which('nbdkit', path=path) or 'nbdkit'
+
+
+class Server:
+    """How to make an image for the server NAME, and how to serve it."""
+
+    def __init__(self, name, build, disk, cache='', create_opts=''):
+        self.name = name
+        self.build = build
+        self.disk = disk        # bytes, or a number with k, M, G, T
+        self.cache = cache
+        self.create_opts = create_opts      # of qcow2-dedup
+        self.create = {'file': self._create_raw,
+                       'dedup': self._create_dedup}.get(name,
+                                                        self._create_qcow2)
+        self.argv = {'file': self._argv_file,
+                     'dedup': self._argv_dedup}.get(name, self._argv_qemu)
+
+    def _create_raw(self, image):
+        run_command(['truncate', '-s', self.disk, image])
+
+    def _create_qcow2(self, image):
+        run_command(['qemu-img', 'create', '-q', '-f', 'qcow2', '-o',
+                     'cluster_size=' + CLUSTER[self.name], image, self.disk])
+
+    def _create_dedup(self, image):
+        opts = ['-o', self.create_opts] if self.create_opts else []
+        run_command([f'{self.build}/tools/qcow2-dedup', 'create', *opts,
+                     image, self.disk])
+
+    def _argv_file(self, image, sock):
+        return [find_nbdkit(), '-f', '-U', sock, 'file', image]
+
+    def _argv_dedup(self, image, sock):
+        cache = [f'l2-cache-size={self.cache}'] if self.cache else []
+        return [find_nbdkit(), '-f', '-U', sock,
+                f'{self.build}/plugin/nbdkit-dedup-plugin.so',
+                f'file={image}', *cache]
+
+    def _argv_qemu(self, image, sock):
+        argv = ['qemu-nbd', '-t', '-k', sock, '--shared=8',
+                '--cache=writeback', '--aio=threads', '--discard=unmap']
+        if self.cache:
+            return [*argv, '--image-opts', 'driver=qcow2,discard=unmap,'
+                    f'l2-cache-size={self.cache},file.driver=file,'
+                    f'file.filename={image}']
+        return [*argv, '-f', 'qcow2', image]
+
+
+class Session:
+    """One image and the process that serves it.  A context manager, at whose
+    end both are gone."""
+
+    def __init__(self, server, load, image_dir, sock_dir):
+        self.server = server
+        self.load_program = load
+        self.image = os.path.join(image_dir, 'image-' + server.name)
+        self.sock = os.path.join(sock_dir, 'sock')
+        self.log = os.path.join(sock_dir, 'log')
+        self.uri = f'nbd+unix:///?socket={self.sock}'
+        self.process = None
+
+    def __enter__(self):
+        try:
+            self.server.create(self.image)
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        for f in (self.image, self.sock, self.log):
+            if os.path.exists(f):
+                os.unlink(f)
+
+    def fail(self, what):
+        with open(self.log, encoding='utf-8', errors='replace') as f:
+            tail = ''.join(f.readlines()[-10:])
+        raise BenchError(f'{self.server.name}: {what}\n{tail}')
+
+    def start(self):
+        argv = [str(a) for a in self.server.argv(self.image, self.sock)]
+        with open(self.log, 'ab') as log:
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=log)
+        deadline = time.monotonic() + TIMEOUT_S
+        while not self._listens():
+            if self.process.poll() is not None:
+                self.fail('did not start')
+            if time.monotonic() > deadline:
+                self.fail('does not listen')
+            time.sleep(0.001)
+
+    def _listens(self):
+        with socket.socket(socket.AF_UNIX) as s:
+            try:
+                s.connect(self.sock)
+            except (FileNotFoundError, ConnectionRefusedError):
+                return False
+        return True
+
+    def stop(self):
+        """A clean end; how long it took, in seconds."""
+        start = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            status = self.process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.fail('does not end')
+        took = time.monotonic() - start
+        self.process = None
+        if status != 0:
+            self.fail(f'ended with status {status}')
+        if os.path.exists(self.sock):
+            os.unlink(self.sock)
+        return took
+
+    def load(self, step):
+        """The line of JSON that dedup-load prints."""
+        return run_command([self.load_program, '--uri=' + self.uri,
+                            *step.split()])
+
+    def rss_mib(self):
+        """The most memory the process has had so far."""
+        with open(f'/proc/{self.process.pid}/status',
+                  encoding='ascii') as f:
+            for line in f:
+                if line.startswith('VmHWM:'):
+                    return int(line.split()[1]) / 1024
+        return None
+
+    def cpu_s(self):
+        with open(f'/proc/{self.process.pid}/stat', encoding='utf-8') as f:
+            after_name = f.read().rsplit(')', 1)[1].split()
+        ticks = int(after_name[11]) + int(after_name[12])
+        return ticks / os.sysconf('SC_CLK_TCK')

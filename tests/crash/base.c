@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The images that workloads start from, and opening a disk.
+ *
+ * Plain images with data come from qemu-img, so that what is adopted is what
+ * users adopt; without it (or for widths that it refuses) an empty plain
+ * image is made here.
+ */
+#include "crash.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "checked.h"
+#include "dedup.h"
+#include "internal.h"
+#include "wire.h"
+
+static void
+quiet (void *opaque, enum log_level level, const char *line)
+{
+  if (getenv ("CRASH_VERBOSE"))
+    fprintf (stderr, "  log: %s\n", line);
+}
+
+static const struct log_sink sink = { quiet, NULL };
+
+int
+open_disk (const struct world *w, struct io_store *io, bool writable,
+           struct dedup_disk **d, struct fault *f)
+{
+  struct dedup_open_params p = {
+    .path = "crash", .writable = writable, .dedup = !w->cfg.no_dedup,
+    .verify = !w->cfg.no_verify, .max_incarnations = w->cfg.max_incarnations,
+    .cache_bytes = 1 << 20, .order = w->cfg.order,
+    .journal_areas = w->cfg.journal_areas, .log = &sink,
+  };
+
+  memset (f, 0, sizeof *f);
+  *d = NULL;
+  return dedup_open (io, &p, d, f);
+}
+
+void
+export_init (struct world *w, struct dedup_disk *d, struct srv_export *e)
+{
+  memset (e, 0, sizeof *e);
+  e->disk = d;
+  e->path = (char *) "crash";
+  e->writable = true;
+  e->cluster_bits = w->cfg.cluster_bits;
+  e->size_bytes = qcow2_geometry (dedup_image (d))->virtual_size;
+  e->nr_clusters = qcow2_geometry (dedup_image (d))->nr_clusters;
+  srv_range_lock_init (&e->ranges);
+}
+
+void
+export_end (struct srv_export *e)
+{
+  srv_range_lock_destroy (&e->ranges);
+}
+
+/* --- made here ---------------------------------------------------------------- */
+
+static int
+make_created (struct world *w, struct bytes *out)
+{
+  struct dedup_create_params p = {
+    .image = { .virtual_size = disk_bytes (w),
+               .cluster_bits = w->cfg.cluster_bits,
+               .refcount_order = w->cfg.refcount_order },
+    .order = w->cfg.order, .max_incarnations = w->cfg.max_incarnations,
+    .journal_areas = w->cfg.journal_areas,
+  };
+  struct fault f = { 0 };
+  struct io_store *io;
+  int r;
+
+  if (io_memory_new (0, &io) < 0)
+    return -1;
+  r = dedup_create (io, &p, &f);
+  if (r < 0)
+    world_error (w, "create: %s", f.msg);
+  else
+    r = bytes_of_store (io, out);
+  io_close (io);
+  return r;
+}
+
+static int
+make_empty (struct world *w, uint64_t size, struct bytes *out)
+{
+  struct qcow2_create_params p = {
+    .virtual_size = size, .cluster_bits = w->cfg.cluster_bits,
+    .refcount_order = w->cfg.refcount_order,
+  };
+  struct fault f = { 0 };
+  struct io_store *io;
+  int r;
+
+  if (io_memory_new (0, &io) < 0)
+    return -1;
+  r = qcow2_create (io, &p, &f);
+  if (r < 0)
+    world_error (w, "create: %s", f.msg);
+  else
+    r = bytes_of_store (io, out);
+  io_close (io);
+  return r;
+}
+
+#define HEADER_SIZE_AT 24      /* specification: size in bytes, be64 */
+#define GROWN_BYTES (UINT64_C (2) << 30)
+
+static void
+set_virtual_size (struct bytes *b, uint64_t size)
+{
+  be64 wire = be64_make (size);
+
+  memcpy (b->p + HEADER_SIZE_AT, &wire, sizeof wire);
+}
+
+/* Adopted while its virtual size was small, so that refcount table and anchor
+ * L1 are too small for what it is raised to. */
+static int
+make_grown (struct world *w, struct bytes *out)
+{
+  struct bytes plain;
+  struct io_store *io;
+  struct dedup_disk *d;
+  struct fault f;
+  int r;
+
+  if (make_empty (w, GROWN_BYTES, &plain) < 0)
+    return -1;
+  set_virtual_size (&plain, disk_bytes (w));
+  io = store_of_bytes (&plain);
+  free (plain.p);
+  r = open_disk (w, io, true, &d, &f);
+  if (r < 0)
+    world_error (w, "open of the image to grow: %s", f.msg);
+  else {
+    r = dedup_finish (d);
+    dedup_free (d);
+  }
+  if (r == 0)
+    r = bytes_of_store (io, out);
+  io_close (io);
+  if (r == 0)
+    set_virtual_size (out, GROWN_BYTES);
+  return r;
+}
+
+/* --- made by qemu-img ------------------------------------------------------------- */
+
+static int
+write_raw (struct world *w, const char *path)
+{
+  uint8_t *buf = calloc (1, w->nr_units * w->unit);
+  struct rng r = rng_of (w->seed, 5);
+  FILE *fp = fopen (path, "w");
+  size_t u;
+  int ok;
+
+  for (u = 0; u < w->nr_units; u++) {
+    /* Half of the clusters, whole. */
+    if (u % UNITS_PER_CLUSTER == 0)
+      w->base_ids[u] = chance (&r, 2) ? ID_ADOPTED + rnd (&r, 50) + 1 : 0;
+    else
+      w->base_ids[u] = w->base_ids[u - 1];
+    fill_unit (buf + u * w->unit, unit_bytes (w, u), w->base_ids[u]);
+  }
+  ok = fp && fwrite (buf, 1, disk_bytes (w), fp) == disk_bytes (w);
+  if (fp)
+    fclose (fp);
+  free (buf);
+  return ok ? 0 : -1;
+}
+
+static int
+read_file (const char *path, struct bytes *out)
+{
+  struct io_store *io;
+  struct fault f = { 0 };
+  int r;
+
+  r = io_file_open (path, 0, IO_LOCK_NONE, &io, &f);
+  if (r < 0)
+    return r;
+  r = bytes_of_store (io, out);
+  io_close (io);
+  return r;
+}
+
+static int
+run_qemu_img (struct world *w, const char *raw, const char *image)
+{
+  char cmd[1000];
+  size_t n;
+
+  n = (size_t) snprintf (cmd, sizeof cmd, "qemu-img convert -q %s -f raw "
+                         "-O qcow2 -o cluster_size=%u,refcount_bits=%u "
+                         "%s %s 2>/dev/null",
+                         w->cfg.base == BASE_COMPRESSED ? "-c" : "",
+                         1u << w->cfg.cluster_bits,
+                         1u << w->cfg.refcount_order, raw, image);
+  if (w->cfg.base == BASE_SNAPSHOT)
+    snprintf (cmd + n, sizeof cmd - n,
+              " && qemu-img snapshot -q -c s1 %s 2>/dev/null", image);
+  return system (cmd) == 0 ? 0 : -1;
+}
+
+static int
+make_stock (struct world *w, struct bytes *out)
+{
+  char raw[] = "/tmp/crash-raw-XXXXXX", image[] = "/tmp/crash-img-XXXXXX";
+  int fd1 = mkstemp (raw), fd2 = mkstemp (image), r;
+
+  close (fd1);
+  close (fd2);
+  r = write_raw (w, raw);
+  if (r == 0)
+    r = run_qemu_img (w, raw, image);
+  if (r == 0)
+    r = read_file (image, out);
+  unlink (raw);
+  unlink (image);
+  if (r < 0) {
+    memset (w->base_ids, 0, w->nr_units * sizeof *w->base_ids);
+    return make_empty (w, disk_bytes (w), out);
+  }
+  return 0;
+}
+
+int
+make_base (struct world *w, struct bytes *out)
+{
+  switch (w->cfg.base) {
+  case BASE_CREATED:
+    return make_created (w, out);
+  case BASE_GROWN:
+    return make_grown (w, out);
+  default:
+    return make_stock (w, out);
+  }
+}

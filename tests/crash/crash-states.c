@@ -1,0 +1,617 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Crash states, enumerated: the real engine works on a recording byte store;
+ * from the recording, images are made as a power cut may leave them, and each
+ * must recover (judge.c says what that means; docs/testing.md how to use
+ * this).
+ *
+ *   crash-states                      CRASH_STATES states (20000)
+ *   crash-states --mutations          each broken rule must be caught
+ *   crash-states --replay FILE        a state that failed, again
+ *   crash-states --list               configurations and mutations
+ *
+ * CRASH_SEED (printed at the start) gives the same workloads again; those
+ * with several clients depend on timing as well, so a failing state is saved
+ * whole, with as few lost writes as it takes.
+ */
+#include "crash.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "checked.h"
+#include "mutation.h"
+
+enum mutation dedup_mutation;
+
+/* cluster bits, refcount order | log store order, incarnations, journal areas
+ * | clusters, clients, operations | flush, reopen, job, zero: one in | base */
+const struct cfg crash_configs[] = {
+  { "plain work", 12, 4, 5, 0, 4, 192, 1, 300, 8, 0, 6, 6, BASE_CREATED },
+  { "many closes", 12, 4, 4, 0, 4, 128, 1, 250, 12, 15, 8, 4, BASE_CREATED },
+  { "small log stores", 12, 4, 4, 2, 4, 192, 1, 350, 6, 0, 4, 8,
+    BASE_CREATED },
+  { "one incarnation", 12, 4, 4, 1, 2, 192, 1, 350, 6, 60, 4, 8,
+    BASE_CREATED },
+  { "long journal", 12, 4, 6, 3, 3, 96, 1, 900, 2, 0, 10, 5, BASE_CREATED },
+  { "seldom flushed", 12, 4, 5, 0, 4, 128, 1, 300, 60, 25, 60, 3,
+    BASE_CREATED },
+  { "three clients", 12, 4, 5, 2, 4, 192, 3, 300, 8, 100, 4, 6,
+    BASE_CREATED },
+  { "four clients", 12, 4, 5, 0, 4, 128, 4, 400, 10, 0, 8, 6, BASE_CREATED },
+  { "two, odd end", 12, 4, 4, 3, 4, 96, 2, 300, 6, 70, 2, 5, BASE_CREATED,
+    .partial_end = true },
+  { "tiny clusters", 9, 4, 5, 2, 4, 512, 1, 250, 8, 60, 6, 6, BASE_CREATED },
+  { "tiny, clients", 9, 3, 4, 1, 4, 256, 3, 240, 8, 0, 6, 6, BASE_CREATED },
+  { "large clusters", 16, 4, 4, 2, 4, 32, 1, 120, 6, 40, 5, 5, BASE_CREATED },
+  { "refcounts of 2", 12, 1, 5, 0, 4, 128, 1, 200, 8, 60, 6, 6,
+    BASE_CREATED },
+  { "refcounts of 4", 12, 2, 5, 0, 4, 128, 2, 240, 8, 80, 6, 6,
+    BASE_CREATED },
+  { "refcounts of 64", 12, 6, 5, 2, 4, 128, 1, 240, 8, 60, 6, 6,
+    BASE_CREATED },
+  { "no verify", 12, 4, 4, 2, 4, 160, 1, 300, 7, 60, 3, 3, BASE_CREATED,
+    .no_verify = true },
+  { "no verify, clients", 12, 4, 4, 2, 4, 160, 3, 300, 7, 100, 3, 3,
+    BASE_CREATED, .no_verify = true },
+  { "no dedup", 12, 4, 5, 0, 4, 128, 2, 240, 8, 70, 6, 6, BASE_CREATED,
+    .no_dedup = true },
+  { "adopted", 12, 4, 4, 2, 4, 96, 1, 120, 8, 30, 5, 5, BASE_PLAIN },
+  { "adopted, clients", 12, 5, 5, 2, 4, 96, 2, 160, 8, 60, 5, 5,
+    BASE_PLAIN },
+  { "adopted, tiny", 9, 4, 4, 2, 4, 256, 1, 100, 8, 30, 5, 5, BASE_PLAIN },
+  { "adopted, compressed", 16, 4, 4, 2, 4, 32, 1, 80, 8, 30, 5, 5,
+    BASE_COMPRESSED },
+  { "adopted, snapshot", 12, 4, 4, 2, 4, 96, 1, 120, 8, 30, 5, 5,
+    BASE_SNAPSHOT },
+  { "grown", 12, 4, 4, 2, 4, 96, 1, 100, 8, 20, 5, 5, BASE_GROWN },
+  { "failed sync", 12, 4, 5, 2, 4, 128, 1, 200, 8, 60, 6, 6, BASE_CREATED,
+    .fail_sync = true },
+  { "failed sync, clients", 12, 4, 5, 2, 4, 128, 3, 240, 8, 0, 6, 6,
+    BASE_CREATED, .fail_sync = true },
+};
+const size_t nr_crash_configs = sizeof crash_configs / sizeof crash_configs[0];
+
+/* --- mutations ----------------------------------------------------------------- */
+
+static const struct {
+  enum mutation m;
+  const char *name, *what;
+  const char *configs[3];      /* where it shows; none: anywhere */
+} mutations[] = {
+#define M(x, what, ...) { MUTATION_ ## x, #x, what, { __VA_ARGS__ } }
+  M (LAW_1_NO_BIT, "bit 48 is never set"),
+  M (LAW_1_NO_SYNC, "bit 48 is set without a sync", "seldom flushed"),
+  M (LAW_2, "data is written after its record", "three clients",
+     "four clients", "adopted, clients"),
+  M (LAW_3, "tables are written before the journal"),
+  M (LAW_4, "the checkpoint moves before the tables are safe"),
+  M (LAW_5, "bit 48 is cleared before the checkpoint", "many closes"),
+  M (LAW_5_NO_SYNC, "bit 48 is cleared before the checkpoint is safe",
+     "many closes"),
+  M (LAW_6_NO_QUARANTINE, "freed clusters are reused at once"),
+  M (LAW_6_NOT_RECORDED, "freed clusters are reused when durably freed"),
+  M (LAW_7, "journal areas go round without a configuration",
+     "long journal"),
+  M (LAW_8_LISTED_FIRST, "an incarnation is listed before it is written",
+     "small log stores", "one incarnation"),
+  M (LAW_8_INDEX_START, "the index start passes the frozen log store",
+     "small log stores", "tiny clusters", "no verify"),
+  M (LAW_9, "an incarnation is overwritten while listed",
+     "small log stores", "one incarnation"),
+  M (LAW_10, "a failed sync is tried again", "failed sync",
+     "failed sync, clients"),
+  M (LAW_11, "mapping is replayed while bit 48 is clear"),
+  M (SAME_EPOCH, "a recovery starts no new epoch"),
+  M (TRUST_ALL, "data past the durable number is not compared"),
+#undef M
+};
+#define NR_MUTATION_TESTS (sizeof mutations / sizeof mutations[0])
+
+/* --- a run --------------------------------------------------------------------- */
+
+struct run {
+  uint64_t seed, states;
+  const char *const *only;     /* names of configurations; NULL: all */
+  size_t nr_only;
+  bool save;
+  uint64_t next;               /* atomic: workload */
+  bool failed;                 /* atomic */
+  struct counts counts;
+  pthread_mutex_t print;
+};
+
+#define STATES_PER_WORKLOAD 150
+
+/* What this thread judges: for the one who finds it dead. */
+static __thread struct {
+  const struct world *w;
+  const struct bytes *base;
+  const struct state *st;
+} now;
+static struct run *the_run;    /* of the handler */
+
+static void
+save_as (const struct world *w, const struct bytes *base,
+         const struct state *st)
+{
+  char path[100];
+
+  snprintf (path, sizeof path, "crash-state-%d.bin", (int) getpid ());
+  if (save_state (path, w, base, st) == 0)
+    fprintf (stderr, "crash-states: saved; again with: --replay %s\n", path);
+}
+
+static void
+died (int sig)
+{
+  fprintf (stderr, "crash-states: FAILED: signal %d\n", sig);
+  if (now.w && now.st) {
+    fprintf (stderr, "crash-states: %s, crash at record %zu of %zu\n",
+             now.w->cfg.name, now.st->pos, now.w->nr_log);
+    if (!the_run || the_run->save)
+      save_as (now.w, now.base, now.st);
+  }
+  _exit (1);
+}
+
+static bool
+judge_flat (const struct world *w, const struct bytes *flat,
+            const struct state *st, unsigned flags, struct verdict *v,
+            struct counts *n)
+{
+  struct io_store *io = cow_new (flat, NULL);
+
+  memset (v, 0, sizeof *v);
+  state_apply (w, st, io);
+  judge (w, io, st, flags, v, n);
+  io_close (io);
+  return v->bad;
+}
+
+/* --- minimizing ------------------------------------------------------------------ */
+
+struct shrink {
+  const struct world *w;
+  const struct bytes *base;
+  struct bytes flat;           /* with everything before the window */
+  size_t from;
+  unsigned flags;
+  struct counts n;
+  unsigned tries;
+};
+
+#define MAX_TRIES 200
+
+static bool
+still_fails (struct shrink *s, const struct state *st)
+{
+  struct verdict v;
+  bool bad;
+
+  if (s->tries++ >= MAX_TRIES)
+    return false;
+  bad = judge_flat (s->w, &s->flat, st, s->flags, &v, &s->n);
+  verdict_free (&v);
+  return bad;
+}
+
+/* Keep the records [A, B) of the window, if it fails without losing them. */
+static void
+keep_records (struct shrink *s, struct state *st, size_t a, size_t b)
+{
+  struct state t;
+  size_t i;
+
+  for (i = a; i < b && st->fate[i] == FATE_KEPT; i++)
+    ;
+  if (i == b)
+    return;
+  state_copy (st, &t);
+  memset (t.fate + a, FATE_KEPT, b - a);
+  if (still_fails (s, &t))
+    memcpy (st->fate, t.fate, st->nr);
+  else if (b - a > 1) {
+    keep_records (s, st, a, a + (b - a) / 2);
+    keep_records (s, st, a + (b - a) / 2, b);
+  }
+  state_free (&t);
+}
+
+static void
+restore_order (struct shrink *s, struct state *st)
+{
+  struct state t;
+  size_t i;
+
+  state_copy (st, &t);
+  for (i = 0; i < t.nr; i++)
+    t.order[i] = (uint32_t) i;
+  if (still_fails (s, &t))
+    memcpy (st->order, t.order, st->nr * sizeof *st->order);
+  state_free (&t);
+}
+
+static void
+shorten (struct shrink *s, struct state *st)
+{
+  struct state t;
+
+  for (size_t i = 0; i < st->nr; i++)
+    if (st->order[i] != i)
+      return;
+  while (st->nr > 0) {
+    state_copy (st, &t);
+    t.nr--;
+    t.pos--;
+    if (!still_fails (s, &t)) {
+      state_free (&t);
+      return;
+    }
+    state_free (st);
+    *st = t;
+  }
+}
+
+static void
+minimize (const struct world *w, const struct bytes *base, struct state *st,
+          unsigned flags)
+{
+  struct shrink s = { .w = w, .base = base, .flags = flags };
+
+  s.flat = (struct bytes) { malloc (base->size + 8192), base->size };
+  memset (s.flat.p, 0, base->size + 8192);
+  s.flat.p = realloc (s.flat.p, round_up_pow2 (base->size, 4096) + 4096);
+  memset (s.flat.p, 0, round_up_pow2 (base->size, 4096) + 4096);
+  memcpy (s.flat.p, base->p, base->size);
+  bytes_play (w, 0, st->from, &s.flat);
+  restore_order (&s, st);
+  keep_records (&s, st, 0, st->nr);
+  shorten (&s, st);
+  free (s.flat.p);
+}
+
+/* --- failing ----------------------------------------------------------------------- */
+
+static void
+describe (const struct world *w, const struct state *st)
+{
+  static const char *const calls[] = { "read", "write", "sync", "discard",
+                                       "allocate", "truncate" };
+  static const char *const fates[] = { "kept", "lost", "torn at 512",
+                                       "torn at 4096" };
+  size_t i, shown = 0;
+
+  fprintf (stderr, "crash-states: crash at record %zu of %zu, all before %zu "
+           "durable\n", st->pos, w->nr_log, st->from);
+  for (i = 0; i < st->nr && shown < 20; i++)
+    if (st->fate[i] != FATE_KEPT) {
+      const struct io_record *r = &w->log[st->from + i];
+
+      fprintf (stderr, "crash-states:   %s: %s of %" PRIu64 " bytes at 0x%"
+               PRIx64 "\n", fates[st->fate[i]], calls[r->call], r->len,
+               r->host_off);
+      shown++;
+    }
+}
+
+static void
+fail (struct run *run, const struct world *w, const struct bytes *base,
+      const struct state *st, unsigned flags, struct verdict *v)
+{
+  struct state small;
+
+  pthread_mutex_lock (&run->print);
+  if (__atomic_exchange_n (&run->failed, true, __ATOMIC_RELAXED)) {
+    pthread_mutex_unlock (&run->print);
+    return;
+  }
+  fprintf (stderr, "crash-states: FAILED: %s (seed %" PRIu64 "): %s%s\n",
+           w->cfg.name, w->seed, v->inner ? "crashed again: " : "", v->msg);
+  if (run->save) {
+    state_copy (v->inner ? &v->inner_state : st, &small);
+    if (v->inner) {
+      w = v->inner;
+      base = &v->inner_base;
+      flags = 0;
+    }
+    minimize (w, base, &small, flags);
+    describe (w, &small);
+    save_as (w, base, &small);
+    state_free (&small);
+  }
+  pthread_mutex_unlock (&run->print);
+}
+
+/* --- one workload -------------------------------------------------------------------- */
+
+static int
+by_value (const void *a, const void *b)
+{
+  size_t x = *(const size_t *) a, y = *(const size_t *) b;
+
+  return (x > y) - (x < y);
+}
+
+/* Where to crash: everywhere in the long run; often just before a sync,
+ * where most is open, and just behind it. */
+static void
+choose_positions (const struct world *w, struct rng *r, size_t *pos, size_t nr)
+{
+  size_t i;
+
+  for (i = 0; i < nr; i++) {
+    pos[i] = rnd (r, w->nr_log + 1);
+    if (chance (r, 2))
+      while (pos[i] < w->nr_log && w->log[pos[i]].call != IO_SYNC)
+        pos[i]++;
+    if (chance (r, 8))
+      pos[i] = MIN_OF (pos[i] + 1, w->nr_log);
+  }
+  qsort (pos, nr, sizeof *pos, by_value);
+}
+
+static unsigned
+choose_flags (struct rng *r)
+{
+  return (chance (r, 8) ? JUDGE_DEEP : 0) | (chance (r, 400) ? JUDGE_QEMU : 0)
+    | (chance (r, 12) ? JUDGE_ROT : 0);
+}
+
+static bool
+enough (struct run *run)
+{
+  return __atomic_load_n (&run->failed, __ATOMIC_RELAXED) ||
+    __atomic_load_n (&run->counts.states, __ATOMIC_RELAXED) >= run->states;
+}
+
+static void
+judge_workload (struct run *run, struct world *w, const struct bytes *base)
+{
+  struct rng r = rng_of (w->seed, 2);
+  size_t pos[STATES_PER_WORKLOAD], i, played = 0;
+  struct bytes flat = { calloc (1, round_up_pow2 (base->size, 4096) + 4096),
+                        base->size };
+  struct verdict v;
+  struct state st;
+  unsigned flags;
+
+  memcpy (flat.p, base->p, base->size);
+  choose_positions (w, &r, pos, STATES_PER_WORKLOAD);
+  for (i = 0; i < STATES_PER_WORKLOAD && !enough (run); i++) {
+    state_random (w, pos[i], rnd (&r, UINT32_MAX), &st);
+    bytes_play (w, played, st.from, &flat);
+    played = MAX_OF (played, st.from);
+    flags = choose_flags (&r);
+    now.w = w;
+    now.base = base;
+    now.st = &st;
+    if (judge_flat (w, &flat, &st, flags, &v, &run->counts))
+      fail (run, w, base, &st, flags, &v);
+    now.st = NULL;
+    verdict_free (&v);
+    state_free (&st);
+  }
+  free (flat.p);
+}
+
+static const struct cfg *
+choose_config (const struct run *run, uint64_t i)
+{
+  size_t k;
+
+  if (run->nr_only == 0)
+    return &crash_configs[i % nr_crash_configs];
+  for (k = 0; k < nr_crash_configs; k++)
+    if (strcmp (crash_configs[k].name, run->only[i % run->nr_only]) == 0)
+      return &crash_configs[k];
+  fprintf (stderr, "crash-states: no configuration \"%s\"\n",
+           run->only[i % run->nr_only]);
+  exit (2);
+}
+
+static void
+one_workload (struct run *run, uint64_t i)
+{
+  struct rng r = rng_of (run->seed, i + 1);
+  struct bytes base = { 0 };
+  struct verdict v = { 0 };
+  struct state st = { 0 };
+  struct world w;
+
+  world_init (&w, choose_config (run, i), rnd (&r, UINT32_MAX) + 1);
+  if (make_base (&w, &base) == 0) {
+    now.w = &w;
+    run_workload (&w, store_of_bytes (&base));
+    if (!w.error[0])
+      judge_workload (run, &w, &base);
+    now.w = NULL;
+  }
+  if (w.error[0]) {
+    snprintf (v.msg, sizeof v.msg, "the workload itself: %s", w.error);
+    st.fate = calloc (1, 1);
+    st.order = calloc (1, sizeof *st.order);
+    fail (run, &w, &base, &st, 0, &v);
+    state_free (&st);
+  }
+  free (base.p);
+  world_free (&w);
+}
+
+static void *
+worker (void *opaque)
+{
+  struct run *run = opaque;
+
+  while (!enough (run))
+    one_workload (run, __atomic_fetch_add (&run->next, 1, __ATOMIC_RELAXED));
+  return NULL;
+}
+
+static double
+seconds (void)
+{
+  struct timespec t;
+
+  clock_gettime (CLOCK_MONOTONIC, &t);
+  return (double) t.tv_sec + (double) t.tv_nsec / 1e9;
+}
+
+static bool
+run_states (struct run *run, unsigned threads)
+{
+  pthread_t t[16];
+  double start = seconds ();
+  unsigned i;
+
+  the_run = run;
+  pthread_mutex_init (&run->print, NULL);
+  for (i = 0; i < threads; i++)
+    pthread_create (&t[i], NULL, worker, run);
+  for (i = 0; i < threads; i++)
+    pthread_join (t[i], NULL);
+  printf ("%" PRIu64 " states (%" PRIu64 " of them after a second crash) of "
+          "%" PRIu64 " workloads, %" PRIu64 " checked by qemu-img, in %.1f "
+          "s: %s\n", run->counts.states, run->counts.inner, run->next,
+          run->counts.qemu, seconds () - start,
+          run->failed ? "FAILED" : "all good");
+  fflush (stdout);
+  return !run->failed;
+}
+
+/* --- mutations -------------------------------------------------------------------------- */
+
+/* In a process of its own: it may well die. */
+static bool
+is_caught (size_t i, uint64_t seed, uint64_t states, unsigned threads)
+{
+  struct run run = { .seed = seed, .states = states };
+  pid_t pid;
+  int status;
+
+  fflush (stdout);
+  pid = fork ();
+  if (pid == 0) {
+    dedup_mutation = mutations[i].m;
+    while (run.nr_only < 3 && mutations[i].configs[run.nr_only])
+      run.nr_only++;
+    run.only = mutations[i].configs;
+    alarm (120);
+    _exit (run_states (&run, threads) ? 0 : 1);
+  }
+  if (pid < 0 || waitpid (pid, &status, 0) != pid)
+    return false;
+  return WIFEXITED (status) && WEXITSTATUS (status) == 1;
+}
+
+static int
+test_mutations (uint64_t seed, uint64_t states, unsigned threads,
+                const char *only)
+{
+  size_t i, missed = 0, nr = 0;
+
+  for (i = 0; i < NR_MUTATION_TESTS; i++) {
+    if (only && strcmp (only, mutations[i].name) != 0)
+      continue;
+    nr++;
+    printf ("%s: %s\n", mutations[i].name, mutations[i].what);
+    if (is_caught (i, seed, states, threads))
+      printf ("  caught\n");
+    else {
+      printf ("  NOT CAUGHT\n");
+      missed++;
+    }
+  }
+  printf ("%zu mutations, %zu not caught\n", nr, missed);
+  return missed || nr == 0;
+}
+
+/* --- replay ------------------------------------------------------------------------------- */
+
+static int
+replay (const char *path)
+{
+  struct counts n = { 0 };
+  struct bytes base;
+  struct verdict v;
+  struct state st;
+  struct world w;
+
+  if (load_state (path, &w, &base, &st) < 0) {
+    fprintf (stderr, "crash-states: %s: not a saved state\n", path);
+    return 2;
+  }
+  now.w = &w;
+  now.base = &base;
+  now.st = &st;
+  describe (&w, &st);
+  bytes_play (&w, 0, st.from, &base);
+  if (judge_flat (&w, &base, &st, JUDGE_DEEP | JUDGE_ROT | JUDGE_QEMU, &v,
+                  &n)) {
+    printf ("%s: FAILED: %s%s\n", w.cfg.name,
+            v.inner ? "crashed again: " : "", v.msg);
+    return 1;
+  }
+  printf ("%s: good\n", w.cfg.name);
+  return 0;
+}
+
+static int
+list (void)
+{
+  size_t i;
+
+  for (i = 0; i < nr_crash_configs; i++)
+    printf ("configuration \"%s\"\n", crash_configs[i].name);
+  for (i = 0; i < NR_MUTATION_TESTS; i++)
+    printf ("mutation %s: %s\n", mutations[i].name, mutations[i].what);
+  return 0;
+}
+
+static uint64_t
+number (const char *name, uint64_t otherwise)
+{
+  const char *s = getenv (name);
+
+  return s && *s ? strtoull (s, NULL, 0) : otherwise;
+}
+
+int
+main (int argc, char *argv[])
+{
+  uint64_t seed = number ("CRASH_SEED", 0);
+  unsigned threads = (unsigned) number ("CRASH_THREADS", 2);
+  const char *config = getenv ("CRASH_CONFIG");
+  struct run run = { .save = true };
+
+  signal (SIGABRT, died);
+  signal (SIGSEGV, died);
+  if (argc == 3 && strcmp (argv[1], "--replay") == 0)
+    return replay (argv[2]);
+  if (argc == 2 && strcmp (argv[1], "--list") == 0)
+    return list ();
+  if (seed == 0)
+    seed = ((uint64_t) time (NULL) << 20 ^ (uint64_t) getpid ()) & UINT32_MAX;
+  printf ("CRASH_SEED=%" PRIu64 "\n", seed);
+  if (argc >= 2 && strcmp (argv[1], "--mutations") == 0)
+    return test_mutations (seed, number ("CRASH_STATES", 6000), threads,
+                           argc > 2 ? argv[2] : NULL);
+  if (argc > 1) {
+    fprintf (stderr, "usage: crash-states [--mutations [NAME] | "
+             "--replay FILE | --list]\n");
+    return 2;
+  }
+  run.seed = seed;
+  run.states = number ("CRASH_STATES", 20000);
+  if (config) {
+    run.only = &config;
+    run.nr_only = 1;
+  }
+  return !run_states (&run, MIN_OF (threads, 16));
+}

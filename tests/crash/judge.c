@@ -1,0 +1,522 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Is a crash state good?
+ *
+ *  1. opened read-only, it holds what the oracle accepts, and the image is
+ *     not changed by that;
+ *  2. opened for writing (recovery runs), it holds the same;
+ *  3. what it holds is written again elsewhere: it reads back right and, the
+ *     index being whole, stores nothing new; more work goes on from there;
+ *  4. closed, it checks clean, holds the same opened again, and (on a sample)
+ *     qemu-img check says so too;
+ *  5. deep: step 2 and 3 were recorded; crash there as well, also in the
+ *     middle of the recovery, and judge those states against the contents
+ *     found in step 1;
+ *  6. rot: the newest configuration is damaged and another program changes
+ *     the closed image: no old mapping may come back (law 11).
+ *
+ * Everything here depends on the state and its seed alone.
+ */
+#include "crash.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "checked.h"
+#include "config.h"
+#include "dedup.h"
+#include "internal.h"
+
+#define CONTINUE_OPS 8
+#define INNER_STATES 6
+
+struct judging {
+  const struct world *w;
+  struct io_store *disk;
+  const struct state *st;
+  unsigned flags;
+  struct verdict *v;
+  struct counts *n;
+  struct rng rng;
+  uint64_t *got;               /* what the state holds */
+};
+
+static bool __attribute__ ((__format__ (__printf__, 2, 3)))
+bad (struct judging *j, const char *fmt, ...)
+{
+  va_list ap;
+
+  if (!j->v->bad) {
+    va_start (ap, fmt);
+    vsnprintf (j->v->msg, sizeof j->v->msg, fmt, ap);
+    va_end (ap);
+    j->v->bad = true;
+  }
+  return false;
+}
+
+void
+verdict_free (struct verdict *v)
+{
+  if (v->inner) {
+    world_free (v->inner);
+    free (v->inner);
+    free (v->inner_base.p);
+    state_free (&v->inner_state);
+  }
+}
+
+/* --- reading ------------------------------------------------------------------ */
+
+static bool
+read_ids (struct judging *j, struct dedup_disk *d, uint64_t *ids,
+          const char *when)
+{
+  const struct world *w = j->w;
+  CLEANUP_FREE uint8_t *buf = malloc (w->nr_units * w->unit);
+  size_t u;
+  int r = dedup_read (d, 0, buf, 0, disk_bytes (w));
+
+  if (r < 0)
+    return bad (j, "%s: read: %s", when, strerror (-r));
+  for (u = 0; u < w->nr_units; u++)
+    if (!recognize_unit (buf + u * w->unit, unit_bytes (w, u), &ids[u]))
+      return bad (j, "%s: unit %zu holds no content that was ever written",
+                  when, u);
+  return true;
+}
+
+static bool
+holds (struct judging *j, struct dedup_disk *d, const uint64_t *want,
+       const char *when)
+{
+  CLEANUP_FREE uint64_t *ids = calloc (j->w->nr_units, sizeof *ids);
+  size_t u;
+
+  if (!read_ids (j, d, ids, when))
+    return false;
+  for (u = 0; u < j->w->nr_units; u++)
+    if (ids[u] != want[u])
+      return bad (j, "%s: unit %zu is %llx instead of %llx", when, u,
+                  (unsigned long long) ids[u], (unsigned long long) want[u]);
+  return true;
+}
+
+static bool
+holds_read_only (struct judging *j, struct io_store *io,
+                 const uint64_t *want, const char *when)
+{
+  struct dedup_disk *d;
+  struct fault f;
+  bool ok;
+
+  if (open_disk (j->w, io, false, &d, &f) < 0)
+    return bad (j, "%s: open read-only: %s", when, f.msg);
+  ok = holds (j, d, want, when);
+  dedup_free (d);
+  return ok;
+}
+
+/* --- 1. ------------------------------------------------------------------------ */
+
+static bool
+judge_contents (struct judging *j)
+{
+  uint64_t changes = cow_changes (j->disk);
+  struct dedup_disk *d;
+  struct fault f;
+  char why[300];
+  bool ok;
+
+  if (open_disk (j->w, j->disk, false, &d, &f) < 0)
+    return bad (j, "open read-only: %s", f.msg);
+  ok = read_ids (j, d, j->got, "read-only");
+  dedup_free (d);
+  if (ok && !oracle_accepts (j->w, j->got, j->st->pos, why, sizeof why))
+    ok = bad (j, "%s", why);
+  if (ok && cow_changes (j->disk) != changes)
+    ok = bad (j, "a read-only open changed the image");
+  return ok;
+}
+
+/* --- 4. ------------------------------------------------------------------------- */
+
+static void
+note_problem (void *opaque, bool is_leak, const char *line)
+{
+  char *msg = opaque;
+
+  if (!msg[0])
+    snprintf (msg, 200, "%s", line);
+}
+
+static bool
+checks_clean (struct judging *j, struct io_store *io, bool store_too)
+{
+  char msg[200] = "";
+  struct qcow2_check_params p = { .problem = note_problem, .opaque = msg };
+  struct dedup_check_result r;
+  struct dedup_disk *d;
+  struct dedup_stats s;
+  struct fault f;
+  bool ok = true;
+
+  if (open_disk (j->w, io, false, &d, &f) < 0)
+    return bad (j, "check: open: %s", f.msg);
+  dedup_get_stats (d, &s);
+  if (s.needs_recovery || (!s.has_store && store_too))
+    ok = bad (j, "check: after a clean close the disk is not clean");
+  else if (dedup_check (d, &p, &r, &f) < 0)
+    ok = bad (j, "check: %s", f.msg);
+  else if (r.image.corruptions || r.image.leaks || r.image.errors ||
+           (store_too && r.store_errors))
+    ok = bad (j, "check: %llu corruptions, %llu leaks, %llu store errors: %s",
+              (unsigned long long) r.image.corruptions,
+              (unsigned long long) r.image.leaks,
+              (unsigned long long) r.store_errors, msg);
+  dedup_free (d);
+  return ok;
+}
+
+static bool
+qemu_agrees (struct judging *j, struct io_store *io)
+{
+  char path[] = "/tmp/crash-qemu-XXXXXX", cmd[200];
+  struct bytes b;
+  int fd = mkstemp (path), status;
+  bool ok;
+
+  if (fd < 0 || bytes_of_store (io, &b) < 0)
+    return bad (j, "qemu-img: no temporary file");
+  ok = write (fd, b.p, b.size) == (ssize_t) b.size;
+  close (fd);
+  free (b.p);
+  snprintf (cmd, sizeof cmd, "qemu-img check -q -f qcow2 %s >&2", path);
+  status = ok ? system (cmd) : -1;
+  unlink (path);
+  __atomic_add_fetch (&j->n->qemu, 1, __ATOMIC_RELAXED);
+  return status == 0 ? true : bad (j, "qemu-img check: status %d", status);
+}
+
+/* --- 2. and 3. -------------------------------------------------------------------- */
+
+/* Is what the disk holds bound to be in the index? */
+static bool
+index_is_whole (const struct world *w)
+{
+  return w->created && !w->cfg.no_dedup && !w->cfg.no_verify &&
+    w->cfg.max_incarnations == 0 && w->cfg.refcount_order >= 4;
+}
+
+/* Write the content of some clusters to others. */
+static bool
+duplicate (struct judging *j, struct world *w, struct srv_export *e)
+{
+  struct dedup_stats before, after;
+  size_t from, to, i, u, nr = w->cfg.nr_clusters - w->cfg.partial_end;
+  bool adopted;
+
+  for (i = 0; i < 3; i++) {
+    from = rnd (&j->rng, nr) * UNITS_PER_CLUSTER;
+    to = rnd (&j->rng, nr) * UNITS_PER_CLUSTER;
+    for (u = 0, adopted = false; u < UNITS_PER_CLUSTER; u++)
+      adopted = adopted || j->got[from + u] >= ID_ADOPTED;
+    dedup_get_stats (e->disk, &before);
+    if (do_write (w, e, 0, to, UNITS_PER_CLUSTER, j->got + from, false) < 0)
+      return bad (j, "%s", w->error);
+    dedup_get_stats (e->disk, &after);
+    if (after.mismatches != before.mismatches && index_is_whole (w) && 0)
+      return bad (j, "a stale index entry");
+    if (after.stored > before.stored && !adopted && index_is_whole (w))
+      return bad (j, "cluster %zu (%llx), there before the crash, was not "
+                  "found again", from / UNITS_PER_CLUSTER,
+                  (unsigned long long) j->got[from]);
+    memcpy (j->got + to, j->got + from, UNITS_PER_CLUSTER * sizeof *j->got);
+  }
+  return true;
+}
+
+/* The disk after all operations of the world. */
+static void
+final_ids (const struct world *w, uint64_t *ids)
+{
+  size_t i;
+
+  memcpy (ids, w->base_ids, w->nr_units * sizeof *ids);
+  for (i = 0; i < w->nr_ops; i++)
+    memcpy (ids + w->ops[i].first, w->ops[i].ids,
+            w->ops[i].nr * sizeof *ids);
+}
+
+/* A world that starts from what the state holds, in one thread. */
+static struct world *
+inner_world (struct judging *j)
+{
+  struct world *in = malloc (sizeof *in);
+  struct cfg cfg = j->w->cfg;
+
+  cfg.clients = 1;
+  cfg.fail_sync = false;
+  cfg.flush_one_in = 6;
+  cfg.job_one_in = 3;
+  cfg.zero_one_in = 4;
+  world_init (in, &cfg, j->st->seed);
+  in->next_id = j->w->next_id + 0x10000;
+  in->created = j->w->created;
+  memcpy (in->base_ids, j->got, in->nr_units * sizeof *in->base_ids);
+  return in;
+}
+
+/* Recover and go on, on the recording of IN.  *OPENED: length of the log
+ * after the recovery. */
+static bool
+recover_and_go_on (struct judging *j, struct world *in, size_t *opened)
+{
+  CLEANUP_FREE uint64_t *want = calloc (in->nr_units, sizeof *want);
+  struct dedup_disk *d;
+  struct srv_export e;
+  struct fault f;
+  uint64_t tick;
+  bool ok;
+  int r;
+
+  if (open_disk (in, in->rec, true, &d, &f) < 0)
+    return bad (j, "open for writing: %s", f.msg);
+  *opened = io_recording_log (in->rec, &in->log);
+  ok = holds (j, d, j->got, "after recovery");
+  export_init (in, d, &e);
+  ok = ok && duplicate (j, in, &e);
+  if (ok)
+    run_single (in, &e, &j->rng, CONTINUE_OPS);
+  if (ok && in->error[0])
+    ok = bad (j, "going on: %s", in->error);
+  final_ids (in, want);
+  ok = ok && holds (j, d, want, "going on");
+  tick = ++in->tick;
+  if (ok && (r = dedup_finish (d)) < 0)
+    ok = bad (j, "close: %s", strerror (-r));
+  if (ok)
+    note_flushed (in, tick);
+  export_end (&e);
+  dedup_free (d);
+  in->nr_log = io_recording_log (in->rec, &in->log);
+  return ok && holds_read_only (j, in->rec, want, "closed");
+}
+
+/* --- 5. ------------------------------------------------------------------------------- */
+
+/* The state ST of the inner world failed: keep it for the report. */
+static void
+keep_inner (struct judging *j, struct world *in, const struct state *st)
+{
+  struct io_store *io = cow_new (NULL, j->disk);
+
+  bytes_of_store (io, &j->v->inner_base);
+  io_close (io);
+  j->v->inner = in;
+  state_copy (st, &j->v->inner_state);
+}
+
+static bool
+crash_again (struct judging *j, struct world *in, size_t opened)
+{
+  struct state st;
+  struct bytes flat;
+  struct io_store *io;
+  size_t i, pos;
+
+  /* All records before the window are there: play them once a state. */
+  for (i = 0; i < INNER_STATES && !j->v->bad; i++) {
+    pos = i % 2 ? rnd (&j->rng, opened + 1)
+      : opened + rnd (&j->rng, in->nr_log - opened + 1);
+    state_random (in, pos, j->st->seed + 7919 * (i + 1), &st);
+    bytes_of_store (j->disk, &flat);
+    bytes_play (in, 0, st.from, &flat);
+    io = cow_new (&flat, NULL);
+    state_apply (in, &st, io);
+    judge (in, io, &st, 0, j->v, j->n);
+    __atomic_add_fetch (&j->n->inner, 1, __ATOMIC_RELAXED);
+    if (j->v->bad)
+      keep_inner (j, in, &st);
+    io_close (io);
+    free (flat.p);
+    state_free (&st);
+  }
+  return !j->v->bad;
+}
+
+/* --- 6. -------------------------------------------------------------------------------- */
+
+/* Damage the slot that counts. */
+static bool
+damage_config (struct io_store *io, struct qcow2_image *img)
+{
+  CLEANUP_FREE struct dedup_config *c = calloc (1, sizeof *c);
+  const uint8_t *bytes = qcow2_store_extension (img);
+  struct dedup_ext ext;
+  struct fault f = { 0 };
+  uint8_t b[16] = { 0xbd };
+
+  if (bytes == NULL || dedup_ext_decode (bytes, &ext) < 0 ||
+      dedup_config_read (io, &ext, qcow2_geometry (img)->cluster_size, c,
+                         &f) < 0)
+    return false;
+  return io_pwrite (io, b, sizeof b, ext.config_off + 32 +
+                    (c->generation % 2 ? ext.config_size / 2 : 0)) == 0;
+}
+
+static int
+load_and (struct qcow2_txn *txn, int r)
+{
+  struct lock *l = qcow2_lock (txn->img);
+
+  if (r != -EAGAIN)
+    return r;
+  lock_release (l);
+  r = qcow2_txn_load (txn);
+  lock_acquire (l);
+  return r < 0 ? r : -EAGAIN;
+}
+
+/* Unmap a guest cluster as another program would: one reference less.
+ * False: it has no data of ours. */
+static bool
+unmap_as_stranger (struct qcow2_image *img, size_t guest_idx)
+{
+  struct qcow2_change c = { .type = QCOW2_CHANGE_L2, .count = 1,
+                            .guest_idx = guest_idx };
+  struct qcow2_writeback *wb;
+  struct qcow2_txn txn;
+  uint64_t entry, refcount = 0;
+  bool anchored = false, ok;
+  int r;
+
+  qcow2_txn_begin (img, &txn);
+  lock_acquire (qcow2_lock (img));
+  while ((r = load_and (&txn, qcow2_get_entry_locked (&txn, 0, guest_idx,
+                                                      &entry))) == -EAGAIN)
+    ;
+  if (r == 0)
+    c.host_idx = (entry & QCOW2_OFFSET_MASK) / qcow2_geometry (img)->cluster_size;
+  ok = r == 0 && c.host_idx != 0 && !(entry & QCOW2_L2_COMPRESSED);
+  while (ok && (r = load_and (&txn, qcow2_get_refcount_locked
+                              (&txn, c.host_idx, &refcount, &anchored)))
+         == -EAGAIN)
+    ;
+  ok = ok && r == 0 && anchored && refcount >= 2;
+  if (ok) {
+    ok = qcow2_apply_locked (&txn, &c) == 0;
+    c = (struct qcow2_change) { .type = QCOW2_CHANGE_REFCOUNT, .count = 1,
+                                .host_idx = c.host_idx,
+                                .refcount = refcount - 1, .anchored = true };
+    ok = ok && qcow2_apply_locked (&txn, &c) == 0 &&
+      qcow2_writeback_begin_locked (img, &wb) == 0;
+  }
+  lock_release (qcow2_lock (img));
+  if (ok) {
+    ok = qcow2_writeback_write (wb) == 0;
+    lock_acquire (qcow2_lock (img));
+    qcow2_writeback_end_locked (wb, ok);
+    lock_release (qcow2_lock (img));
+  }
+  qcow2_txn_end (&txn);
+  return ok;
+}
+
+/* IDS is what the closed image IO holds. */
+static bool
+survives_rot (struct judging *j, struct io_store *io, uint64_t *ids)
+{
+  struct qcow2_open_params p = { .path = "crash", .writable = true,
+                                 .cache_bytes = 1 << 20 };
+  struct qcow2_image *img;
+  struct dedup_disk *d;
+  struct fault f = { 0 };
+  size_t i, c, nr = j->w->cfg.nr_clusters - j->w->cfg.partial_end;
+  bool ok;
+
+  if (qcow2_open (io, &p, &img, &f) < 0)
+    return bad (j, "another program: open: %s", f.msg);
+  for (i = 0; i < 20; i++) {
+    c = rnd (&j->rng, nr);
+    if (unmap_as_stranger (img, c))
+      memset (ids + c * UNITS_PER_CLUSTER, 0,
+              UNITS_PER_CLUSTER * sizeof *ids);
+  }
+  ok = damage_config (io, img);
+  qcow2_close (img);
+  if (!ok)
+    return true;
+  if (!holds_read_only (j, io, ids, "old configuration"))
+    return false;
+  if (open_disk (j->w, io, true, &d, &f) < 0)
+    return bad (j, "old configuration: open: %s", f.msg);
+  ok = holds (j, d, ids, "old configuration, for writing");
+  if (dedup_finish (d) < 0)
+    ok = bad (j, "old configuration: close");
+  dedup_free (d);
+  return ok && checks_clean (j, io, false);
+}
+
+/* --- all of it ---------------------------------------------------------------------------- */
+
+static bool
+judge_all (struct judging *j, struct world *in)
+{
+  CLEANUP_FREE uint64_t *ids = calloc (j->w->nr_units, sizeof *ids);
+  struct io_store *io;
+  size_t opened = 0;
+  bool ok;
+
+  if (!judge_contents (j))
+    return false;
+  memcpy (in->base_ids, j->got, in->nr_units * sizeof *in->base_ids);
+  if (!recover_and_go_on (j, in, &opened) ||
+      !checks_clean (j, in->rec, true))
+    return false;
+  if ((j->flags & JUDGE_QEMU) && !qemu_agrees (j, in->rec))
+    return false;
+  if ((j->flags & JUDGE_DEEP) && !crash_again (j, in, opened))
+    return false;
+  if (!(j->flags & JUDGE_ROT))
+    return true;
+  /* On a copy: the recording's log is not for this. */
+  io = cow_new (NULL, j->disk);
+  {
+    struct state all = { .pos = in->nr_log, .nr = in->nr_log };
+
+    all.fate = calloc (all.nr + 1, 1);
+    all.order = calloc (all.nr + 1, sizeof *all.order);
+    for (size_t i = 0; i < all.nr; i++)
+      all.order[i] = (uint32_t) i;
+    state_apply (in, &all, io);
+    state_free (&all);
+  }
+  final_ids (in, ids);
+  ok = survives_rot (j, io, ids);
+  io_close (io);
+  return ok;
+}
+
+void
+judge (const struct world *w, struct io_store *disk, const struct state *st,
+       unsigned flags, struct verdict *v, struct counts *n)
+{
+  struct judging j = { .w = w, .disk = disk, .st = st, .flags = flags,
+                       .v = v, .n = n, .rng = rng_of (st->seed, 3) };
+  struct world *in;
+
+  __atomic_add_fetch (&n->states, 1, __ATOMIC_RELAXED);
+  j.got = calloc (w->nr_units, sizeof *j.got);
+  in = inner_world (&j);
+  if (io_recording_new (cow_new (NULL, disk), &in->rec) < 0)
+    abort ();
+  judge_all (&j, in);
+  free (j.got);
+  if (v->inner != in) {
+    world_free (in);
+    free (in);
+  }
+}

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Images as bytes, and crash states made of them.
+ *
+ * A copy-on-write store costs what is changed in it, so a state over an image
+ * of some MiB is made in microseconds.  Its base must not change while it
+ * lives.  It has no lock: one thread at a time.
+ *
+ * A state takes the log of a recording up to some record.  What lies before
+ * the last sync is all there; each record after that is kept, lost or torn
+ * (part of its sectors), in any order where they overlap.  A failed sync
+ * promises nothing, and later ones do not promise what it left open.
+ *
+ * Never torn: a write of up to 4096 bytes at offset 0 (docs/on-disk.md
+ * section 6 says so).
+ */
+#include "crash.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checked.h"
+
+#define PAGE 4096u
+
+/* --- flat images ------------------------------------------------------------ */
+
+static size_t
+padded (uint64_t size)
+{
+  return (size_t) round_up_pow2 (size, PAGE);
+}
+
+int
+bytes_of_store (struct io_store *io, struct bytes *b)
+{
+  int64_t size = io_size (io);
+
+  if (size < 0)
+    return (int) size;
+  b->size = (size_t) size;
+  b->p = calloc (1, padded (b->size) + PAGE);
+  return io_pread (io, b->p, b->size, 0);
+}
+
+struct io_store *
+store_of_bytes (const struct bytes *b)
+{
+  struct io_store *io;
+
+  if (io_memory_new (b->size, &io) < 0 ||
+      io_pwrite (io, b->p, b->size, 0) < 0)
+    abort ();
+  return io;
+}
+
+static void
+bytes_resize (struct bytes *b, uint64_t size)
+{
+  size_t old = padded (b->size) + PAGE, new = padded (size) + PAGE;
+
+  if (new > old) {
+    b->p = realloc (b->p, new);
+    memset (b->p + old, 0, new - old);
+  }
+  if (size < b->size)
+    memset (b->p + size, 0, b->size - size);
+  b->size = (size_t) size;
+}
+
+void
+bytes_play (const struct world *w, size_t from, size_t to, struct bytes *b)
+{
+  size_t i;
+
+  for (i = from; i < to; i++) {
+    const struct io_record *r = &w->log[i];
+    uint64_t end = r->host_off + r->len;
+
+    switch (r->call) {
+    case IO_PWRITE:
+      if (end > b->size)
+        bytes_resize (b, end);
+      memcpy (b->p + r->host_off, r->data, r->len);
+      break;
+    case IO_DISCARD:
+      if (r->host_off < b->size)
+        memset (b->p + r->host_off, 0, MIN_OF (end, b->size) - r->host_off);
+      break;
+    case IO_TRUNCATE:
+      bytes_resize (b, r->host_off);
+      break;
+    default:
+      break;
+    }
+  }
+}
+
+/* --- the copy-on-write store --------------------------------------------------- */
+
+struct cow {
+  struct io_store store;
+  const struct bytes *flat;
+  struct cow *parent;
+  uint8_t **pages;
+  size_t nr_pages;             /* length of the array */
+  uint64_t size;
+  uint64_t changes;
+};
+
+static const uint8_t zero_page[PAGE];
+
+static const uint8_t *
+page_of (const struct cow *c, size_t i)
+{
+  for (; c; c = c->parent) {
+    if (i < c->nr_pages && c->pages[i])
+      return c->pages[i];
+    if (c->flat)
+      return i * PAGE < c->flat->size ? c->flat->p + i * PAGE : zero_page;
+  }
+  return zero_page;
+}
+
+static uint8_t *
+own_page (struct cow *c, size_t i)
+{
+  size_t nr;
+
+  if (i >= c->nr_pages) {
+    nr = MAX_OF (i + 1, c->nr_pages * 2);
+    c->pages = realloc (c->pages, nr * sizeof *c->pages);
+    memset (c->pages + c->nr_pages, 0,
+            (nr - c->nr_pages) * sizeof *c->pages);
+    c->nr_pages = nr;
+  }
+  if (!c->pages[i]) {
+    const uint8_t *old = page_of (c, i);
+
+    c->pages[i] = malloc (PAGE);
+    memcpy (c->pages[i], old, PAGE);
+  }
+  return c->pages[i];
+}
+
+static void
+put (struct cow *c, const uint8_t *p, uint64_t off, uint64_t len)
+{
+  uint64_t n;
+
+  for (; len > 0; off += n, len -= n) {
+    n = MIN_OF (len, PAGE - off % PAGE);
+    if (p) {
+      memcpy (own_page (c, off / PAGE) + off % PAGE, p, n);
+      p += n;
+    }
+    else if (page_of (c, off / PAGE) != zero_page)
+      memset (own_page (c, off / PAGE) + off % PAGE, 0, n);
+  }
+}
+
+static int
+cow_preadv (struct io_store *s, const struct iovec *iov, int iovcnt,
+            uint64_t off)
+{
+  struct cow *c = (struct cow *) s;
+  size_t done, n;
+  int i;
+
+  for (i = 0; i < iovcnt; i++)
+    for (done = 0; done < iov[i].iov_len; done += n, off += n) {
+      n = MIN_OF (iov[i].iov_len - done, PAGE - off % PAGE);
+      memcpy ((uint8_t *) iov[i].iov_base + done,
+              page_of (c, off / PAGE) + off % PAGE, n);
+    }
+  return 0;
+}
+
+static int
+cow_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
+             uint64_t off)
+{
+  struct cow *c = (struct cow *) s;
+  int i;
+
+  for (i = 0; i < iovcnt; i++) {
+    put (c, iov[i].iov_base, off, iov[i].iov_len);
+    off += iov[i].iov_len;
+  }
+  c->size = MAX_OF (c->size, off);
+  c->changes++;
+  return 0;
+}
+
+static int
+cow_sync (struct io_store *s)
+{
+  ((struct cow *) s)->changes++;
+  return 0;
+}
+
+static int
+cow_discard (struct io_store *s, uint64_t off, uint64_t len)
+{
+  struct cow *c = (struct cow *) s;
+
+  if (off < c->size)
+    put (c, NULL, off, MIN_OF (len, c->size - off));
+  c->changes++;
+  return 0;
+}
+
+static int
+cow_allocate (struct io_store *s, uint64_t off, uint64_t len)
+{
+  struct cow *c = (struct cow *) s;
+
+  c->size = MAX_OF (c->size, off + len);
+  c->changes++;
+  return 0;
+}
+
+static int
+cow_truncate (struct io_store *s, uint64_t size)
+{
+  struct cow *c = (struct cow *) s;
+
+  if (size < c->size)
+    put (c, NULL, size, c->size - size);
+  c->size = size;
+  c->changes++;
+  return 0;
+}
+
+static int64_t
+cow_size (struct io_store *s)
+{
+  return (int64_t) ((struct cow *) s)->size;
+}
+
+static void
+cow_close (struct io_store *s)
+{
+  struct cow *c = (struct cow *) s;
+  size_t i;
+
+  for (i = 0; i < c->nr_pages; i++)
+    free (c->pages[i]);
+  free (c->pages);
+  free (c);
+}
+
+static const struct io_ops cow_ops = {
+  .preadv = cow_preadv, .pwritev = cow_pwritev, .sync = cow_sync,
+  .discard = cow_discard, .allocate = cow_allocate,
+  .truncate = cow_truncate, .size = cow_size, .close = cow_close,
+};
+
+struct io_store *
+cow_new (const struct bytes *flat, struct io_store *parent)
+{
+  struct cow *c = calloc (1, sizeof *c);
+
+  assert ((flat == NULL) != (parent == NULL));
+  c->store.ops = &cow_ops;
+  c->flat = flat;
+  c->parent = (struct cow *) parent;
+  c->size = flat ? flat->size : c->parent->size;
+  return &c->store;
+}
+
+uint64_t
+cow_changes (struct io_store *s)
+{
+  return ((struct cow *) s)->changes;
+}
+
+/* --- states ------------------------------------------------------------------------ */
+
+size_t
+state_window (const struct world *w, size_t pos)
+{
+  size_t i;
+
+  for (i = pos; i > 0; i--)
+    if (w->log[i - 1].call == IO_SYNC)
+      break;
+  /* What a failed sync left open stays open for ever. */
+  if (w->fault_to != NEVER && pos > w->fault_from)
+    i = MIN_OF (i, w->fault_from);
+  return i;
+}
+
+/* Is record I sure to be there, with a crash at POS? */
+static bool
+is_sure (const struct world *w, size_t i, size_t last_sync)
+{
+  return i < last_sync &&
+    (w->fault_to == NEVER || i < w->fault_from || i >= w->fault_to);
+}
+
+static size_t
+last_sync (const struct world *w, size_t pos)
+{
+  while (pos > 0 && w->log[pos - 1].call != IO_SYNC)
+    pos--;
+  return pos;
+}
+
+static enum fate
+random_fate (struct rng *r, unsigned lose, bool tear)
+{
+  if (rnd (r, 8) < lose)
+    return FATE_LOST;
+  if (tear && chance (r, 3))
+    return chance (r, 2) ? FATE_TORN_512 : FATE_TORN_4096;
+  return FATE_KEPT;
+}
+
+/* Nothing lost, everything, the last few, or what chance wills. */
+void
+state_random (const struct world *w, size_t pos, uint64_t seed,
+              struct state *st)
+{
+  struct rng r = rng_of (seed, 77);
+  size_t sure = last_sync (w, pos), i, k;
+  unsigned kind = (unsigned) rnd (&r, 6), lose;
+  bool tear = chance (&r, 2), reorder = chance (&r, 2);
+
+  memset (st, 0, sizeof *st);
+  st->pos = pos;
+  st->from = state_window (w, pos);
+  st->nr = pos - st->from;
+  st->seed = seed;
+  st->fate = calloc (st->nr + 1, 1);
+  st->order = calloc (st->nr + 1, sizeof *st->order);
+  lose = kind == 0 ? 0 : kind == 1 ? 8 : 1 + (unsigned) rnd (&r, 7);
+  for (i = 0; i < st->nr; i++) {
+    st->order[i] = (uint32_t) i;
+    if (!is_sure (w, st->from + i, sure))
+      st->fate[i] = random_fate (&r, lose, tear && kind > 1);
+  }
+  /* What a later sync made sure lies above what a failed one left open. */
+  reorder = reorder && kind > 1 && w->fault_to == NEVER;
+  for (i = 1; reorder && i < st->nr; i++) {
+    uint32_t t = st->order[i];
+
+    k = rnd (&r, i + 1);
+    st->order[i] = st->order[k];
+    st->order[k] = t;
+  }
+}
+
+void
+state_free (struct state *st)
+{
+  free (st->fate);
+  free (st->order);
+}
+
+void
+state_copy (const struct state *a, struct state *out)
+{
+  *out = *a;
+  out->fate = calloc (a->nr + 1, 1);
+  out->order = calloc (a->nr + 1, sizeof *out->order);
+  memcpy (out->fate, a->fate, a->nr);
+  memcpy (out->order, a->order, a->nr * sizeof *out->order);
+}
+
+static void
+apply_part (const struct io_record *r, uint64_t off, uint64_t len,
+            struct cow *to)
+{
+  uint64_t end = off + len;
+
+  switch (r->call) {
+  case IO_PWRITE:
+    put (to, r->data + (off - r->host_off), off, len);
+    to->size = MAX_OF (to->size, end);
+    break;
+  case IO_DISCARD:
+    if (off < to->size)
+      put (to, NULL, off, MIN_OF (len, to->size - off));
+    break;
+  case IO_TRUNCATE:
+    /* Allocations that grew the file: none is recorded that cut it off. */
+    to->size = MAX_OF (to->size, r->host_off);
+    break;
+  default:
+    break;
+  }
+}
+
+/* Of each aligned piece of UNIT bytes, chance says whether it is there. */
+static void
+apply_torn (const struct io_record *r, uint64_t unit, struct rng rng,
+            struct cow *to)
+{
+  uint64_t off = r->host_off, end = r->host_off + r->len, n;
+
+  for (; off < end; off += n) {
+    n = MIN_OF (end - off, unit - off % unit);
+    if (chance (&rng, 2))
+      apply_part (r, off, n, to);
+  }
+}
+
+static bool
+can_tear (const struct io_record *r)
+{
+  return (r->call == IO_PWRITE || r->call == IO_DISCARD) &&
+    (r->host_off > 0 || r->len > 4096);
+}
+
+void
+state_apply (const struct world *w, const struct state *st,
+             struct io_store *to)
+{
+  struct cow *c = (struct cow *) to;
+  size_t i, k;
+
+  for (k = 0; k < st->nr; k++) {
+    const struct io_record *r = &w->log[st->from + (i = st->order[k])];
+    enum fate fate = st->fate[i];
+
+    if (fate == FATE_LOST)
+      continue;
+    if (fate == FATE_KEPT || !can_tear (r))
+      apply_part (r, r->host_off, r->len, c);
+    else
+      apply_torn (r, fate == FATE_TORN_512 ? 512 : 4096,
+                  rng_of (st->seed, 1000 + st->from + i), c);
+  }
+  c->changes = 0;
+}

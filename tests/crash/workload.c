@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Workloads: seeded random operations through the server's request path on
+ * the real engine, over a recording.
+ *
+ * With one client everything happens in one thread, jobs included, and a seed
+ * gives the same log every time.  With more, each client has a thread and
+ * clusters of its own, and shares others with the rest, unit by unit, so that
+ * they read, complete and rewrite the same clusters; all of them write the
+ * same contents, so that they join and link each other's.  One more thread
+ * runs the jobs.  I/O is delayed at random then.
+ */
+#include "crash.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "checked.h"
+#include "dedup.h"
+#include "internal.h"
+
+/* --- taking notes ---------------------------------------------------------- */
+
+static size_t
+log_length (struct world *w)
+{
+  const struct io_record *log;
+
+  return io_recording_log (w->rec, &log);
+}
+
+static size_t
+note_start (struct world *w, unsigned client, size_t first, size_t nr,
+            const uint64_t *ids)
+{
+  struct mop op = { .client = client, .first = first, .nr = nr,
+                    .done_tick = UINT64_MAX };
+  size_t i;
+
+  op.ids = calloc (nr, sizeof *op.ids);
+  if (ids)
+    memcpy (op.ids, ids, nr * sizeof *ids);
+  pthread_mutex_lock (&w->mutex);
+  if (w->nr_ops == w->max_ops) {
+    w->max_ops = w->max_ops ? w->max_ops * 2 : 64;
+    w->ops = realloc (w->ops, w->max_ops * sizeof *w->ops);
+  }
+  op.start_tick = ++w->tick;
+  op.start_pos = log_length (w);
+  i = w->nr_ops++;
+  w->ops[i] = op;
+  pthread_mutex_unlock (&w->mutex);
+  return i;
+}
+
+static void
+note_done (struct world *w, size_t i)
+{
+  pthread_mutex_lock (&w->mutex);
+  w->ops[i].done_tick = ++w->tick;
+  pthread_mutex_unlock (&w->mutex);
+}
+
+static uint64_t
+next_tick (struct world *w)
+{
+  uint64_t t;
+
+  pthread_mutex_lock (&w->mutex);
+  t = ++w->tick;
+  pthread_mutex_unlock (&w->mutex);
+  return t;
+}
+
+void
+note_flushed (struct world *w, uint64_t start_tick)
+{
+  pthread_mutex_lock (&w->mutex);
+  if (w->nr_flushes == w->max_flushes) {
+    w->max_flushes = w->max_flushes ? w->max_flushes * 2 : 64;
+    w->flushes = realloc (w->flushes, w->max_flushes * sizeof *w->flushes);
+  }
+  w->flushes[w->nr_flushes++] = (struct mflush) { start_tick,
+                                                  log_length (w) };
+  pthread_mutex_unlock (&w->mutex);
+}
+
+/* After a failed sync the disk refuses; anything else is a failure. */
+static int
+result (struct world *w, const char *what, int r)
+{
+  if (r < 0 && !w->faulted)
+    world_error (w, "%s: %s", what, strerror (-r));
+  return r;
+}
+
+/* --- operations ---------------------------------------------------------------- */
+
+int
+do_write (struct world *w, struct srv_export *e, unsigned client,
+          size_t first, size_t nr, const uint64_t *ids, bool fua)
+{
+  uint64_t off = first * w->unit, len = 0, tick;
+  uint8_t *buf = calloc (nr, w->unit);
+  size_t op = note_start (w, client, first, nr, ids), i;
+  int r;
+
+  for (i = 0; i < nr; i++) {
+    fill_unit (buf + len, unit_bytes (w, first + i), ids[i]);
+    len += unit_bytes (w, first + i);
+  }
+  r = srv_pwrite (e, buf, off, (uint32_t) len, false);
+  free (buf);
+  if (r == 0) {
+    note_done (w, op);
+    if (fua) {
+      tick = next_tick (w);
+      r = srv_flush (e);
+      if (r == 0)
+        note_flushed (w, tick);
+    }
+  }
+  return result (w, "write", r);
+}
+
+int
+do_flush (struct world *w, struct srv_export *e)
+{
+  uint64_t tick = next_tick (w);
+  int r = srv_flush (e);
+
+  if (r == 0)
+    note_flushed (w, tick);
+  return result (w, "flush", r);
+}
+
+/* The operations that a trim or zero request consists of: the ends that are
+ * no whole clusters are written, in zeroes. */
+static int
+do_unmap (struct world *w, struct srv_export *e, unsigned client,
+          size_t first, size_t nr, bool trim, bool may_trim)
+{
+  size_t end = first + nr, a, b, op[3], n = 0, i;
+  uint64_t off = first * w->unit, stop;
+  int r;
+
+  stop = MIN_OF (end * w->unit, disk_bytes (w));
+  a = (size_t) round_up_pow2 (first, UNITS_PER_CLUSTER);
+  b = end == w->nr_units ? end
+    : (size_t) round_down_pow2 (end, UNITS_PER_CLUSTER);
+  if (a >= b) {
+    if (!trim)
+      op[n++] = note_start (w, client, first, nr, NULL);
+  }
+  else {
+    if (!trim && first < a)
+      op[n++] = note_start (w, client, first, a - first, NULL);
+    op[n++] = note_start (w, client, a, b - a, NULL);
+    if (!trim && b < end)
+      op[n++] = note_start (w, client, b, end - b, NULL);
+  }
+  r = trim ? srv_trim (e, off, (uint32_t) (stop - off), false)
+    : srv_zero (e, off, (uint32_t) (stop - off), may_trim, false, false);
+  for (i = 0; r == 0 && i < n; i++)
+    note_done (w, op[i]);
+  return result (w, trim ? "trim" : "zero", r);
+}
+
+/* --- choosing --------------------------------------------------------------------- */
+
+/* Clusters come in groups of 16: with several clients, 14 of one client and
+ * 2 shared, of which each client has some units. */
+#define GROUP 16
+#define OWN 14
+
+static bool
+choose_range (const struct world *w, unsigned client, struct rng *r,
+              size_t *first, size_t *nr)
+{
+  size_t clusters = w->cfg.nr_clusters, lo = 0, hi = clusters, c;
+
+  if (w->cfg.clients > 1) {
+    c = rnd (r, div_round_up (clusters, GROUP));
+    lo = c * GROUP;
+    if (chance (r, 3) && lo + OWN < clusters) {
+      c = lo + OWN + rnd (r, MIN_OF (GROUP - OWN, clusters - lo - OWN));
+      *first = c * UNITS_PER_CLUSTER + client;
+      *nr = 1;
+      return client < UNITS_PER_CLUSTER && *first < w->nr_units;
+    }
+    if (c % w->cfg.clients != client)
+      return false;
+    hi = MIN_OF (lo + OWN, clusters);
+  }
+  if (chance (r, 4)) {           /* any units */
+    lo *= UNITS_PER_CLUSTER;
+    hi = MIN_OF (hi * UNITS_PER_CLUSTER, w->nr_units);
+    *first = lo + rnd (r, hi - lo);
+    *nr = 1 + rnd (r, MIN_OF (hi - *first, 12));
+  }
+  else {
+    c = lo + rnd (r, hi - lo);
+    *first = c * UNITS_PER_CLUSTER;
+    *nr = (1 + rnd (r, MIN_OF (hi - c, 16))) * UNITS_PER_CLUSTER;
+    *nr = MIN_OF (*nr, w->nr_units - *first);
+  }
+  return true;
+}
+
+static uint64_t
+unique_id (struct world *w)
+{
+  return __atomic_add_fetch (&w->next_id, 1, __ATOMIC_RELAXED);
+}
+
+/* Content cluster by cluster: old, new, zero, or units of all sorts. */
+static void
+choose_ids (struct world *w, struct rng *r, size_t first, size_t nr,
+            uint64_t *ids)
+{
+  unsigned kind = 0;
+  uint64_t id = 0;
+  size_t i;
+
+  for (i = 0; i < nr; i++) {
+    if (i == 0 || (first + i) % UNITS_PER_CLUSTER == 0) {
+      kind = (unsigned) rnd (r, 9);
+      id = kind < 3 ? 1 + rnd (r, 40) : kind < 7 ? unique_id (w)
+        : kind == 7 && w->base_ids[first] ? w->base_ids[first] : 0;
+    }
+    ids[i] = kind == 8 && chance (r, 2) ? 1 + rnd (r, 40) : id;
+  }
+}
+
+static int
+random_op (struct world *w, struct srv_export *e, unsigned client,
+           struct rng *r)
+{
+  uint64_t ids[MAX_OP_UNITS];
+  size_t first, nr;
+
+  if (chance (r, w->cfg.flush_one_in))
+    return do_flush (w, e);
+  if (!choose_range (w, client, r, &first, &nr))
+    return 0;
+  if (chance (r, w->cfg.zero_one_in))
+    return do_unmap (w, e, client, first, nr, chance (r, 2), chance (r, 2));
+  choose_ids (w, r, first, nr, ids);
+  return do_write (w, e, client, first, nr, ids, chance (r, 20));
+}
+
+/* --- jobs -------------------------------------------------------------------------- */
+
+static int
+run_jobs (struct world *w, struct dedup_disk *d, unsigned jobs)
+{
+  unsigned job;
+  int r = 0;
+
+  for (job = 1; job <= DEDUP_JOB_CLEAN && r >= 0; job <<= 1)
+    if (jobs & job)
+      r = dedup_run (d, job);
+  return r < 0 ? result (w, "background job", r) : 0;
+}
+
+static int
+some_jobs (struct world *w, struct dedup_disk *d, struct rng *r)
+{
+  unsigned urgent, due = dedup_due (d, &urgent);
+
+  if (chance (r, 4))
+    return run_jobs (w, d, due);
+  if (chance (r, 3))
+    return run_jobs (w, d, urgent | (due & (unsigned) rnd (r, 128)));
+  return run_jobs (w, d, urgent | (due & DEDUP_JOB_COMMIT));
+}
+
+void
+run_single (struct world *w, struct srv_export *e, struct rng *r, unsigned nr)
+{
+  while (nr-- > 0 && !w->error[0]) {
+    if (random_op (w, e, 0, r) < 0)
+      return;
+    if (chance (r, w->cfg.job_one_in) && some_jobs (w, e->disk, r) < 0)
+      return;
+  }
+}
+
+/* --- several clients ---------------------------------------------------------------- */
+
+struct client {
+  struct world *w;
+  struct srv_export *e;
+  unsigned id, nr_ops;
+  struct rng rng;
+  const bool *stop;            /* of the one that runs jobs */
+  pthread_t thread;
+};
+
+static void *
+client_thread (void *opaque)
+{
+  struct client *c = opaque;
+  unsigned i;
+
+  for (i = 0; i < c->nr_ops; i++)
+    if (random_op (c->w, c->e, c->id, &c->rng) < 0)
+      break;
+  return NULL;
+}
+
+static void *
+jobs_thread (void *opaque)
+{
+  struct client *c = opaque;
+
+  while (!__atomic_load_n (c->stop, __ATOMIC_RELAXED)) {
+    if (some_jobs (c->w, c->e->disk, &c->rng) < 0)
+      break;
+    usleep (100 + (useconds_t) rnd (&c->rng, 200 * c->w->cfg.job_one_in));
+  }
+  return NULL;
+}
+
+static void
+run_clients (struct world *w, struct srv_export *e, struct rng *r,
+             unsigned nr_ops)
+{
+  struct client c[MAX_CLIENTS + 1];
+  unsigned i, nr = w->cfg.clients;
+  bool stop = false;
+
+  for (i = 0; i <= nr; i++) {
+    c[i] = (struct client) { .w = w, .e = e, .id = i, .nr_ops = nr_ops / nr,
+                             .rng = rng_of (rnd (r, UINT32_MAX), i),
+                             .stop = &stop };
+    pthread_create (&c[i].thread, NULL, i < nr ? client_thread : jobs_thread,
+                    &c[i]);
+  }
+  for (i = 0; i <= nr; i++) {
+    pthread_join (c[i].thread, NULL);
+    if (i == nr - 1)
+      __atomic_store_n (&stop, true, __ATOMIC_RELAXED);
+  }
+}
+
+/* --- the store under it: delays and a failing sync ------------------------------------ */
+
+struct trouble {
+  struct world *w;
+  uint64_t calls;              /* atomic */
+  uint64_t fail_at;            /* the sync that fails; 0: none */
+  uint64_t syncs;              /* atomic */
+};
+
+static int
+trouble_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
+{
+  struct trouble *t = opaque;
+  struct world *w = t->w;
+  uint64_t n = __atomic_add_fetch (&t->calls, 1, __ATOMIC_RELAXED);
+  struct rng r = rng_of (w->seed, n);
+
+  if (w->cfg.clients > 1 && (call == IO_PWRITE || call == IO_SYNC) &&
+      chance (&r, 3))
+    usleep ((useconds_t) rnd (&r, 150));
+  if (call != IO_SYNC ||
+      __atomic_add_fetch (&t->syncs, 1, __ATOMIC_RELAXED) != t->fail_at)
+    return 0;
+  w->fault_to = log_length (w);
+  w->faulted = true;
+  return -EIO;
+}
+
+/* --- all of it -------------------------------------------------------------------------- */
+
+static void
+close_disk (struct world *w, struct dedup_disk *d)
+{
+  uint64_t tick = next_tick (w);
+  int r = dedup_finish (d);
+
+  if (r == 0)
+    note_flushed (w, tick);
+  else
+    result (w, "close", r);
+  dedup_free (d);
+}
+
+static void
+run_session (struct world *w, struct io_store *io, struct rng *r, unsigned nr)
+{
+  struct dedup_disk *d;
+  struct srv_export e;
+  struct fault f;
+
+  if (open_disk (w, io, true, &d, &f) < 0) {
+    if (!w->faulted)
+      world_error (w, "open: %s", f.msg);
+    return;
+  }
+  export_init (w, d, &e);
+  if (w->cfg.clients > 1)
+    run_clients (w, &e, r, nr);
+  else
+    run_single (w, &e, r, nr);
+  export_end (&e);
+  if (w->faulted || w->error[0])
+    dedup_free (d);
+  else
+    close_disk (w, d);
+}
+
+void
+run_workload (struct world *w, struct io_store *below)
+{
+  struct trouble t = { .w = w };
+  struct rng r = rng_of (w->seed, 1);
+  struct io_store *io;
+  unsigned left = w->cfg.nr_ops, n;
+  size_t i;
+
+  if (io_recording_new (below, &w->rec) < 0 ||
+      io_faulty_new (w->rec, trouble_cb, &t, &io) < 0)
+    abort ();
+  if (w->cfg.fail_sync)
+    t.fail_at = 3 + rnd (&r, w->cfg.nr_ops / w->cfg.flush_one_in);
+  while (left > 0 && !w->error[0] && !w->faulted) {
+    n = w->cfg.reopen_one_in ?
+      1 + (unsigned) rnd (&r, 2 * w->cfg.reopen_one_in) : left;
+    n = MIN_OF (n, left);
+    run_session (w, io, &r, n);
+    left -= n;
+  }
+  free (io);                   /* the wrapper alone: see io/faulty.c */
+  w->nr_log = io_recording_log (w->rec, &w->log);
+  if (w->fault_to != NEVER)
+    for (i = w->fault_to, w->fault_from = 0; i > 0; i--)
+      if (w->log[i - 1].call == IO_SYNC) {
+        w->fault_from = i;
+        break;
+      }
+}
