@@ -13,8 +13,10 @@
  * Latency is that of a request; of a whole batch with its flush in syncwrite
  * and batchsync; the final flush is no part of it.
  *
- * Any error, wrong contents among them, ends the program at once.  What
- * follows it would not be worth measuring.
+ * An error ends the program at once: what follows it would not be worth
+ * measuring.  Wrong contents end it with status 1 too, but only after what
+ * is in flight, and with a proper goodbye to the server, which a test may
+ * still need.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -32,6 +34,8 @@
 #include "histogram.h"
 #include "options.h"
 
+#define NOT_SEEN UINT64_MAX
+
 struct load {
   /* Constant while threads run: */
   struct options opts;
@@ -41,6 +45,7 @@ struct load {
 
   /* Atomic: */
   uint64_t next_op;
+  uint64_t bad_off;         /* wrong contents seen here; NOT_SEEN: nowhere */
 };
 
 struct slot {
@@ -100,6 +105,8 @@ xcalloc (size_t nr, size_t size)
 static unsigned
 claim (struct load *l, unsigned want, uint64_t *first)
 {
+  if (__atomic_load_n (&l->bad_off, __ATOMIC_RELAXED) != NOT_SEEN)
+    return 0;
   if (l->deadline_ns != UINT64_MAX && now_ns () >= l->deadline_ns)
     return 0;
   *first = __atomic_fetch_add (&l->next_op, want, __ATOMIC_RELAXED);
@@ -131,8 +138,9 @@ all_zero (const char *buf, size_t len)
 }
 
 static void
-check_contents (const struct options *o, const struct slot *s)
+check_contents (struct load *l, const struct slot *s)
 {
+  const struct options *o = &l->opts;
   uint64_t bad_off = s->guest_off;
   bool ok = true;
 
@@ -142,7 +150,7 @@ check_contents (const struct options *o, const struct slot *s)
   else if (o->mode->check == CHECK_ZERO)
     ok = all_zero (s->buf, o->block);
   if (!ok)
-    die ("wrong contents at offset %" PRIu64, bad_off);
+    __atomic_store_n (&l->bad_off, bad_off, __ATOMIC_RELAXED);
 }
 
 static void
@@ -174,7 +182,7 @@ request_done_cb (void *opaque, int *error)
   if (o->mode->batch == 0)
     histogram_add (&c->latency, now_ns () - s->start_ns);
   if (o->mode->check != CHECK_NOTHING)
-    check_contents (o, s);
+    check_contents (c->load, s);
   c->ops++;
   c->bytes += o->block;
   c->in_flight--;
@@ -454,14 +462,15 @@ run (struct load *l, struct connection *conns)
     sum->bytes += conns[i].bytes;
     histogram_merge (&sum->latency, &conns[i].latency);
   }
-  print_result (&l->opts, sum, seconds, cpu_seconds () - cpu);
+  if (l->bad_off == NOT_SEEN)
+    print_result (&l->opts, sum, seconds, cpu_seconds () - cpu);
   free (sum);
 }
 
 int
 main (int argc, char *argv[])
 {
-  struct load load = { .deadline_ns = UINT64_MAX };
+  struct load load = { .deadline_ns = UINT64_MAX, .bad_off = NOT_SEEN };
   struct connection *conns;
   int64_t export_bytes;
   unsigned i;
@@ -477,6 +486,8 @@ main (int argc, char *argv[])
     make_slots (&conns[i]);
   run (&load, conns);
   close_connections (conns, load.opts.connections);
+  if (load.bad_off != NOT_SEEN)
+    die ("wrong contents at offset %" PRIu64, load.bad_off);
   if (fflush (stdout) != 0)
     die ("standard output: %s", strerror (errno));
   return EXIT_SUCCESS;

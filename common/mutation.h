@@ -20,7 +20,7 @@ enum mutation {
   MUTATION_LAW_6_NO_QUARANTINE,   /* freed clusters are reused at once */
   MUTATION_LAW_6_NOT_RECORDED,    /* ... once the record is durable */
   MUTATION_LAW_7,                 /* journal areas go round too early */
-  MUTATION_LAW_8_LISTED_FIRST,    /* incarnation listed before it is written */
+  MUTATION_LAW_8_NO_SYNC,         /* incarnation listed, but not durable */
   MUTATION_LAW_8_INDEX_START,     /* index start passes unwritten entries */
   MUTATION_LAW_9,                 /* a listed incarnation is written over */
   MUTATION_LAW_10,                /* a failed sync is tried again */

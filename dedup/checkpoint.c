@@ -21,6 +21,14 @@ commit_journal (struct dedup_disk *d)
   return r < 0 ? dedup_fail (d, r, "making writes durable failed") : 0;
 }
 
+int
+dedup_sync (struct dedup_disk *d)
+{
+  int r = dedup_journal_sync (d->journal);
+
+  return r < 0 ? dedup_fail (d, r, "making data durable failed") : 0;
+}
+
 /* --- configuration ------------------------------------------------------------- */
 
 /* Take the areas that lie below SEQ out of the journal and put them at the end
@@ -68,20 +76,25 @@ dedup_config_commit (struct dedup_disk *d, bool frozen_done)
   size_t recycled;
   int r;
 
-  r = commit_journal (d);
+  r = dedup_failed (d);
+  if (r == 0)
+    r = commit_journal (d);
   if (r < 0)
     return r;
   lock_acquire (d->lock);
   c->index_start = frozen_done ? d->index.current_start
     : dedup_index_start_locked (d);
+  if (mutation (MUTATION_LAW_8_INDEX_START))
+    c->index_start = d->index.current_start;
   recycled = recycle_areas_locked (d, MIN_OF (c->checkpoint, c->index_start));
   if (!d->exact)
     c->flags &= ~DEDUP_CONFIG_EXACT;
   lock_release (d->lock);
 
-  r = dedup_config_write (d->io, &d->ext, c);
-  if (r == 0)
-    r = io_sync (d->io);
+  r = mutation (MUTATION_LAW_7) && recycled ? 0
+    : dedup_config_write (d->io, &d->ext, c);
+  if (r == 0 && !mutation (MUTATION_LAW_5_NO_SYNC))
+    r = dedup_sync (d);
   if (r < 0)
     return dedup_fail (d, r, "writing the store's configuration failed");
 
@@ -99,12 +112,12 @@ write_tables (struct dedup_disk *d, struct qcow2_writeback *wb)
 {
   int r;
 
-  r = commit_journal (d);       /* law 3 */
+  r = mutation (MUTATION_LAW_3) ? 0 : commit_journal (d);   /* law 3 */
   if (r < 0)
     return r;
   r = qcow2_writeback_write (wb);
-  if (r == 0)
-    r = io_sync (d->io);
+  if (r == 0 && !mutation (MUTATION_LAW_4))
+    r = dedup_sync (d);
   /* A full disk passes: the tables stay in memory, the journal keeps what
    * they say. */
   if (r < 0 && r != -ENOSPC)
@@ -120,6 +133,10 @@ dedup_checkpoint (struct dedup_disk *d)
   int r;
 
   lock_acquire (d->lock);
+  if (d->failed) {
+    lock_release (d->lock);
+    return -EROFS;
+  }
   seq = dedup_journal_seal_locked (d->journal);
   r = qcow2_writeback_begin_locked (d->img, &wb);
   lock_release (d->lock);
@@ -144,6 +161,8 @@ close_gate (struct dedup_disk *d)
   if (d->changing > 0 || d->gate_closed)
     return false;
   d->gate_closed = true;
+  if (qcow2_quarantined_locked (d->img) > 0)
+    d->exact = false;
   return true;
 }
 
@@ -157,6 +176,22 @@ open_gate (struct dedup_disk *d, bool clean)
   pthread_cond_broadcast (&d->gate);
 }
 
+/* What is in quarantine at the end of a session is free in the next one: the
+ * index must have forgotten it by then, or no longer call itself exact. */
+static int
+drain_exact (struct dedup_disk *d)
+{
+  bool exact;
+  int r = 0;
+
+  lock_acquire (d->lock);
+  exact = d->exact;
+  lock_release (d->lock);
+  if (exact)
+    r = dedup_drain_quarantine (d);
+  return r;
+}
+
 int
 dedup_clean (struct dedup_disk *d)
 {
@@ -168,8 +203,13 @@ dedup_clean (struct dedup_disk *d)
   lock_release (d->lock);
   if (!dirty)
     return 0;
+  r = drain_exact (d);
+  if (r < 0)
+    return r;
   if (!close_gate (d))
     return 1;
+  if (mutation (MUTATION_LAW_5))
+    r = qcow2_set_recovery_bit (d->img, false);
   r = dedup_checkpoint (d);
   if (r == 0) {
     r = qcow2_set_recovery_bit (d->img, false);   /* law 5 */
@@ -208,7 +248,7 @@ forget_cluster (struct dedup_disk *d, uint64_t host_idx, uint8_t *buf)
     return 0;
 
   LOCK_FOR_SCOPE (d->lock);
-  if (!dedup_room_locked (d, 1))
+  if (!dedup_room_locked (d, 1, 1))
     return -EBUSY;
   dedup_index_log_locked (d, &h, DEDUP_DELETED);
   dedup_journal_end_locked (d->journal);
@@ -267,6 +307,8 @@ give_back (struct dedup_disk *d, const struct qcow2_run *runs, size_t nr)
 static uint64_t
 reusable_seq_locked (struct dedup_disk *d)
 {
+  if (mutation (MUTATION_LAW_6_NOT_RECORDED))
+    return dedup_journal_durable_locked (d->journal);
   return MAX_OF (dedup_journal_known_durable_locked (d->journal),
                  d->checkpoint - 1);
 }
@@ -290,7 +332,9 @@ dedup_release_quarantine (struct dedup_disk *d)
     r = forget_runs (d, runs, nr);
   if (r < 0)
     requeue (d, runs, nr);
-  else {
+  if (r == -EBUSY)
+    r = 0;                      /* no room for tombstones now: next time */
+  else if (r == 0) {
     give_back (d, runs, nr);
     lock_acquire (d->lock);
     qcow2_release_locked (d->img, runs, nr);

@@ -105,7 +105,8 @@ raise_recovery_bit (struct dedup_disk *d)
   assert (lock_held (d->lock));
   d->gate_closed = true;
   lock_release (d->lock);
-  r = qcow2_set_recovery_bit (d->img, true);
+  r = mutation (MUTATION_LAW_1_NO_BIT) ? 0
+    : qcow2_set_recovery_bit (d->img, true);
   lock_acquire (d->lock);
   d->recovery_bit = r == 0;
   d->gate_closed = false;
@@ -159,13 +160,13 @@ dedup_flush (struct dedup_disk *d)
 
   if (!d->journal || !d->writable)
     return 0;
-  r = dedup_journal_commit (d->journal);
-  if (r < 0)
-    return dedup_fail (d, r, "making writes durable failed");
   lock_acquire (d->lock);
   d->uncommitted_bytes = 0;
   lock_release (d->lock);
-  return 0;
+  r = dedup_journal_commit (d->journal);
+  if (r < 0)
+    return dedup_fail (d, r, "making writes durable failed");
+  return dedup_failed (d) ? -EIO : 0;   /* law 10 */
 }
 
 /* --- open --------------------------------------------------------------------------------- */
@@ -250,9 +251,10 @@ complete_recovery (struct dedup_disk *d, struct fault *f)
   return 0;
 }
 
-/* Load the store: index from the journal, tables too after a crash. */
+/* Load the store: index from the journal, tables too after a crash, as which
+ * a store that was ADOPTED just now counts. */
 static int
-load_store (struct dedup_disk *d, struct fault *f)
+load_store (struct dedup_disk *d, bool adopted, struct fault *f)
 {
   bool crashed = d->recovery_bit, ok;
   uint64_t next;
@@ -261,7 +263,7 @@ load_store (struct dedup_disk *d, struct fault *f)
   r = dedup_index_init (d);
   if (r < 0)
     return fault_io (f, -r, UINT64_MAX, "out of memory");
-  r = dedup_replay (d, crashed, &next, f);
+  r = dedup_replay (d, crashed || mutation (MUTATION_LAW_11), &next, f);
   if (r < 0)
     return r;
   r = dedup_area_check (d, &ok);
@@ -269,9 +271,10 @@ load_store (struct dedup_disk *d, struct fault *f)
     return fault_corrupt (f, UINT64_MAX, "the anchor does not cover the "
                           "store's areas");
   if (crashed) {                /* step 4; in memory only if read-only */
-    d->config->epoch++;
+    d->config->epoch += !mutation (MUTATION_SAME_EPOCH);
     d->config->epoch_start = d->config->checkpoint = d->checkpoint = next;
-    d->config->flags &= ~DEDUP_CONFIG_EXACT;
+    if (!adopted)
+      d->config->flags &= ~DEDUP_CONFIG_EXACT;
   }
   r = open_journal (d, next);
   if (r < 0)
@@ -316,8 +319,12 @@ grow_tables (struct dedup_disk *d, struct fault *f)
   if (r < 0)
     return r;
   r = qcow2_plan_write (d->img, plan);
+  if (r == -ENOSPC) {           /* the old tables bound the file: so be it */
+    qcow2_plan_free (plan);
+    return 0;
+  }
   if (r == 0)
-    r = io_sync (d->io);
+    r = dedup_sync (d);
   if (r == 0)
     r = dedup_change_begin (d);
   if (r < 0) {
@@ -326,7 +333,7 @@ grow_tables (struct dedup_disk *d, struct fault *f)
   }
   qcow2_txn_begin (d->img, &txn);
   lock_acquire (d->lock);
-  while (r == 0 && !dedup_room_locked (d, plan->nr_changes)) {
+  while (r == 0 && !dedup_room_locked (d, plan->nr_changes, 0)) {
     lock_release (d->lock);
     r = dedup_make_room (d);
     lock_acquire (d->lock);
@@ -385,10 +392,11 @@ new_disk (struct io_store *io, const struct dedup_open_params *p,
   return 0;
 }
 
-/* Open with the store there is.  1: done; 0: opened without a store. */
+/* Open with the store there is.  ADOPTED: it was made just now.  1: done; 0:
+ * opened without a store. */
 static int
 open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
-                 struct fault *f)
+                 bool adopted, struct fault *f)
 {
   struct fault why = { 0 };
   bool crashed;
@@ -402,9 +410,10 @@ open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
   if (r == 1 && p->hash_given && p->hash != d->alg)
     return fault_usage (f, "its index uses hash=%s", dedup_hash_name (d->alg));
   if (r == 1) {
-    r = load_store (d, &why);
+    r = load_store (d, adopted, &why);
     if (r == 0) {
-      log_recovery (d, crashed);
+      if (!adopted)
+        log_recovery (d, crashed);
       return 1;
     }
   }
@@ -429,9 +438,24 @@ set_max_incarnations (struct dedup_disk *d,
   return 0;
 }
 
+/* With verify=on freed clusters are not forgotten one by one; the file must
+ * say so before the first of them is used again. */
+static int
+give_up_exact (struct dedup_disk *d, struct fault *f)
+{
+  int r = 0;
+
+  if (d->verify && d->exact) {
+    d->exact = false;
+    r = dedup_config_commit (d, false);
+  }
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "writing the store's "
+                           "configuration: %s", strerror (-r)) : 0;
+}
+
 static int
 open_once (struct io_store *io, const struct dedup_open_params *p,
-           struct dedup_disk **out, struct fault *f)
+           bool adopted, struct dedup_disk **out, struct fault *f)
 {
   struct dedup_disk *d;
   int r;
@@ -439,11 +463,10 @@ open_once (struct io_store *io, const struct dedup_open_params *p,
   r = new_disk (io, p, &d);
   if (r < 0)
     return fault_io (f, -r, UINT64_MAX, "out of memory");
-  r = open_with_store (d, p, f);
+  r = open_with_store (d, p, adopted, f);
   if (r == 1 && p->writable) {
     set_max_incarnations (d, p);
-    r = grow_tables (d, f);
-    if (r == 0)
+    if ((r = give_up_exact (d, f)) == 0 && (r = grow_tables (d, f)) == 0)
       r = 1;
   }
   if (r < 0) {
@@ -460,14 +483,14 @@ dedup_open (struct io_store *io, const struct dedup_open_params *p,
 {
   int r;
 
-  r = open_once (io, p, out, f);
+  r = open_once (io, p, false, out, f);
   if (r != 0 || !p->writable)
     return MIN_OF (r, 0);
   dedup_free (*out);
   r = dedup_adopt (io, p, f);
   if (r < 0)
     return r;
-  r = open_once (io, p, out, f);
+  r = open_once (io, p, true, out, f);
   if (r == 0) {
     dedup_free (*out);
     return fault_corrupt (f, UINT64_MAX, "the new dedup store is not usable");

@@ -11,6 +11,7 @@
 #include "incarnation.h"
 #include "journal.h"
 #include "log-store.h"
+#include "mutation.h"
 
 /* --- index.c: hash -> host cluster, over log stores and incarnations ------ */
 
@@ -69,8 +70,17 @@ void dedup_index_log_locked (struct dedup_disk *d,
 int dedup_index_swap_locked (struct dedup_disk *d, uint64_t start) MUST_CHECK;
 /* The first block whose entries are in no incarnation. */
 uint64_t dedup_index_start_locked (struct dedup_disk *d);
-/* Publish what the configuration lists; known incarnations keep filters. */
-int dedup_index_publish (struct dedup_disk *d, bool frozen_done) MUST_CHECK;
+/* The set of incarnations that the configuration in memory lists; known ones
+ * keep their filters. */
+int dedup_index_prepare (struct dedup_disk *d,
+                         struct dedup_incarnations **set) MUST_CHECK;
+/* Make SET (now the index's) the one that lookups ask.  Cannot fail: the
+ * configuration that lists it is durable. */
+void dedup_index_publish (struct dedup_disk *d,
+                          struct dedup_incarnations *set, bool frozen_done);
+/* Put an empty log store in place of the current one, from block START. */
+int dedup_index_reset_locked (struct dedup_disk *d, uint64_t start)
+  MUST_CHECK;
 
 /* --- claim.c: content that is being written right now ----------------------- */
 
@@ -135,7 +145,7 @@ struct dedup_disk {
   /* One maintenance job at a time; taken before the lock. */
   pthread_mutex_t maintenance;
   struct dedup_config *config;       /* as last written */
-  bool filters_loaded;
+  bool filters_loaded;               /* atomic */
   bool stop;                         /* atomic: jobs shall return soon */
 
   /* Protected by lock: */
@@ -168,6 +178,10 @@ void dedup_change_end (struct dedup_disk *d);
 /* Refuse writes from now on; returns ERR (negative). */
 int dedup_fail (struct dedup_disk *d, int err, const char *what);
 void dedup_wake (struct dedup_disk *d);
+/* Sync the file: every sync but the header's passes here or by the journal,
+ * one at a time, so that a failure is known to all before another one could
+ * return 0 (law 10). */
+int dedup_sync (struct dedup_disk *d) MUST_CHECK;
 /* The log that the format room reports to. */
 void dedup_attach_log (struct dedup_disk *d);
 /* Append the record for a change, and apply it; tables are pinned. */
@@ -215,13 +229,16 @@ int dedup_freeze (struct dedup_disk *d) MUST_CHECK;
 /* Where there is no space for an incarnation, and writers cannot wait: give
  * the frozen log store up.  Costs ratio only. */
 int dedup_drop_frozen (struct dedup_disk *d) MUST_CHECK;
+/* The same for the current one, where its records fill the journal. */
+int dedup_drop_current (struct dedup_disk *d) MUST_CHECK;
 /* Make room in the journal: add, recycle, checkpoint, pack.  Maintenance. */
 int dedup_journal_extend (struct dedup_disk *d) MUST_CHECK;
 /* Called without locks by a writer that finds no room in journal, log store
  * or table cache: does, or waits for, the maintenance that makes it. */
 int dedup_make_room (struct dedup_disk *d) MUST_CHECK;
-/* Enough of everything for an operation on NR clusters?  Between groups. */
-bool dedup_room_locked (struct dedup_disk *d, size_t nr);
+/* Enough of everything for an operation on NR clusters that enters NR_INSERTS
+ * hashes?  Between groups. */
+bool dedup_room_locked (struct dedup_disk *d, size_t nr, size_t nr_inserts);
 /* Called by a writer after ENOSPC: find whatever space there is. */
 int dedup_find_space (struct dedup_disk *d) MUST_CHECK;
 

@@ -54,9 +54,10 @@ drop_oldest (struct dedup_config *c)
 
   if (max == 0 || max > DEDUP_MAX_INCARNATIONS)
     max = DEDUP_MAX_INCARNATIONS;
-  while (c->nr_incarnations >= max && c->nr_limbo < DEDUP_MAX_LIMBO) {
-    c->limbo[c->nr_limbo++] = (struct dedup_limbo_area) {
-      c->incarnations[0].host_off, c->incarnations[0].size_bytes };
+  while (c->nr_incarnations >= max) {
+    if (c->nr_limbo < DEDUP_MAX_LIMBO)   /* else: garbage, swept later */
+      c->limbo[c->nr_limbo++] = (struct dedup_limbo_area) {
+        c->incarnations[0].host_off, c->incarnations[0].size_bytes };
     c->nr_incarnations--;
     memmove (&c->incarnations[0], &c->incarnations[1],
              c->nr_incarnations * sizeof c->incarnations[0]);
@@ -70,26 +71,53 @@ write_incarnation (struct dedup_disk *d, const struct dedup_log_store *ls,
   int r;
 
   r = dedup_incarnation_write (d->io, d->config->store_id, ls, desc, &d->stop);
-  return r < 0 ? r : io_sync (d->io);
+  if (mutation (MUTATION_LAW_8_NO_SYNC))
+    return r;
+  return r < 0 ? r : dedup_sync (d);
+}
+
+/* What the configuration will say, and the set to go with it.  On failure
+ * the configuration in memory is as it was. */
+static int
+edit_config (struct dedup_disk *d, const struct dedup_incarnation_desc *desc,
+             int limbo, struct dedup_incarnations **set)
+{
+  struct dedup_config *c = d->config;
+  CLEANUP_FREE struct dedup_config *before = malloc (sizeof *before);
+  int r;
+
+  if (before == NULL)
+    return -ENOMEM;
+  *before = *c;
+  if (limbo >= 0)
+    remove_limbo (c, (size_t) limbo);
+  drop_oldest (c);
+  c->incarnations[c->nr_incarnations++] = *desc;
+  c->next_incarnation_id++;
+  r = dedup_index_prepare (d, set);
+  if (r < 0)
+    *c = *before;
+  return r;
 }
 
 static int
 list_incarnation (struct dedup_disk *d,
                   const struct dedup_incarnation_desc *desc, int limbo)
 {
-  struct dedup_config *c = d->config;
+  struct dedup_incarnations *set;
   int r;
 
-  if (limbo >= 0)
-    remove_limbo (c, (size_t) limbo);
-  drop_oldest (c);
-  c->incarnations[c->nr_incarnations++] = *desc;
-  c->next_incarnation_id++;
-  r = dedup_config_commit (d, true);
+  r = edit_config (d, desc, limbo, &set);
   if (r < 0)
     return r;
-  d->filters_loaded = false;
-  return dedup_index_publish (d, true);
+  r = dedup_config_commit (d, true);
+  if (r < 0) {                  /* sticky: no other configuration follows */
+    dedup_incarnations_put (set);
+    return r;
+  }
+  __atomic_store_n (&d->filters_loaded, false, __ATOMIC_RELAXED);
+  dedup_index_publish (d, set, true);
+  return 0;
 }
 
 int
@@ -104,6 +132,8 @@ dedup_freeze (struct dedup_disk *d)
   lock_release (d->lock);
   if (ls == NULL)
     return 0;
+  if (mutation (MUTATION_LAW_9))
+    drop_oldest (d->config);
   r = find_area (d, dedup_incarnation_size (dedup_log_store_order (ls)),
                  &desc.host_off, &desc.size_bytes, &limbo);
   if (r < 0)
@@ -121,10 +151,35 @@ dedup_freeze (struct dedup_disk *d)
 int
 dedup_drop_frozen (struct dedup_disk *d)
 {
+  struct dedup_incarnations *set;
   int r;
 
   log_line (d->log, LOG_ERROR, "%s: no space for an incarnation: some of the "
             "index is given up", d->path);
+  lock_acquire (d->lock);
+  d->exact = false;             /* tombstones are lost with it */
+  lock_release (d->lock);
+  r = dedup_index_prepare (d, &set);
+  if (r < 0)
+    return r;
   r = dedup_config_commit (d, true);
-  return r < 0 ? r : dedup_index_publish (d, true);
+  if (r < 0)
+    dedup_incarnations_put (set);
+  else
+    dedup_index_publish (d, set, true);
+  return r;
+}
+
+int
+dedup_drop_current (struct dedup_disk *d)
+{
+  int r;
+
+  log_line (d->log, LOG_ERROR, "%s: no space for the journal to grow: the "
+            "youngest part of the index is given up", d->path);
+  lock_acquire (d->lock);
+  r = dedup_index_reset_locked (d, dedup_journal_seal_locked (d->journal));
+  d->exact = false;
+  lock_release (d->lock);
+  return r < 0 ? r : dedup_config_commit (d, false);
 }

@@ -51,7 +51,7 @@ dedup_index_init (struct dedup_disk *d)
   if (r < 0)
     return r;
   x->current_start = d->config->index_start;
-  return dedup_index_publish (d, false);
+  return dedup_index_prepare (d, &x->set);
 }
 
 void
@@ -187,7 +187,11 @@ dedup_index_room_locked (struct dedup_disk *d, size_t nr)
     return true;
   if (x->frozen != NULL)
     return false;
-  return set_aside_locked (d) == 0;
+  /* Without memory for another log store, entries that find no place are
+   * lost: so may tombstones be. */
+  if (set_aside_locked (d) < 0)
+    d->exact = false;
+  return true;
 }
 
 void
@@ -220,11 +224,10 @@ find_in (struct dedup_incarnations *set, uint64_t id)
 }
 
 int
-dedup_index_publish (struct dedup_disk *d, bool frozen_done)
+dedup_index_prepare (struct dedup_disk *d, struct dedup_incarnations **out)
 {
   const struct dedup_config *c = d->config;
-  struct dedup_incarnations *set = new_set (c->nr_incarnations), *old;
-  struct dedup_log_store *done = NULL;
+  struct dedup_incarnations *set = new_set (c->nr_incarnations);
   size_t i, pos;
   int r;
 
@@ -242,6 +245,17 @@ dedup_index_publish (struct dedup_disk *d, bool frozen_done)
       return r;
     }
   }
+  *out = set;
+  return 0;
+}
+
+void
+dedup_index_publish (struct dedup_disk *d, struct dedup_incarnations *set,
+                     bool frozen_done)
+{
+  struct dedup_incarnations *old;
+  struct dedup_log_store *done = NULL;
+
   lock_acquire (d->lock);
   old = d->index.set;
   d->index.set = set;
@@ -252,5 +266,22 @@ dedup_index_publish (struct dedup_disk *d, bool frozen_done)
   lock_release (d->lock);
   dedup_incarnations_put (old);
   dedup_log_store_free (done);
+}
+
+int
+dedup_index_reset_locked (struct dedup_disk *d, uint64_t start)
+{
+  struct dedup_index *x = &d->index;
+  struct dedup_log_store *ls;
+  int r;
+
+  assert (lock_held (d->lock));
+  r = dedup_log_store_new (dedup_log_store_order (x->current), &ls);
+  if (r < 0)
+    return r;
+  dedup_log_store_free (x->current);
+  x->current = ls;
+  x->current_start = start;
+  x->nr_spilled = 0;
   return 0;
 }

@@ -5,8 +5,10 @@
  * Everything but COMMIT runs under the maintenance mutex, one job at a time.
  * A writer without room does the work itself, or waits on that mutex while
  * the loop does it: nothing depends on the loop being there.  A writer inside
- * the gate may wait for the mutex, since its holder never waits for the gate
- * with the mutex in hand (dedup_clean gives up instead).
+ * the gate may wait for the mutex: its holder may pass the gate too, but the
+ * gate is closed only by dedup_clean, which needs the mutex itself and gives up
+ * while anybody is inside, and briefly while bit 48 is being set, which waits
+ * for nothing but I/O.
  */
 #include "disk.h"
 
@@ -15,7 +17,9 @@
 /* Records of an operation on one cluster: its link, the old one's drop (up to
  * three clusters when compressed), and its share of new tables. */
 #define RECORDS_PER_CLUSTER 8
-#define RECORDS_PER_OPERATION 64
+/* What an operation takes besides: setting the log store aside closes a block
+ * (63 records) and logs FREEZE and what was spilled (DEDUP_MAX_SPILLED). */
+#define RECORDS_PER_OPERATION 200
 /* Dirty tables beyond this share of the journal make a checkpoint due. */
 #define LONG_JOURNAL(c) ((c)->max_journal_areas / 2)
 
@@ -40,7 +44,7 @@ area_blocks (const struct dedup_disk *d)
 /* --- room ------------------------------------------------------------------------- */
 
 bool
-dedup_room_locked (struct dedup_disk *d, size_t nr)
+dedup_room_locked (struct dedup_disk *d, size_t nr, size_t nr_inserts)
 {
   assert (lock_held (d->lock));
   /* The last half area is for maintenance, which makes room. */
@@ -50,7 +54,7 @@ dedup_room_locked (struct dedup_disk *d, size_t nr)
     return false;
   if (qcow2_dirty_bytes_locked (d->img) > d->dirty_max)
     return false;
-  return dedup_index_room_locked (d, nr);
+  return nr_inserts == 0 || dedup_index_room_locked (d, nr_inserts);
 }
 
 /* Blocks between the checkpoint and the one being filled. */
@@ -106,7 +110,7 @@ add_area (struct dedup_disk *d)
   c->areas[c->nr_areas++] = a;
   r = dedup_config_write (d->io, &d->ext, c);
   if (r == 0)
-    r = io_sync (d->io);
+    r = dedup_sync (d);
   if (r < 0)
     return dedup_fail (d, r, "writing the store's configuration failed");
   LOCK_FOR_SCOPE (d->lock);
@@ -116,15 +120,15 @@ add_area (struct dedup_disk *d)
 /* The hashes in the current log store.  Taken at once: entries move between
  * slots when others come in, so a walk in slices could pass one over. */
 static int
-list_hashes (struct dedup_disk *d, struct dedup_hash **hashes, size_t *nr,
-             uint64_t *start)
+list_hashes (struct dedup_disk *d, const struct dedup_log_store **current,
+             struct dedup_hash **hashes, size_t *nr, uint64_t *start)
 {
   const struct dedup_log_store *ls;
   size_t slot, slots;
   uint64_t host_idx;
 
   LOCK_FOR_SCOPE (d->lock);
-  ls = d->index.current;
+  ls = *current = d->index.current;
   slots = (size_t) DEDUP_BUCKET_SLOTS << dedup_log_store_order (ls);
   *nr = 0;
   *hashes = malloc ((dedup_log_store_count (ls) + 1) * sizeof **hashes);
@@ -137,13 +141,30 @@ list_hashes (struct dedup_disk *d, struct dedup_hash **hashes, size_t *nr,
   return 0;
 }
 
+/* What found no place in the log store is logged anew too. */
+static void
+pack_spilled_locked (struct dedup_disk *d)
+{
+  struct dedup_index *x = &d->index;
+  size_t i;
+
+  for (i = 0; i < x->nr_spilled; i++) {
+    struct dedup_record rec = {
+      .type = x->spilled[i].host_idx == DEDUP_DELETED ? DEDUP_REC_DELETE
+        : DEDUP_REC_INDEX,
+      .hash = x->spilled[i].hash, .host_idx = x->spilled[i].host_idx,
+    };
+    dedup_journal_append_locked (d->journal, &rec);
+  }
+}
+
 #define PACK_SLICE 512
 
 /* Log a slice anew, with the values that the entries have now.  1: gone on;
  * 0: the log store was set aside meanwhile, its freeze does the rest. */
 static int
 pack_slice (struct dedup_disk *d, const struct dedup_log_store *ls,
-            const struct dedup_hash *hashes, size_t nr)
+            const struct dedup_hash *hashes, size_t nr, bool first)
 {
   uint64_t host_idx;
   size_t i;
@@ -153,6 +174,8 @@ pack_slice (struct dedup_disk *d, const struct dedup_log_store *ls,
     return 0;
   if (!dedup_journal_room_locked (d->journal, nr + RECORDS_PER_OPERATION))
     return -EBUSY;
+  if (first)
+    pack_spilled_locked (d);
   for (i = 0; i < nr; i++)
     if (dedup_log_store_lookup (ls, &hashes[i], &host_idx))
       dedup_index_log_locked (d, &hashes[i], host_idx);
@@ -179,7 +202,7 @@ pack_hashes (struct dedup_disk *d, const struct dedup_log_store *ls,
     if (stopping (d))
       return -EINTR;
     n = MIN_OF (nr - done, PACK_SLICE);
-    r = pack_slice (d, ls, hashes + done, n);
+    r = pack_slice (d, ls, hashes + done, n, done == 0);
     if (r == 0)
       return 0;
     if (r == 1)
@@ -196,7 +219,7 @@ static int
 pack (struct dedup_disk *d)
 {
   CLEANUP_FREE struct dedup_hash *hashes = NULL;
-  const struct dedup_log_store *ls = d->index.current;
+  const struct dedup_log_store *ls = NULL;
   uint64_t start;
   size_t nr;
   int r;
@@ -204,7 +227,7 @@ pack (struct dedup_disk *d)
   r = dedup_change_begin (d);
   if (r < 0)
     return r;
-  r = list_hashes (d, &hashes, &nr, &start);
+  r = list_hashes (d, &ls, &hashes, &nr, &start);
   if (r == 0)
     r = pack_hashes (d, ls, hashes, nr);
   dedup_change_end (d);
@@ -230,10 +253,10 @@ index_holds_journal (struct dedup_disk *d)
 int
 dedup_journal_extend (struct dedup_disk *d)
 {
-  int r;
+  int r = dedup_failed (d);
 
-  if (!journal_low (d))
-    return 0;
+  if (r < 0 || !journal_low (d))
+    return r;
   r = dedup_config_commit (d, false);   /* recycles what it can */
   if (r < 0 || !journal_low (d))
     return r;
@@ -254,6 +277,8 @@ dedup_journal_extend (struct dedup_disk *d)
   }
   if (r == 0 && journal_low (d))
     r = add_area (d);           /* over the limit, rather than wait */
+  if (r == -ENOSPC && journal_low (d) && index_holds_journal (d))
+    r = dedup_drop_current (d);
   return r;
 }
 
@@ -298,7 +323,7 @@ collect_cluster (struct dedup_disk *d, struct qcow2_txn *txn,
   int r;
 
   LOCK_FOR_SCOPE (d->lock);
-  if (!dedup_room_locked (d, 1))
+  if (!dedup_room_locked (d, 1, 0))
     return -EBUSY;
   r = qcow2_get_refcount_locked (txn, host_idx, &refcount, &anchored);
   if (r == 0)
@@ -390,7 +415,7 @@ load_filters (struct dedup_disk *d)
       r = 0;
     }
   }
-  d->filters_loaded = i == set->nr;
+  __atomic_store_n (&d->filters_loaded, i == set->nr, __ATOMIC_RELAXED);
   dedup_incarnations_put (set);
   return r;
 }
@@ -425,7 +450,9 @@ dedup_make_room (struct dedup_disk *d)
 
   dedup_wake (d);
   pthread_mutex_lock (&d->maintenance);
-  r = dedup_flush (d);
+  r = dedup_failed (d);
+  if (r == 0)
+    r = dedup_flush (d);
   if (r == 0)
     r = dedup_journal_extend (d);
   if (r == 0 && too_dirty (d))
@@ -442,11 +469,13 @@ dedup_make_room (struct dedup_disk *d)
 int
 dedup_find_space (struct dedup_disk *d)
 {
-  int r = 0;
+  int r;
 
   pthread_mutex_lock (&d->maintenance);
-  while ((r = scan (d)) == 1 && !stopping (d))
-    ;
+  r = dedup_failed (d);
+  if (r == 0)
+    while ((r = scan (d)) == 1 && !stopping (d))
+      ;
   if (r >= 0)
     r = dedup_drain_quarantine (d);
   pthread_mutex_unlock (&d->maintenance);
@@ -463,7 +492,7 @@ dedup_due (struct dedup_disk *d, unsigned *urgent)
   if (urgent)
     *urgent = 0;
   if (!d->has_store || !d->writable)
-    return d->has_store && !d->filters_loaded ? DEDUP_JOB_FILTERS : 0;
+    return 0;
   LOCK_FOR_SCOPE (d->lock);
   if (d->failed)
     return 0;
@@ -533,7 +562,9 @@ dedup_run (struct dedup_disk *d, enum dedup_job job)
   if (job == DEDUP_JOB_COMMIT)
     return commit_job (d);
   pthread_mutex_lock (&d->maintenance);
-  r = run_maintenance (d, job);
+  r = dedup_failed (d);
+  if (r == 0)
+    r = run_maintenance (d, job);
   pthread_mutex_unlock (&d->maintenance);
   return r;
 }

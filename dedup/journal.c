@@ -41,6 +41,7 @@
 #include "checked.h"
 #include "journal-block.h"
 #include "journal.h"
+#include "mutation.h"
 
 #define MAX_WAITING ((8u << 20) / DEDUP_BLOCK_SIZE)
 
@@ -411,7 +412,10 @@ write_batch (struct dedup_journal *j, const struct block_list *batch,
     if (r < 0)
       return r;
   }
-  return io_sync (j->io);
+  r = io_sync (j->io);
+  if (r < 0 && mutation (MUTATION_LAW_10))
+    r = io_sync (j->io);
+  return r;
 }
 
 /* Take note of how the batch fared, and its memory back. */
@@ -471,6 +475,27 @@ dedup_journal_commit (struct dedup_journal *j)
       lead_commit (j);
   }
   return j->err;
+}
+
+int
+dedup_journal_sync (struct dedup_journal *j)
+{
+  LOCK_FOR_SCOPE (j->lock);
+  int r;
+
+  while (j->committing)
+    lock_wait (j->lock, &j->commit_done);
+  if (j->err)
+    return j->err;
+  j->committing = true;
+  lock_release (j->lock);
+  r = io_sync (j->io);
+  lock_acquire (j->lock);
+  if (r < 0)
+    j->err = r;           /* law 10 */
+  j->committing = false;
+  pthread_cond_broadcast (&j->commit_done);
+  return r;
 }
 
 /* --- Maintenance of the area list ---------------------------------------- */

@@ -67,6 +67,10 @@ uint64_t dedup_journal_known_durable_locked (const struct dedup_journal *j);
  * is durable.  Any failure of a write or sync is sticky: this and all later
  * calls return it (law 10). */
 int dedup_journal_commit (struct dedup_journal *j) MUST_CHECK;
+/* Sync the file on behalf of others (tables, configuration, incarnations),
+ * never beside a commit: the host tells of a lost write once, to whoever syncs
+ * next, so that a failure here must stop all later commits as well. */
+int dedup_journal_sync (struct dedup_journal *j) MUST_CHECK;
 /* 0, or the sticky error. */
 int dedup_journal_error_locked (const struct dedup_journal *j);
 

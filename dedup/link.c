@@ -114,6 +114,17 @@ check_limits (struct op *op)
   return over ? -ERANGE : 0;
 }
 
+/* How many entries may the index get? */
+static size_t
+nr_inserts (const struct op *op)
+{
+  size_t i, nr = 0;
+
+  for (i = 0; i < op->nr; i++)
+    nr += op->slots[i].hashed && is_first_link (&op->slots[i]);
+  return nr;
+}
+
 /* One pass under one hold of the lock: 0 when all may be changed now. */
 static int
 try_prepare (struct op *op)
@@ -123,9 +134,11 @@ try_prepare (struct op *op)
 
   if (d->failed)
     return d->failed;
-  if (!dedup_room_locked (d, op->nr))
+  if (!dedup_room_locked (d, op->nr, nr_inserts (op)))
     return -EBUSY;
-  r = prepare_all (op);
+  r = qcow2_holds_reserve_locked (d->img, op->nr);
+  if (r == 0)
+    r = prepare_all (op);
   return r < 0 ? r : check_limits (op);
 }
 

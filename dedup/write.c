@@ -213,6 +213,7 @@ unhold_slot (struct op *op, struct slot *s)
   if (s->held) {
     LOCK_FOR_SCOPE (op->d->lock);
     qcow2_unhold_locked (&op->txn, s->host_idx);
+    dedup_journal_end_locked (op->d->journal);   /* it may have freed */
     s->held = false;
   }
 }
@@ -264,7 +265,7 @@ static void
 unreserve (struct op *op, const struct qcow2_run *run)
 {
   LOCK_FOR_SCOPE (op->d->lock);
-  qcow2_unreserve_locked (op->d->img, run);
+  qcow2_unreserve_unbacked_locked (op->d->img, run);
 }
 
 static int
@@ -294,11 +295,17 @@ write_run (struct op *op, const size_t *idx, const struct qcow2_run *run)
     else
       iov[cnt++] = (struct iovec) { p, d->cluster_size };
   }
+  if (mutation (MUTATION_LAW_2))
+    return 0;
   return io_pwritev (d->io, iov, cnt, run->host_idx << d->cluster_bits);
 }
 
+/* On a full disk some free clusters have space of the host's and others, given
+ * back once, have not: so many runs are tried before giving up. */
+#define SPACE_TRIES 256
+
 /* Reserve and write one run for the first slots of IDX; its length, or
- * -errno.  Once, when space is short, look for more. */
+ * -errno.  When space is short, look for more, and then in small pieces. */
 static ssize_t
 store_run (struct op *op, const size_t *idx, size_t nr)
 {
@@ -314,11 +321,12 @@ store_run (struct op *op, const size_t *idx, size_t nr)
         break;
       unreserve (op, &run);
     }
-    if (r != -ENOSPC || tries > 0)
+    if (r != -ENOSPC || tries == SPACE_TRIES)
       return r;
-    r = dedup_find_space (op->d);
+    r = tries == 0 ? dedup_find_space (op->d) : 0;
     if (r < 0)
       return r;
+    nr = 1;
   }
   for (k = 0; k < run.count; k++) {
     op->slots[idx[k]].host_idx = run.host_idx + k;
@@ -396,6 +404,20 @@ join_all (struct op *op)
   lock_release (d->lock);
   r = compare_all (op, SLOT_JOIN);
   return r < 0 ? r : store_all (op);
+}
+
+/* Only for a test that breaks law 2. */
+static int
+write_too_late (struct op *op)
+{
+  size_t i;
+  int r = 0;
+
+  for (i = 0; i < op->nr && r == 0; i++)
+    if (op->slots[i].stored)
+      r = io_pwrite (op->d->io, slot_data (op, i), op->d->cluster_size,
+                     op->slots[i].host_idx << op->d->cluster_bits);
+  return r;
 }
 
 /* --- the operation ----------------------------------------------------------------------- */
@@ -489,6 +511,8 @@ dedup_write (struct dedup_disk *d, unsigned root, const void *buf,
   r = bring_to_disk (&op);
   if (r == 0)
     r = link_or_store (&op);
+  if (r == 0 && mutation (MUTATION_LAW_2))
+    r = write_too_late (&op);
   finish (&op);
   dedup_change_end (d);
   return r;

@@ -10,26 +10,24 @@
  * when nbdkit was started with -r, but nbdkit tells a plugin about -r only
  * when a client connects, which is too late for the recovery of a crashed
  * image and for refusing one that another server has open.  So the command
- * line is read again, with the same getopt_long and nbdkit's documented
- * options; see command_line_is_readonly.  Should that ever miss a -r, .open
+ * line is read again (command-line.c).  Should that ever miss a -r, .open
  * still learns of it and such connections can't write.
  *
  * This is the only file that has global variables, as nbdkit gives its
  * configuration callbacks no handle.
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
 #include "checked.h"
+#include "command-line.h"
 #include "export.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
@@ -39,7 +37,6 @@
 #define MAX_BLOCK_BYTES (UINT32_C (32) << 20)
 
 #define MAX_COMMIT_INTERVAL_MS 3600000      /* an hour */
-#define MAX_COMMAND_LINE (4u << 20)         /* above the kernel's limit */
 
 static struct srv_params params;
 static const char *file_name;     /* as given, for messages */
@@ -47,7 +44,7 @@ static char *file_path;           /* absolute: nbdkit changes directory */
 static bool opening;              /* stderr is still the user's */
 static struct srv_export *export;
 
-/* --- Messages --------------------------------------------------------- */
+/* --- Messages ------------------------------------------------------------ */
 
 /* Lines begin with the name of the file already. */
 static void
@@ -64,7 +61,7 @@ log_write (void *opaque, enum log_level level, const char *line)
 
 static const struct log_sink log_sink = { .write = log_write };
 
-/* --- Configuration ------------------------------------------------------ */
+/* --- Configuration ------------------------------------------------------- */
 
 static int
 bad_value (const char *key, const char *value, const char *expected)
@@ -280,138 +277,7 @@ plugin_dump_plugin (void)
   printf ("dedup_min_cluster_size=512\ndedup_max_cluster_size=2097152\n");
 }
 
-/* --- Was nbdkit started with -r? ----------------------------------------- */
-
-/* nbdkit(1): the short options, and which of the long ones take a value.
- * Long options may be abbreviated, which is why getopt_long is to parse
- * them, and why those that don't matter here are listed too. */
-static const char short_options[] = "46D:e:fg:i:nop:P:rst:u:U:vV";
-static const struct option long_options[] = {
-  { "debug", required_argument, NULL, 0 },
-  { "dump-config", no_argument, NULL, 0 },
-  { "dump-plugin", no_argument, NULL, 0 },
-  { "exit-with-parent", no_argument, NULL, 0 },
-  { "export", required_argument, NULL, 0 },
-  { "export-name", required_argument, NULL, 0 },
-  { "exportname", required_argument, NULL, 0 },
-  { "filter", required_argument, NULL, 0 },
-  { "foreground", no_argument, NULL, 0 },
-  { "group", required_argument, NULL, 0 },
-  { "help", no_argument, NULL, 0 },
-  { "ip-addr", required_argument, NULL, 0 },
-  { "ipaddr", required_argument, NULL, 0 },
-  { "ipv4-only", no_argument, NULL, 0 },
-  { "ipv6-only", no_argument, NULL, 0 },
-  { "log", required_argument, NULL, 0 },
-  { "long-options", no_argument, NULL, 0 },
-  { "mask-handshake", required_argument, NULL, 0 },
-  { "new-style", no_argument, NULL, 0 },
-  { "newstyle", no_argument, NULL, 0 },
-  { "no-fork", no_argument, NULL, 0 },
-  { "no-sr", no_argument, NULL, 0 },
-  { "old-style", no_argument, NULL, 0 },
-  { "oldstyle", no_argument, NULL, 0 },
-  { "pid-file", required_argument, NULL, 0 },
-  { "pidfile", required_argument, NULL, 0 },
-  { "port", required_argument, NULL, 0 },
-  { "read-only", no_argument, NULL, 'r' },
-  { "readonly", no_argument, NULL, 'r' },
-  { "run", required_argument, NULL, 0 },
-  { "selinux-label", required_argument, NULL, 0 },
-  { "short-options", no_argument, NULL, 0 },
-  { "single", no_argument, NULL, 0 },
-  { "stdin", no_argument, NULL, 0 },
-  { "swap", no_argument, NULL, 0 },
-  { "threads", required_argument, NULL, 0 },
-  { "tls", required_argument, NULL, 0 },
-  { "tls-certificates", required_argument, NULL, 0 },
-  { "tls-psk", required_argument, NULL, 0 },
-  { "tls-verify-peer", no_argument, NULL, 0 },
-  { "unix", required_argument, NULL, 0 },
-  { "user", required_argument, NULL, 0 },
-  { "verbose", no_argument, NULL, 0 },
-  { "version", no_argument, NULL, 0 },
-  { "vsock", no_argument, NULL, 0 },
-  { NULL },
-};
-
-/* The arguments of this process, each ended by a NUL byte, or NULL.  *LEN:
- * bytes, of which the last is a NUL. */
-static char *
-read_command_line (size_t *len)
-{
-  char *buf = malloc (MAX_COMMAND_LINE);
-  int fd = open ("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
-  ssize_t r = 0;
-
-  *len = 0;
-  while (fd >= 0 && buf && *len < MAX_COMMAND_LINE - 1 &&
-         (r = read (fd, buf + *len, MAX_COMMAND_LINE - 1 - *len)) > 0)
-    *len += (size_t) r;
-  if (fd >= 0)
-    close (fd);
-  if (*len == 0 || r < 0) {
-    free (buf);
-    return NULL;
-  }
-  if (buf[*len - 1] != '\0')
-    buf[(*len)++] = '\0';
-  return buf;
-}
-
-static char **
-split_arguments (char *buf, size_t len, int *argc)
-{
-  char **argv, *p;
-  size_t nr = 0;
-
-  for (p = buf; p < buf + len; p += strlen (p) + 1)
-    nr++;
-  argv = calloc (nr + 1, sizeof *argv);
-  if (argv == NULL)
-    return NULL;
-  for (nr = 0, p = buf; p < buf + len; p += strlen (p) + 1)
-    argv[nr++] = p;
-  *argc = (int) nr;
-  return argv;
-}
-
-/* nbdkit is done with getopt when .get_ready runs (its own last use is of
- * optind, for the keys), but leave its state as it was all the same. */
-static bool
-has_readonly_option (int argc, char **argv)
-{
-  int saved_optind = optind, saved_opterr = opterr, saved_optopt = optopt;
-  char *saved_optarg = optarg;
-  bool found = false;
-  int c;
-
-  optind = 0;                   /* start afresh */
-  opterr = 0;
-  while ((c = getopt_long (argc, argv, short_options, long_options,
-                           NULL)) != -1)
-    found |= c == 'r';
-  optind = saved_optind;
-  opterr = saved_opterr;
-  optopt = saved_optopt;
-  optarg = saved_optarg;
-  return found;
-}
-
-static bool
-command_line_is_readonly (void)
-{
-  size_t len;
-  CLEANUP_FREE char *buf = read_command_line (&len);
-  CLEANUP_FREE char **argv = NULL;
-  int argc;
-
-  if (buf)
-    argv = split_arguments (buf, len, &argc);
-  return argv && has_readonly_option (argc, argv);
-}
-
-/* --- Start and stop ------------------------------------------------------- */
+/* --- Start and stop ------------------------------------------------------ */
 
 static void
 plugin_load (void)
@@ -477,7 +343,7 @@ plugin_unload (void)
   free (file_path);
 }
 
-/* --- Connections ----------------------------------------------------------- */
+/* --- Connections --------------------------------------------------------- */
 
 /* The handle of a connection says only whether it may write. */
 static char may_write, read_only;
@@ -534,7 +400,7 @@ plugin_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
   return 0;
 }
 
-/* --- Requests ---------------------------------------------------------------- */
+/* --- Requests ------------------------------------------------------------ */
 
 static int
 answer (int r, const char *what, uint64_t guest_off)

@@ -297,6 +297,14 @@ qcow2_unreserve_locked (struct qcow2_image *img, const struct qcow2_run *run)
     a->cursor = run->host_idx;
 }
 
+void
+qcow2_unreserve_unbacked_locked (struct qcow2_image *img,
+                                 const struct qcow2_run *run)
+{
+  assert (lock_held (&img->lock));
+  qcow2_alloc_found_free_locked (img, run->host_idx, run->count);
+}
+
 int
 qcow2_reserve_area_locked (struct qcow2_image *img, uint64_t count,
                            uint64_t *host_idx)
@@ -386,6 +394,10 @@ qcow2_quarantine_locked (struct qcow2_image *img, const struct qcow2_run *run,
   assert (lock_held (&img->lock));
   if (run->count == 0)
     return;
+  if (mutation (MUTATION_LAW_6_NO_QUARANTINE)) {
+    qcow2_alloc_found_free_locked (img, run->host_idx, run->count);
+    return;
+  }
   a->frontier = MAX_OF (a->frontier, run->host_idx + run->count);
   set_busy (a, run->host_idx, run->count);
   last = a->q_len > 0 ? ring_at (a, a->q_len - 1) : NULL;

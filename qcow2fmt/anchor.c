@@ -8,7 +8,10 @@
  *
  * A part without table (its L1 entry is 0) says that nothing is anchored and
  * needs no memory.  A table with any other entry makes the calls that need
- * it fail with -EIO: the anchor is not valid then.
+ * it fail with -EIO: the anchor is not valid then.  Only while a journal is
+ * replayed may such a table be met: the anchor's L1 was written before the
+ * crash, the table was not, and its place holds what was there before.  It
+ * counts as empty until its ANCHORTABLE record comes, and come it must.
  *
  * Protected by the image's lock.  Loading is as in cache.c: the reader gives
  * up the lock and looks afterwards if the part was created in the meantime;
@@ -94,7 +97,8 @@ qcow2_anchor_need_locked (struct qcow2_txn *txn, uint64_t part)
     return 0;
   off = img->anchor.l1.v[part] & QCOW2_OFFSET_MASK;
   if (off % img->header.geo.cluster_size != 0 ||
-      off >> img->header.geo.cluster_bits >= img->alloc.frontier)
+      off >> img->header.geo.cluster_bits >=
+      qcow2_tables_end_locked (img))
     return -EIO;
   return qcow2_txn_missing_locked (txn, QCOW2_MISSING_ANCHOR, part);
 }
@@ -175,7 +179,7 @@ qcow2_anchor_create_locked (struct qcow2_image *img, uint64_t part,
   if (!bits)
     return -ENOMEM;
   set_bits (a, part, bits);
-  a->parts[part].loading = false;
+  a->parts[part].loading = a->parts[part].doubtful = false;
   qcow2_flat_set (&a->l1, part, host_off);
   qcow2_anchor_dirty_locked (img, part);
   pthread_cond_broadcast (&img->loaded);
@@ -225,7 +229,7 @@ decode (const struct qcow2_image *img, uint64_t part, const uint8_t *table,
     if (v == 0)
       continue;
     if (v != (first + i) << geo->cluster_bits)
-      return -EIO;
+      return -EBADMSG;
     bits[i / 64] |= UINT64_C (1) << i % 64;
   }
   return 0;
@@ -266,6 +270,13 @@ load_part (struct qcow2_image *img, uint64_t part)
     return 0;
   }
   a->parts[part].loading = false;
+  if (r == -EBADMSG && img->replaying) {
+    memset (bits, 0, words (img) * sizeof *bits);
+    a->parts[part].doubtful = true;
+    r = 0;
+  }
+  if (r == -EBADMSG)
+    r = -EIO;
   if (r < 0)
     free (bits);
   else
@@ -284,6 +295,28 @@ qcow2_anchor_load_locked (struct qcow2_txn *txn, uint64_t part)
       return load_part (img, part);
     lock_wait (&img->lock, &img->loaded);
   }
+  return 0;
+}
+
+/* --- Replay ------------------------------------------------------------- */
+
+void
+qcow2_replay_begin (struct qcow2_image *img)
+{
+  LOCK_FOR_SCOPE (&img->lock);
+
+  img->replaying = true;
+}
+
+int
+qcow2_replay_end (struct qcow2_image *img)
+{
+  LOCK_FOR_SCOPE (&img->lock);
+
+  img->replaying = false;
+  for (uint64_t i = 0; i < img->anchor.nr_parts; ++i)
+    if (img->anchor.parts[i].doubtful)
+      return -EIO;
   return 0;
 }
 

@@ -188,13 +188,21 @@ qcow2_cache_trim_locked (struct qcow2_image *img)
   }
 }
 
+uint64_t
+qcow2_tables_end_locked (const struct qcow2_image *img)
+{
+  /* The crash may have cut off a table that the file names already. */
+  return MAX_OF (img->alloc.frontier, img->replaying ?
+                 qcow2_refcount_coverage (img) : 0);
+}
+
 static bool
 can_be_table (const struct qcow2_image *img, uint64_t host_off)
 {
   const struct qcow2_geometry *geo = &img->header.geo;
 
   return host_off != 0 && host_off % geo->cluster_size == 0 &&
-    host_off >> geo->cluster_bits < img->alloc.frontier;
+    host_off >> geo->cluster_bits < qcow2_tables_end_locked (img);
 }
 
 struct qcow2_table *

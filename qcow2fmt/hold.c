@@ -101,6 +101,18 @@ add (struct qcow2_holds *h, uint64_t host_idx, struct qcow2_table *block)
 }
 
 int
+qcow2_holds_reserve_locked (struct qcow2_image *img, size_t nr)
+{
+  struct qcow2_holds *h = &img->holds;
+  int r = 0;
+
+  assert (lock_held (&img->lock));
+  while (r == 0 && h->nr + nr > h->max / 4 * 3)
+    r = grow (h);
+  return r;
+}
+
+int
 qcow2_hold_locked (struct qcow2_txn *txn, uint64_t host_idx, uint64_t limit)
 {
   struct qcow2_image *img = txn->img;

@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include "qcow2-limits.h"
+#include "mutation.h"
 #include "qcow2.h"
 #include "wire.h"
 
@@ -85,6 +86,10 @@ int qcow2_cache_init (struct qcow2_image *img, size_t budget_bytes)
   MUST_CHECK;
 void qcow2_cache_free (struct qcow2_image *img);
 
+/* First cluster where no table can be: the frontier, but while replaying
+ * what the refcount table covers. */
+uint64_t qcow2_tables_end_locked (const struct qcow2_image *img);
+
 /* The table at HOST_OFF if it is in memory and loaded, pinned in TXN (once).
  * Otherwise NULL and *ERR: -EAGAIN with what is missing noted in TXN, -ENOMEM,
  * or -EIO for an offset where no table can be (corrupt). */
@@ -130,6 +135,7 @@ int qcow2_txn_missing_locked (struct qcow2_txn *txn, int kind, uint64_t off);
 struct qcow2_anchor_part {     /* what one anchor L2 table says */
   uint64_t *bits;              /* l2_entries bits; NULL: not loaded */
   bool dirty, loading;
+  bool doubtful;               /* was no table, while replaying: see anchor.c */
 };
 
 struct qcow2_anchor {
@@ -335,6 +341,7 @@ struct qcow2_image {
   bool header_dirty;
   bool header_writing;         /* in a writeback that has not ended */
   bool writing_back;           /* there is a writeback */
+  bool replaying;              /* see qcow2_replay_begin */
   struct qcow2_flat l1;
   struct qcow2_flat reftable;
   struct qcow2_snapshot_table snapshots;

@@ -279,7 +279,7 @@ qcow2_set_recovery_bit (struct qcow2_image *img, bool on)
   assert (img->writable && g->version >= 3);
   r = io_pwrite (img->io, wire, on ? sizeof wire : sizeof wire[0],
                  offsetof (struct qcow2_wire_header, incompatible));
-  if (r == 0)
+  if (r == 0 && !(on && mutation (MUTATION_LAW_1_NO_SYNC)))
     r = io_sync (img->io);
   if (r < 0)
     return r;

@@ -228,6 +228,14 @@ void qcow2_set_log (struct qcow2_image *img, const struct qcow2_log *log);
 int qcow2_apply_locked (struct qcow2_txn *txn, const struct qcow2_change *c)
   MUST_CHECK;
 
+/* Between these two, records of a journal are applied to tables of which a
+ * crash may have left some unwritten: what L1, refcount table and anchor L1
+ * name may lie past the end of the file, or hold other bytes still, and a
+ * record to come makes it anew.  The end: -EIO if an anchor table was not a
+ * table, and no record made it one. */
+void qcow2_replay_begin (struct qcow2_image *img);
+int qcow2_replay_end (struct qcow2_image *img) MUST_CHECK;
+
 /* The L2 entry of a guest cluster; 0 where there is no table. */
 int qcow2_get_entry_locked (struct qcow2_txn *txn, unsigned root,
                             uint64_t guest_idx, uint64_t *entry) MUST_CHECK;
@@ -268,6 +276,9 @@ int qcow2_drop_locked (struct qcow2_txn *txn, uint64_t entry, bool trimmed)
  * refcount at or above LIMIT. */
 int qcow2_hold_locked (struct qcow2_txn *txn, uint64_t host_idx,
                        uint64_t limit) MUST_CHECK;
+/* Memory for NR more holds, so that they cannot fail for want of it. */
+int qcow2_holds_reserve_locked (struct qcow2_image *img, size_t nr)
+  MUST_CHECK;
 /* Let go; frees it if the last guest reference went meanwhile.  Needs no
  * load: TXN must be the one that holds. */
 void qcow2_unhold_locked (struct qcow2_txn *txn, uint64_t host_idx);
@@ -290,6 +301,10 @@ int qcow2_reserve_locked (struct qcow2_image *img, uint64_t wanted,
                           struct qcow2_run *run) MUST_CHECK;
 void qcow2_unreserve_locked (struct qcow2_image *img,
                              const struct qcow2_run *run);
+/* The same, for a run that the host had no space for: others are tried before
+ * it comes round again. */
+void qcow2_unreserve_unbacked_locked (struct qcow2_image *img,
+                                      const struct qcow2_run *run);
 
 /* As qcow2_reserve_locked, for exactly COUNT clusters in one run. */
 int qcow2_reserve_area_locked (struct qcow2_image *img, uint64_t count,

@@ -65,7 +65,7 @@ parse_hash (const struct srv_params *p, enum dedup_hash_alg *alg,
   return fault_usage (f, "hash=%s: this hash is not known", p->hash);
 }
 
-/* --- Create ---------------------------------------------------------- */
+/* --- Create -------------------------------------------------------------- */
 
 static int MUST_CHECK
 write_new_image (struct io_store *io, const struct srv_params *p,
@@ -122,7 +122,7 @@ open_file (const struct srv_params *p, enum dedup_hash_alg hash,
   return io_file_open (p->path, flags, lock, io, f);
 }
 
-/* --- Open ------------------------------------------------------------- */
+/* --- Open ---------------------------------------------------------------- */
 
 /* How large a cache holds all tables of this image? */
 static int MUST_CHECK
@@ -285,7 +285,7 @@ srv_close (struct srv_export *e)
   return r;
 }
 
-/* --- Properties ------------------------------------------------------------ */
+/* --- Properties ---------------------------------------------------------- */
 
 uint64_t
 srv_size (const struct srv_export *e)

@@ -121,7 +121,7 @@ idle_long_enough (const struct srv_loop *l)
   return now > last && now - last >= IDLE_NS;
 }
 
-/* --- Tasks ------------------------------------------------------------ */
+/* --- Tasks --------------------------------------------------------------- */
 
 static void consider_jobs_on_loop (struct srv_loop *l);
 
@@ -188,12 +188,14 @@ start_task_on_loop (struct srv_loop *l, struct task *t, enum dedup_job job)
   (void) r;
 }
 
-/* --- Decisions -------------------------------------------------------- */
+/* --- Decisions ----------------------------------------------------------- */
 
 static bool
 may_start (struct srv_loop *l, unsigned set, enum dedup_job job)
 {
-  return (set & job) != 0 && uv_now (&l->uv) >= retry_of (l, job)->not_before_ms;
+  if (!(set & job))
+    return false;
+  return uv_now (&l->uv) >= retry_of (l, job)->not_before_ms;
 }
 
 /* The first of the ordered jobs in SET that may start, or 0. */
@@ -292,7 +294,7 @@ commit_timer_cb (uv_timer_t *h)
   consider_jobs_on_loop (l);
 }
 
-/* --- Start and stop ---------------------------------------------------- */
+/* --- Start and stop ------------------------------------------------------ */
 
 static void
 loop_main (void *opaque)

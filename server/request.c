@@ -167,7 +167,7 @@ srv_cache (struct srv_export *e, uint64_t guest_off, uint32_t len)
   return r;
 }
 
-/* --- Write ----------------------------------------------------------------- */
+/* --- Write --------------------------------------------------------------- */
 
 /* Fill what the request leaves of the piece's clusters in BOUNCE: from the
  * disk, and past its end with zeroes. */
@@ -268,7 +268,7 @@ srv_flush (struct srv_export *e)
   return nbd_result (dedup_flush (e->disk));
 }
 
-/* --- Trim and zero -------------------------------------------------------- */
+/* --- Trim and zero ------------------------------------------------------- */
 
 /* The whole clusters inside a range: [*first, *end), *first >= *end if there
  * is none.  A partial last cluster of the disk is whole for a range that
@@ -355,7 +355,7 @@ srv_zero (struct srv_export *e, uint64_t guest_off, uint32_t len,
   return nbd_result (r);
 }
 
-/* --- Extents --------------------------------------------------------------- */
+/* --- Extents ------------------------------------------------------------- */
 
 struct extent_merge {
   int (*cb) (void *opaque, uint64_t guest_off, uint64_t len,

@@ -99,7 +99,7 @@ static const struct {
   M (LAW_6_NOT_RECORDED, "freed clusters are reused when durably freed"),
   M (LAW_7, "journal areas go round without a configuration",
      "long journal"),
-  M (LAW_8_LISTED_FIRST, "an incarnation is listed before it is written",
+  M (LAW_8_NO_SYNC, "an incarnation is listed before it is durable",
      "small log stores", "one incarnation"),
   M (LAW_8_INDEX_START, "the index start passes the frozen log store",
      "small log stores", "tiny clusters", "no verify"),

@@ -18,6 +18,7 @@
  */
 #include "crash.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -102,9 +102,10 @@ def perform(h, base, op):
         h.flush()
 
 
-def worker(uri, who, region, seed, limit, done, out):
+def worker(uri, who, region, seed, limit, done, out, barrier):
     rng = random.Random(seed * 1000 + who)
     h = nbdclient.connect(uri)
+    barrier.wait()              # nobody dies before all are connected
     log = []                    # [operation, sent, answered or None]
     try:
         while done.value < limit:
@@ -139,7 +140,8 @@ def run(uri, pid, operations, seed, connections, region, out):
     done = multiprocessing.Value('l', 0)
     # With a victim the workers go on until their connections break.
     limit = operations if pid == 0 else 1 << 60
-    jobs = [(uri, i, region, seed, limit, done, out)
+    barrier = multiprocessing.Barrier(connections)
+    jobs = [(uri, i, region, seed, limit, done, out, barrier)
             for i in range(connections)]
     ctx = multiprocessing.get_context('fork')
     death = None

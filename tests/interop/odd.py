@@ -39,7 +39,9 @@ def payload(rng, n):
         return bytes(n)
     if kind < 0.4:
         return bytes([rng.randint(1, 4)]) * n       # equal blocks everywhere
-    if kind < 0.5:                                  # zero in the middle
+    if kind < 0.65:             # contents that come back after they were freed
+        return random.Random(rng.randrange(40)).randbytes(n)
+    if kind < 0.75:                                 # zero in the middle
         return (rng.randbytes(n // 3) + bytes(n // 3)).ljust(n, b'x')
     return rng.randbytes(n)
 

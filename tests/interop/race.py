@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""race.py URI CONNECTIONS BLOCKS REGION SEED: every connection writes the
-same BLOCKS distinct blocks of 4 KiB, each into a region of its own (REGION
+"""race.py URI CONNECTIONS BLOCKS REGION SEED BLOCK_SIZE: every connection
+writes the same BLOCKS distinct blocks, each into a region of its own (REGION
 bytes apart), in waves that all start together, in runs of 1 to 16 blocks cut
 differently.  So the same new content arrives by several connections at once,
 over and over."""
@@ -11,8 +11,8 @@ import sys
 
 import nbdclient
 
-BLOCK = 4096
-WAVE = 256                      # blocks between two barriers
+BLOCK = int(sys.argv[6])
+WAVE = max(1, (1 << 20) // BLOCK)       # blocks between two barriers
 
 
 def content(seed, i):

@@ -50,4 +50,11 @@ for round in 1 2 3; do
   $PY "$HERE/crashload.py" verify "$URI" $((4 << 20)) "$TMP/r$round"
   stop_server
   check_clean "$disk2"
+  before=$(data_clusters "$disk2")
+  start_server "$disk2"
+  $PY "$HERE/put.py" "$URI" URI $((32 << 20)) $((16 << 20))
+  stop_server
+  check_clean "$disk2"
+  equal "data-clusters after the same again" "$(data_clusters "$disk2")" \
+    "$before"
 done

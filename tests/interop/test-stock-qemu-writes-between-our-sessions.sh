@@ -44,14 +44,17 @@ check_clean "$disk"
 after=$(data_clusters "$disk")
 equal "clusters for a copy of blocks 0 to 12M" $((after - before)) 0
 
-say "new contents"
+say "new contents, where the garbage was; and then again what was lost"
 random_file "$TMP/b.raw" 4 2
-start_server "$disk"
+start_server "$disk" commit-interval=1
+sleep 1.5
 $PY "$HERE/put.py" "$URI" "$TMP/b.raw" 0
 $PY "$HERE/put.py" "$URI" "$TMP/b.raw" $((4 << 20))
+$PY "$HERE/put.py" "$URI" "$TMP/a.raw" $((60 << 20)) $((4 << 20)) $((12 << 20))
 stop_server
 check_clean "$disk"
 qemu-img convert -O raw "$disk" "$TMP/now.raw"
 $PY "$HERE/distinct.py" "$TMP/now.raw" 4096 0 $((8 << 20)) >"$TMP/n"
 equal "distinct blocks of the first 8M" "$(cat "$TMP/n")" 1024
 cmp -n $((4 << 20)) "$TMP/b.raw" "$TMP/now.raw"
+cmp -n $((4 << 20)) -i $((12 << 20)):$((60 << 20)) "$TMP/a.raw" "$TMP/now.raw"

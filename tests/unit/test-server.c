@@ -29,7 +29,7 @@
 static char dir[64];
 static uint64_t seed;
 
-/* --- Helpers ------------------------------------------------------------ */
+/* --- Helpers ------------------------------------------------------------- */
 
 static uint64_t
 next_random (uint64_t *state)
@@ -212,7 +212,7 @@ assert_reads (struct srv_export *e, const unsigned char *want,
               got[i], want[i]);
 }
 
-/* --- A plain array --------------------------------------------------------- */
+/* --- A plain array ------------------------------------------------------- */
 
 struct model {
   uint64_t size, cluster_size, rng;
@@ -396,7 +396,7 @@ test_model_tiny (void **state)
   run_against_model (65536, 1000, 60);
 }
 
-/* --- Edges ------------------------------------------------------------------ */
+/* --- Edges --------------------------------------------------------------- */
 
 static void
 test_trim_keeps_partial_clusters_but_not_at_the_end (void **state)
@@ -516,7 +516,7 @@ test_extents_pass_on_what_the_callback_says (void **state)
   assert_int_equal (srv_close (e), 0);
 }
 
-/* --- Open and create ----------------------------------------------------------- */
+/* --- Open and create ----------------------------------------------------- */
 
 static void
 assert_refused (const struct srv_params *p, int err, const char *part)
@@ -624,7 +624,7 @@ test_readonly_changes_nothing_also_after_a_crash (void **state)
   assert_memory_equal (before, after, size_before);
 }
 
-/* --- Threads ----------------------------------------------------------------------- */
+/* --- Threads ------------------------------------------------------------- */
 
 #define NR_WRITERS 4
 #define STRIPE 64
@@ -697,7 +697,7 @@ test_writers_of_the_same_clusters_lose_nothing (void **state)
   free (w);
 }
 
-/* --- The loop ------------------------------------------------------------------------- */
+/* --- The loop ------------------------------------------------------------ */
 
 static void
 sleep_ms (unsigned ms)

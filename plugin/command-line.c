@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Was nbdkit started with -r?
+ *
+ * nbdkit has no call for that, so this parses the arguments of the process
+ * once more, with the same getopt_long and the options that nbdkit(1)
+ * documents.  Scanning for "-r" by hand would fail on what getopt allows:
+ * joined letters (-frv), abbreviations (--reado), values that look like
+ * options (-e -r), options behind the plugin's name.  Where /proc is not
+ * mounted the answer is no; an option that a newer nbdkit may add is skipped.
+ *
+ * Called once, before there are threads.
+ */
+#include <fcntl.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "command-line.h"
+
+#define MAX_COMMAND_LINE (4u << 20)         /* above the kernel's usual limit */
+
+/* nbdkit(1): the short options, and which of the long ones take a value.
+ * Long options may be abbreviated, which is why getopt_long is to parse
+ * them, and why those that don't matter here are listed too. */
+static const char short_options[] = "46D:e:fg:i:nop:P:rst:u:U:vV";
+static const struct option long_options[] = {
+  { "debug", required_argument, NULL, 0 },
+  { "dump-config", no_argument, NULL, 0 },
+  { "dump-plugin", no_argument, NULL, 0 },
+  { "exit-with-parent", no_argument, NULL, 0 },
+  { "export", required_argument, NULL, 0 },
+  { "export-name", required_argument, NULL, 0 },
+  { "exportname", required_argument, NULL, 0 },
+  { "filter", required_argument, NULL, 0 },
+  { "foreground", no_argument, NULL, 0 },
+  { "group", required_argument, NULL, 0 },
+  { "help", no_argument, NULL, 0 },
+  { "ip-addr", required_argument, NULL, 0 },
+  { "ipaddr", required_argument, NULL, 0 },
+  { "ipv4-only", no_argument, NULL, 0 },
+  { "ipv6-only", no_argument, NULL, 0 },
+  { "log", required_argument, NULL, 0 },
+  { "long-options", no_argument, NULL, 0 },
+  { "mask-handshake", required_argument, NULL, 0 },
+  { "new-style", no_argument, NULL, 0 },
+  { "newstyle", no_argument, NULL, 0 },
+  { "no-fork", no_argument, NULL, 0 },
+  { "no-sr", no_argument, NULL, 0 },
+  { "old-style", no_argument, NULL, 0 },
+  { "oldstyle", no_argument, NULL, 0 },
+  { "pid-file", required_argument, NULL, 0 },
+  { "pidfile", required_argument, NULL, 0 },
+  { "port", required_argument, NULL, 0 },
+  { "read-only", no_argument, NULL, 'r' },
+  { "readonly", no_argument, NULL, 'r' },
+  { "run", required_argument, NULL, 0 },
+  { "selinux-label", required_argument, NULL, 0 },
+  { "short-options", no_argument, NULL, 0 },
+  { "single", no_argument, NULL, 0 },
+  { "stdin", no_argument, NULL, 0 },
+  { "swap", no_argument, NULL, 0 },
+  { "threads", required_argument, NULL, 0 },
+  { "tls", required_argument, NULL, 0 },
+  { "tls-certificates", required_argument, NULL, 0 },
+  { "tls-psk", required_argument, NULL, 0 },
+  { "tls-verify-peer", no_argument, NULL, 0 },
+  { "unix", required_argument, NULL, 0 },
+  { "user", required_argument, NULL, 0 },
+  { "verbose", no_argument, NULL, 0 },
+  { "version", no_argument, NULL, 0 },
+  { "vsock", no_argument, NULL, 0 },
+  { NULL },
+};
+
+/* The arguments of this process, each ended by a NUL byte, or NULL.  *LEN:
+ * bytes, of which the last is a NUL. */
+static char *
+read_command_line (size_t *len)
+{
+  char *buf = malloc (MAX_COMMAND_LINE);
+  int fd = open ("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+  ssize_t r = 0;
+
+  *len = 0;
+  while (fd >= 0 && buf && *len < MAX_COMMAND_LINE - 1 &&
+         (r = read (fd, buf + *len, MAX_COMMAND_LINE - 1 - *len)) > 0)
+    *len += (size_t) r;
+  if (fd >= 0)
+    close (fd);
+  if (*len == 0 || r < 0) {
+    free (buf);
+    return NULL;
+  }
+  if (buf[*len - 1] != '\0')
+    buf[(*len)++] = '\0';
+  return buf;
+}
+
+static char **
+split_arguments (char *buf, size_t len, int *argc)
+{
+  char **argv, *p;
+  size_t nr = 0;
+
+  for (p = buf; p < buf + len; p += strlen (p) + 1)
+    nr++;
+  argv = calloc (nr + 1, sizeof *argv);
+  if (argv == NULL)
+    return NULL;
+  for (nr = 0, p = buf; p < buf + len; p += strlen (p) + 1)
+    argv[nr++] = p;
+  *argc = (int) nr;
+  return argv;
+}
+
+/* nbdkit is done with getopt when .get_ready runs (its own last use is of
+ * optind, for the keys), but leave its state as it was all the same. */
+static bool
+has_readonly_option (int argc, char **argv)
+{
+  int saved_optind = optind, saved_opterr = opterr, saved_optopt = optopt;
+  char *saved_optarg = optarg;
+  bool found = false;
+  int c;
+
+  optind = 0;                   /* start afresh */
+  opterr = 0;
+  while ((c = getopt_long (argc, argv, short_options, long_options,
+                           NULL)) != -1)
+    found |= c == 'r';
+  optind = saved_optind;
+  opterr = saved_opterr;
+  optopt = saved_optopt;
+  optarg = saved_optarg;
+  return found;
+}
+
+bool
+command_line_is_readonly (void)
+{
+  size_t len;
+  CLEANUP_FREE char *buf = read_command_line (&len);
+  CLEANUP_FREE char **argv = NULL;
+  int argc;
+
+  if (buf)
+    argv = split_arguments (buf, len, &argc);
+  return argv && has_readonly_option (argc, argv);
+}
