@@ -13,10 +13,19 @@
 /* --- sizes -------------------------------------------------------------------- */
 
 #define INCARNATIONS_PER_IMAGE 128
-/* Small log stores save nothing: 2^14 buckets are 2.6 MiB. */
-#define SMALLEST_ORDER 14
+/* A hit in RAM costs no read of a page: 2^16 buckets take 10 MiB, twice while
+ * one is frozen, and hold the hashes of 1 GiB; but no more than the image has
+ * clusters. */
+#define SMALLEST_ORDER 10
+#define USUAL_ORDER 16
 /* 2^18 buckets: 1 M entries, 42 MiB, twice while one is frozen. */
 #define LARGEST_ORDER 18
+
+static uint64_t
+holds (unsigned order)
+{
+  return ((uint64_t) DEDUP_BUCKET_SLOTS << order) * 93 / 100;
+}
 
 unsigned
 dedup_default_order (uint64_t nr_clusters)
@@ -24,8 +33,9 @@ dedup_default_order (uint64_t nr_clusters)
   uint64_t entries = nr_clusters / INCARNATIONS_PER_IMAGE;
   unsigned order = SMALLEST_ORDER;
 
-  while (order < LARGEST_ORDER &&
-         ((uint64_t) DEDUP_BUCKET_SLOTS << order) * 93 / 100 < entries)
+  while (order < USUAL_ORDER && holds (order) < nr_clusters)
+    order++;
+  while (order < LARGEST_ORDER && holds (order) < entries)
     order++;
   return order;
 }

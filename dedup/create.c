@@ -66,7 +66,7 @@ choose_config (struct adoption *a, struct fault *f)
   c->order = p->order ? p->order : dedup_default_order (a->geo->nr_clusters);
   c->max_incarnations = p->max_incarnations < 0 ? 0
     : (uint32_t) MIN_OF (p->max_incarnations, DEDUP_MAX_INCARNATIONS);
-  c->flags = p->verify ? 0 : DEDUP_CONFIG_EXACT;
+  c->flags = DEDUP_CONFIG_EXACT;  /* it is empty */
   c->next_incarnation_id = 1;
   c->max_journal_areas = p->journal_areas ? p->journal_areas : 16;
   c->journal_area_size = dedup_default_area_size (c->order, cluster);
@@ -105,22 +105,18 @@ lay_out (struct adoption *a, struct fault *f)
 
 /* --- writing it ---------------------------------------------------------------------- */
 
+/* The areas, and behind them the tables that the recovery will write: once
+ * the header is written, it must not meet a full disk. */
 static int
-allocate_areas (struct adoption *a)
+allocate_all (struct adoption *a)
 {
-  size_t i;
-  int r;
+  uint64_t off = a->plan->area_host_off[0];
+  uint64_t end = a->plan->end_idx * a->geo->cluster_size;
+  int r = io_allocate (a->io, off, end - off);
 
-  for (i = 0; i < 1 + FIRST_AREAS; i++) {
-    uint64_t off = a->plan->area_host_off[i], size = a->sizes[i];
-
-    r = io_allocate (a->io, off, size);
-    if (r == -EOPNOTSUPP || r == -ENOTSUP)   /* at least reach behind it */
-      r = io_pwrite (a->io, "", 1, off + size - 1);
-    if (r < 0)
-      return r;
-  }
-  return 0;
+  if (r == -EOPNOTSUPP || r == -ENOTSUP)   /* at least reach behind them */
+    r = io_pwrite (a->io, "", 1, end - 1);
+  return r;
 }
 
 /* The plan's changes as the journal's first group. */
@@ -163,7 +159,7 @@ write_behind_end (struct adoption *a)
 {
   int r;
 
-  if ((r = allocate_areas (a)) < 0 ||
+  if ((r = allocate_all (a)) < 0 ||
       (r = clear_slot_0 (a)) < 0 ||
       (r = qcow2_plan_write (a->img, a->plan)) < 0 ||
       (r = write_journal (a)) < 0 ||
@@ -230,7 +226,7 @@ dedup_create (struct io_store *io, const struct dedup_create_params *p,
               struct fault *f)
 {
   struct dedup_open_params o = {
-    .path = "new image", .writable = true, .dedup = true, .verify = true,
+    .path = "new image", .writable = true, .dedup = true,
     .hash = p->hash, .max_incarnations = p->max_incarnations,
     .order = p->order, .journal_areas = p->journal_areas,
   };

@@ -205,6 +205,7 @@ static int
 read_config (struct dedup_disk *d, struct fault *f)
 {
   const uint8_t *ext = qcow2_store_extension (d->img);
+  int r;
 
   if (ext == NULL)
     return 0;
@@ -218,8 +219,9 @@ read_config (struct dedup_disk *d, struct fault *f)
   if (dedup_hash_name (d->ext.hash_alg) == NULL)
     return fault_unsupported (f, "a dedup store with hash number %u",
                               (unsigned) d->ext.hash_alg);
-  if (dedup_config_read (d->io, &d->ext, d->cluster_size, d->config, f) < 0)
-    return -EINVAL;
+  r = dedup_config_read (d->io, &d->ext, d->cluster_size, d->config, f);
+  if (r < 0)
+    return r;
   d->alg = d->ext.hash_alg;
   d->checkpoint = d->config->checkpoint;
   return 1;
@@ -244,7 +246,9 @@ complete_recovery (struct dedup_disk *d, struct fault *f)
 {
   int r;
 
-  r = dedup_clean (d);
+  r = dedup_sync (d);           /* law 3: what dedup_replay wrote again */
+  if (r == 0)
+    r = dedup_clean (d);
   if (r < 0)
     return fault_io (f, -r, UINT64_MAX, "writing the recovered tables: %s",
                      strerror (-r));
@@ -267,6 +271,8 @@ load_store (struct dedup_disk *d, bool adopted, struct fault *f)
   if (r < 0)
     return r;
   r = dedup_area_check (d, &ok);
+  if (r == -ENOMEM)
+    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
   if (r < 0 || !ok)
     return fault_corrupt (f, UINT64_MAX, "the anchor does not cover the "
                           "store's areas");
@@ -418,7 +424,8 @@ open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
     }
   }
   if (r == -ENOMEM || (r < 0 && why.kind == FAULT_IO))
-    return fault_io (f, -r, why.off, "%s", why.msg);
+    return fault_io (f, -r, why.off, "%s", why.msg[0] ? why.msg :
+                     strerror (-r));
   if (crashed)
     return fault_corrupt (f, why.off, "needs recovery, but %s", why.msg[0] ?
                           why.msg : "has no dedup store");
@@ -454,6 +461,17 @@ give_up_exact (struct dedup_disk *d, struct fault *f)
 }
 
 static int
+mend_index (struct dedup_disk *d, struct fault *f)
+{
+  int r = d->index_damaged ? dedup_relog_index (d) : 0;
+
+  if (r == -ENOSPC)
+    r = 0;                      /* as it was; an entry more or less */
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "writing the index anew: %s",
+                           strerror (-r)) : 0;
+}
+
+static int
 open_once (struct io_store *io, const struct dedup_open_params *p,
            bool adopted, struct dedup_disk **out, struct fault *f)
 {
@@ -466,7 +484,9 @@ open_once (struct io_store *io, const struct dedup_open_params *p,
   r = open_with_store (d, p, adopted, f);
   if (r == 1 && p->writable) {
     set_max_incarnations (d, p);
-    if ((r = give_up_exact (d, f)) == 0 && (r = grow_tables (d, f)) == 0)
+    if ((r = give_up_exact (d, f)) == 0 &&
+        (r = mend_index (d, f)) == 0 &&
+        (r = grow_tables (d, f)) == 0)
       r = 1;
   }
   if (r < 0) {
@@ -487,12 +507,14 @@ dedup_open (struct io_store *io, const struct dedup_open_params *p,
   if (r != 0 || !p->writable)
     return MIN_OF (r, 0);
   dedup_free (*out);
+  *out = NULL;                  /* callers free what is there on failure */
   r = dedup_adopt (io, p, f);
   if (r < 0)
     return r;
   r = open_once (io, p, true, out, f);
   if (r == 0) {
     dedup_free (*out);
+    *out = NULL;
     return fault_corrupt (f, UINT64_MAX, "the new dedup store is not usable");
   }
   return MIN_OF (r, 0);

@@ -145,6 +145,7 @@ struct dedup_disk {
   /* One maintenance job at a time; taken before the lock. */
   pthread_mutex_t maintenance;
   struct dedup_config *config;       /* as last written */
+  bool index_damaged;                /* at open: blocks of it are unreadable */
   bool filters_loaded;               /* atomic */
   bool stop;                         /* atomic: jobs shall return soon */
 
@@ -229,10 +230,15 @@ int dedup_freeze (struct dedup_disk *d) MUST_CHECK;
 /* Where there is no space for an incarnation, and writers cannot wait: give
  * the frozen log store up.  Costs ratio only. */
 int dedup_drop_frozen (struct dedup_disk *d) MUST_CHECK;
-/* The same for the current one, where its records fill the journal. */
+/* Drop the incarnation ID, whose pages fail their checksums. */
+int dedup_drop_damaged (struct dedup_disk *d, uint64_t id) MUST_CHECK;
+/* Give the current log store up, where its records fill the journal. */
 int dedup_drop_current (struct dedup_disk *d) MUST_CHECK;
 /* Make room in the journal: add, recycle, checkpoint, pack.  Maintenance. */
 int dedup_journal_extend (struct dedup_disk *d) MUST_CHECK;
+/* Log what is left of the index anew, behind blocks that cannot be read.
+ * Maintenance. */
+int dedup_relog_index (struct dedup_disk *d) MUST_CHECK;
 /* Called without locks by a writer that finds no room in journal, log store
  * or table cache: does, or waits for, the maintenance that makes it. */
 int dedup_make_room (struct dedup_disk *d) MUST_CHECK;

@@ -46,6 +46,19 @@ find_area (struct dedup_disk *d, uint64_t size, uint64_t *host_off,
   return dedup_area_alloc (d, *area_size, host_off);
 }
 
+/* Take incarnation I off the list; its area goes to limbo or, where that is
+ * full, is left to the sweep. */
+static void
+unlist (struct dedup_config *c, size_t i)
+{
+  if (c->nr_limbo < DEDUP_MAX_LIMBO)
+    c->limbo[c->nr_limbo++] = (struct dedup_limbo_area) {
+      c->incarnations[i].host_off, c->incarnations[i].size_bytes };
+  c->nr_incarnations--;
+  memmove (&c->incarnations[i], &c->incarnations[i + 1],
+           (c->nr_incarnations - i) * sizeof c->incarnations[0]);
+}
+
 /* Drop the oldest incarnations until one more fits. */
 static void
 drop_oldest (struct dedup_config *c)
@@ -54,14 +67,8 @@ drop_oldest (struct dedup_config *c)
 
   if (max == 0 || max > DEDUP_MAX_INCARNATIONS)
     max = DEDUP_MAX_INCARNATIONS;
-  while (c->nr_incarnations >= max) {
-    if (c->nr_limbo < DEDUP_MAX_LIMBO)   /* else: garbage, swept later */
-      c->limbo[c->nr_limbo++] = (struct dedup_limbo_area) {
-        c->incarnations[0].host_off, c->incarnations[0].size_bytes };
-    c->nr_incarnations--;
-    memmove (&c->incarnations[0], &c->incarnations[1],
-             c->nr_incarnations * sizeof c->incarnations[0]);
-  }
+  while (c->nr_incarnations >= max)
+    unlist (c, 0);
 }
 
 static int
@@ -182,4 +189,39 @@ dedup_drop_current (struct dedup_disk *d)
   d->exact = false;
   lock_release (d->lock);
   return r < 0 ? r : dedup_config_commit (d, false);
+}
+
+int
+dedup_drop_damaged (struct dedup_disk *d, uint64_t id)
+{
+  struct dedup_config *c = d->config;
+  CLEANUP_FREE struct dedup_config *before = malloc (sizeof *before);
+  struct dedup_incarnations *set;
+  size_t i;
+  int r;
+
+  if (before == NULL)
+    return -ENOMEM;
+  log_line (d->log, LOG_ERROR, "%s: incarnation %llu of the index is damaged: "
+            "its entries are lost", d->path, (unsigned long long) id);
+  lock_acquire (d->lock);
+  d->exact = false;             /* tombstones are lost with it */
+  lock_release (d->lock);
+  *before = *c;
+  for (i = 0; i < c->nr_incarnations; i++)
+    if (c->incarnations[i].id == id)
+      break;
+  if (i < c->nr_incarnations)
+    unlist (c, i);
+  r = dedup_index_prepare (d, &set);
+  if (r < 0) {
+    *c = *before;
+    return r;
+  }
+  r = dedup_config_commit (d, false);
+  if (r < 0)
+    dedup_incarnations_put (set);
+  else
+    dedup_index_publish (d, set, false);
+  return r;
 }

@@ -240,6 +240,15 @@ pack (struct dedup_disk *d)
   return dedup_config_commit (d, false);
 }
 
+int
+dedup_relog_index (struct dedup_disk *d)
+{
+  int r;
+
+  r = dedup_freeze (d);
+  return r < 0 ? r : pack (d);
+}
+
 /* Is it the log store's entries that keep old areas from being recycled? */
 static bool
 index_holds_journal (struct dedup_disk *d)
@@ -392,31 +401,37 @@ scan (struct dedup_disk *d)
 
 /* --- filters -------------------------------------------------------------------------------- */
 
-/* Load one filter a call.  One that is bad costs its entries, no more. */
-static int
-load_filters (struct dedup_disk *d)
+/* The first incarnation that wants something done: its filter loaded, or, as
+ * it is damaged, to be dropped.  NULL: none.  One use is the caller's. */
+static struct dedup_incarnation *
+next_to_tend (struct dedup_disk *d)
 {
-  struct dedup_incarnations *set;
+  struct dedup_incarnation *inc = NULL;
   size_t i;
+
+  LOCK_FOR_SCOPE (d->lock);
+  for (i = 0; i < d->index.set->nr && inc == NULL; i++)
+    if (!dedup_incarnation_loaded (d->index.set->v[i]) ||
+        dedup_incarnation_damaged (d->index.set->v[i]))
+      inc = dedup_incarnation_get (d->index.set->v[i]);
+  return inc;
+}
+
+/* Load one filter a call.  An incarnation that is bad costs its entries, no
+ * more. */
+static int
+tend_incarnations (struct dedup_disk *d)
+{
+  struct dedup_incarnation *inc = next_to_tend (d);
   int r = 0;
 
-  lock_acquire (d->lock);
-  set = dedup_index_set_locked (d);
-  lock_release (d->lock);
-  for (i = 0; i < set->nr; i++)
-    if (!dedup_incarnation_loaded (set->v[i]))
-      break;
-  if (i < set->nr) {
-    r = dedup_incarnation_load (set->v[i]);
-    if (r == -EBADMSG) {
-      log_line (d->log, LOG_ERROR, "%s: incarnation %llu of the index is "
-                "damaged: its entries are lost", d->path, (unsigned long long)
-                dedup_incarnation_desc (set->v[i])->id);
-      r = 0;
-    }
-  }
-  __atomic_store_n (&d->filters_loaded, i == set->nr, __ATOMIC_RELAXED);
-  dedup_incarnations_put (set);
+  if (inc != NULL && !dedup_incarnation_damaged (inc))
+    r = dedup_incarnation_load (inc);
+  if (r == -EBADMSG || (inc != NULL && dedup_incarnation_damaged (inc)))
+    r = dedup_drop_damaged (d, dedup_incarnation_desc (inc)->id);
+  __atomic_store_n (&d->filters_loaded, inc == NULL, __ATOMIC_RELAXED);
+  if (inc)
+    dedup_incarnation_put (inc);
   return r;
 }
 
@@ -543,7 +558,7 @@ run_maintenance (struct dedup_disk *d, enum dedup_job job)
   case DEDUP_JOB_CHECKPOINT: return dedup_checkpoint (d);
   case DEDUP_JOB_FREEZE: return dedup_freeze (d);
   case DEDUP_JOB_JOURNAL: return dedup_journal_extend (d);
-  case DEDUP_JOB_FILTERS: return load_filters (d);
+  case DEDUP_JOB_FILTERS: return tend_incarnations (d);
   case DEDUP_JOB_SCAN:
     r = scan (d);
     return MIN_OF (r, 0);

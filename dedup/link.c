@@ -87,6 +87,23 @@ links_before (const struct op *op, size_t i)
   return nr;
 }
 
+/* SLOT's cluster is full.  The first slots of an operation that find it so get
+ * new clusters, which later ones with these bytes share up to the limit. */
+static void
+leave_full_cluster (struct op *op, struct slot *slot)
+{
+  struct slot *s;
+
+  for (s = op->slots; s < slot; s++)
+    if (s->full_idx == slot->host_idx && s->kind == SLOT_NEW &&
+        s->followers + 2 < op->d->ref_limit)
+      break;
+  slot->full_idx = slot->host_idx;
+  slot->kind = s < slot ? SLOT_FOLLOW : SLOT_NEW;
+  slot->leader = s;
+  s->followers += s < slot;
+}
+
 /* Turn slots whose candidate would pass the limit into new ones. */
 static int
 check_limits (struct op *op)
@@ -108,7 +125,7 @@ check_limits (struct op *op)
     refcount = MAX_OF (refcount, 1);
     if (refcount + op->nr < limit || refcount + links_before (op, i) < limit)
       continue;
-    s->kind = SLOT_NEW;
+    leave_full_cluster (op, s);
     over = true;
   }
   return over ? -ERANGE : 0;

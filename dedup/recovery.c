@@ -7,7 +7,9 @@
  * D the data may not have reached the disk, so each new cluster is compared
  * with its record, and the first group that fails ends the replay.
  *
- * Single threaded, at open.  Changes tables in memory only.
+ * Single threaded, at open.  Changes tables in memory only; a writable open
+ * also writes again what lies past D, and the caller syncs it before any
+ * table is written.
  */
 #include "disk.h"
 
@@ -65,6 +67,49 @@ data_is_there (struct replay *rp, const struct dedup_record *rec)
   return r < 0 ? r : dedup_hash_equal (&h, &rec->hash);
 }
 
+/* What lies past D may be in the host's cache only, and there, after a sync
+ * that failed in the last session, look as if it were written: it must be
+ * written again before the tables say the same (law 3). */
+static int
+rewrite_data (struct replay *rp, const struct dedup_record *rec)
+{
+  struct dedup_disk *d = rp->d;
+
+  return !d->writable ? 0
+    : io_pwrite (d->io, rp->cluster, d->cluster_size,
+                 rec->host_idx << d->cluster_bits);
+}
+
+static int
+rewrite_block (struct replay *rp, const struct dedup_journal_area *a,
+               uint64_t seq)
+{
+  uint64_t host_off = a->host_off + (seq - a->first_seq) * DEDUP_BLOCK_SIZE;
+  uint8_t buf[DEDUP_BLOCK_SIZE];
+  int r = io_pread (rp->d->io, buf, sizeof buf, host_off);
+
+  return r < 0 ? r : io_pwrite (rp->d->io, buf, sizeof buf, host_off);
+}
+
+/* The same for the journal's blocks from D to END. */
+static int
+rewrite_blocks (struct replay *rp, uint64_t end)
+{
+  const struct dedup_config *c = rp->d->config;
+  uint64_t seq;
+  uint32_t i;
+  int r = 0;
+
+  for (i = 0; i < c->nr_areas && r == 0 && rp->d->writable; i++) {
+    const struct dedup_journal_area *a = &c->areas[i];
+
+    for (seq = MAX_OF (a->first_seq, rp->durable + 1);
+         seq < MIN_OF (a->first_seq + a->nr_blocks, end) && r == 0; seq++)
+      r = rewrite_block (rp, a, seq);
+  }
+  return r;
+}
+
 /* 1: all data of the group is there. */
 static int
 verify_group (struct replay *rp)
@@ -78,8 +123,9 @@ verify_group (struct replay *rp)
     if (rec->type != DEDUP_REC_HASH && rec->type != DEDUP_REC_WRITE)
       continue;
     r = data_is_there (rp, rec);
-    if (r != 1)
-      return r;
+    if (r == 1 && (r = rewrite_data (rp, rec)) == 0)
+      continue;
+    return r;
   }
   return 1;
 }
@@ -209,7 +255,7 @@ take_group (struct replay *rp, uint64_t seq)
     r = seq > rp->durable && !mutation (MUTATION_TRUST_ALL)
       ? verify_group (rp) : 1;
     if (r < 0)
-      return fault_io (rp->fault, -r, UINT64_MAX, "reading data: %s",
+      return fault_io (rp->fault, -r, UINT64_MAX, "recovering data: %s",
                        strerror (-r));
     if (r == 0)
       return 1;
@@ -308,6 +354,7 @@ read_index (struct replay *rp)
   if (r == 0 && end == c->checkpoint)
     return 0;
   c->flags &= ~DEDUP_CONFIG_EXACT;   /* tombstones may be lost */
+  rp->d->index_damaged = true;
   log_line (rp->d->log, LOG_ERROR, "%s: part of the journal cannot be "
           "read: some of the index is lost", rp->d->path);
   return 0;
@@ -329,6 +376,10 @@ read_mapping (struct replay *rp)
   r = check_reach (rp, end);
   if (r < 0)
     return r;
+  r = rewrite_blocks (rp, end);
+  if (r < 0)
+    return fault_io (rp->fault, -r, UINT64_MAX, "writing the journal: %s",
+                     strerror (-r));
   qcow2_replay_begin (rp->d->img);
   r = dedup_journal_read (rp->d->io, c, c->checkpoint, end, take_block, rp,
                           &end);

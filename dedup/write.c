@@ -111,6 +111,8 @@ distrust_damaged (struct op *op)
   if (i < op->set->nr) {
     LOCK_FOR_SCOPE (op->d->lock);
     op->d->exact = false;
+    /* The job that loads filters drops it. */
+    __atomic_store_n (&op->d->filters_loaded, false, __ATOMIC_RELAXED);
   }
 }
 
@@ -353,6 +355,9 @@ store_all (struct op *op)
     if (n < 0)
       return (int) n;
   }
+  for (i = 0; i < op->nr; i++)
+    if (op->slots[i].kind == SLOT_FOLLOW)
+      op->slots[i].host_idx = op->slots[i].leader->host_idx;
   return 0;
 }
 

@@ -11,6 +11,7 @@ enum slot_kind {
   SLOT_PROBE,        /* incarnations are still to be asked */
   SLOT_CANDIDATE,    /* host_idx may hold these bytes, or does */
   SLOT_JOIN,         /* somebody else brings these bytes: see claim */
+  SLOT_FOLLOW,       /* the same bytes as LEADER, a new slot before this */
 };
 
 struct slot {        /* one guest cluster of the operation */
@@ -26,6 +27,9 @@ struct slot {        /* one guest cluster of the operation */
   struct dedup_hash hash;
   uint64_t checksum; /* where not hashed */
   uint64_t host_idx;
+  struct slot *leader;
+  size_t followers;  /* of a leader */
+  uint64_t full_idx; /* the cluster that had no room for this slot, or 0 */
   struct dedup_claim *claim, *spare;
 };
 

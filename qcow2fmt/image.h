@@ -117,7 +117,8 @@ size_t qcow2_cache_memory (const struct qcow2_image *img);
 /* --- txn.c --------------------------------------------------------------- */
 
 /* What a transaction can miss. */
-enum { QCOW2_MISSING_NONE, QCOW2_MISSING_TABLE, QCOW2_MISSING_ANCHOR };
+enum { QCOW2_MISSING_NONE, QCOW2_MISSING_TABLE, QCOW2_MISSING_ANCHOR,
+       QCOW2_MISSING_SPACE };
 
 struct qcow2_pin {             /* a slot of a hash table by host offset */
   struct qcow2_table *table;   /* NULL: empty */
@@ -253,6 +254,25 @@ void qcow2_alloc_keep_locked (struct qcow2_image *img, uint64_t host_idx,
 void qcow2_alloc_fix_scan_locked (struct qcow2_image *img);
 size_t qcow2_alloc_memory (const struct qcow2_image *img);
 
+/* --- pool.c: clusters for tables, with space on the host ----------------- */
+#define QCOW2_POOL_MAX 512u
+
+struct qcow2_pool {
+  uint64_t v[QCOW2_POOL_MAX];  /* host indices, reserved; the last is next */
+  unsigned nr;
+  bool filling;                /* by one thread, without the lock */
+  bool flats_backed;           /* L1, refcount table, anchor L1 have space */
+};
+
+/* Reserve a cluster for a table; -EAGAIN as in qcow2.h. */
+int qcow2_pool_take_locked (struct qcow2_txn *txn, struct qcow2_run *run)
+  MUST_CHECK;
+/* Give one back that is not used after all. */
+void qcow2_pool_put_locked (struct qcow2_image *img,
+                            const struct qcow2_run *run);
+/* The I/O half of qcow2_txn_load, as qcow2_cache_load_locked.  -ENOSPC. */
+int qcow2_pool_fill_locked (struct qcow2_image *img) MUST_CHECK;
+
 /* --- hold.c -------------------------------------------------------------- */
 struct qcow2_hold {
   uint64_t host_idx;           /* 0: empty slot (cluster 0 is the header) */
@@ -348,6 +368,7 @@ struct qcow2_image {
   struct qcow2_cache cache;
   struct qcow2_anchor anchor;
   struct qcow2_alloc alloc;
+  struct qcow2_pool pool;
   struct qcow2_holds holds;
   struct qcow2_log log;
   pthread_cond_t loaded;       /* a table or anchor part finished loading */

@@ -108,7 +108,7 @@ new_table (struct qcow2_txn *txn, uint64_t ti, uint64_t source_off)
 {
   struct qcow2_image *img = txn->img;
   struct qcow2_run run;
-  int r = qcow2_reserve_locked (img, 1, &run);
+  int r = qcow2_pool_take_locked (txn, &run);
 
   if (r < 0)
     return r;
@@ -116,7 +116,7 @@ new_table (struct qcow2_txn *txn, uint64_t ti, uint64_t source_off)
   if (r == 0)
     r = attach (txn, ti, run.host_idx, source_off);
   if (r < 0)
-    qcow2_unreserve_locked (img, &run);
+    qcow2_pool_put_locked (img, &run);
   return r;
 }
 

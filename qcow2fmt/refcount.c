@@ -162,7 +162,7 @@ make_some_block (struct qcow2_txn *txn, uint64_t b)
   struct qcow2_table *t;
   struct qcow2_run run;
   uint64_t own;
-  int r = qcow2_reserve_locked (img, 1, &run);
+  int r = qcow2_pool_take_locked (txn, &run);
 
   if (r < 0)
     return r;
@@ -175,7 +175,7 @@ make_some_block (struct qcow2_txn *txn, uint64_t b)
       r = make_block (txn, b, run.host_idx);
   }
   if (r < 0)
-    qcow2_unreserve_locked (img, &run);
+    qcow2_pool_put_locked (img, &run);
   return r;
 }
 
@@ -216,7 +216,7 @@ make_anchor_table (struct qcow2_txn *txn, uint64_t p)
     .type = QCOW2_CHANGE_ANCHOR_TABLE, .table_idx = p,
   };
   struct qcow2_run run;
-  int r = qcow2_reserve_locked (img, 1, &run);
+  int r = qcow2_pool_take_locked (txn, &run);
 
   if (r < 0)
     return r;
@@ -227,7 +227,7 @@ make_anchor_table (struct qcow2_txn *txn, uint64_t p)
   if (r == 0)
     qcow2_set_refcount_locked (txn, run.host_idx, 1, false);
   else
-    qcow2_unreserve_locked (img, &run);
+    qcow2_pool_put_locked (img, &run);
   return r;
 }
 

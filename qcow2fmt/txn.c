@@ -107,6 +107,8 @@ qcow2_txn_load (struct qcow2_txn *txn)
     return qcow2_cache_load_locked (txn, txn->missing_off);
   case QCOW2_MISSING_ANCHOR:
     return qcow2_anchor_load_locked (txn, txn->missing_off);
+  case QCOW2_MISSING_SPACE:
+    return qcow2_pool_fill_locked (txn->img);
   default:
     return 0;
   }

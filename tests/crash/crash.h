@@ -54,6 +54,7 @@ struct cfg {
   unsigned flush_one_in, reopen_one_in, job_one_in, zero_one_in;
   enum base_kind base;
   bool partial_end, no_verify, no_dedup, fail_sync;
+  bool deep;                   /* crash again more often */
 };
 
 extern const struct cfg crash_configs[];
@@ -81,6 +82,7 @@ struct world {
   size_t nr_units;
   uint64_t *base_ids;          /* before the first operation */
   bool created;                /* there was a store from the start */
+  bool recovered;              /* it starts with a recovery */
 
   pthread_mutex_t mutex;       /* of what follows, while clients run */
   struct mop *ops;

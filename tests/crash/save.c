@@ -48,6 +48,7 @@ put_world (FILE *fp, const struct world *w, size_t nr_log)
 
   put (fp, w->base_ids, w->nr_units * sizeof *w->base_ids);
   PUT (fp, w->created);
+  PUT (fp, w->recovered);
   PUT (fp, w->next_id);
   PUT (fp, w->fault_from);
   PUT (fp, w->fault_to);
@@ -146,6 +147,7 @@ get_world (FILE *fp, struct world *w)
 
   get (fp, w->base_ids, w->nr_units * sizeof *w->base_ids);
   GET (fp, w->created);
+  GET (fp, w->recovered);
   GET (fp, w->next_id);
   GET (fp, w->fault_from);
   GET (fp, w->fault_to);

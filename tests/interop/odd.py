@@ -39,14 +39,26 @@ def payload(rng, n):
         return bytes(n)
     if kind < 0.4:
         return bytes([rng.randint(1, 4)]) * n       # equal blocks everywhere
-    if kind < 0.65:             # contents that come back after they were freed
-        return random.Random(rng.randrange(40)).randbytes(n)
-    if kind < 0.75:                                 # zero in the middle
+    if kind < 0.5:                                  # zero in the middle
         return (rng.randbytes(n // 3) + bytes(n // 3)).ljust(n, b'x')
     return rng.randbytes(n)
 
 
+def write_known(h, rng, base, model):
+    """Whole clusters of 4 KiB with one of few contents, which so come back
+    after they were freed and their clusters used for others."""
+    n = rng.randint(1, 8) * 4096
+    at = rng.randrange(4096, len(model) - n)
+    at -= (base + at) % 4096
+    data = random.Random(rng.randrange(150)).randbytes(n)
+    h.pwrite(data, base + at)
+    model[at:at + n] = data
+
+
 def step(h, rng, base, model):
+    if rng.random() < 0.25:
+        write_known(h, rng, base, model)
+        return
     size = len(model)
     n = piece(rng, size)
     at = rng.randint(0, size - n)

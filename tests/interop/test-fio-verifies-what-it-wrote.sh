@@ -7,6 +7,7 @@
 need fio
 fio --enghelp 2>/dev/null | grep -qw nbd || skip "fio has no nbd engine"
 
+cd "$TMP"                       # fio leaves files where it runs
 disk=$TMP/disk.qcow2
 start_server "$disk" size=256M
 cat >"$TMP/job.fio" <<END

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The play: a workload on the real engine, one call of which fails.
+ *
+ * The workload takes errors as a client would, and goes on.  What failed must
+ * have done nothing or all of it, which a read with the fault out of the way
+ * tells at once; so the model is exact, and what a crash leaves must be the
+ * model after a prefix of the operations that has all that were durable.
+ *
+ * After the fault it goes on for a while, into the next session, then the
+ * process "dies" (dedup_free) and what is left is judged, and after a sync
+ * that failed, also what a power cut at that moment would have left.
+ */
+#include "fault-world.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checked.h"
+
+#define OPS_AFTER_HIT 40
+
+/* Enter and leave the engine, for the allocator's wrapper. */
+#define ENGINE(w, call) \
+  (fault_running = (w), ret_ = (call), fault_running = NULL, ret_)
+
+static int ret_;
+
+static bool
+is_client_errno (int r)
+{
+  return r == -EIO || r == -ENOSPC || r == -ENOMEM || r == -EROFS;
+}
+
+static int
+known (struct world *w, int r, const char *what)
+{
+  if (r != 0 && !is_client_errno (r))
+    die (w, "%s returned %d (%s)", what, r, strerrorname_np (-r));
+  if (r != 0 && !w->hit)
+    die (w, "%s failed without a fault: %s", what, strerror (-r));
+  return r;
+}
+
+/* --- the model ----------------------------------------------------------- */
+
+static void
+apply (uint64_t ids[NR], const struct op *op)
+{
+  memcpy (ids + op->idx, op->ids, op->nr * sizeof op->ids[0]);
+}
+
+static void
+took_effect (struct world *w, const struct op *op)
+{
+  w->ops[w->nr_ops++] = *op;
+  apply (w->now, op);
+}
+
+/* Read NR clusters with the fault out of the way. */
+static void
+read_ids (struct world *w, struct dedup_disk *d, uint64_t idx, uint64_t nr,
+          uint64_t *ids)
+{
+  bool armed = w->armed;
+  uint8_t *buf = malloc (nr * CLUSTER);
+  uint64_t i;
+  int r;
+
+  w->armed = false;
+  r = dedup_read (d, 0, buf, idx * CLUSTER, nr * CLUSTER);
+  if (r < 0)
+    die (w, "a read that nothing disturbs failed: %s", strerror (-r));
+  for (i = 0; i < nr; i++)
+    if (!identify_cluster (buf + i * CLUSTER, &ids[i]))
+      die (w, "cluster %d is a mix", (int) (idx + i));
+  free (buf);
+  w->armed = armed;
+}
+
+/* OP failed: is all of it there, or nothing? */
+static void
+settle_failed (struct world *w, const struct op *op)
+{
+  uint64_t got[NR], new[NR];
+
+  memcpy (new, w->now, sizeof new);
+  apply (new, op);
+  read_ids (w, w->d, 0, NR, got);
+  if (memcmp (got, w->now, sizeof got) == 0)
+    return;
+  if (memcmp (got, new, sizeof got) != 0)
+    die (w, "an operation that failed did something else");
+  took_effect (w, op);
+}
+
+bool
+is_prefix (const struct world *w, const uint64_t got[NR])
+{
+  uint64_t ids[NR];
+  size_t i;
+
+  memcpy (ids, w->base_ids, sizeof ids);
+  for (i = 0; ; i++) {
+    if (i >= w->durable && memcmp (ids, got, sizeof ids) == 0)
+      return true;
+    if (i == w->nr_ops)
+      return false;
+    apply (ids, &w->ops[i]);
+  }
+}
+
+/* --- operations ---------------------------------------------------------- */
+
+static void
+random_op (struct world *w, struct op *op)
+{
+  size_t i;
+
+  op->nr = 1 + rnd (&w->rng, rnd (&w->rng, 4) ? 4 : 16);
+  op->idx = rnd (&w->rng, NR - op->nr + 1);
+  for (i = 0; i < op->nr; i++)
+    if (rnd (&w->rng, 8) == 0)
+      op->ids[i] = 0;
+    else if (rnd (&w->rng, w->shape->unique_in) == 0)
+      op->ids[i] = w->next_id++;
+    else
+      op->ids[i] = 1 + rnd (&w->rng, 40);
+}
+
+static void
+do_change (struct world *w)
+{
+  uint8_t buf[16 * CLUSTER];
+  struct op op;
+  bool unmap = rnd (&w->rng, 5) == 0;
+  size_t i;
+  int r;
+
+  random_op (w, &op);
+  if (unmap) {
+    memset (op.ids, 0, sizeof op.ids);
+    r = ENGINE (w, dedup_unmap (w->d, 0, op.idx, op.nr, rnd (&w->rng, 2) ?
+                                DEDUP_TRIM : DEDUP_ZERO));
+  }
+  else {
+    for (i = 0; i < op.nr; i++)
+      fill_cluster (buf + i * CLUSTER, op.ids[i]);
+    r = ENGINE (w, dedup_write (w->d, 0, buf, op.idx, op.nr));
+  }
+  if (known (w, r, unmap ? "unmap" : "write") == 0)
+    took_effect (w, &op);
+  else
+    settle_failed (w, &op);
+}
+
+static void
+do_read (struct world *w)
+{
+  uint8_t buf[8 * CLUSTER];
+  uint64_t idx = rnd (&w->rng, NR - 8), id;
+  size_t i;
+
+  if (known (w, ENGINE (w, dedup_read (w->d, 0, buf, idx * CLUSTER,
+                                       sizeof buf)), "read") < 0)
+    return;
+  for (i = 0; i < 8; i++)
+    if (!identify_cluster (buf + i * CLUSTER, &id) || id != w->now[idx + i])
+      die (w, "cluster %d reads as another", (int) (idx + i));
+}
+
+static void
+do_flush (struct world *w)
+{
+  if (known (w, ENGINE (w, dedup_flush (w->d)), "flush") < 0)
+    return;
+  if (w->sync_failed)
+    die (w, "a flush returned 0 after a sync had failed");
+  w->durable = w->nr_ops;
+}
+
+/* A failed sync must be known to all; what merely finds no space, or gives
+ * none back, must not stop the disk. */
+static void
+check_state (struct world *w)
+{
+  bool harmless = (w->plan.kind == IO_ALLOCATE && w->plan.err == ENOSPC) ||
+    w->plan.kind == IO_DISCARD || w->plan.kind == IO_PREAD;
+  int failed = dedup_failed (w->d);
+
+  if (w->sync_failed && failed == 0)
+    die (w, "a sync failed and the disk takes writes");
+  if (failed != 0 && (!w->hit || harmless))
+    die (w, "the disk has stopped for no good reason");
+}
+
+static void
+do_job (struct world *w)
+{
+  unsigned urgent, job = DEDUP_JOB_COMMIT, due = dedup_due (w->d, &urgent);
+
+  if (rnd (&w->rng, 4) == 0)
+    urgent = due;
+  if (urgent == 0)
+    return;
+  do
+    job = 1u << rnd (&w->rng, 7);
+  while (!(urgent & job));
+  known (w, ENGINE (w, dedup_run (w->d, job)), "a job");
+  w->jobs_done |= job;
+}
+
+/* --- sessions ------------------------------------------------------------ */
+
+/* Open; false: it failed. */
+static bool
+start_session (struct world *w)
+{
+  struct dedup_open_params p;
+  struct fault f = { 0 };
+  int r;
+
+  open_params (w->shape, &p);
+  w->sessions++;
+  w->sync_failed = false;
+  w->d = NULL;
+  r = ENGINE (w, dedup_open (w->io, &p, &w->d, &f));
+  if (r < 0 && f.err != -r)
+    die (w, "open returned %d, its fault says %d", r, f.err);
+  if (known (w, r, "open") < 0) {
+    w->d = NULL;
+    return false;
+  }
+  check_state (w);
+  return true;
+}
+
+static bool
+image_is_marked (struct world *w)
+{
+  uint8_t byte;
+
+  /* Incompatible features are bytes 72 to 79: bit 48 is in byte 73. */
+  if (io_pread (w->mem, &byte, 1, 73) < 0)
+    die (w, "the test itself: header");
+  return byte & 1;
+}
+
+static void
+end_session (struct world *w)
+{
+  int r = known (w, ENGINE (w, dedup_finish (w->d)), "finish");
+
+  if (r == 0 && w->sync_failed)
+    die (w, "a close was clean after a sync had failed");
+  if (r == 0 && image_is_marked (w))
+    die (w, "closed, and still to be recovered");
+  if (r == 0)
+    w->durable = w->nr_ops;
+  dedup_free (w->d);
+  w->d = NULL;
+}
+
+static void
+one_step (struct world *w)
+{
+  do_change (w);
+  if (w->shape->flush_always || rnd (&w->rng, 6) == 0)
+    do_flush (w);
+  if (!w->shape->no_jobs && rnd (&w->rng, 3) == 0)
+    do_job (w);
+  if (rnd (&w->rng, 6) == 0)
+    do_read (w);
+  check_state (w);
+}
+
+/* With a base of nothing: make the image first. */
+static bool
+make_image (struct world *w)
+{
+  struct dedup_create_params p = {
+    .image = { .virtual_size = (uint64_t) NR * CLUSTER, .cluster_bits = 12,
+               .refcount_order = 4 },
+    .order = w->shape->order, .journal_areas = w->shape->journal_areas,
+  };
+  struct fault f = { 0 };
+
+  return known (w, ENGINE (w, dedup_create (w->io, &p, &f)), "create") == 0;
+}
+
+/* What the dead process had not flushed may be gone; what is there now, the
+ * recovery has made durable. */
+static void
+take_stock (struct world *w)
+{
+  uint64_t got[NR];
+
+  read_ids (w, w->d, 0, NR, got);
+  if (!is_prefix (w, got))
+    die (w, "the process died: what is left is no prefix");
+  memcpy (w->base_ids, got, sizeof got);
+  memcpy (w->now, got, sizeof got);
+  w->nr_ops = w->durable = 0;
+}
+
+/* End this session, cleanly or not, and start another; false: it cannot. */
+static bool
+next_session (struct world *w)
+{
+  if (rnd (&w->rng, 3) || (w->shape->exact && !w->hit))
+    end_session (w);            /* a crash ends exactness */
+  else {                        /* the process dies, the host does not */
+    dedup_free (w->d);
+    w->d = NULL;
+  }
+  if (!start_session (w) && !start_session (w))
+    return false;
+  take_stock (w);
+  return true;
+}
+
+static void
+act (struct world *w)
+{
+  unsigned i, left = w->shape->nr_ops, often = left * 2 / 3;
+  bool seen = false;
+
+  if (!start_session (w) && !start_session (w))
+    return;
+  for (i = 0; i < left; i++) {
+    if (w->hit && !seen) {
+      seen = true;
+      left = MIN_OF (left, i + OPS_AFTER_HIT);
+    }
+    one_step (w);
+    if (rnd (&w->rng, seen ? OPS_AFTER_HIT / 2 : often) == 0 &&
+        !next_session (w))
+      return;
+  }
+  if (!w->hit)
+    end_session (w);
+}
+
+void
+play (struct world *w)
+{
+  w->armed = true;
+  if (w->shape->base != BASE_NOTHING || make_image (w))
+    act (w);
+  w->armed = false;
+  dedup_free (w->d);
+  w->d = NULL;
+  judge (w, w->mem, "after the process died");
+  if (w->plan.kind == IO_SYNC)
+    judge (w, w->power, "after a power cut");
+}

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the programs of this directory share: a disk on a byte store in memory
+ * that fails on demand, and the model that says what it must hold.
+ *
+ * A cluster is filled from one number, its content id (0: zeroes), so a whole
+ * disk is an array of ids and yet compared byte for byte.  Everything here
+ * runs in one thread; a broken promise prints the case, which is what
+ * FAULT_CASE takes, and ends the program.
+ */
+#ifndef FAULT_WORLD_H
+#define FAULT_WORLD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "dedup.h"
+
+#define CLUSTER 4096u
+#define NR 192u                 /* guest clusters */
+#define MAX_OPS 4000
+
+/* Besides the calls of io.h: an allocation of memory. */
+#define FAULT_MALLOC IO_NR_CALLS
+#define FAULT_KINDS (IO_NR_CALLS + 1)
+
+enum base { BASE_STORE, BASE_PLAIN, BASE_NOTHING };
+
+struct shape {                  /* a workload */
+  const char *name;
+  enum base base;
+  unsigned order, journal_areas, max_incarnations;
+  unsigned nr_ops;
+  unsigned unique_in;          /* one in so many contents is new */
+  bool flush_always;           /* a block of the journal for every operation */
+  bool exact;                  /* verify=off */
+  bool no_jobs;                /* writers make room for themselves */
+};
+
+struct plan {                   /* which call fails, and how */
+  unsigned kind;                /* enum io_call or FAULT_MALLOC */
+  bool for_ever;
+  int err;                      /* positive */
+  unsigned long k;              /* the k-th, from 1; 0: none */
+};
+
+struct op { uint64_t idx, nr, ids[16]; };
+
+struct world {
+  const struct shape *shape;
+  struct plan plan;
+
+  struct io_store *mem;         /* what other processes see */
+  struct io_store *power;       /* what is left when the power fails */
+  struct io_store *io;          /* over mem, failing */
+  struct dedup_disk *d;         /* NULL: closed */
+
+  /* Faults: */
+  bool armed;                   /* count, and fail when it is time */
+  bool hit;
+  bool sync_failed;             /* in this session */
+  unsigned long calls[FAULT_KINDS];
+  struct { uint64_t off, len; } *dirty;    /* written since the last sync */
+  size_t nr_dirty, max_dirty;
+
+  /* The model: */
+  uint64_t base_ids[NR];
+  struct op ops[MAX_OPS];       /* those that took effect, in order */
+  size_t nr_ops, durable;       /* the first DURABLE of them are */
+  uint64_t now[NR];
+  uint64_t rng, next_id;
+  unsigned long jobs_done, sessions;
+};
+
+/* --- contents ------------------------------------------------------------ */
+
+void fill_cluster (uint8_t *p, uint64_t id);
+/* False: not as fill_cluster left it. */
+bool identify_cluster (const uint8_t *p, uint64_t *id);
+uint64_t rnd (uint64_t *rng, uint64_t n);
+
+/* --- the stage ----------------------------------------------------------- */
+
+void stage_init (const struct shape *s);   /* make the base image, once */
+void open_params (const struct shape *s, struct dedup_open_params *p);
+struct world *world_new (const struct shape *s, const struct plan *p);
+void world_free (struct world *w);
+void die (struct world *w, const char *fmt, ...)
+  __attribute__ ((__format__ (__printf__, 2, 3), __noreturn__));
+
+/* Ask whether the call now made shall fail: 0 or -errno. */
+int fault_ask (struct world *w, unsigned kind);
+/* For the allocator's wrapper: the world whose engine runs, or NULL. */
+extern struct world *fault_running;
+
+extern const char *const fault_kind_names[FAULT_KINDS];
+
+/* --- the play ------------------------------------------------------------ */
+
+/* Run the workload with the plan's fault in it, then judge what is left. */
+void play (struct world *w);
+/* Is GOT what some prefix that has all that is durable left? */
+bool is_prefix (const struct world *w, const uint64_t got[NR]);
+void judge (struct world *w, struct io_store *io, const char *which);
+
+/* --- the loop ------------------------------------------------------------ */
+
+/* Every plan of KIND with each of the errors, 0-terminated. */
+void play_all (const struct shape *s, unsigned kind, const int *errs);
+extern const struct shape fault_shapes[];
+extern const size_t nr_fault_shapes;
+/* The plan that FAULT_CASE names: false if there is none. */
+bool play_one (void);
+/* Read FAULT_SCALE and FAULT_SEED; "all" plays every k. */
+void scale_init (void);
+unsigned long scaled (unsigned long n);
+
+#endif

@@ -1,0 +1,157 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""Load for a disk whose host is full, with a model (model.py).
+
+full.py fill URI DIR SEED     writes of 4 KiB of new data at random places,
+    by 3 connections, until nothing is taken any more, then a flush.
+full.py churn URI DIR SEED OPERATIONS [PID]
+    new data, overwrites, trims, flushes, verified reads; then a flush.  With
+    PID: that server is killed with signal 9 after so many operations.
+full.py verify URI DIR        the disk is what the models say.
+full.py crashed URI DIR       it is what they say a crash may leave.
+full.py trim URI DIR SEED PERCENT   trim so much of what there is, and flush.
+
+Only ENOSPC may ever be an answer; reads, trims and flushes do not fail."""
+import collections
+import errno
+import multiprocessing
+import os
+import random
+import signal
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, '..', 'interop'))
+# pylint: disable=wrong-import-position
+import nbd
+import nbdclient
+from model import CLUSTER, Model, content
+
+CONNECTIONS = 3
+GONE = ('ENOTCONN', 'ECONNRESET', 'EPIPE', 'ESHUTDOWN', 'EINVAL', None, '')
+
+
+class Worker:
+    """One connection; its clusters are those equal to WHO modulo 3."""
+
+    def __init__(self, uri, directory, who, seed=0):
+        self.h = nbdclient.connect(uri)
+        self.m = Model(os.path.join(directory, 'model.%d' % who))
+        self.who = who
+        self.rng = random.Random('%d %d' % (seed, who))
+        self.size = self.h.get_size() // CLUSTER
+        self.count = collections.Counter()
+
+    def new_number(self):
+        return self.rng.randrange(1, 1 << 60)
+
+    def anywhere(self):
+        return (self.rng.randrange(self.size // CONNECTIONS - 1) *
+                CONNECTIONS + self.who)
+
+    def known(self):
+        return self.rng.choice(list(self.m.now)) if self.m.now \
+            else self.anywhere()
+
+    def write(self, cluster):
+        """True if it was taken."""
+        n = self.new_number()
+        before = self.m.now.get(cluster, {0})
+        self.m.sent(cluster, n)
+        try:
+            self.h.pwrite(content(n), cluster * CLUSTER)
+        except nbd.Error as e:
+            if e.errnum != errno.ENOSPC:
+                raise
+            self.m.failed(cluster, n, before)
+            self.count['full'] += 1
+            return False
+        self.m.done(cluster, n)
+        self.count['written'] += 1
+        return True
+
+    def trim(self, cluster):
+        self.m.sent(cluster, 0)
+        self.h.trim(CLUSTER, cluster * CLUSTER)
+        self.m.done(cluster, 0)
+        self.count['trimmed'] += 1
+
+    def flush(self):
+        self.h.flush()
+        self.m.flushed()
+        self.count['flushed'] += 1
+
+    def step(self):
+        kind = self.rng.random()
+        if kind < 0.35:
+            self.write(self.anywhere())
+        elif kind < 0.65:
+            self.write(self.known())
+        elif kind < 0.80:
+            self.trim(self.known())
+        elif kind < 0.97:
+            c = self.known()
+            self.m.check(self.h, clusters=[c])
+        else:
+            self.flush()
+
+    def end(self):
+        self.m.save()
+        print('connection %d: %s' % (self.who, dict(self.count)))
+
+
+def fill(who, uri, directory, seed):
+    w = Worker(uri, directory, who, seed)
+    refused = 0
+    while refused < 30:
+        refused = 0 if w.write(w.anywhere()) else refused + 1
+    w.flush()
+    w.end()
+
+
+def churn(who, uri, directory, seed, limit, pid, done, barrier):
+    w = Worker(uri, directory, who, seed)
+    barrier.wait()
+    try:
+        while pid or done.value < limit:
+            w.step()
+            done.value += 1     # a lost update only makes the load longer
+            if pid and done.value == limit and who == 0:
+                os.kill(pid, signal.SIGKILL)
+            if pid and done.value > limit + 100 and who == 0:
+                os.kill(pid, signal.SIGKILL)    # it was passed over
+        w.flush()
+    except nbd.Error as e:
+        if not pid or e.errno not in GONE:
+            raise
+    w.end()
+
+
+def verify(who, uri, directory, crashed):
+    w = Worker(uri, directory, who)
+    w.m.check(w.h, crashed)
+    w.m.save()
+
+
+def trim(who, uri, directory, seed, percent):
+    w = Worker(uri, directory, who, seed)
+    for c in w.rng.sample(sorted(w.m.now), len(w.m.now) * percent // 100):
+        w.trim(c)
+    w.flush()
+    w.end()
+
+
+def main():
+    what, uri, directory = sys.argv[1:4]
+    args = [int(a) for a in sys.argv[4:]]
+    if what == 'churn':
+        args = (args + [0])[:3] + [multiprocessing.Value('l', 0),
+                                   multiprocessing.Barrier(CONNECTIONS)]
+    elif what in ('verify', 'crashed'):
+        args = [what == 'crashed']
+    fn = {'fill': fill, 'churn': churn, 'trim': trim}.get(what, verify)
+    nbdclient.run_processes(fn, [(i, uri, directory, *args)
+                                 for i in range(CONNECTIONS)])
+
+
+main()

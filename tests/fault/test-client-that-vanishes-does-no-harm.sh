@@ -1,0 +1,36 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Clients that end in the middle of requests, theirs and the server's half of
+# it: others go on, what they wrote is there, the image is closed clean.
+# nbdkit 1.32 itself may abort when a client vanishes (raw_send_socket:
+# Assertion `sock >= 0'), mostly with several answers to send; then the restart must recover.
+# Breaks if: a request without a client leaks a lock, a claim or a cluster.
+. "$(dirname "$0")/fault.sh"
+disk=$TMP/disk.qcow2
+aborts=0
+
+for ((round = 1; round <= 6 * SCALE; round++)); do
+  start_server "$disk" size=64M
+  rc=0
+  $PY "$FAULT/vanish.py" "$URI" "$TMP/model" $((SEED + round)) 60 \
+    $((round % 2 ? 1 : 20)) >"$TMP/vanish.out" 2>&1 || rc=$?
+  if kill -0 "$SRV_PID" 2>/dev/null; then
+    [ $rc = 0 ] || die "$(cat "$TMP/vanish.out")"
+    stop_server
+    check_clean "$disk"
+    continue
+  fi
+  wait "$SRV_PID" || true
+  forget_server "$SRV_PID"
+  grep -q "raw_send_socket: Assertion .sock >= 0" "$SRV_LOG" ||
+    die "the server has ended: $(tail -n 5 "$SRV_LOG")"
+  aborts=$((aborts + 1))
+  start_server "$disk"
+  $PY "$FAULT/vanish.py" "$URI" "$TMP/model" $SEED 0
+  stop_server
+  check_clean "$disk"
+done
+start_server "$disk"
+$PY "$FAULT/vanish.py" "$URI" "$TMP/model" "$SEED" 0
+stop_server
+say "nbdkit aborted in $aborts of $((round - 1)) rounds"

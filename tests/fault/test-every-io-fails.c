@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Every call that the engine makes to its byte store fails, once and from
+ * then on, in workloads that between them freeze, pack, drop incarnations,
+ * checkpoint, recover, adopt and create.
+ *
+ * A quick sample by default; FAULT_SCALE=20 takes more, FAULT_SCALE=all every
+ * call there is.  FAULT_CASE replays what a failure printed.  Short transfers
+ * never get this far: io/file.c deals with them, and has tests of its own.
+ */
+#include "fault-world.h"
+
+#include <errno.h>
+
+static const int eio[] = { EIO, 0 };
+static const int both[] = { EIO, ENOSPC, 0 };
+static const int may_lack[] = { EIO, ENOSPC, EOPNOTSUPP, 0 };
+
+int
+main (void)
+{
+  size_t i;
+
+  scale_init ();
+  if (play_one ())
+    return 0;
+  for (i = 0; i < nr_fault_shapes; i++) {
+    play_all (&fault_shapes[i], IO_PREAD, eio);
+    play_all (&fault_shapes[i], IO_PWRITE, both);
+    play_all (&fault_shapes[i], IO_SYNC, both);
+    play_all (&fault_shapes[i], IO_DISCARD, may_lack);
+    play_all (&fault_shapes[i], IO_ALLOCATE, may_lack);
+    play_all (&fault_shapes[i], IO_TRUNCATE, both);
+  }
+  return 0;
+}
