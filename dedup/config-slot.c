@@ -199,10 +199,10 @@ dedup_config_write (struct io_store *io, const struct dedup_ext *ext,
   /* Only sure for clusters of the largest size, but a slot that can't be
    * read back would be found too late. */
   r = file_end (io, MAX_CLUSTER, &end);
-  if (r == 0 && dedup_config_check_file (c, ext, end, NULL) < 0)
-    r = -EIO;
+  if (r == 0)
+    r = dedup_config_check_file (c, ext, end, NULL);
   if (r < 0)
-    return r;
+    return r == -EINVAL ? -EIO : r;
   c->generation++;
   dedup_config_encode (c, buf);
   r = io_pwrite (io, buf, DEDUP_CONFIG_SLOT, slot_off (ext, c->generation));

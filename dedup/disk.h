@@ -45,6 +45,9 @@ enum dedup_found { DEDUP_MISS, DEDUP_HIT, DEDUP_PROBE };
 
 int dedup_index_init (struct dedup_disk *d) MUST_CHECK;
 void dedup_index_free (struct dedup_disk *d);
+/* A lookup of H follows soon. */
+void dedup_index_prefetch_locked (struct dedup_disk *d,
+                                  const struct dedup_hash *h);
 /* What the log stores say.  DEDUP_PROBE: nothing, ask the incarnations. */
 enum dedup_found dedup_index_lookup_locked (struct dedup_disk *d,
                                             const struct dedup_hash *h,

@@ -62,6 +62,13 @@ dedup_index_free (struct dedup_disk *d)
   dedup_incarnations_put (d->index.set);
 }
 
+void
+dedup_index_prefetch_locked (struct dedup_disk *d, const struct dedup_hash *h)
+{
+  assert (lock_held (d->lock));
+  dedup_log_store_prefetch (d->index.current, h);
+}
+
 static bool
 find_spilled (const struct dedup_index *x, const struct dedup_hash *h,
               uint64_t *host_idx)

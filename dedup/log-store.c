@@ -111,6 +111,23 @@ find (const struct dedup_log_store *ls, const struct dedup_hash *hash,
   return NULL;
 }
 
+void
+dedup_log_store_prefetch (const struct dedup_log_store *ls,
+                          const struct dedup_hash *hash)
+{
+  uint64_t bucket[2];
+  unsigned i;
+
+  dedup_buckets (hash, ls->order, bucket);
+  for (i = 0; i < 2; ++i) {     /* 160 bytes: three or four lines */
+    const char *p = (const char *) bucket_slots (ls, bucket[i]);
+
+    __builtin_prefetch (p);
+    __builtin_prefetch (p + 64);
+    __builtin_prefetch (p + 128);
+  }
+}
+
 static struct slot *
 find_free (const struct dedup_log_store *ls, uint64_t bucket)
 {

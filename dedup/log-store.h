@@ -32,6 +32,10 @@ bool dedup_log_store_lookup (const struct dedup_log_store *ls,
                              const struct dedup_hash *hash,
                              uint64_t *host_idx);
 
+/* Start to fetch what a lookup of HASH will touch into the CPU's cache. */
+void dedup_log_store_prefetch (const struct dedup_log_store *ls,
+                               const struct dedup_hash *hash);
+
 size_t dedup_log_store_count (const struct dedup_log_store *ls);
 size_t dedup_log_store_deleted (const struct dedup_log_store *ls);
 /* Entries at which it counts as full: 93 % of 4 * 2^order. */

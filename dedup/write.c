@@ -76,6 +76,9 @@ claim_all (struct op *op)
     }
 
   LOCK_FOR_SCOPE (d->lock);
+  for (i = 0; i < op->nr; i++)
+    if (op->slots[i].hashed)
+      dedup_index_prefetch_locked (d, &op->slots[i].hash);
   for (i = 0; i < op->nr; i++) {
     struct slot *s = &op->slots[i];
 

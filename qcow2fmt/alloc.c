@@ -50,6 +50,17 @@
 
 /* --- Open ---------------------------------------------------------------- */
 
+/* Keep the scan away from clusters that it would take for free. */
+static void
+set_busy (struct qcow2_alloc *a, uint64_t host_idx, uint64_t count)
+{
+  uint64_t first = MAX_OF (host_idx, a->scan_next);
+  uint64_t end = MIN_OF (host_idx + count, a->scan_end);
+
+  if (first < end && qcow2_bitmap_set (a->busy, first, end - first) < 0)
+    a->scan_next = a->scan_end = a->frontier;
+}
+
 /* If block B counts anything, the frontier goes behind that: 1. */
 static int
 tail_block (struct qcow2_image *img, uint64_t b, uint8_t *buf)
@@ -110,6 +121,27 @@ set_bound (struct qcow2_image *img)
   img->alloc.bound = bound;
 }
 
+/* The tables that T names, and T itself, are in use, whatever a damaged
+ * refcount says: the scan shall not find them free. */
+static void
+keep_tables (struct qcow2_image *img, const struct qcow2_flat *t)
+{
+  struct qcow2_alloc *a = &img->alloc;
+  unsigned bits = img->header.geo.cluster_bits;
+  uint64_t idx, end;
+
+  for (uint64_t i = 0; i < t->nr; ++i) {
+    idx = (t->v[i] & QCOW2_OFFSET_MASK) >> bits;
+    if (idx > 0 && idx < a->frontier)
+      set_busy (a, idx, 1);
+  }
+  idx = t->host_off >> bits;
+  end = div_round_up (t->host_off + t->nr * sizeof (be64),
+                      img->header.geo.cluster_size);
+  if (idx < a->frontier)
+    set_busy (a, idx, MIN_OF (end, a->frontier) - idx);
+}
+
 int
 qcow2_alloc_init (struct qcow2_image *img)
 {
@@ -129,6 +161,11 @@ qcow2_alloc_init (struct qcow2_image *img)
     r = qcow2_anchor_resize (img, 0);
   if (r == 0 && img->writable)
     r = find_tail (img);
+  if (r == 0 && img->writable) {
+    keep_tables (img, &img->l1);
+    keep_tables (img, &img->reftable);
+    keep_tables (img, &img->anchor.l1);
+  }
   if (r < 0)
     qcow2_alloc_free (img);
   return r;
@@ -186,17 +223,6 @@ qcow2_alloc_found_free_locked (struct qcow2_image *img, uint64_t host_idx,
     return;
   r = qcow2_bitmap_set (a->free, host_idx, end - host_idx);
   (void) r;                    /* what has no room is lost until next open */
-}
-
-/* Keep the scan away from clusters that it would take for free. */
-static void
-set_busy (struct qcow2_alloc *a, uint64_t host_idx, uint64_t count)
-{
-  uint64_t first = MAX_OF (host_idx, a->scan_next);
-  uint64_t end = MIN_OF (host_idx + count, a->scan_end);
-
-  if (first < end && qcow2_bitmap_set (a->busy, first, end - first) < 0)
-    a->scan_next = a->scan_end = a->frontier;
 }
 
 void

@@ -135,9 +135,11 @@ put_one (struct qcow2_image *img, uint64_t part, uint64_t i, bool anchored)
   uint64_t *w = &img->anchor.parts[part].bits[i / 64];
   uint64_t bit = UINT64_C (1) << i % 64;
 
-  if (anchored == ((*w & bit) != 0))
+  /* What a replay finds done may be in the host's cache only (a sync failed
+   * in the last session): it must be written all the same. */
+  if (anchored == ((*w & bit) != 0) && !img->replaying)
     return;
-  *w ^= bit;
+  *w = anchored ? *w | bit : *w & ~bit;
   qcow2_anchor_dirty_locked (img, part);
 }
 

@@ -91,6 +91,25 @@ has_block (const struct qcow2_image *img, uint64_t b)
   return b < img->reftable.nr && img->reftable.v[b] != 0;
 }
 
+/* A block is about to be read.  What the anchor says is data is no block: a
+ * damaged refcount table must not lead to writing there.  Not while replaying,
+ * when the one may be newer than the other. */
+static int
+before_load (struct qcow2_txn *txn, uint64_t host_off)
+{
+  struct qcow2_image *img = txn->img;
+  uint64_t idx = host_off >> img->header.geo.cluster_bits;
+  int r = 0;
+
+  if (!img->replaying)
+    r = qcow2_anchor_need_range_locked (txn, idx, 1);
+  if (r < 0)
+    return r;
+  if (!img->replaying && qcow2_anchor_test_locked (img, idx))
+    return -EIO;
+  return qcow2_txn_missing_locked (txn, QCOW2_MISSING_TABLE, host_off);
+}
+
 int
 qcow2_refblock_locked (struct qcow2_txn *txn, uint64_t host_idx,
                        struct qcow2_table **out)
@@ -103,7 +122,7 @@ qcow2_refblock_locked (struct qcow2_txn *txn, uint64_t host_idx,
   *out = NULL;
   if (has_block (img, b))
     *out = qcow2_cache_get_locked (txn, img->reftable.v[b], &r);
-  return r;
+  return r == -EAGAIN ? before_load (txn, img->reftable.v[b]) : r;
 }
 
 uint64_t

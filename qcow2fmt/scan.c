@@ -6,7 +6,7 @@
  * them is true at that moment: it holds the lock over all it looks at, and
  * from then on the allocator is told of every change.
  *
- * Free is: refcount 0 and not busy (alloc.c).  Garbage is: anchored, refcount
+ * Free is: refcount 0, not busy (alloc.c) and not anchored.  Garbage is: anchored, refcount
  * 1, not held.  The caller tells garbage from the store's own areas, and may
  * free it at any later time: nothing links to a cluster with refcount 1.
  *
@@ -56,8 +56,10 @@ look (struct scan *s, const struct qcow2_table *block, uint64_t idx)
   struct qcow2_image *img = s->img;
   uint64_t refcount = block ? qcow2_refblock_get_locked (img, block, idx) : 0;
 
+  /* Anchored and refcount 0 contradict each other: rot.  In use, perhaps. */
   if (refcount == 0)
-    return idx != 0 && !qcow2_bitmap_test (img->alloc.busy, idx);
+    return idx != 0 && !qcow2_bitmap_test (img->alloc.busy, idx) &&
+      !qcow2_anchor_test_locked (img, idx);
   if (refcount == 1 && qcow2_anchor_test_locked (img, idx) &&
       !qcow2_is_held_locked (img, idx))
     s->garbage (s->opaque, idx);

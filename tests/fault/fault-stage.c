@@ -108,9 +108,14 @@ must (struct world *w, int r, const char *what)
     die (w, "the test itself: %s: %s", what, strerror (-r));
 }
 
+/* A host keeps track by pages. */
 static void
 note_dirty (struct world *w, uint64_t off, uint64_t len)
 {
+  uint64_t end = round_up_pow2 (off + len, 4096);
+
+  off = round_down_pow2 (off, 4096);
+  len = end - off;
   if (w->nr_dirty == w->max_dirty) {
     w->max_dirty = w->max_dirty ? 2 * w->max_dirty : 256;
     w->dirty = realloc (w->dirty, w->max_dirty * sizeof *w->dirty);

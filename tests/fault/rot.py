@@ -356,6 +356,24 @@ def table_cases(rng, img, cases):
             yield kind, refs[0] + rng.randrange(used * 2), ()
 
 
+def damage_byte(f, rng, off):
+    """Invert it, clear it, or flip a bit; returns the bits that changed."""
+    f.seek(off)
+    b = (f.read(1) or b'\0')[0]
+    new = rng.choice((b ^ 0xff, 0, b ^ 1 << rng.randrange(8)))
+    if new == b:
+        new = b ^ 0xff
+    f.seek(off)
+    f.write(bytes([new]))
+    return b ^ new
+
+
+def may_pass(kind, off, bits):
+    """Nobody can tell a zero flag or a compressed flag from a wrong one."""
+    return kind == 'L2' and (off % 8 == 7 and bits == 1 or
+                             off % 8 == 0 and bits == 0x40)
+
+
 def tables(disk, directory, cases, seed):
     rng = random.Random(seed)
     disk.work(1, 1000)
@@ -364,10 +382,12 @@ def tables(disk, directory, cases, seed):
     for kind, off, mapped in table_cases(rng, img, cases):
         shutil.copyfile(disk.path, victim)
         with open(victim, 'r+b') as f:
-            flip(f, off)
+            bits = damage_byte(f, rng, off)
         try:
             status, out = run([os.environ['TOOL'], 'check', victim])
-            if status not in (2, 3) and not (status == 1 and out):
+            if may_pass(kind, off, bits):
+                tally['cannot be told'] += 1
+            elif status not in (2, 3) and not (status == 1 and out):
                 raise Failure('check says %d: %s' % (status, out[-600:]))
             said = serve(disk, victim, rng, set(mapped), False)
             tally[kind] += 1

@@ -7,4 +7,4 @@
 # Breaks if: anything the index says is taken on trust.
 . "$(dirname "$0")/fault.sh"
 export PLUGIN TOOL NBDKIT_PRELOAD=$preload
-$PY "$FAULT/rot.py" index "$TMP" $((50 * SCALE)) "$SEED"
+$PY "$FAULT/rot.py" index "$TMP" $((30 * SCALE)) "$SEED"

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Bugs that a review found where memory runs out at a bad moment. */
+#include "fault-malloc.h"
+#include "regress.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+/* Of the allocations that an engine call makes while fault_running is set: */
+static unsigned long countdown;       /* 0: none fails */
+static size_t at_least;               /* smaller ones are spared */
+static unsigned long failed;
+
+static bool
+fails_in_turn (size_t size)
+{
+  if (fault_running == NULL || countdown == 0 || --countdown > 0)
+    return false;
+  failed++;
+  return true;
+}
+
+static bool
+fails_if_large (size_t size)
+{
+  if (fault_running == NULL)
+    return false;
+  failed += size >= at_least;
+  return size >= at_least;
+}
+
+/* --- in a freeze --------------------------------------------------------- */
+
+static const struct shape small = { .name = "small", .order = 4,
+                                    .journal_areas = 4 };
+
+/* A log store that waits to be frozen, after others, so that the areas which
+ * held those have been recycled. */
+static struct world *
+ready_to_freeze (void)
+{
+  struct world *w = world_open (&small);
+  uint64_t id = 100;
+  unsigned k, left;
+
+  for (k = 0; k < 6; k++) {
+    if (k > 0)
+      assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
+    for (left = 200; w->d->index.frozen == NULL; id++) {
+      assert_true (left-- > 0);
+      assert_int_equal (write_id (w->d, id % NR, id), 0);
+      assert_int_equal (dedup_flush (w->d), 0);
+    }
+  }
+  assert_int_equal (dedup_checkpoint (w->d), 0);
+  assert_true (w->d->config->areas[0].first_seq > 1);
+  return w;
+}
+
+/* After ENOMEM at the publishing of an incarnation, the next checkpoint wrote
+ * a configuration that named blocks of areas which had been given away. */
+static void
+test_enomem_in_a_freeze_leaves_a_valid_configuration (void **state)
+{
+  unsigned long k, hits = 0, went_on = 0;
+  struct dedup_stats s;
+  struct world *w;
+  uint64_t before, want;
+  int r;
+
+  fault_malloc_fails = fails_in_turn;
+  do {
+    w = ready_to_freeze ();
+    dedup_get_stats (w->d, &s);
+    before = s.index_entries;
+    failed = 0;
+    countdown = hits + 1;
+    fault_running = w;
+    r = dedup_run (w->d, DEDUP_JOB_FREEZE);
+    fault_running = NULL;
+    assert_true (r == 0 || r == -ENOMEM);
+    if (dedup_failed (w->d) == 0) {     /* it may stop, if nothing is wrong */
+      for (k = 0; k < 3; k++)
+        assert_int_equal (dedup_checkpoint (w->d), 0);
+      assert_int_equal (write_id (w->d, 7, 123456789), 0);
+      assert_int_equal (dedup_flush (w->d), 0);
+      went_on++;
+    }
+    want = read_id (w->d, 7);
+    dedup_free (w->d);
+    w->d = must_open (&small, w->io, true);
+    dedup_get_stats (w->d, &s);
+    assert_true (s.index_entries >= before);
+    assert_int_equal (read_id (w->d, 7), want);
+    finish_clean (w);
+    hits += failed;
+  } while (failed > 0);
+  assert_true (hits > 3 && went_on > hits / 2);
+  fault_malloc_fails = NULL;
+}
+
+/* --- in a write ---------------------------------------------------------- */
+
+/* The table of held clusters grew in the link step, whose one assertion said
+ * that nothing can fail there. */
+static void
+test_enomem_in_a_large_write_aborts_nothing (void **state)
+{
+  enum { COUNT = 150 };
+  CLEANUP_FREE uint8_t *buf = malloc (COUNT * CLUSTER);
+  unsigned long k = 0;
+  struct world *w;
+  uint64_t i;
+  int r;
+
+  for (i = 0; i < COUNT; i++)
+    fill_cluster (buf + i * CLUSTER, 20000 + i);
+  do {
+    w = world_open (&small);
+    failed = 0;
+    countdown = ++k;
+    fault_malloc_fails = fails_in_turn;
+    fault_running = w;
+    r = dedup_write (w->d, 0, buf, 10, COUNT);
+    fault_running = NULL;
+    assert_true (r == 0 || r == -ENOMEM);
+    assert_int_equal (dedup_write (w->d, 0, buf, 10, COUNT), 0);
+    for (i = 0; i < COUNT; i++)
+      assert_int_equal (read_id (w->d, 10 + i), 20000 + i);
+    finish_clean (w);
+  } while (failed > 0);
+  assert_true (k > COUNT);
+}
+
+/* Without memory for another log store, a writer asked for room for ever. */
+static void
+test_no_memory_for_a_log_store_does_not_spin (void **state)
+{
+  static const struct shape s = { .name = "large", .order = 12,
+                                  .journal_areas = 16 };
+  struct world *w = world_open (&s);
+  struct dedup_stats before, after;
+  uint64_t id = 1;
+
+  while (dedup_log_store_count (w->d->index.current) <
+         dedup_log_store_capacity (w->d->index.current)) {
+    assert_int_equal (write_id (w->d, id % NR, id), 0);
+    id++;
+  }
+  dedup_get_stats (w->d, &before);
+  at_least = 256 << 10;                 /* such a log store has 640 KiB */
+  failed = 0;
+  fault_malloc_fails = fails_if_large;
+  alarm (20);
+  fault_running = w;
+  assert_int_equal (write_id (w->d, 5, 999999999), 0);
+  fault_running = NULL;
+  alarm (0);
+  fault_malloc_fails = NULL;
+  assert_true (failed > 0);
+  assert_int_equal (read_id (w->d, 5), 999999999);
+  assert_int_equal (write_id (w->d, 6, 1000000000), 0);
+  dedup_get_stats (w->d, &after);
+  assert_int_equal (after.stored, before.stored + 2);
+  finish_clean (w);
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_enomem_in_a_freeze_leaves_a_valid_configuration),
+    cmocka_unit_test (test_enomem_in_a_large_write_aborts_nothing),
+    cmocka_unit_test (test_no_memory_for_a_log_store_does_not_spin),
+  };
+
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
