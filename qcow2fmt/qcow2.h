@@ -170,7 +170,8 @@ struct qcow2_txn {
 };
 
 void qcow2_txn_begin (struct qcow2_image *img, struct qcow2_txn *txn);
-/* Load what is missing; waits if another thread is loading it. */
+/* Load what is missing; waits if another thread is loading it.  What may be
+ * missing is also space on the host for new tables: -ENOSPC. */
 int qcow2_txn_load (struct qcow2_txn *txn) MUST_CHECK;
 void qcow2_txn_end_locked (struct qcow2_txn *txn);
 void qcow2_txn_end (struct qcow2_txn *txn);

@@ -124,9 +124,8 @@ note_dirty (struct world *w, uint64_t off, uint64_t len)
   w->dirty[w->nr_dirty++].len = len;
 }
 
-/* Copy what is dirty to where a power cut does not reach. */
-static void
-settle (struct world *w)
+void
+world_settle (struct world *w, uint64_t *chance)
 {
   int64_t size = io_size (w->mem);
   uint8_t *buf;
@@ -135,6 +134,8 @@ settle (struct world *w)
   for (i = 0; i < w->nr_dirty; i++) {
     uint64_t off = w->dirty[i].off, len = w->dirty[i].len;
 
+    if (chance && rnd (chance, 2))
+      continue;
     buf = malloc (len);
     must (w, io_pread (w->mem, buf, len, off), "settle");
     must (w, io_pwrite (w->power, buf, len, off), "settle");
@@ -148,10 +149,11 @@ static void
 sync_called (struct world *w, int r)
 {
   if (r == 0)
-    settle (w);
+    world_settle (w, NULL);
   else {
-    w->nr_dirty = 0;            /* thrown away */
     w->sync_failed = true;
+    if (!w->remembers)
+      w->nr_dirty = 0;          /* thrown away */
   }
 }
 

@@ -59,6 +59,7 @@ struct world {
   bool armed;                   /* count, and fail when it is time */
   bool hit;
   bool sync_failed;             /* in this session */
+  bool remembers;               /* what was dirty stays so then */
   unsigned long calls[FAULT_KINDS];
   struct { uint64_t off, len; } *dirty;    /* written since the last sync */
   size_t nr_dirty, max_dirty;
@@ -88,6 +89,8 @@ void world_free (struct world *w);
 void die (struct world *w, const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 2, 3), __noreturn__));
 
+/* What is dirty survives a power cut: all of it, or what CHANCE takes. */
+void world_settle (struct world *w, uint64_t *chance);
 /* Ask whether the call now made shall fail: 0 or -errno. */
 int fault_ask (struct world *w, unsigned kind);
 /* For the allocator's wrapper: the world whose engine runs, or NULL. */

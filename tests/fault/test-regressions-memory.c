@@ -34,26 +34,41 @@ fails_if_large (size_t size)
 static const struct shape small = { .name = "small", .order = 4,
                                     .journal_areas = 4 };
 
-/* A log store that waits to be frozen, after others, so that the areas which
- * held those have been recycled. */
+static void
+fill_log_store (struct world *w, uint64_t *id)
+{
+  for (; w->d->index.frozen == NULL; ++*id) {
+    assert_int_equal (write_id (w->d, *id % NR, *id), 0);
+    assert_int_equal (dedup_flush (w->d), 0);
+  }
+}
+
+/* Is the frozen log store all that keeps the first area from being used
+ * again? */
+static bool
+frozen_holds_area (const struct dedup_disk *d)
+{
+  const struct dedup_journal_area *a = &d->config->areas[0];
+  uint64_t end = a->first_seq + a->nr_blocks;
+
+  return d->index.frozen_start < end && d->index.current_start >= end;
+}
+
 static struct world *
 ready_to_freeze (void)
 {
   struct world *w = world_open (&small);
   uint64_t id = 100;
-  unsigned k, left;
+  unsigned k;
 
-  for (k = 0; k < 6; k++) {
-    if (k > 0)
-      assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
-    for (left = 200; w->d->index.frozen == NULL; id++) {
-      assert_true (left-- > 0);
-      assert_int_equal (write_id (w->d, id % NR, id), 0);
-      assert_int_equal (dedup_flush (w->d), 0);
-    }
+  for (k = 0; k < 10; k++) {
+    fill_log_store (w, &id);
+    if (frozen_holds_area (w->d))
+      break;
+    assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
   }
   assert_int_equal (dedup_checkpoint (w->d), 0);
-  assert_true (w->d->config->areas[0].first_seq > 1);
+  assert_true (frozen_holds_area (w->d));
   return w;
 }
 
@@ -97,6 +112,56 @@ test_enomem_in_a_freeze_leaves_a_valid_configuration (void **state)
   } while (failed > 0);
   assert_true (hits > 3 && went_on > hits / 2);
   fault_malloc_fails = NULL;
+}
+
+/* --- at open ------------------------------------------------------------- */
+
+static uint64_t
+index_entries (struct dedup_disk *d)
+{
+  struct dedup_stats s;
+
+  dedup_get_stats (d, &s);
+  return s.has_store ? s.index_entries : 0;
+}
+
+/* Where memory for the configuration was wanting, the store counted as void:
+ * a new one was made, and the index lost. */
+static void
+test_enomem_at_open_keeps_the_index (void **state)
+{
+  struct world *w = world_open (&small);
+  struct dedup_open_params p;
+  uint64_t id = 100, entries;
+  unsigned long k = 0;
+
+  fill_log_store (w, &id);
+  assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
+  assert_int_equal (write_id (w->d, 1, 99), 0);
+  assert_int_equal (dedup_finish (w->d), 0);
+  entries = index_entries (w->d);
+  dedup_free (w->d);
+  fault_malloc_fails = fails_in_turn;
+  open_params (&small, &p);
+  do {
+    struct fault f = { 0 };
+    int r;
+
+    failed = 0;
+    countdown = ++k;
+    fault_running = w;
+    r = dedup_open (w->io, &p, &w->d, &f);
+    fault_running = NULL;
+    assert_true (r == 0 || (r == -ENOMEM && f.err == ENOMEM && f.msg[0]));
+    if (r < 0)
+      w->d = must_open (&small, w->io, true);
+    assert_int_equal (index_entries (w->d), entries);
+    dedup_free (w->d);
+  } while (failed > 0);
+  assert_true (k > 10);
+  fault_malloc_fails = NULL;
+  w->d = must_open (&small, w->io, true);
+  finish_clean (w);
 }
 
 /* --- in a write ---------------------------------------------------------- */
@@ -170,6 +235,7 @@ main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_enomem_in_a_freeze_leaves_a_valid_configuration),
+    cmocka_unit_test (test_enomem_at_open_keeps_the_index),
     cmocka_unit_test (test_enomem_in_a_large_write_aborts_nothing),
     cmocka_unit_test (test_no_memory_for_a_log_store_does_not_spin),
   };

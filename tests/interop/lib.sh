@@ -135,6 +135,13 @@ one_error_line () # FILE [PATTERN]
 # A build with -Db_sanitize needs its runtime loaded first by nbdkit, too.
 preload=$(ldd "$PLUGIN" 2>/dev/null |
           awk '/lib[at]san\.so/ { print $3; exit }') || true
+# With libasan of gcc 12, any nbdkit that has printed an error hangs at exit, in
+# the freelocale of libp11-kit's destructor (its file plugin does, too).
+if [ -n "$preload" ] && command -v cc >/dev/null; then
+  echo 'void freelocale (void *l) { (void) l; }' |
+    cc -shared -fPIC -x c -o "$TMP/no-freelocale.so" - &&
+    preload="$preload $TMP/no-freelocale.so"
+fi
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}
 export TSAN_OPTIONS=${TSAN_OPTIONS:-halt_on_error=1:second_deadlock_stack=1}

@@ -12,7 +12,9 @@ need mke2fs nbdcopy
 if [ "$SCALE" -ge 10 ] && [ "$(id -u)" = 0 ] &&
    command -v debootstrap >/dev/null; then
   say "root file system by debootstrap"
-  debootstrap --variant=minbase bookworm "$TMP/root" >"$TMP/debootstrap.log" \
+  # DEBIAN_MIRROR: where packages come from, if not from the default.
+  debootstrap --variant=minbase bookworm "$TMP/root" \
+    ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >"$TMP/debootstrap.log" \
     2>&1 || { tail -n 5 "$TMP/debootstrap.log" >&2; skip "debootstrap failed"; }
   more=400
 else
