@@ -182,6 +182,20 @@ make_ready (struct op *op, int why, bool *searched)
 
 /* --- change ------------------------------------------------------------------ */
 
+/* REPORT false: the record is another one that says as much. */
+static void
+make_change (struct op *op, const struct qcow2_change *c, bool report)
+{
+  int r;
+
+  if (report)
+    dedup_change_locked (op->d, &op->txn, c);
+  else {
+    r = qcow2_apply_locked (&op->txn, c);
+    assert (r == 0);            /* prepared */
+  }
+}
+
 static void
 set_entries (struct op *op, size_t i, uint32_t count, bool report)
 {
@@ -190,14 +204,8 @@ set_entries (struct op *op, size_t i, uint32_t count, bool report)
     .guest_idx = op->guest_idx + i, .count = count,
     .entry = slot_entry (op, &op->slots[i]),
   };
-  int r;
 
-  if (report)
-    dedup_change_locked (op->d, &op->txn, &c);
-  else {
-    r = qcow2_apply_locked (&op->txn, &c);
-    assert (r == 0);            /* prepared */
-  }
+  make_change (op, &c, report);
 }
 
 static void
@@ -207,14 +215,8 @@ set_refcount (struct op *op, uint64_t host_idx, uint64_t refcount, bool report)
     .type = QCOW2_CHANGE_REFCOUNT, .host_idx = host_idx, .count = 1,
     .refcount = refcount, .anchored = true,
   };
-  int r;
 
-  if (report)
-    dedup_change_locked (op->d, &op->txn, &c);
-  else {
-    r = qcow2_apply_locked (&op->txn, &c);
-    assert (r == 0);            /* prepared */
-  }
+  make_change (op, &c, report);
 }
 
 /* The claim's cluster is linked now: keep it while joiners may come. */
