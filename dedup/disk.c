@@ -240,7 +240,7 @@ open_journal (struct dedup_disk *d, uint64_t next)
 }
 
 /* Bring the file to what was replayed in memory, and clear bit 48
- * (docs/on-disk.md section 5, step 4). */
+ * (docs/on-disk.md section 5, steps 4 and 5). */
 static int
 complete_recovery (struct dedup_disk *d, struct fault *f)
 {
@@ -276,7 +276,7 @@ load_store (struct dedup_disk *d, bool adopted, struct fault *f)
   if (r < 0 || !ok)
     return fault_corrupt (f, UINT64_MAX, "the anchor does not cover the "
                           "store's areas");
-  if (crashed) {                /* step 4; in memory only if read-only */
+  if (crashed) {                /* step 5; in memory only if read-only */
     d->config->epoch += !mutation (MUTATION_SAME_EPOCH);
     d->config->epoch_start = d->config->checkpoint = d->checkpoint = next;
     if (!adopted)

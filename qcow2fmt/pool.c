@@ -34,6 +34,11 @@
  * have space still, others were punched. */
 #define FILL_TRIES 64
 
+/* A table may need a refcount block, which needs a cluster as well: who found
+ * too few has put back what he took, so that some may be there.  A fill adds
+ * one at least, or fails: else he would ask for ever. */
+#define POOL_LOW 4
+
 _Static_assert (FILL_BYTES >> QCOW2_MIN_CLUSTER_BITS <= QCOW2_POOL_MAX,
                 "a fill fits in the pool");
 
@@ -152,7 +157,7 @@ qcow2_pool_fill_locked (struct qcow2_image *img)
   assert (lock_held (&img->lock));
   while (p->filling)
     lock_wait (&img->lock, &img->loaded);
-  if (p->nr > 0)
+  if (p->nr >= POOL_LOW)
     return 0;
   p->filling = true;
   if (!p->flats_backed)

@@ -17,8 +17,11 @@ import errno
 import multiprocessing
 import os
 import random
+import shutil
 import signal
+import subprocess
 import sys
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, '..', 'interop'))
@@ -28,7 +31,7 @@ import nbdclient
 from model import CLUSTER, Model, content
 
 CONNECTIONS = 3
-GONE = ('ENOTCONN', 'ECONNRESET', 'EPIPE', 'ESHUTDOWN', 'EINVAL', None, '')
+PATIENCE = 20                   # seconds without an operation: a hang
 
 
 class Worker:
@@ -116,15 +119,30 @@ def churn(who, uri, directory, seed, limit, pid, done, barrier):
         while pid or done.value < limit:
             w.step()
             done.value += 1     # a lost update only makes the load longer
-            if pid and done.value == limit and who == 0:
-                os.kill(pid, signal.SIGKILL)
-            if pid and done.value > limit + 100 and who == 0:
-                os.kill(pid, signal.SIGKILL)    # it was passed over
         w.flush()
-    except nbd.Error as e:
-        if not pid or e.errno not in GONE:
+    except nbd.Error:
+        if not pid or not (w.h.aio_is_dead() or w.h.aio_is_closed()):
             raise
+    finally:
+        done.value += 1 << 32   # one that fails takes the others with it
     w.end()
+
+
+def kill(pid, limit, done):
+    """Wait until so much is done, or nothing is any more."""
+    seen, since = -1, time.monotonic()
+    while done.value < limit:
+        if done.value != seen:
+            seen, since = done.value, time.monotonic()
+        if time.monotonic() - since > PATIENCE:
+            if shutil.which('gdb'):
+                subprocess.run(['gdb', '-p', str(pid), '-batch', '-ex',
+                                'thread apply all bt 12'], check=False,
+                               stdout=sys.stderr, stderr=subprocess.DEVNULL)
+            os.kill(pid, signal.SIGABRT)
+            sys.exit('the server hangs')
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
 
 
 def verify(who, uri, directory, crashed):
@@ -146,12 +164,20 @@ def main():
     args = [int(a) for a in sys.argv[4:]]
     if what == 'churn':
         args = (args + [0])[:3] + [multiprocessing.Value('l', 0),
-                                   multiprocessing.Barrier(CONNECTIONS)]
+                                   multiprocessing.Barrier(CONNECTIONS, None, 30)]
     elif what in ('verify', 'crashed'):
         args = [what == 'crashed']
+    killer = None
+    if what == 'churn' and args[2]:
+        killer = multiprocessing.get_context('fork').Process(
+            target=kill, args=(args[2], args[1], args[3]))
+        killer.start()
     fn = {'fill': fill, 'churn': churn, 'trim': trim}.get(what, verify)
     nbdclient.run_processes(fn, [(i, uri, directory, *args)
                                  for i in range(CONNECTIONS)])
+    if killer:
+        killer.join()
+        sys.exit(killer.exitcode)
 
 
 main()
