@@ -13,7 +13,7 @@ print(json.dumps(e.get(sys.argv[2])))' "$TMP/info" "$1")" "$2"
 }
 
 start_server "$TMP/disk.qcow2" size=100M cluster-size=16k
-nbdinfo --json "$URI" >"$TMP/info"
+nbdinfo --no-content --json "$URI" >"$TMP/info"
 for can in multi_conn fua trim zero fast_zero cache flush df; do
   expect can_$can true
 done
@@ -25,7 +25,7 @@ expect block_size_preferred 16384
 stop_server
 
 start_server -r "$TMP/disk.qcow2"
-nbdinfo --json "$URI" >"$TMP/info"
+nbdinfo --no-content --json "$URI" >"$TMP/info"
 expect is_read_only true
 expect can_multi_conn true
 stop_server

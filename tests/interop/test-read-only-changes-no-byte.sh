@@ -24,7 +24,7 @@ state () { sha256sum <"$1"; stat -c '%s %Y %b' "$1"; }
 for image in "$disk" "$stock"; do
   state "$image" >"$TMP/before"
   start_server -r "$image"
-  equal read_only "$(nbdinfo --json "$URI" | $PY -c 'import json, sys
+  equal read_only "$(nbdinfo --no-content --json "$URI" | $PY -c 'import json, sys
 print(json.load(sys.stdin)["exports"][0]["is_read_only"])')" True
   if [ "$image" = "$disk" ]; then served_as_raw "$TMP/want.raw"; fi
   $PY "$HERE/nbdrun.py" "$URI" '
