@@ -3,6 +3,8 @@
 . "$(dirname "${BASH_SOURCE[0]}")/../interop/lib.sh"
 FAULT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 SEED=${SEED:-$RANDOM}
+# The clients end by os._exit, in mid-sentence.
+export PYTHONUNBUFFERED=1
 say "seed $SEED (SEED=$SEED $0)"
 
 # small_disk DIR MB: a file system of its own, of that size.
