@@ -25,12 +25,12 @@ struct replay {
   bool mapping;               /* apply mapping records */
   uint64_t durable;           /* D */
   uint64_t next;              /* block after the last group taken */
+  uint64_t file_clusters;     /* the last may be partial */
   uint8_t *cluster;           /* scratch: one cluster */
 
   /* The group being collected: */
   struct dedup_record *group;
   size_t nr, max;
-  bool over;                  /* a group failed: take no more */
   struct fault *fault;
 };
 
@@ -55,8 +55,8 @@ data_is_there (struct replay *rp, const struct dedup_record *rec)
   struct dedup_hash h;
   int r;
 
-  if (rec->host_idx > QCOW2_OFFSET_MASK >> d->cluster_bits)
-    return 0;
+  if (rec->host_idx >= rp->file_clusters)
+    return 0;                   /* not written, or the file would reach it */
   r = io_pread (d->io, rp->cluster, d->cluster_size,
                 rec->host_idx << d->cluster_bits);
   if (r < 0)
@@ -355,8 +355,8 @@ read_index (struct replay *rp)
     return 0;
   c->flags &= ~DEDUP_CONFIG_EXACT;   /* tombstones may be lost */
   rp->d->index_damaged = true;
-  log_line (rp->d->log, LOG_ERROR, "%s: part of the journal cannot be "
-          "read: some of the index is lost", rp->d->path);
+  log_line (rp->d->log, LOG_ERROR, "%s: part of the journal cannot be read: "
+            "some of the index is lost", rp->d->path);
   return 0;
 }
 
@@ -396,8 +396,13 @@ dedup_replay (struct dedup_disk *d, bool replay, uint64_t *next,
               struct fault *f)
 {
   struct replay rp = { .d = d, .mapping = replay, .fault = f };
+  int64_t size = io_size (d->io);
   int r;
 
+  if (size < 0)
+    return fault_io (f, (int) -size, UINT64_MAX, "size: %s",
+                     strerror ((int) -size));
+  rp.file_clusters = div_round_up ((uint64_t) size, d->cluster_size);
   rp.cluster = malloc (d->cluster_size);
   if (rp.cluster == NULL)
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");

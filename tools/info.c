@@ -318,17 +318,6 @@ tool_info (int argc, char *argv[])
 {
   struct tool_args a = { .subcommand = "info", .help = help,
                          .has_output = true };
-  struct fault f = { 0 };
-  struct io_store *io;
-  int r;
 
-  r = tool_parse_args (argc, argv, &a);
-  if (r >= 0)
-    return r;
-  r = io_file_open (a.path, 0, IO_LOCK_READ, &io, &f);
-  if (r < 0)
-    return tool_fault (a.path, r, &f);
-  r = info_open (io, &a);
-  io_close (io);
-  return r;
+  return tool_on_image (argc, argv, &a, info_open);
 }

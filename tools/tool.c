@@ -236,3 +236,22 @@ tool_human (uint64_t bytes, char buf[32])
   snprintf (buf, 32, "%.3g %s", v, units[i]);
   return buf;
 }
+
+int
+tool_on_image (int argc, char *argv[], struct tool_args *a,
+               int (*run) (struct io_store *io, const struct tool_args *a))
+{
+  struct fault f = { 0 };
+  struct io_store *io;
+  int r;
+
+  r = tool_parse_args (argc, argv, a);
+  if (r >= 0)
+    return r;
+  r = io_file_open (a->path, 0, IO_LOCK_READ, &io, &f);
+  if (r < 0)
+    return tool_fault (a->path, r, &f);
+  r = run (io, a);
+  io_close (io);
+  return r;
+}

@@ -78,6 +78,10 @@ struct tool_args {
 };
 /* For subcommands that take FILE alone.  -1: go on; else the exit code. */
 int tool_parse_args (int argc, char *argv[], struct tool_args *a);
+/* The same, then FILE opened for reading and handed to RUN; the exit code. */
+int tool_on_image (int argc, char *argv[], struct tool_args *a,
+                   int (*run) (struct io_store *io,
+                               const struct tool_args *a));
 
 void tool_version (void);
 
