@@ -9,6 +9,21 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+/* What an image says goes into messages: no control character of it shall
+ * reach a terminal or start a line in a log.  U+0080 to U+009F are two bytes,
+ * of which the first is always 0xc2. */
+static void
+make_printable (char *s)
+{
+  unsigned char *p = (unsigned char *) s;
+
+  for (; *p; p++)
+    if (*p < ' ' || *p == 0x7f)
+      *p = '?';
+    else if (*p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0)
+      p[0] = p[1] = '?';
+}
+
 int
 fault_set (struct fault *f, enum fault_kind kind, int err, uint64_t off,
            const char *fmt, ...)
@@ -24,5 +39,6 @@ fault_set (struct fault *f, enum fault_kind kind, int err, uint64_t off,
   va_start (args, fmt);
   vsnprintf (f->msg, sizeof f->msg, fmt, args);
   va_end (args);
+  make_printable (f->msg);
   return -err;
 }

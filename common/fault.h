@@ -23,7 +23,7 @@ struct fault {
   int err;           /* positive errno */
   enum fault_kind kind;
   uint64_t off;      /* byte offset in the file, UINT64_MAX: none */
-  char msg[256];     /* one line, without the file's name */
+  char msg[512];     /* one line, without the file's name; printable */
 };
 
 /* Fill *F (which may be NULL) and return -ERR.  The first fault stands: a

@@ -202,6 +202,7 @@ dedup_adopt (struct io_store *io, const struct dedup_open_params *p,
 {
   struct qcow2_open_params q = {
     .path = p->path, .writable = true, .log = p->log,
+    .host_files = QCOW2_FILES_IGNORE,   /* nothing is read through it */
   };
   struct adoption a = { .io = io, .p = p };
   int r;

@@ -26,6 +26,7 @@ struct dedup_open_params {
   bool verify;                   /* compare bytes before linking */
   enum dedup_hash_alg hash;      /* must be the store's, if it has one */
   bool hash_given;               /* else whatever the store has */
+  enum qcow2_host_files host_files;
   int64_t max_incarnations;      /* -1: as stored */
   size_t cache_bytes;
   unsigned order;                /* of a new store; 0: by image size */

@@ -178,6 +178,7 @@ open_image (struct dedup_disk *d, const struct dedup_open_params *p,
   struct qcow2_open_params q = {
     .path = p->path, .writable = p->writable, .allow_recovery = true,
     .cache_bytes = p->cache_bytes, .log = p->log,
+    .host_files = p->host_files,
   };
   const struct qcow2_geometry *g;
   int r;

@@ -79,7 +79,7 @@ check_incarnations (struct dedup_disk *d, const struct qcow2_check_params *p,
                     struct dedup_check_result *r)
 {
   struct dedup_incarnations *set = d->index.set;
-  char line[512];
+  char line[640];
   size_t i;
 
   for (i = 0; i < set->nr; i++) {

@@ -282,6 +282,7 @@ open_failed (int err, struct fault *f)
   case EEXIST: msg = "exists already"; break;
   case EROFS: msg = "is on a read-only file system"; break;
   case ENOTDIR: msg = "a part of the path is not a directory"; break;
+  case ELOOP: msg = "is a symbolic link, or a loop of them"; break;
   default:
     errno = err;
     return fault_io (f, err, UINT64_MAX, "cannot be opened: %m");
@@ -292,6 +293,8 @@ open_failed (int err, struct fault *f)
 static int
 check_type (const struct stat *st, struct fault *f)
 {
+  if (S_ISLNK (st->st_mode))    /* only where links are not followed */
+    return open_failed (ELOOP, f);
   if (S_ISREG (st->st_mode) || S_ISBLK (st->st_mode))
     return 0;
   if (S_ISDIR (st->st_mode))
@@ -302,30 +305,33 @@ check_type (const struct stat *st, struct fault *f)
 
 /* Before open: opening a FIFO would hang, and a tape would rewind. */
 static int
-check_path_type (const char *path, struct fault *f)
+check_path_type (int dirfd, const char *path, bool follow, struct fault *f)
 {
   struct stat st;
 
-  if (stat (path, &st) == -1)
+  if (fstatat (dirfd, path, &st, follow ? 0 : AT_SYMLINK_NOFOLLOW) == -1)
     return open_failed (errno, f);
   return check_type (&st, f);
 }
 
 static int
-open_fd (const char *path, int flags, struct fault *f)
+open_fd (int dirfd, const char *path, bool follow, int flags,
+         struct fault *f)
 {
   int mode = flags & IO_FILE_WRITE ? O_RDWR : O_RDONLY;
   int r, fd;
 
+  if (!follow)
+    mode |= O_NOFOLLOW;
   if (flags & IO_FILE_CREATE)
     mode |= O_CREAT | O_EXCL;
   else {
-    r = check_path_type (path, f);
+    r = check_path_type (dirfd, path, follow, f);
     if (r < 0)
       return r;
   }
   do
-    fd = open (path, mode | O_CLOEXEC | O_NOCTTY, 0666);
+    fd = openat (dirfd, path, mode | O_CLOEXEC | O_NOCTTY, 0666);
   while (fd == -1 && errno == EINTR);
   return fd == -1 ? open_failed (errno, f) : fd;
 }
@@ -346,9 +352,9 @@ finish_open (struct io_file *file, enum io_file_lock lock, struct fault *f)
   return io_file_lock_take (file->fd, lock, f);
 }
 
-int
-io_file_open (const char *path, int flags, enum io_file_lock lock,
-              struct io_store **out, struct fault *f)
+static int
+file_open_at (int dirfd, const char *path, bool follow, int flags,
+              enum io_file_lock lock, struct io_store **out, struct fault *f)
 {
   struct io_file *file = calloc (1, sizeof *file);
   int r;
@@ -357,7 +363,7 @@ io_file_open (const char *path, int flags, enum io_file_lock lock,
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
   file->store.ops = &file_ops;
   file->writable = flags & IO_FILE_WRITE;
-  r = open_fd (path, flags, f);
+  r = open_fd (dirfd, path, follow, flags, f);
   if (r < 0) {
     free (file);
     return r;
@@ -370,4 +376,27 @@ io_file_open (const char *path, int flags, enum io_file_lock lock,
   }
   *out = &file->store;
   return 0;
+}
+
+int
+io_file_open (const char *path, int flags, enum io_file_lock lock,
+              struct io_store **out, struct fault *f)
+{
+  return file_open_at (AT_FDCWD, path, true, flags, lock, out, f);
+}
+
+int
+io_file_open_in (const char *dir, const char *name, int flags,
+                 enum io_file_lock lock, struct io_store **out,
+                 struct fault *f)
+{
+  int dirfd, r;
+
+  assert (strchr (name, '/') == NULL);
+  dirfd = open (dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (dirfd == -1)
+    return open_failed (errno, f);
+  r = file_open_at (dirfd, name, false, flags, lock, out, f);
+  close (dirfd);
+  return r;
 }

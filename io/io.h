@@ -89,6 +89,12 @@ enum io_file_lock {
 int io_file_open (const char *path, int flags, enum io_file_lock lock,
                   struct io_store **out, struct fault *f) MUST_CHECK;
 
+/* The same for NAME, which has no slash, in the directory DIR; a symbolic link
+ * is not followed. */
+int io_file_open_in (const char *dir, const char *name, int flags,
+                     enum io_file_lock lock, struct io_store **out,
+                     struct fault *f) MUST_CHECK;
+
 /* --- memory.c: bytes in RAM, for tests -------------------------------- */
 int io_memory_new (uint64_t size, struct io_store **out) MUST_CHECK;
 

@@ -177,6 +177,14 @@ config_hash (const char *key, const char *value)
   return 0;
 }
 
+/* Whether it is a policy, the image's room says as well. */
+static int
+config_backing (const char *key, const char *value)
+{
+  params.backing = value;
+  return 0;
+}
+
 static int
 config_max_incarnations (const char *key, const char *value)
 {
@@ -223,6 +231,7 @@ static const struct {
   { "dedup", config_dedup },
   { "hash", config_hash },
   { "verify", config_verify },
+  { "backing", config_backing },
   { "max-incarnations", config_max_incarnations },
   { "l2-cache-size", config_l2_cache_size },
   { "commit-interval", config_commit_interval },
@@ -260,6 +269,8 @@ plugin_config_complete (void)
   "dedup=on|off          Deduplicate what is written (default on).\n"        \
   "hash=sha256           Hash that identifies blocks.\n"                     \
   "verify=on|off         Compare bytes before sharing (default on).\n"       \
+  "backing=off|same-dir|any  Open the backing files that the image names:\n" \
+  "                      none (default), in its directory, anywhere.\n"     \
   "max-incarnations=<N>  Bound on the index, 0 for none.\n"                  \
   "l2-cache-size=<SIZE>  RAM for qcow2 tables.\n"                            \
   "commit-interval=<T>   Make writes durable this often, 0 for never\n"      \

@@ -4,18 +4,14 @@
  * Owns the files below the top image; they are opened for reading only, with
  * QEMU's read lock, and closed with the image.  A backing file is raw or
  * qcow2, as the header says; an image that does not say is probed as QEMU
- * does.  A name counts from the directory of the image that names it.
- *
- * Left out on purpose: everything that needs another protocol or QEMU's
- * options ("nbd://...", "json:..."); such names are refused, not tried as
- * files.
+ * does.  Whether a file may be opened at all, and where it is, host-file.c
+ * says.
  *
  * Reads recurse, at most QCOW2_MAX_BACKING_DEPTH deep.  Nothing here changes
  * after open, so there is nothing to lock; each image below has its own
  * lock, and none is held while another is taken.
  */
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "checked.h"
@@ -29,40 +25,6 @@ struct qcow2_backing {
   struct qcow2_image *img;     /* NULL: raw */
   uint64_t size;               /* guest bytes */
 };
-
-/* --- Names ---------------------------------------------------------- */
-
-/* Does NAME start with a protocol, as QEMU sees it? */
-static bool
-has_protocol (const char *name)
-{
-  return name[strcspn (name, ":/")] == ':';
-}
-
-/* Where the file is, for io_file_open.  *OUT is the caller's. */
-static int
-locate (const struct qcow2_image *img, const char *name, char **out,
-        struct fault *f)
-{
-  const char *slash = img->path ? strrchr (img->path, '/') : NULL;
-  int r;
-
-  if (strncmp (name, "file:", 5) == 0)
-    name += 5;
-  else if (has_protocol (name))
-    return fault_unsupported (f, "only backing files in the file system are "
-                              "supported");
-  if (name[0] == '/' || slash == NULL)
-    r = asprintf (out, "%s", name);
-  else
-    r = asprintf (out, "%.*s%s", (int) (slash + 1 - img->path), img->path,
-                  name);
-  if (r < 0) {
-    *out = NULL;
-    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
-  }
-  return 0;
-}
 
 /* --- Open ----------------------------------------------------------- */
 
@@ -110,6 +72,7 @@ open_qcow2 (struct qcow2_backing *b, const struct qcow2_image *img,
 {
   const struct qcow2_open_params params = {
     .path = path, .cache_bytes = QCOW2_BACKING_CACHE_BYTES,
+    .host_files = img->host_files,
     .log = img->log_sink,
   };
   int r;
@@ -129,10 +92,7 @@ open_file (struct qcow2_backing *b, const struct qcow2_image *img,
   bool is_qcow2 = false;
   int r;
 
-  r = locate (img, name, &path, f);
-  if (r < 0)
-    return r;
-  r = io_file_open (path, 0, IO_LOCK_READ, &b->io, f);
+  r = qcow2_host_file_open (img, name, 0, IO_LOCK_READ, &path, &b->io, f);
   if (r < 0)
     return fault_io (f, -r, UINT64_MAX, "%s", strerror (-r));
   r = choose_format (b->io, format, &is_qcow2, f);
@@ -246,7 +206,7 @@ qcow2_backing_status (struct qcow2_image *img, uint64_t guest_off,
 
   *kind = QCOW2_UNALLOCATED;
   if (b == NULL)
-    return 0;
+    return img->header.geo.has_backing ? -EIO : 0;
   *kind = QCOW2_ZERO;
   if (guest_off >= b->size)
     return 0;

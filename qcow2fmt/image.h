@@ -287,6 +287,14 @@ struct qcow2_holds {           /* hash table, open addressing */
 
 void qcow2_holds_free (struct qcow2_image *img);
 
+/* --- host-file.c --------------------------------------------------------- */
+/* Open the file NAME that IMG names, if its policy lets it; the only place
+ * that opens what an image names.  FLAGS as for io_file_open.  *PATH (the
+ * caller's, also on failure) is where it is. */
+int qcow2_host_file_open (const struct qcow2_image *img, const char *name,
+                          int flags, enum io_file_lock lock, char **path,
+                          struct io_store **io, struct fault *f) MUST_CHECK;
+
 /* --- backing.c ----------------------------------------------------------- */
 struct qcow2_backing;          /* raw file or another qcow2_image */
 
@@ -348,6 +356,7 @@ struct qcow2_image {
   char *path;                  /* may be NULL */
   const struct log_sink *log_sink;
   bool writable;
+  enum qcow2_host_files host_files;
   unsigned depth;              /* in a backing chain */
   struct qcow2_header header;  /* but for fields, see below */
   uint64_t file_size;          /* at open */

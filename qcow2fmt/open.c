@@ -143,7 +143,7 @@ open_backing (struct qcow2_image *img, struct fault *f)
 {
   const struct qcow2_header *h = &img->header;
 
-  if (!h->geo.has_backing)
+  if (!h->geo.has_backing || img->host_files == QCOW2_FILES_IGNORE)
     return 0;
   return qcow2_backing_open (img, h->backing_name, h->backing_format,
                              img->depth + 1, f);
@@ -162,6 +162,7 @@ new_image (struct io_store *io, const struct qcow2_open_params *params,
   img->io = io;
   img->log_sink = params->log;
   img->writable = params->writable;
+  img->host_files = params->host_files;
   img->depth = depth;
   img->snapshots.anchor = -1;
   lock_init (&img->lock);

@@ -69,10 +69,23 @@ struct qcow2_geometry {
   bool has_backing;
 };
 
+/* Which files of the host may an image name (its backing file, and what that
+ * names)?  The author of the image chose the names; see host-file.c. */
+enum qcow2_host_files {
+  QCOW2_FILES_OFF = 0,    /* none: an image that names one is refused */
+  QCOW2_FILES_SAME_DIR,   /* those in its own directory, no symbolic links */
+  QCOW2_FILES_ANY,        /* whatever this process may open */
+  QCOW2_FILES_IGNORE,     /* open none; what would come from them is -EIO */
+};
+/* "off", "same-dir" or "any"; -EINVAL for anything else. */
+int qcow2_host_files_parse (const char *s, enum qcow2_host_files *files)
+  MUST_CHECK;
+
 struct qcow2_open_params {
   const char *path;       /* for relative backing names; may be NULL */
   bool writable;
   bool allow_recovery;    /* the caller copes with bit 48 */
+  enum qcow2_host_files host_files;
   size_t cache_bytes;     /* budget of the table cache */
   const struct log_sink *log;
 };

@@ -45,6 +45,8 @@ read_extent (struct qcow2_image *img, const struct qcow2_extent *e,
   case QCOW2_UNALLOCATED:
     if (img->backing)
       return qcow2_backing_read (img->backing, buf, e->guest_off, e->len);
+    if (img->header.geo.has_backing)
+      return -EIO;              /* QCOW2_FILES_IGNORE */
     /* fall through */
   case QCOW2_ZERO:
     break;

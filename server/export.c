@@ -65,6 +65,17 @@ parse_hash (const struct srv_params *p, enum dedup_hash_alg *alg,
   return fault_usage (f, "hash=%s: this hash is not known", p->hash);
 }
 
+static int MUST_CHECK
+parse_backing (const struct srv_params *p, enum qcow2_host_files *files,
+               struct fault *f)
+{
+  *files = QCOW2_FILES_OFF;
+  if (p->backing == NULL || qcow2_host_files_parse (p->backing, files) == 0)
+    return 0;
+  return fault_usage (f, "backing=%s: must be off, same-dir or any",
+                      p->backing);
+}
+
 /* --- Create -------------------------------------------------------------- */
 
 static int MUST_CHECK
@@ -131,6 +142,7 @@ default_cache (struct io_store *io, const struct srv_params *p,
 {
   struct qcow2_open_params op = {
     .path = p->path, .allow_recovery = true, .cache_bytes = PROBE_CACHE_BYTES,
+    .host_files = QCOW2_FILES_IGNORE,
   };
   struct qcow2_image *img;
   uint64_t bytes;
@@ -147,7 +159,8 @@ default_cache (struct io_store *io, const struct srv_params *p,
 
 static int MUST_CHECK
 open_disk (struct srv_export *e, const struct srv_params *p,
-           enum dedup_hash_alg hash, struct fault *f)
+           enum dedup_hash_alg hash, enum qcow2_host_files host_files,
+           struct fault *f)
 {
   struct dedup_open_params op = {
     .path = e->path,
@@ -157,6 +170,7 @@ open_disk (struct srv_export *e, const struct srv_params *p,
     .hash = hash,
     .hash_given = p->hash != NULL,
     .max_incarnations = p->max_incarnations,
+    .host_files = host_files,
     .log = p->log,
     .wake = wake_cb,
     .opaque = e,
@@ -218,18 +232,20 @@ srv_open (const struct srv_params *p, struct srv_export **out,
           struct fault *f)
 {
   enum dedup_hash_alg hash;
+  enum qcow2_host_files host_files;
   struct srv_export *e;
   bool created = false;
-  int r = parse_hash (p, &hash, f);
+  int r;
 
-  if (r < 0)
+  if ((r = parse_hash (p, &hash, f)) < 0 ||
+      (r = parse_backing (p, &host_files, f)) < 0)
     return r;
   e = new_export (p);
   if (e == NULL)
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
   r = open_file (p, hash, &e->io, &created, f);
   if (r >= 0) {
-    r = open_disk (e, p, hash, f);
+    r = open_disk (e, p, hash, host_files, f);
     if (r < 0 && created)
       unlink (p->path);
   }

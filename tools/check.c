@@ -189,6 +189,7 @@ check_store (struct io_store *io, const struct tool_args *a)
   const struct dedup_open_params p = {
     .path = a->path, .dedup = true, .verify = true, .max_incarnations = -1,
     .cache_bytes = TOOL_CACHE_BYTES, .log = &tool_log_errors,
+    .host_files = QCOW2_FILES_IGNORE,
   };
   struct dedup_disk *d;
   struct fault f = { 0 };

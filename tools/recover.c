@@ -29,6 +29,7 @@ replay (struct io_store *io, const char *path)
     .path = path, .writable = true, .dedup = true, .verify = true,
     .max_incarnations = -1, .cache_bytes = TOOL_CACHE_BYTES,
     .log = &tool_log_errors,
+    .host_files = QCOW2_FILES_IGNORE,
   };
   struct dedup_disk *d;
   struct fault f = { 0 };

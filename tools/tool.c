@@ -208,6 +208,7 @@ tool_needs_recovery (struct io_store *io, const char *path,
 {
   const struct qcow2_open_params p = {
     .path = path, .allow_recovery = true, .cache_bytes = 1u << 20,
+    .host_files = QCOW2_FILES_IGNORE,
   };
   struct qcow2_image *img;
   int r;

@@ -31,10 +31,10 @@ try () # IMAGE
 {
   say "$1"
   qemu-img convert -O raw "$1" want.raw
-  start_server -r "$1"
+  start_server -r "$1" backing=same-dir
   served_as_raw want.raw
   stop_server
-  start_server "$1"
+  start_server "$1" backing=same-dir
   served_as_raw want.raw
   $PY "$HERE/nbdrun.py" "$URI" "$changes
 assert h.pread(5000, 3333) == pat(1, 5000)"

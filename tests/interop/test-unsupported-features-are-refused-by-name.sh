@@ -36,4 +36,4 @@ unsupported 'corrupt' corrupt.qcow2
 qemu-img create -q -f raw back.raw 16M
 qemu-img create -q -f qcow2 -b back.raw -F raw overlay.qcow2
 rm back.raw
-unsupported 'back.raw' overlay.qcow2
+unsupported 'back.raw.*backing=same-dir' overlay.qcow2

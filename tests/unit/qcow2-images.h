@@ -94,7 +94,7 @@ try_open (const char *name, bool writable, bool allow_recovery,
 {
   struct qcow2_open_params params = {
     .path = name, .writable = writable, .allow_recovery = allow_recovery,
-    .cache_bytes = MIB,
+    .cache_bytes = MIB, .host_files = QCOW2_FILES_ANY,
   };
   int r;
 
