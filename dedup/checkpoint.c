@@ -234,7 +234,7 @@ forget_cluster (struct dedup_disk *d, uint64_t host_idx, uint8_t *buf)
 
   r = io_pread (d->io, buf, d->cluster_size, host_idx << d->cluster_bits);
   if (r == 0)
-    r = dedup_hash_compute (d->alg, buf, d->cluster_size, &h);
+    r = dedup_hash_compute (&d->hasher, buf, d->cluster_size, &h);
   if (r < 0)
     return r;
   lock_acquire (d->lock);

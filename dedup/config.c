@@ -41,7 +41,7 @@ struct wire_config {
   be32 max_journal_areas;
   be32 journal_area_size;
   be64 checksum;
-  uint8_t reserved[16];
+  uint8_t hash_key[DEDUP_HASH_KEY_SIZE];
 };
 
 struct wire_area {
@@ -85,7 +85,7 @@ WIRE_FIELD_AT (struct wire_config, next_incarnation_id, 88);
 WIRE_FIELD_AT (struct wire_config, max_journal_areas, 96);
 WIRE_FIELD_AT (struct wire_config, journal_area_size, 100);
 WIRE_FIELD_AT (struct wire_config, checksum, 104);
-WIRE_FIELD_AT (struct wire_config, reserved, 112);
+WIRE_FIELD_AT (struct wire_config, hash_key, 112);
 WIRE_FIELD_AT (struct wire_area, first_seq, 8);
 WIRE_FIELD_AT (struct wire_area, nr_blocks, 16);
 WIRE_FIELD_AT (struct wire_area, zero, 20);
@@ -140,6 +140,7 @@ encode_fields (const struct dedup_config *c, size_t length)
   w.next_incarnation_id = be64_make (c->next_incarnation_id);
   w.max_journal_areas = be32_make (c->max_journal_areas);
   w.journal_area_size = be32_make (c->journal_area_size);
+  memcpy (w.hash_key, c->hash_key, sizeof w.hash_key);
   return w;
 }
 
@@ -270,8 +271,6 @@ check_known (const struct wire_config *w, struct fault *f)
   if (be32_load (w->flags) & ~DEDUP_CONFIG_EXACT)
     return wrong (f, "configuration: unknown flags 0x%" PRIx32,
                   be32_load (w->flags));
-  if (!all_zero (w->reserved, sizeof w->reserved))
-    return wrong (f, "configuration: reserved bytes are not 0");
   return 0;
 }
 
@@ -313,6 +312,7 @@ load_fields (const struct wire_config *w, struct dedup_config *c)
   c->nr_areas = be32_load (w->nr_areas);
   c->nr_incarnations = be32_load (w->nr_incarnations);
   c->nr_limbo = be32_load (w->nr_limbo);
+  memcpy (c->hash_key, w->hash_key, sizeof c->hash_key);
 }
 
 /* The counts were checked against the limits and the length. */

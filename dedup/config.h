@@ -47,6 +47,7 @@ struct dedup_config {
   uint64_t next_incarnation_id;
   uint32_t max_journal_areas;
   uint32_t journal_area_size;
+  uint8_t hash_key[DEDUP_HASH_KEY_SIZE];   /* 0 where the hash has none */
   uint32_t nr_areas, nr_incarnations, nr_limbo;
   struct dedup_journal_area areas[DEDUP_MAX_JOURNAL_AREAS];
   struct dedup_incarnation_desc incarnations[DEDUP_MAX_INCARNATIONS];

@@ -38,6 +38,25 @@ random_id (uint64_t *id)
 }
 
 static int
+random_key (enum dedup_hash_alg alg, uint8_t key[DEDUP_HASH_KEY_SIZE])
+{
+  if (dedup_hash_is_keyed (alg) &&
+      getrandom (key, DEDUP_HASH_KEY_SIZE, 0) != DEDUP_HASH_KEY_SIZE)
+    return -EIO;
+  return 0;
+}
+
+int
+dedup_check_verify (enum dedup_hash_alg alg, bool verify, struct fault *f)
+{
+  if (verify || dedup_hash_is_strong (alg))
+    return 0;
+  return fault_usage (f, "verify=off does not go with hash=%s: that hash "
+                      "tells that blocks may be equal, not that they are",
+                      dedup_hash_name (alg));
+}
+
+static int
 check_params (const struct dedup_open_params *p, struct fault *f)
 {
   if (p->order && (p->order < DEDUP_MIN_ORDER || p->order > DEDUP_MAX_ORDER))
@@ -47,7 +66,7 @@ check_params (const struct dedup_open_params *p, struct fault *f)
                            p->journal_areas > DEDUP_MAX_JOURNAL_AREAS))
     return fault_usage (f, "the number of journal areas must be %d to %d",
                         FIRST_AREAS, DEDUP_MAX_JOURNAL_AREAS);
-  return 0;
+  return dedup_check_verify (p->hash, p->verify, f);
 }
 
 static int
@@ -59,7 +78,7 @@ choose_config (struct adoption *a, struct fault *f)
 
   if (check_params (p, f) < 0)
     return -EINVAL;
-  if (random_id (&c->store_id) < 0)
+  if (random_id (&c->store_id) < 0 || random_key (p->hash, c->hash_key) < 0)
     return fault_io (f, EIO, UINT64_MAX, "no random numbers to be had");
   c->epoch = 1;
   c->epoch_start = c->checkpoint = c->index_start = 1;
@@ -228,6 +247,7 @@ dedup_create (struct io_store *io, const struct dedup_create_params *p,
 {
   struct dedup_open_params o = {
     .path = "new image", .writable = true, .dedup = true,
+    .verify = !dedup_hash_is_strong (p->hash),  /* an index stays exact */
     .hash = p->hash, .max_incarnations = p->max_incarnations,
     .order = p->order, .journal_areas = p->journal_areas,
   };

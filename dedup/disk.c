@@ -200,6 +200,14 @@ open_image (struct dedup_disk *d, const struct dedup_open_params *p,
   return 0;
 }
 
+static bool
+has_key (const struct dedup_config *c)
+{
+  static const uint8_t none[DEDUP_HASH_KEY_SIZE];
+
+  return memcmp (c->hash_key, none, sizeof none) != 0;
+}
+
 /* Read extension and configuration: 1 if there is a usable store, 0 if none,
  * -errno with a fault that says why it is void. */
 static int
@@ -223,7 +231,13 @@ read_config (struct dedup_disk *d, struct fault *f)
   r = dedup_config_read (d->io, &d->ext, d->cluster_size, d->config, f);
   if (r < 0)
     return r;
-  d->alg = d->ext.hash_alg;
+  if (!dedup_hash_is_keyed (d->ext.hash_alg) && has_key (d->config))
+    return fault_corrupt (f, UINT64_MAX, "configuration: a key for a hash "
+                          "that has none");
+  r = dedup_hasher_init (&d->hasher, d->ext.hash_alg, d->config->hash_key);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "the hash %s is not to be had",
+                     dedup_hash_name (d->ext.hash_alg));
   d->checkpoint = d->config->checkpoint;
   return 1;
 }
@@ -389,7 +403,7 @@ new_disk (struct io_store *io, const struct dedup_open_params *p,
   d->writable = p->writable;
   d->dedup = p->dedup;
   d->verify = p->verify;
-  d->alg = p->hash;
+  d->hasher.alg = p->hash;
   d->wake = p->wake;
   d->wake_opaque = p->opaque;
   pthread_mutex_init (&d->maintenance, NULL);
@@ -397,6 +411,20 @@ new_disk (struct io_store *io, const struct dedup_open_params *p,
   pthread_cond_init (&d->claims.changed, NULL);
   *out = d;
   return 0;
+}
+
+/* Does the store's hash suit what was asked for? */
+static int
+check_hash (const struct dedup_disk *d, const struct dedup_open_params *p,
+            struct fault *f)
+{
+  const char *name = dedup_hash_name (d->hasher.alg);
+
+  if (p->hash_given && p->hash != d->hasher.alg)
+    return fault_usage (f, "hash=%s: its index is made with hash=%s: give "
+                        "that, or leave hash= out", dedup_hash_name (p->hash),
+                        name);
+  return dedup_check_verify (d->hasher.alg, p->verify, f);
 }
 
 /* Open with the store there is.  ADOPTED: it was made just now.  1: done; 0:
@@ -414,9 +442,10 @@ open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
     return r;
   crashed = d->recovery_bit;
   r = read_config (d, &why);
-  if (r == 1 && p->hash_given && p->hash != d->alg)
-    return fault_usage (f, "its index uses hash=%s", dedup_hash_name (d->alg));
   if (r == 1) {
+    r = check_hash (d, p, f);
+    if (r < 0)
+      return r;
     r = load_store (d, adopted, &why);
     if (r == 0) {
       if (!adopted)
@@ -498,21 +527,35 @@ open_once (struct io_store *io, const struct dedup_open_params *p,
   return r;
 }
 
+/* The store in place of a void one has the same hash, unless another one is
+ * asked for. */
+static void
+keep_hash (const struct dedup_disk *void_disk, struct dedup_open_params *p)
+{
+  const struct dedup_ext *ext = &void_disk->ext;
+
+  if (ext->config_size > 0 && !p->hash_given &&
+      dedup_hash_name (ext->hash_alg) != NULL)
+    p->hash = ext->hash_alg;
+}
+
 int
 dedup_open (struct io_store *io, const struct dedup_open_params *p,
             struct dedup_disk **out, struct fault *f)
 {
+  struct dedup_open_params q = *p;
   int r;
 
   r = open_once (io, p, false, out, f);
   if (r != 0 || !p->writable)
     return MIN_OF (r, 0);
+  keep_hash (*out, &q);
   dedup_free (*out);
   *out = NULL;                  /* callers free what is there on failure */
-  r = dedup_adopt (io, p, f);
+  r = dedup_adopt (io, &q, f);
   if (r < 0)
     return r;
-  r = open_once (io, p, true, out, f);
+  r = open_once (io, &q, true, out, f);
   if (r == 0) {
     dedup_free (*out);
     *out = NULL;

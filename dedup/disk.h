@@ -135,7 +135,7 @@ struct dedup_disk {
   const struct log_sink *log;
   bool writable, dedup, verify;
   bool has_store, replayed;          /* replayed: read-only, in memory */
-  enum dedup_hash_alg alg;
+  struct dedup_hasher hasher;
   unsigned cluster_bits;
   uint64_t cluster_size;
   uint64_t ref_limit;                /* no new reference at or above it */
@@ -260,6 +260,9 @@ int dedup_replay (struct dedup_disk *d, bool replay, uint64_t *next,
 
 /* --- create.c ------------------------------------------------------------------------------------ */
 
+/* May data be linked by the hash alone, where VERIFY is off? */
+int dedup_check_verify (enum dedup_hash_alg alg, bool verify, struct fault *f)
+  MUST_CHECK;
 /* Put a store into the image and close it; to be opened and recovered
  * then. */
 int dedup_adopt (struct io_store *io, const struct dedup_open_params *p,

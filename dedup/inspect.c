@@ -49,7 +49,7 @@ dedup_get_stats (struct dedup_disk *d, struct dedup_stats *s)
   *s = d->stats;
   s->has_store = d->has_store;
   s->needs_recovery = d->recovery_bit;
-  s->hash = d->alg;
+  s->hash = d->hasher.alg;
   s->exact = d->exact;
   if (d->has_store) {
     count_config (d, s);

@@ -63,7 +63,7 @@ data_is_there (struct replay *rp, const struct dedup_record *rec)
     return r;
   if (rec->type == DEDUP_REC_WRITE)
     return dedup_checksum (rp->cluster, d->cluster_size) == rec->checksum;
-  r = dedup_hash_compute (d->alg, rp->cluster, d->cluster_size, &h);
+  r = dedup_hash_compute (&d->hasher, rp->cluster, d->cluster_size, &h);
   return r < 0 ? r : dedup_hash_equal (&h, &rec->hash);
 }
 

@@ -49,7 +49,7 @@ classify (struct op *op)
       s->checksum = dedup_checksum (slot_data (op, i), d->cluster_size);
       continue;
     }
-    r = dedup_hash_compute (d->alg, slot_data (op, i), d->cluster_size,
+    r = dedup_hash_compute (&d->hasher, slot_data (op, i), d->cluster_size,
                             &s->hash);
     if (r < 0)
       return r;

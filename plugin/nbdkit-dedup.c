@@ -267,7 +267,8 @@ plugin_config_complete (void)
   "cluster-size=<SIZE>   Cluster size of an image that is created\n"         \
   "                      (512 to 2M, default 4k).\n"                         \
   "dedup=on|off          Deduplicate what is written (default on).\n"        \
-  "hash=sha256           Hash that identifies blocks.\n"                     \
+  "hash=<NAME>           Hash that identifies blocks: sha256 (default),\n"   \
+  "                      sha3-256, skein-256-256 or xxh3-128.\n"             \
   "verify=on|off         Compare bytes before sharing (default on).\n"       \
   "backing=off|same-dir|any  Open the backing files that the image names:\n" \
   "                      none (default), in its directory, anywhere.\n"     \
@@ -284,7 +285,7 @@ plugin_dump_plugin (void)
   printf ("dedup_keys=");
   for (i = 0; i < NR_KEYS; ++i)
     printf ("%s%s", i > 0 ? " " : "", keys[i].key);
-  printf ("\ndedup_hash=sha256\n");
+  printf ("\ndedup_hash=sha256 sha3-256 skein-256-256 xxh3-128\n");
   printf ("dedup_min_cluster_size=512\ndedup_max_cluster_size=2097152\n");
 }
 

@@ -62,7 +62,7 @@ parse_hash (const struct srv_params *p, enum dedup_hash_alg *alg,
   *alg = DEDUP_HASH_SHA256;
   if (p->hash == NULL || dedup_hash_parse (p->hash, alg) == 0)
     return 0;
-  return fault_usage (f, "hash=%s: this hash is not known", p->hash);
+  return fault_usage (f, "hash=%s: must be " DEDUP_HASH_NAMES, p->hash);
 }
 
 static int MUST_CHECK

@@ -33,7 +33,7 @@ open_disk (const struct world *w, struct io_store *io, bool writable,
 {
   struct dedup_open_params p = {
     .path = "crash", .writable = writable, .dedup = !w->cfg.no_dedup,
-    .verify = !w->cfg.no_verify, .max_incarnations = w->cfg.max_incarnations,
+    .verify = !w->cfg.no_verify, .hash = w->cfg.hash, .max_incarnations = w->cfg.max_incarnations,
     .cache_bytes = 1 << 20, .order = w->cfg.order,
     .journal_areas = w->cfg.journal_areas, .log = &sink,
   };
@@ -72,7 +72,7 @@ make_created (struct world *w, struct bytes *out)
                .cluster_bits = w->cfg.cluster_bits,
                .refcount_order = w->cfg.refcount_order },
     .order = w->cfg.order, .max_incarnations = w->cfg.max_incarnations,
-    .journal_areas = w->cfg.journal_areas,
+    .journal_areas = w->cfg.journal_areas, .hash = w->cfg.hash,
   };
   struct fault f = { 0 };
   struct io_store *io;

@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "hash.h"
 #include "io.h"
 
 #define UNITS_PER_CLUSTER 4
@@ -55,6 +56,7 @@ struct cfg {
   enum base_kind base;
   bool partial_end, no_verify, no_dedup, fail_sync;
   bool deep;                   /* crash again more often */
+  enum dedup_hash_alg hash;
 };
 
 extern const struct cfg crash_configs[];

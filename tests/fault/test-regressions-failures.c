@@ -245,7 +245,7 @@ make_entry_stale (struct dedup_disk *d, uint64_t id, uint64_t host_idx)
   struct dedup_hash h;
 
   fill_cluster (buf, id);
-  assert_int_equal (dedup_hash_compute (d->alg, buf, CLUSTER, &h), 0);
+  assert_int_equal (dedup_hash_compute (&d->hasher, buf, CLUSTER, &h), 0);
   lock_acquire (d->lock);
   dedup_index_insert_locked (d, &h, host_idx);
   lock_release (d->lock);

@@ -56,7 +56,9 @@ bad null '' /dev/null
 bad colour 'unknown' "$good" colour=red
 bad dedup 'on or off' "$good" dedup=maybe
 bad verify 'on or off' "$good" verify=2
-bad hash 'md5' "$good" hash=md5
+bad hash 'md5.*sha256.*xxh3-128' "$good" hash=md5
+bad good 'verify=off.*xxh3-128' "$good" hash=xxh3-128 verify=off
+bad new 'verify=off.*xxh3-128' "$TMP/new" size=1G hash=xxh3-128 verify=off
 bad size 'size' "$TMP/new" size=lots
 bad size '' "$TMP/new" size=-1
 bad size 'large|too big' "$TMP/new" size=8E
@@ -91,6 +93,7 @@ for args in "info $TMP/missing" "check $TMP/noise" "recover $TMP/dir" \
             "create $good 1G" "create $TMP/new 0x" "create $TMP/new" \
             "create -o colour=red $TMP/new 1G" "frob $good" \
             "create -o cluster-size=3000 $TMP/new 1G" \
+            "create -o hash=md5 $TMP/new 1G" \
             "create -o refcount-bits=3 $TMP/new 1G" \
             "create -o refcount-bits=1 $TMP/new 1G" \
             "create $TMP/none/new 1G" "create $TMP/new 8E" ""; do

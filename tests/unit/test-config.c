@@ -366,8 +366,10 @@ test_wrong_bytes (void **state)
   patch (x, 36, 8192);
   must_refuse (x, "block size");
   for (i = 0; i < 16; i += 4) {
-    patch (x, 112 + i, 1);
-    must_refuse (x, "reserved");
+    patch (x, 112 + i, 0x01020304);
+    assert_int_equal (dedup_config_decode (x->buf, CLUSTER, &x->d, NULL), 0);
+    assert_int_equal (x->d.hash_key[i], 1);
+    assert_int_equal (x->d.hash_key[i + 3], 4);
   }
   patch (x, 72, DEDUP_MAX_JOURNAL_AREAS + 1);
   must_refuse (x, "129 journal areas");

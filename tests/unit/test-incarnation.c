@@ -20,9 +20,10 @@
 static struct dedup_hash
 hash_of (uint64_t key)
 {
+  const struct dedup_hasher sha256 = { .alg = DEDUP_HASH_SHA256 };
   struct dedup_hash h;
 
-  if (dedup_hash_compute (DEDUP_HASH_SHA256, &key, sizeof key, &h) < 0)
+  if (dedup_hash_compute (&sha256, &key, sizeof key, &h) < 0)
     fail_msg ("sha256");
   return h;
 }

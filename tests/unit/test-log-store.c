@@ -79,30 +79,6 @@ verify_slots (const struct dedup_log_store *ls)
 }
 
 static void
-test_known_hashes (void **state)
-{
-  static const uint8_t abc[8] = {
-    0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01, 0xcf, 0xea
-  };
-  enum dedup_hash_alg alg;
-  struct dedup_hash h;
-
-  assert_int_equal (dedup_hash_compute (DEDUP_HASH_SHA256, "abc", 3, &h), 0);
-  assert_memory_equal (h.b, abc, sizeof abc);
-  assert_true (dedup_hash_word (&h, 0) == UINT64_C (0xba7816bf8f01cfea));
-  assert_int_equal (dedup_hash_word (&h, 3) & 0xffff, 0x15ad);
-
-  assert_int_equal (dedup_hash_parse ("sha256", &alg), 0);
-  assert_string_equal (dedup_hash_name (alg), "sha256");
-  assert_int_equal (dedup_hash_parse ("md5", &alg), -EINVAL);
-  assert_null (dedup_hash_name ((enum dedup_hash_alg) 255));
-  assert_int_equal (dedup_hash_compute ((enum dedup_hash_alg) 255, "", 0, &h),
-                    -EIO);
-  /* XXH3-64 of nothing, as xxhsum -H3 prints it. */
-  assert_true (dedup_checksum ("", 0) == UINT64_C (0x2d06800538d394c2));
-}
-
-static void
 test_buckets (void **state)
 {
   uint64_t b[2];
@@ -268,7 +244,6 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_known_hashes),
     cmocka_unit_test (test_buckets),
     cmocka_unit_test (test_limits),
     cmocka_unit_test (test_fill_to_capacity),
