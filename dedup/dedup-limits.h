@@ -12,6 +12,7 @@
 #define DEDUP_CONFIG_SLOT 65536        /* 128 + 128*24 + 1024*40 + 64*16 */
 #define DEDUP_MIN_ORDER 4
 #define DEDUP_MAX_ORDER 20             /* 4 M entries, 168 MB in RAM */
+#define DEDUP_MAX_HINTS (1u << 20)     /* 8 MiB: the last 4 GiB at 4 KiB */
 #define DEDUP_PAGE_SIZE 4096           /* incarnation page */
 
 #endif

@@ -298,6 +298,8 @@ load_store (struct dedup_disk *d, bool adopted, struct fault *f)
       d->config->flags &= ~DEDUP_CONFIG_EXACT;
   }
   r = open_journal (d, next);
+  if (r == 0 && d->writable && d->dedup)
+    r = dedup_hints_new (qcow2_geometry (d->img)->nr_clusters, &d->hints);
   if (r < 0)
     return fault_io (f, -r, UINT64_MAX, "out of memory");
   dedup_attach_log (d);
@@ -588,6 +590,7 @@ dedup_free (struct dedup_disk *d)
     return;
   dedup_journal_free (d->journal);
   dedup_index_free (d);
+  dedup_hints_free (d->hints);
   qcow2_close (d->img);
   pthread_cond_destroy (&d->claims.changed);
   pthread_cond_destroy (&d->gate);

@@ -8,6 +8,7 @@
 #include "checked.h"
 #include "config.h"
 #include "dedup.h"
+#include "hints.h"
 #include "incarnation.h"
 #include "journal.h"
 #include "log-store.h"
@@ -144,6 +145,7 @@ struct dedup_disk {
   struct dedup_ext ext;
   void (*wake) (void *opaque);
   void *wake_opaque;
+  struct dedup_hints *hints;         /* NULL: read-only or dedup=off */
 
   /* One maintenance job at a time; taken before the lock. */
   pthread_mutex_t maintenance;

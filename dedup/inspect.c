@@ -56,6 +56,8 @@ dedup_get_stats (struct dedup_disk *d, struct dedup_stats *s)
     count_log_store (d->index.current, s);
     count_log_store (d->index.frozen, s);
     s->index_entries += d->index.nr_spilled;
+    if (d->hints)
+      s->index_memory_bytes += dedup_hints_memory (d->hints);
     for (i = 0; i < d->index.set->nr; i++)
       s->index_memory_bytes += dedup_incarnation_memory (d->index.set->v[i]);
   }

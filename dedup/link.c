@@ -98,6 +98,7 @@ leave_full_cluster (struct op *op, struct slot *slot)
     if (s->full_idx == slot->host_idx && s->kind == SLOT_NEW &&
         s->followers + 2 < op->d->ref_limit)
       break;
+  dedup_unhold_slot_locked (op, slot);
   slot->full_idx = slot->host_idx;
   slot->kind = s < slot ? SLOT_FOLLOW : SLOT_NEW;
   slot->leader = s;

@@ -2,7 +2,9 @@
 /* The write pipeline: one operation on whole guest clusters, from the bytes
  * to the records and tables that make them the disk's content.
  *
- *   classify   zero clusters are set apart, the others hashed        no lock
+ *   classify   zero clusters are set apart                        no lock
+ *   guess      follow hints; what they tell right needs no hash      both
+ *   hash       what is left                                       no lock
  *   claim      own the hash, or join who brings it already           lock
  *   look up    log stores, then incarnations                   lock, no lock
  *   hold       keep the candidate from being freed                   lock
@@ -30,12 +32,11 @@ is_zero (const uint8_t *p, size_t len)
   return p[0] == 0 && memcmp (p, p + 1, len - 1) == 0;
 }
 
-static int
+static void
 classify (struct op *op)
 {
   struct dedup_disk *d = op->d;
   size_t i;
-  int r;
 
   for (i = 0; i < op->nr; i++) {
     struct slot *s = &op->slots[i];
@@ -45,10 +46,42 @@ classify (struct op *op)
       continue;
     }
     s->kind = SLOT_NEW;
-    if (!d->dedup) {
-      s->checksum = dedup_checksum (slot_data (op, i), d->cluster_size);
-      continue;
+    s->checksum = dedup_checksum (slot_data (op, i), d->cluster_size);
+    if (d->dedup && d->hints)
+      s->host_idx = dedup_hints_find (d->hints, s->checksum);
+    if (s->host_idx != 0) {
+      s->kind = SLOT_GUESS;
+      op->guesses = true;
     }
+  }
+}
+
+/* Whatever the hints say is compared, verify or not. */
+static int
+guess (struct op *op)
+{
+  size_t wrong;
+  int r;
+
+  if (!op->guesses)
+    return 0;
+  r = dedup_hold_candidates (op, SLOT_GUESS);
+  return r < 0 ? r : dedup_compare_candidates (op, SLOT_GUESS, &wrong);
+}
+
+/* Hash what is new as far as is known. */
+static int
+hash_new (struct op *op)
+{
+  struct dedup_disk *d = op->d;
+  size_t i;
+  int r;
+
+  for (i = 0; i < op->nr && d->dedup; i++) {
+    struct slot *s = &op->slots[i];
+
+    if (s->kind != SLOT_NEW || s->hashed)
+      continue;
     r = dedup_hash_compute (&d->hasher, slot_data (op, i), d->cluster_size,
                             &s->hash);
     if (r < 0)
@@ -56,6 +89,18 @@ classify (struct op *op)
     s->hashed = true;
   }
   return 0;
+}
+
+/* Remember where this operation's data is. */
+static void
+leave_hints (struct op *op)
+{
+  size_t i;
+
+  for (i = 0; i < op->nr && op->d->hints; i++)
+    if (op->slots[i].linked && op->slots[i].kind != SLOT_ZERO)
+      dedup_hints_put (op->d->hints, op->slots[i].checksum,
+                       op->slots[i].host_idx);
 }
 
 /* --- claim and look up -------------------------------------------------------- */
@@ -139,129 +184,28 @@ probe_all (struct op *op)
   op->set = NULL;
 }
 
-/* --- hold and compare ----------------------------------------------------------- */
+/* --- compare --- */
 
-/* Hold the candidates of all slots of KIND; one that cannot be linked becomes
- * new.  A joiner's cluster that is not linked yet needs no hold: the claim
- * keeps it. */
+/* Compare what the index or a claim named, unless that may be trusted. */
 static int
-hold_all (struct op *op, enum slot_kind kind)
+compare_found (struct op *op, enum slot_kind kind)
 {
   struct dedup_disk *d = op->d;
-  size_t i = 0;
-  int r = 0;
-
-  lock_acquire (d->lock);
-  while (i < op->nr) {
-    struct slot *s = &op->slots[i];
-
-    if (s->kind != kind || s->held) {
-      i++;
-      continue;
-    }
-    r = qcow2_hold_locked (&op->txn, s->host_idx, d->ref_limit);
-    if (r == -EAGAIN) {
-      lock_release (d->lock);
-      r = qcow2_txn_load (&op->txn);
-      lock_acquire (d->lock);
-      if (r == 0)
-        continue;
-    }
-    if (r == 0)
-      s->held = true;
-    else if (r == -ENOMEM)
-      break;
-    else
-      s->kind = SLOT_NEW;        /* stale, full or unreadable: no candidate */
-    r = 0;
-    i++;
-  }
-  lock_release (d->lock);
-  return r;
-}
-
-/* Read NR candidates' clusters that lie one behind the other. */
-static bool
-run_matches (struct op *op, const size_t *idx, size_t nr, uint8_t *tmp)
-{
-  struct dedup_disk *d = op->d;
-  uint64_t size = d->cluster_size;
-  size_t k;
-
-  if (io_pread (d->io, tmp, nr * size,
-                op->slots[idx[0]].host_idx * size) < 0)
-    return false;
-  for (k = 0; k < nr; k++)
-    op->slots[idx[k]].same =
-      memcmp (tmp + k * size, slot_data (op, idx[k]), size) == 0;
-  return true;
-}
-
-/* Compare in runs; a read that fails leaves its slots "not the same". */
-static void
-compare_slots (struct op *op, const size_t *idx, size_t nr, uint8_t *tmp)
-{
-  size_t start, n;
-
-  for (start = 0; start < nr; start += n) {
-    for (n = 1; start + n < nr; n++)
-      if (op->slots[idx[start + n]].host_idx !=
-          op->slots[idx[start]].host_idx + n)
-        break;
-    run_matches (op, idx + start, n, tmp);
-  }
-}
-
-static void
-unhold_slot (struct op *op, struct slot *s)
-{
-  if (s->held) {
-    LOCK_FOR_SCOPE (op->d->lock);
-    qcow2_unhold_locked (&op->txn, s->host_idx);
-    dedup_journal_end_locked (op->d->journal);   /* it may have freed */
-    s->held = false;
-  }
-}
-
-/* The slots of KIND whose candidate has other bytes become new. */
-static int
-compare_all (struct op *op, enum slot_kind kind)
-{
-  struct dedup_disk *d = op->d;
-  CLEANUP_FREE size_t *idx = NULL;
-  CLEANUP_FREE uint8_t *tmp = NULL;
-  size_t i, nr = 0, mismatches = 0;
+  size_t mismatches;
   bool trust;
+  int r;
 
-  idx = calloc (op->nr, sizeof *idx);
-  if (idx == NULL)
-    return -ENOMEM;
-  for (i = 0; i < op->nr; i++)
-    if (op->slots[i].kind == kind)
-      idx[nr++] = i;
   lock_acquire (d->lock);
   trust = !d->verify && d->exact;
   lock_release (d->lock);
-  if (nr == 0 || trust)
+  if (trust)
     return 0;
-  tmp = malloc (nr * d->cluster_size);
-  if (tmp == NULL)
-    return -ENOMEM;
-  compare_slots (op, idx, nr, tmp);
-  for (i = 0; i < nr; i++) {
-    struct slot *s = &op->slots[idx[i]];
-
-    if (s->same)
-      continue;
-    unhold_slot (op, s);
-    s->kind = SLOT_NEW;
-    mismatches++;
-  }
-  if (mismatches) {
+  r = dedup_compare_candidates (op, kind, &mismatches);
+  if (r == 0 && mismatches > 0) {
     LOCK_FOR_SCOPE (d->lock);
     d->stats.mismatches += mismatches;
   }
-  return 0;
+  return r;
 }
 
 /* --- store ------------------------------------------------------------------------ */
@@ -410,7 +354,7 @@ join_all (struct op *op)
       s->kind = SLOT_NEW;
   }
   lock_release (d->lock);
-  r = compare_all (op, SLOT_JOIN);
+  r = compare_found (op, SLOT_JOIN);
   return r < 0 ? r : store_all (op);
 }
 
@@ -435,12 +379,14 @@ bring_to_disk (struct op *op)
 {
   int r;
 
-  if ((r = classify (op)) < 0 ||
+  classify (op);
+  if ((r = guess (op)) < 0 ||
+      (r = hash_new (op)) < 0 ||
       (r = claim_all (op)) < 0)
     return r;
   probe_all (op);
-  if ((r = hold_all (op, SLOT_CANDIDATE)) < 0 ||
-      (r = compare_all (op, SLOT_CANDIDATE)) < 0 ||
+  if ((r = dedup_hold_candidates (op, SLOT_CANDIDATE)) < 0 ||
+      (r = compare_found (op, SLOT_CANDIDATE)) < 0 ||
       (r = store_all (op)) < 0)
     return r;
   publish_claims (op);
@@ -454,7 +400,7 @@ link_or_store (struct op *op)
   int r;
 
   while ((r = dedup_link (op)) == -ERANGE)
-    if ((r = store_all (op)) < 0)
+    if ((r = hash_new (op)) < 0 || (r = store_all (op)) < 0)
       break;
   return r;
 }
@@ -466,8 +412,7 @@ finish_slot_locked (struct op *op, struct slot *s)
   struct qcow2_run run = { .host_idx = s->host_idx, .count = 1 };
   bool mine = s->stored && !s->linked;   /* reserved, unused */
 
-  if (s->held)
-    qcow2_unhold_locked (&op->txn, s->host_idx);
+  dedup_unhold_slot_locked (op, s);
   if (s->owner && s->claim->state == DEDUP_CLAIM_BUSY)
     dedup_claim_set_locked (d, s->claim, DEDUP_CLAIM_ABANDONED);
   if (s->owner && s->claim->state == DEDUP_CLAIM_READY &&
@@ -519,6 +464,8 @@ dedup_write (struct dedup_disk *d, unsigned root, const void *buf,
   r = bring_to_disk (&op);
   if (r == 0)
     r = link_or_store (&op);
+  if (r == 0)
+    leave_hints (&op);
   if (r == 0 && mutation (MUTATION_LAW_2))
     r = write_too_late (&op);
   finish (&op);

@@ -8,6 +8,7 @@
 enum slot_kind {
   SLOT_NEW,          /* gets a cluster of its own; initially: unknown */
   SLOT_ZERO,         /* all zero: nothing is stored */
+  SLOT_GUESS,        /* host_idx may hold these bytes: a hint, not hashed */
   SLOT_PROBE,        /* incarnations are still to be asked */
   SLOT_CANDIDATE,    /* host_idx may hold these bytes, or does */
   SLOT_JOIN,         /* somebody else brings these bytes: see claim */
@@ -25,7 +26,7 @@ struct slot {        /* one guest cluster of the operation */
   bool skip;         /* the entry is as wanted already */
   uint64_t old;      /* L2 entry before; valid while the lock is held */
   struct dedup_hash hash;
-  uint64_t checksum; /* where not hashed */
+  uint64_t checksum; /* of data that is not all zero */
   uint64_t host_idx;
   struct slot *leader;
   size_t followers;  /* of a leader */
@@ -44,7 +45,7 @@ struct op {
   struct slot *slots;
   struct qcow2_txn txn;
   struct dedup_incarnations *set;
-  bool probes;
+  bool guesses, probes;  /* there are slots of that kind */
   bool corrupt;          /* a refcount was found to be 0 */
 };
 
@@ -53,6 +54,17 @@ slot_data (const struct op *op, size_t i)
 {
   return op->buf + i * op->d->cluster_size;
 }
+
+/* Hold the candidates of all slots of KIND; one that cannot be linked becomes
+ * SLOT_NEW. */
+int dedup_hold_candidates (struct op *op, enum slot_kind kind) MUST_CHECK;
+/* Slots of KIND whose candidate has other bytes become SLOT_NEW; OTHERS: how
+ * many. */
+int dedup_compare_candidates (struct op *op, enum slot_kind kind,
+                              size_t *others) MUST_CHECK;
+
+/* Let go of the slot's cluster, if it is held; may append a record. */
+void dedup_unhold_slot_locked (struct op *op, struct slot *s);
 
 /* Change tables and append records as one group.  -ERANGE: nothing changed;
  * some slots turned SLOT_NEW because their candidate is full. */

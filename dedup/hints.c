@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The hints: a set-associative table of 8-byte entries, a set a cache line.
+ *
+ * An entry is one word, read and written whole: the checksum's top 24 bits
+ * and the host index.  The checksum's low bits choose the set; a full set
+ * loses an entry that other bits of the new one choose.  Two writers of one
+ * set may lose one of their entries, and that is all that can happen.
+ */
+#include "hints.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "dedup-limits.h"
+
+#define LINE ((uintptr_t) 64)
+#define WAYS 8                         /* LINE bytes */
+#define HOST_BITS 40                   /* 4 PiB of 4 KiB clusters */
+#define TAG_MASK (~UINT64_C (0) << HOST_BITS)
+
+struct dedup_hints {
+  uint64_t set_mask;
+  uint64_t *entries;                   /* atomic; 0: empty */
+  void *memory;                        /* what they are in */
+};
+
+int
+dedup_hints_new (uint64_t nr_clusters, struct dedup_hints **out)
+{
+  struct dedup_hints *h = calloc (1, sizeof *h);
+  size_t nr = 8 * WAYS;
+
+  if (h == NULL)
+    return -ENOMEM;
+  while (nr < nr_clusters && nr < DEDUP_MAX_HINTS)
+    nr *= 2;
+  h->set_mask = nr / WAYS - 1;
+  /* Not aligned_alloc: pages that are never used are never touched. */
+  h->memory = calloc (nr + WAYS, sizeof *h->entries);
+  if (h->memory == NULL) {
+    free (h);
+    return -ENOMEM;
+  }
+  h->entries = (uint64_t *) (((uintptr_t) h->memory + LINE - 1) & ~(LINE - 1));
+  *out = h;
+  return 0;
+}
+
+void
+dedup_hints_free (struct dedup_hints *h)
+{
+  if (h)
+    free (h->memory);
+  free (h);
+}
+
+static uint64_t *
+set_of (const struct dedup_hints *h, uint64_t checksum)
+{
+  return &h->entries[(checksum & h->set_mask) * WAYS];
+}
+
+uint64_t
+dedup_hints_find (const struct dedup_hints *h, uint64_t checksum)
+{
+  const uint64_t *set = set_of (h, checksum);
+  uint64_t e;
+  unsigned i;
+
+  for (i = 0; i < WAYS; i++) {
+    e = __atomic_load_n (&set[i], __ATOMIC_RELAXED);
+    if (e != 0 && ((e ^ checksum) & TAG_MASK) == 0)
+      return e & ~TAG_MASK;
+  }
+  return 0;
+}
+
+/* Where to put it: over an entry with the same tag, else an empty one. */
+static unsigned
+place_for (const uint64_t *set, uint64_t checksum)
+{
+  unsigned i, free = WAYS;
+  uint64_t e;
+
+  for (i = 0; i < WAYS; i++) {
+    e = __atomic_load_n (&set[i], __ATOMIC_RELAXED);
+    if (e != 0 && ((e ^ checksum) & TAG_MASK) == 0)
+      return i;
+    if (e == 0 && free == WAYS)
+      free = i;
+  }
+  return free < WAYS ? free : (checksum >> 32) % WAYS;
+}
+
+void
+dedup_hints_put (struct dedup_hints *h, uint64_t checksum, uint64_t host_idx)
+{
+  uint64_t *set = set_of (h, checksum);
+  uint64_t entry = (checksum & TAG_MASK) | host_idx;
+
+  if (host_idx & TAG_MASK)
+    return;
+  __atomic_store_n (&set[place_for (set, checksum)], entry,
+                    __ATOMIC_RELAXED);
+}
+
+size_t
+dedup_hints_memory (const struct dedup_hints *h)
+{
+  return sizeof *h + (h->set_mask + 1) * WAYS * sizeof *h->entries;
+}
