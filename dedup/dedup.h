@@ -49,6 +49,10 @@ void dedup_free (struct dedup_disk *d);
 
 struct qcow2_image *dedup_image (struct dedup_disk *d);
 
+/* Was it opened for writing after all?  An image that is marked corrupt is
+ * not. */
+bool dedup_writable (const struct dedup_disk *d);
+
 struct dedup_create_params {
   struct qcow2_create_params image;
   enum dedup_hash_alg hash;

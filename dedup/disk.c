@@ -12,7 +12,7 @@
  * the while (law 1).  Clearing the bit needs the gate closed with nobody
  * inside (checkpoint.c).
  */
-#include "disk.h"
+#include "direct.h"
 
 #include <errno.h>
 
@@ -47,6 +47,12 @@ dedup_failed (struct dedup_disk *d)
 {
   LOCK_FOR_SCOPE (d->lock);
   return d->failed;
+}
+
+bool
+dedup_writable (const struct dedup_disk *d)
+{
+  return d->writable;
 }
 
 struct qcow2_image *
@@ -158,6 +164,8 @@ dedup_flush (struct dedup_disk *d)
 {
   int r;
 
+  if (d->direct)
+    return dedup_direct_flush (d);
   if (!d->journal || !d->writable)
     return 0;
   lock_acquire (d->lock);
@@ -172,20 +180,54 @@ dedup_flush (struct dedup_disk *d)
 /* --- open --------------------------------------------------------------------------------- */
 
 static int
-open_image (struct dedup_disk *d, const struct dedup_open_params *p,
-            struct fault *f)
+open_format (struct dedup_disk *d, const struct dedup_open_params *p,
+             struct fault *f)
 {
   struct qcow2_open_params q = {
-    .path = p->path, .writable = p->writable, .allow_recovery = true,
+    .path = p->path, .writable = d->writable, .allow_recovery = true,
     .cache_bytes = p->cache_bytes, .log = p->log,
     .host_files = p->host_files,
   };
+
+  return qcow2_open (d->io, &q, &d->img, f);
+}
+
+/* Refcounts that can't be relied on, or not grow, are made anew first. */
+static int
+open_usable (struct dedup_disk *d, const struct dedup_open_params *p,
+             struct fault *f)
+{
+  uint64_t min_clusters;
+  bool was_dirty;
+  int r;
+
+  r = open_format (d, p, f);
+  if (r == 0)
+    r = dedup_choose_mode (d, p, f);
+  if (r < 0 || !dedup_wants_rebuild (d, &min_clusters))
+    return r;
+  was_dirty = qcow2_geometry (d->img)->incompatible & QCOW2_INCOMPAT_DIRTY;
+  r = qcow2_rebuild_refcounts (d->img, min_clusters, f);
+  qcow2_close (d->img);
+  d->img = NULL;
+  if (r == 0 && was_dirty)
+    log_line (d->log, LOG_INFO, "%s: was marked dirty: its refcounts were "
+              "made anew", d->path);
+  return r == 0 ? open_format (d, p, f) : r;
+}
+
+static int
+open_image (struct dedup_disk *d, const struct dedup_open_params *p,
+            struct fault *f)
+{
   const struct qcow2_geometry *g;
   int r;
 
-  r = qcow2_open (d->io, &q, &d->img, f);
+  r = open_usable (d, p, f);
   if (r < 0)
     return r;
+  if (d->direct)
+    qcow2_direct_begin (d->img);
   g = qcow2_geometry (d->img);
   d->lock = qcow2_lock (d->img);
   d->cluster_bits = g->cluster_bits;
@@ -442,6 +484,8 @@ open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
   r = open_image (d, p, f);
   if (r < 0)
     return r;
+  if (d->direct)
+    return 0;
   crashed = d->recovery_bit;
   r = read_config (d, &why);
   if (r == 1) {
@@ -514,7 +558,7 @@ open_once (struct io_store *io, const struct dedup_open_params *p,
   if (r < 0)
     return fault_io (f, -r, UINT64_MAX, "out of memory");
   r = open_with_store (d, p, adopted, f);
-  if (r == 1 && p->writable) {
+  if (r == 1 && d->writable) {
     set_max_incarnations (d, p);
     if ((r = give_up_exact (d, f)) == 0 &&
         (r = mend_index (d, f)) == 0 &&
@@ -549,7 +593,7 @@ dedup_open (struct io_store *io, const struct dedup_open_params *p,
   int r;
 
   r = open_once (io, p, false, out, f);
-  if (r != 0 || !p->writable)
+  if (r != 0 || !(*out)->writable || (*out)->direct)
     return MIN_OF (r, 0);
   keep_hash (*out, &q);
   dedup_free (*out);
@@ -573,10 +617,12 @@ dedup_finish (struct dedup_disk *d)
 {
   int r;
 
-  if (!d->writable || !d->has_store)
+  if (!d->writable || (!d->has_store && !d->direct))
     return 0;
   if (dedup_failed (d))
     return -EIO;
+  if (d->direct)
+    return dedup_direct_finish (d);
   pthread_mutex_lock (&d->maintenance);
   r = dedup_clean (d);
   pthread_mutex_unlock (&d->maintenance);

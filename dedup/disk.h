@@ -134,7 +134,8 @@ struct dedup_disk {
   struct lock *lock;                 /* the image's */
   char *path;
   const struct log_sink *log;
-  bool writable, dedup, verify;
+  bool writable, dedup, verify;      /* as mode.c decided */
+  bool direct;                       /* written without a store: direct.c */
   bool has_store, replayed;          /* replayed: read-only, in memory */
   struct dedup_hasher hasher;
   unsigned cluster_bits;
@@ -150,6 +151,7 @@ struct dedup_disk {
   /* One maintenance job at a time; taken before the lock. */
   pthread_mutex_t maintenance;
   struct dedup_config *config;       /* as last written */
+  bool session_begun;                /* direct: see qcow2_begin_session */
   bool index_damaged;                /* at open: blocks of it are unreadable */
   bool filters_loaded;               /* atomic */
   bool stop;                         /* atomic: jobs shall return soon */

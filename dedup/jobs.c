@@ -10,7 +10,7 @@
  * while anybody is inside, and briefly while bit 48 is being set, which waits
  * for nothing but I/O.
  */
-#include "disk.h"
+#include "direct.h"
 
 #include <errno.h>
 
@@ -506,6 +506,8 @@ dedup_due (struct dedup_disk *d, unsigned *urgent)
 
   if (urgent)
     *urgent = 0;
+  if (d->direct)
+    return dedup_direct_due (d, urgent);
   if (!d->has_store || !d->writable)
     return 0;
   LOCK_FOR_SCOPE (d->lock);
@@ -574,6 +576,8 @@ dedup_run (struct dedup_disk *d, enum dedup_job job)
 {
   int r;
 
+  if (d->direct)
+    return dedup_direct_run (d, job);
   if (job == DEDUP_JOB_COMMIT)
     return commit_job (d);
   pthread_mutex_lock (&d->maintenance);

@@ -3,6 +3,7 @@
  * pipeline with nothing to bring to disk.  A large range is done in pieces,
  * each an operation of its own; pieces where nothing is mapped cost a look.
  */
+#include "direct.h"
 #include "write.h"
 
 #include <errno.h>
@@ -32,6 +33,8 @@ dedup_unmap (struct dedup_disk *d, unsigned root, uint64_t guest_idx,
   uint64_t done;
   int r;
 
+  if (d->direct)
+    return dedup_direct_unmap (d, guest_idx, nr, how);
   r = dedup_change_begin (d);
   if (r < 0)
     return r;

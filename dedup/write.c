@@ -20,6 +20,7 @@
  * earlier leaves reserved clusters to be given back and nothing on disk that
  * counts.  Joiners: see claim.c.
  */
+#include "direct.h"
 #include "write.h"
 
 #include <errno.h>
@@ -451,6 +452,8 @@ dedup_write (struct dedup_disk *d, unsigned root, const void *buf,
   int r;
 
   assert (nr > 0 && nr <= DEDUP_CHUNK_CLUSTERS);
+  if (d->direct)
+    return dedup_direct_write (d, buf, guest_idx, nr);
   slots = calloc (nr, sizeof *slots);
   if (slots == NULL)
     return -ENOMEM;

@@ -304,7 +304,7 @@ get_blank (struct qcow2_txn *txn, uint64_t host_off)
   uint8_t *buf;
 
   if (t)
-    t->forgotten = false;
+    t->forgotten = t->is_refblock = false;
   if (t && t->data)
     return qcow2_txn_pin_locked (txn, t) < 0 ? NULL : t;
   buf = malloc (txn->img->header.geo.cluster_size);

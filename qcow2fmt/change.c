@@ -171,6 +171,7 @@ qcow2_refblock_change_locked (struct qcow2_image *img, struct qcow2_table *t,
 
   for (uint64_t i = 0; i < count; ++i)
     qcow2_refcount_put (geo->refcount_bits, t->data, first + i, refcount);
+  t->is_refblock = true;
   qcow2_cache_dirty_locked (img, t);
   qcow2_anchor_put_locked (img, host_idx, count, anchored);
   if (refcount > 0)
@@ -255,6 +256,7 @@ apply_refblock (struct qcow2_txn *txn, const struct qcow2_change *c)
   r = qcow2_cache_create_locked (txn, c->host_off, NULL, &t);
   if (r < 0)
     return r;
+  t->is_refblock = true;
   qcow2_flat_set (&img->reftable, c->table_idx, c->host_off);
   qcow2_alloc_used_locked (img, c->host_off >> img->header.geo.cluster_bits,
                            1);

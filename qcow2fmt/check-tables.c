@@ -43,7 +43,7 @@ check_copied (struct check *c, const struct walk *w,
 {
   char where[CHECK_SITE_TEXT];
 
-  if (w->root->kind == CHECK_ROOT_ANCHOR)
+  if (w->root->kind == CHECK_ROOT_ANCHOR || c->rebuilding)
     return;
   check_site_text (site, where, sizeof where);
   if (copied && anchored (c, host_off))

@@ -264,10 +264,9 @@ check_clusters (struct check *c)
     }
 }
 
-static void
-check_everything (struct check *c)
+void
+check_references (struct check *c)
 {
-  check_refcounts_mark (c);
   check_header (c);
   walk_snapshots (c, true);
   walk_active (c);
@@ -276,6 +275,13 @@ check_everything (struct check *c)
   check_bitmaps (c);
   check_areas (c);
   check_clusters (c);
+}
+
+static void
+check_everything (struct check *c)
+{
+  check_refcounts_mark (c);
+  check_references (c);
   check_refcounts_compare (c);
   c->done = c->total;
   check_step (c);

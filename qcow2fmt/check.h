@@ -33,6 +33,7 @@ struct check {
   uint32_t count_max;
   uint8_t *table;         /* one cluster: the table being read */
   uint64_t done, total;   /* progress, in tables */
+  bool rebuilding;        /* the stored refcounts mean nothing */
 };
 
 /* A place that refers to host clusters, for messages. */
@@ -51,6 +52,9 @@ void check_leak (struct check *c, const char *fmt, ...)
 void check_error (struct check *c, const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 2, 3)));
 void check_step (struct check *c);
+/* Count everything that refers to clusters, but for the refcount structures
+ * themselves. */
+void check_references (struct check *c);
 
 /* --- check-count.c: references per host cluster --------------------------- */
 int check_count_init (struct check *c, struct fault *f) MUST_CHECK;

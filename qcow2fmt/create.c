@@ -50,7 +50,8 @@ derive_header (const struct qcow2_create_params *p, struct qcow2_header *h,
   g->cluster_size = UINT64_C (1) << p->cluster_bits;
   g->refcount_bits = 1u << p->refcount_order;
   g->refblock_entries = g->cluster_size * 8 / g->refcount_bits;
-  g->l2_entries = g->cluster_size / sizeof (be64);
+  g->l2_entry_size = sizeof (be64);
+  g->l2_entries = g->cluster_size / g->l2_entry_size;
   /* QEMU counts a disk in sectors and would not see a part of one. */
   g->virtual_size = round_up_pow2 (p->virtual_size, 512);
   g->nr_clusters = div_round_up (g->virtual_size, g->cluster_size);

@@ -85,6 +85,8 @@ qcow2_prepare_drop_locked (struct qcow2_txn *txn, uint64_t entry)
     return 0;
   for (uint64_t i = 0; i < count && r == 0; ++i)
     r = look (txn, idx + i, &refcount, &anchored);
+  if (r == 0 && img->direct.on)
+    return qcow2_direct_reserve_locked (img);
   if (r == 0 && !(entry & QCOW2_L2_COMPRESSED) && !anchored && refcount > 1)
     r = qcow2_prepare_host_locked (txn, idx, 1);
   return r;
@@ -157,6 +159,11 @@ qcow2_drop_locked (struct qcow2_txn *txn, uint64_t entry, bool trimmed)
   assert (r != -EAGAIN);       /* prepared under this hold of the lock */
   if (r < 0)
     return r;
+  if (img->direct.on) {
+    qcow2_direct_drop_locked (img, &(struct qcow2_run) {
+        idx, count, trimmed });
+    return 0;
+  }
   if (!(entry & QCOW2_L2_COMPRESSED))
     drop_data (txn, idx, trimmed);
   else

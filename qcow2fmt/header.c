@@ -28,8 +28,6 @@
    QCOW2_INCOMPAT_DATA_FILE | QCOW2_INCOMPAT_COMPRESSION |              \
    QCOW2_INCOMPAT_EXTENDED_L2 | QCOW2_INCOMPAT_RECOVERY)
 
-#define AUTOCLEAR_BITMAPS (UINT64_C (1) << 0)
-
 /* --- Extensions ----------------------------------------------------- */
 
 struct qcow2_ext_walk
@@ -138,7 +136,8 @@ decode_version (const struct qcow2_wire_header *w, struct qcow2_header *h,
 static void
 derive_geometry (struct qcow2_geometry *g, unsigned refcount_order)
 {
-  g->l2_entries = g->cluster_size / sizeof (be64);
+  g->l2_entry_size = sizeof (be64);
+  g->l2_entries = g->cluster_size / g->l2_entry_size;
   g->refcount_bits = 1u << refcount_order;
   g->refcount_max = UINT64_MAX >> (64 - g->refcount_bits);
   g->refblock_entries = g->cluster_size * 8 >> refcount_order;
@@ -273,31 +272,6 @@ check_features (const uint8_t *buf, size_t len, const struct qcow2_header *h,
   if (r < 0)
     return r;
   return check_compression (&h->geo, f);
-}
-
-/* What can be read, but not written. */
-static int
-check_writable (const struct qcow2_geometry *g, struct fault *f)
-{
-  if (g->version < 3)
-    return fault_unsupported (f, "version 2 cannot be written: upgrade it "
-                              "with qemu-img amend -o compat=1.1, or open "
-                              "it read-only");
-  if (g->incompatible & QCOW2_INCOMPAT_CORRUPT)
-    return fault_unsupported (f, "is marked corrupt: run qemu-img check "
-                              "-r all, or open it read-only");
-  if (g->incompatible & QCOW2_INCOMPAT_DIRTY)
-    return fault_unsupported (f, "is marked dirty: run qemu-img check "
-                              "-r all, or open it read-only");
-  if (g->autoclear & AUTOCLEAR_BITMAPS)
-    return fault_unsupported (f, "has persistent bitmaps, which writing "
-                              "would invalidate: remove them with qemu-img "
-                              "bitmap --remove, or open it read-only");
-  if (g->refcount_bits < 2)
-    return fault_unsupported (f, "refcounts of 1 bit leave no room for "
-                              "sharing: use qemu-img amend -o "
-                              "refcount_bits=16, or open it read-only");
-  return 0;
 }
 
 /* --- Ranges --------------------------------------------------------- */
@@ -443,8 +417,8 @@ decode_extensions (const uint8_t *buf, size_t len, struct qcow2_header *h,
 }
 
 int
-qcow2_header_decode (const uint8_t *buf, size_t len, bool writable,
-                     struct qcow2_header *h, struct fault *f)
+qcow2_header_decode (const uint8_t *buf, size_t len, struct qcow2_header *h,
+                     struct fault *f)
 {
   struct qcow2_wire_header w;
   int r;
@@ -464,5 +438,5 @@ qcow2_header_decode (const uint8_t *buf, size_t len, bool writable,
       (r = decode_backing (buf, len, &w, h, f)) < 0 ||
       (r = decode_extensions (buf, len, h, f)) < 0)
     return r;
-  return writable ? check_writable (&h->geo, f) : 0;
+  return 0;
 }

@@ -65,6 +65,7 @@ struct qcow2_table {           /* one cached cluster-sized table */
                                 * loading */
   unsigned pins;               /* transactions, and the thread that loads */
   bool loading, dirty, writing;
+  bool is_refblock;            /* set when it is changed as one */
   bool recently_used;
   bool forgotten;              /* its cluster was freed while it was in use */
   struct qcow2_table *next;    /* in its hash chain */
@@ -273,6 +274,24 @@ void qcow2_pool_put_locked (struct qcow2_image *img,
 /* The I/O half of qcow2_txn_load, as qcow2_cache_load_locked.  -ENOSPC. */
 int qcow2_pool_fill_locked (struct qcow2_image *img) MUST_CHECK;
 
+/* --- direct.c: changes without a log ------------------------------------- */
+
+/* Drops that an operation may make after one call of reserve: those of its
+ * clusters, and of the L2 tables that it copies. */
+#define QCOW2_DIRECT_DROPS 2048u
+
+struct qcow2_direct {
+  bool on;
+  struct qcow2_run *drops;     /* references to be counted down */
+  size_t nr, max;
+};
+
+/* Memory for QCOW2_DIRECT_DROPS more drops. */
+int qcow2_direct_reserve_locked (struct qcow2_image *img) MUST_CHECK;
+void qcow2_direct_drop_locked (struct qcow2_image *img,
+                               const struct qcow2_run *run);
+void qcow2_direct_free (struct qcow2_image *img);
+
 /* --- hold.c -------------------------------------------------------------- */
 struct qcow2_hold {
   uint64_t host_idx;           /* 0: empty slot (cluster 0 is the header) */
@@ -333,7 +352,7 @@ struct qcow2_header {          /* decoded, valid by construction */
 
 /* Decode the first cluster (LEN bytes of it, at least 512).  Refuses what
  * is not served, by name. */
-int qcow2_header_decode (const uint8_t *buf, size_t len, bool writable,
+int qcow2_header_decode (const uint8_t *buf, size_t len,
                          struct qcow2_header *h, struct fault *f) MUST_CHECK;
 /* Rebuild the first cluster BUF (as read, cluster_size bytes) in place: new
  * header fields, bit 48 ON, the store's extension, its feature name; other
@@ -379,6 +398,7 @@ struct qcow2_image {
   struct qcow2_alloc alloc;
   struct qcow2_pool pool;
   struct qcow2_holds holds;
+  struct qcow2_direct direct;  /* .on: constant once writing starts */
   struct qcow2_log log;
   pthread_cond_t loaded;       /* a table or anchor part finished loading */
 };

@@ -133,9 +133,16 @@ copy_table (struct qcow2_txn *txn, uint64_t ti, uint64_t source_off)
     return r;
   if (refcount == 0)
     return -EIO;               /* corrupt: in use, and counted as free */
-  r = new_table (txn, ti, source_off);
+  if (img->direct.on)
+    r = qcow2_direct_reserve_locked (img);
+  if (r == 0)
+    r = new_table (txn, ti, source_off);
   if (r < 0)
     return r;
+  if (img->direct.on) {
+    qcow2_direct_drop_locked (img, &(struct qcow2_run) { source, 1, false });
+    return 0;
+  }
   qcow2_set_refcount_locked (txn, source, refcount - 1,
                              anchored && refcount > 1);
   if (refcount == 1)

@@ -60,7 +60,7 @@ read_header (struct qcow2_image *img, struct fault *f)
   r = read_first_cluster (img, &buf, &len, f);
   if (r < 0)
     return r;
-  r = qcow2_header_decode (buf, len, img->writable, &img->header, f);
+  r = qcow2_header_decode (buf, len, &img->header, f);
   img->fields = img->header.fields;
   return r;
 }
@@ -211,6 +211,7 @@ qcow2_close (struct qcow2_image *img)
   if (img == NULL)
     return;
   qcow2_backing_close (img->backing);
+  qcow2_direct_free (img);
   qcow2_alloc_free (img);               /* with the anchor and the holds */
   qcow2_cache_free (img);
   qcow2_flat_free (&img->reftable);
@@ -231,6 +232,12 @@ qcow2_geometry (const struct qcow2_image *img)
 
 struct io_store *
 qcow2_io (struct qcow2_image *img)
+{
+  return img->io;
+}
+
+struct io_store *
+qcow2_data_io (struct qcow2_image *img)
 {
   return img->io;
 }
@@ -259,6 +266,32 @@ qcow2_snapshots (const struct qcow2_image *img,
 {
   *out = img->snapshots.v;
   return img->snapshots.nr;
+}
+
+/* --- Features of a session ------------------------------------------- */
+
+int
+qcow2_begin_session (struct qcow2_image *img)
+{
+  struct qcow2_geometry *g = &img->header.geo;
+  be64 wire = be64_make (g->autoclear & QCOW2_AUTOCLEAR_RAW_DATA);
+  int r;
+
+  if (g->version < 3 || g->autoclear == be64_load (wire))
+    return 0;
+  r = io_pwrite (img->io, &wire, sizeof wire,
+                 offsetof (struct qcow2_wire_header, autoclear));
+  if (r == 0)
+    r = io_sync (img->io);
+  if (r == 0)
+    g->autoclear = be64_load (wire);
+  return r;
+}
+
+int
+qcow2_end_session (struct qcow2_image *img)
+{
+  return 0;
 }
 
 /* --- The recovery bit ----------------------------------------------- */

@@ -41,6 +41,9 @@ struct qcow2_image;
 #define QCOW2_INCOMPAT_RECOVERY     (UINT64_C (1) << 48)
 #define QCOW2_RECOVERY_NAME "dedup journal, needs recovery"
 
+#define QCOW2_AUTOCLEAR_BITMAPS     (UINT64_C (1) << 0)
+#define QCOW2_AUTOCLEAR_RAW_DATA    (UINT64_C (1) << 1)
+
 #define QCOW2_L2_COPIED      (UINT64_C (1) << 63)
 #define QCOW2_L2_COMPRESSED  (UINT64_C (1) << 62)
 #define QCOW2_L2_ZERO        (UINT64_C (1) << 0)
@@ -59,6 +62,7 @@ struct qcow2_geometry {
   uint64_t virtual_size;      /* bytes */
   uint64_t nr_clusters;       /* guest clusters, the last may be partial */
   unsigned l2_entries;        /* per table */
+  unsigned l2_entry_size;     /* bytes: 8, extended 16 */
   unsigned refcount_bits;
   uint64_t refcount_max;
   uint64_t refblock_entries;  /* per refcount block */
@@ -102,6 +106,8 @@ void qcow2_close (struct qcow2_image *img);
 const struct qcow2_geometry *qcow2_geometry (const struct qcow2_image *img);
 struct io_store *qcow2_io (struct qcow2_image *img);
 struct lock *qcow2_lock (struct qcow2_image *img);
+/* Where guest data is: the image, or its external data file. */
+struct io_store *qcow2_data_io (struct qcow2_image *img);
 
 /* The payload of the store's header extension, or NULL.  An extension of
  * any other size than QCOW2_STORE_EXTENSION_SIZE counts as absent. */
@@ -373,6 +379,34 @@ void qcow2_writeback_end_locked (struct qcow2_writeback *wb, bool ok);
 /* Set or clear incompatible bit 48 in the file (and clear the autoclear bits
  * when setting), then sync. */
 int qcow2_set_recovery_bit (struct qcow2_image *img, bool on) MUST_CHECK;
+
+/* --- Without a log --------------------------------------------------------- */
+
+/* Images that can't hold a store are changed without one, in the order of
+ * QEMU: refcounts grow first, then entries change, then refcounts shrink.
+ * So references that are dropped are remembered, and counted down once the
+ * tables without them are durable; a crash leaks clusters, and no more. */
+
+/* Make IMG, open for writing, one that is changed so.  An anchor is an
+ * ordinary snapshot from here on. */
+void qcow2_direct_begin (struct qcow2_image *img);
+/* Make durable what was changed before the call, and free what was dropped.
+ * One at a time, beside any number of writers. */
+int qcow2_direct_flush (struct qcow2_image *img) MUST_CHECK;
+/* Before the first change, and at the end of a session: autoclear features
+ * that this program does not keep up are cleared, and synced. */
+int qcow2_begin_session (struct qcow2_image *img) MUST_CHECK;
+int qcow2_end_session (struct qcow2_image *img) MUST_CHECK;
+/* Is there anything for it to do? */
+bool qcow2_direct_pending_locked (struct qcow2_image *img);
+
+/* Make all refcounts anew, in a table for MIN_CLUSTERS or more, and clear the
+ * dirty bit: one write of the header switches to them.  IMG, open for
+ * writing, must be closed and opened again afterwards. */
+int qcow2_rebuild_refcounts (struct qcow2_image *img, uint64_t min_clusters,
+                             struct fault *f) MUST_CHECK;
+/* How many clusters the refcount table can count. */
+uint64_t qcow2_countable_clusters (const struct qcow2_image *img);
 
 /* --- Growth and the store's place ------------------------------------------ */
 

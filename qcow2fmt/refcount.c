@@ -79,6 +79,12 @@ qcow2_refcount_coverage (const struct qcow2_image *img)
   return img->reftable.nr * img->header.geo.refblock_entries;
 }
 
+uint64_t
+qcow2_countable_clusters (const struct qcow2_image *img)
+{
+  return qcow2_refcount_coverage (img);
+}
+
 static uint64_t
 block_of (const struct qcow2_image *img, uint64_t host_idx)
 {

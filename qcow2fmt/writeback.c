@@ -18,7 +18,9 @@
  * by setting a size.  Where the store cannot do that, the file ends with the
  * last cluster that was written, which reads the same.
  *
- * One writeback at a time.  Syncing is the caller's.
+ * One writeback at a time.  Syncing is the caller's, but for images without a
+ * log (direct.c): there the order of the writes is all that keeps a crash from
+ * harming, so the copies go out in phases, with a sync between two.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -35,7 +37,11 @@
 
 enum copy_kind { COPY_TABLE, COPY_PAGE, COPY_PART, COPY_FIELDS };
 
+/* Each refers to what the ones before it wrote. */
+enum { PHASE_REFBLOCKS, PHASE_REFTABLE, PHASE_L2, PHASE_L1 };
+
 struct copy {
+  unsigned phase;              /* with a log: always the same */
   uint64_t host_off;
   uint8_t *data;
   size_t len;
@@ -55,6 +61,17 @@ struct qcow2_writeback {
 };
 
 /* --- Begin --------------------------------------------------------------- */
+
+static void
+set_phase (const struct qcow2_image *img, struct copy *c)
+{
+  if (!img->direct.on)
+    return;
+  if (c->kind == COPY_TABLE)
+    c->phase = c->table->is_refblock ? PHASE_REFBLOCKS : PHASE_L2;
+  else
+    c->phase = c->flat == &img->l1 ? PHASE_L1 : PHASE_REFTABLE;
+}
 
 static uint64_t
 nr_flat_pages (const struct qcow2_image *img)
@@ -111,6 +128,7 @@ copy_tables (struct qcow2_writeback *wb)
   while ((t = img->cache.dirty)) {
     c = add_copy (wb, COPY_TABLE, t->host_off, size);
     c->table = t;
+    set_phase (img, c);
     memcpy (c->data, t->data, size);
     qcow2_cache_clean_locked (img, t);
     t->writing = true;
@@ -128,6 +146,7 @@ copy_flat (struct qcow2_writeback *wb, struct qcow2_flat *t)
     c = add_copy (wb, COPY_PAGE, t->host_off + page * QCOW2_FLAT_PAGE_BYTES,
                   0);
     c->flat = t;
+    set_phase (wb->img, c);
     c->idx = page;
     c->len = qcow2_flat_take_page (t, page, c->data);
     wb->used += c->len;
@@ -209,6 +228,8 @@ by_host_off (const void *a, const void *b)
 {
   const struct copy *ca = a, *cb = b;
 
+  if (ca->phase != cb->phase)
+    return ca->phase < cb->phase ? -1 : 1;
   return (ca->host_off > cb->host_off) - (ca->host_off < cb->host_off);
 }
 
@@ -239,7 +260,8 @@ write_batch (struct qcow2_writeback *wb, size_t *i)
   int n = 0;
 
   for (; *i + n < wb->nr && n < MAX_BATCH_VECS; ++n) {
-    if (c[n].host_off != next || (n > 0 && bytes + c[n].len > MAX_BATCH_BYTES))
+    if (c[n].host_off != next || c[n].phase != c->phase ||
+        (n > 0 && bytes + c[n].len > MAX_BATCH_BYTES))
       break;
     iov[n].iov_base = c[n].data;
     iov[n].iov_len = c[n].len;
@@ -256,8 +278,12 @@ qcow2_writeback_write (struct qcow2_writeback *wb)
   int r = wb->nr > 0 ? grow_file (wb) : 0;
 
   qsort (wb->copies, wb->nr, sizeof *wb->copies, by_host_off);
-  for (size_t i = 0; i < wb->nr && r == 0; )
-    r = write_batch (wb, &i);
+  for (size_t i = 0; i < wb->nr && r == 0; ) {
+    if (i > 0 && wb->copies[i].phase != wb->copies[i - 1].phase)
+      r = io_sync (wb->img->io);
+    if (r == 0)
+      r = write_batch (wb, &i);
+  }
   return r;
 }
 

@@ -254,6 +254,7 @@ srv_open (const struct srv_params *p, struct srv_export **out,
     free_export (e);
     return r;
   }
+  e->writable = dedup_writable (e->disk);
   note_geometry (e);
   *out = e;
   return 0;

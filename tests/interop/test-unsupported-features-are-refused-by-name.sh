@@ -25,14 +25,9 @@ qemu-img create -q -f qcow2 --object secret,id=s,data=x \
 qemu-img create -q -f qcow2 -o compat=0.10 v2.qcow2 16M
 unsupported 'version 2|v2' v2.qcow2
 try_plugin -r v2.qcow2 || die "v2 can't be served read-only"
-qemu-img create -q -f qcow2 -o refcount_bits=1 one.qcow2 16M
-unsupported 'refcount' one.qcow2
 qemu-img create -q -f qcow2 bits.qcow2 16M
 printf '\200' | dd of=bits.qcow2 bs=1 seek=74 conv=notrunc status=none
 unsupported 'feature|bit 47' bits.qcow2
-qemu-img create -q -f qcow2 corrupt.qcow2 16M
-printf '\002' | dd of=corrupt.qcow2 bs=1 seek=79 conv=notrunc status=none
-unsupported 'corrupt' corrupt.qcow2
 qemu-img create -q -f raw back.raw 16M
 qemu-img create -q -f qcow2 -b back.raw -F raw overlay.qcow2
 rm back.raw

@@ -20,7 +20,7 @@ rebuild (const char *name, struct fault *f)
   int r;
 
   memset (f, 0, sizeof *f);
-  assert_int_equal (qcow2_header_decode (buf, len, true, &h, f), 0);
+  assert_int_equal (qcow2_header_decode (buf, len, &h, f), 0);
   r = qcow2_header_rebuild (buf, &h, &h.fields, store_ext, f);
   if (r == 0)
     patch (name, 0, buf, h.geo.cluster_size);

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Changes without a log, for images that can't hold a store.
+ *
+ * What makes them safe is order alone, that of QEMU:
+ *
+ *   data                         before the entry that points to it
+ *   refcounts that grew          before the tables that need them
+ *   blocks before the refcount table, L2 tables before the L1 table
+ *   refcounts that shrank        after the tables that did without them
+ *
+ * The first is one sync before the writeback, the middle ones its phases
+ * (writeback.c).  The last is done here: a reference that is dropped stays
+ * counted, and is noted; once a writeback that has the tables without it is
+ * durable, it is counted down, and what comes to 0 may be used again, for
+ * nothing in the file refers to it.  The smaller refcount reaches the file
+ * with the next writeback.  So a crash leaves refcounts that are too high,
+ * never too low: leaks, which qemu-img check -r leaks collects.
+ *
+ * Unlike with a log, what was not flushed may come back in parts.
+ *
+ * Protected by the image's lock; the flush is one at a time.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "image.h"
+
+void
+qcow2_direct_begin (struct qcow2_image *img)
+{
+  LOCK_FOR_SCOPE (&img->lock);
+
+  assert (img->writable && !img->log.append_locked);
+  img->direct.on = true;
+  if (img->snapshots.anchor >= 0)
+    img->snapshots.v[img->snapshots.anchor].is_anchor = false;
+  img->snapshots.anchor = -1;
+  qcow2_anchor_free (img);
+  img->fields.anchor_l1_off = img->fields.anchor_l1_entries = 0;
+  qcow2_alloc_set_bound_locked (img);
+}
+
+void
+qcow2_direct_free (struct qcow2_image *img)
+{
+  free (img->direct.drops);
+  memset (&img->direct, 0, sizeof img->direct);
+}
+
+int
+qcow2_direct_reserve_locked (struct qcow2_image *img)
+{
+  struct qcow2_direct *d = &img->direct;
+  struct qcow2_run *bigger;
+  size_t max;
+
+  assert (lock_held (&img->lock));
+  if (d->max - d->nr >= QCOW2_DIRECT_DROPS)
+    return 0;
+  max = d->max * 2 + QCOW2_DIRECT_DROPS;
+  bigger = realloc (d->drops, max * sizeof *bigger);
+  if (!bigger)
+    return -ENOMEM;
+  d->drops = bigger;
+  d->max = max;
+  return 0;
+}
+
+void
+qcow2_direct_drop_locked (struct qcow2_image *img,
+                          const struct qcow2_run *run)
+{
+  struct qcow2_direct *d = &img->direct;
+
+  assert (lock_held (&img->lock));
+  assert (d->nr < d->max);     /* reserved */
+  d->drops[d->nr++] = *run;
+}
+
+bool
+qcow2_direct_pending_locked (struct qcow2_image *img)
+{
+  assert (lock_held (&img->lock));
+  return img->direct.nr > 0 || qcow2_dirty_bytes_locked (img) > 0;
+}
+
+/* --- Counting down --------------------------------------------------- */
+
+/* One reference to a cluster less. */
+static int
+count_down_locked (struct qcow2_txn *txn, uint64_t host_idx, bool trimmed)
+{
+  struct qcow2_run run = { .host_idx = host_idx, .count = 1,
+                           .trimmed = trimmed };
+  uint64_t refcount;
+  bool anchored;
+  int r = qcow2_get_refcount_locked (txn, host_idx, &refcount, &anchored);
+
+  if (r < 0)
+    return r;
+  if (refcount == 0)
+    return -EIO;               /* it was not, when it was dropped */
+  qcow2_set_refcount_locked (txn, host_idx, refcount - 1, false);
+  if (refcount == 1)
+    qcow2_quarantine_locked (txn->img, &run, 0);
+  return 0;
+}
+
+static int
+count_down (struct qcow2_image *img, const struct qcow2_run *run)
+{
+  struct qcow2_txn txn;
+  uint64_t i = 0;
+  int r = 0;
+
+  qcow2_txn_begin (img, &txn);
+  while (i < run->count && r == 0) {
+    lock_acquire (&img->lock);
+    r = count_down_locked (&txn, run->host_idx + i, run->trimmed);
+    lock_release (&img->lock);
+    if (r == -EAGAIN)
+      r = qcow2_txn_load (&txn);
+    else
+      i++;
+  }
+  qcow2_txn_end (&txn);
+  return r;
+}
+
+/* Give the space of what was trimmed back, and let the rest be used. */
+static int
+release (struct qcow2_image *img)
+{
+  unsigned bits = img->header.geo.cluster_bits;
+  struct qcow2_run *runs;
+  size_t nr, i;
+  int r, given = 0;
+
+  lock_acquire (&img->lock);
+  r = qcow2_quarantine_take_locked (img, UINT64_MAX, &runs, &nr);
+  lock_release (&img->lock);
+  if (r < 0)
+    return r;
+  for (i = 0; i < nr && given == 0; i++)
+    if (runs[i].trimmed)
+      given = io_discard (img->io, runs[i].host_idx << bits,
+                          runs[i].count << bits);
+  lock_acquire (&img->lock);
+  qcow2_release_locked (img, runs, nr);
+  lock_release (&img->lock);
+  free (runs);
+  return 0;
+}
+
+/* The first NR drops are in the file. */
+static int
+count_down_all (struct qcow2_image *img, size_t nr)
+{
+  struct qcow2_direct *d = &img->direct;
+  struct qcow2_run run;
+  size_t i;
+  int r = 0;
+
+  for (i = 0; i < nr && r == 0; i++) {
+    lock_acquire (&img->lock);
+    run = d->drops[i];
+    lock_release (&img->lock);
+    r = count_down (img, &run);
+  }
+  lock_acquire (&img->lock);
+  d->nr -= i;
+  if (i > 0)
+    memmove (d->drops, d->drops + i, d->nr * sizeof *d->drops);
+  lock_release (&img->lock);
+  return r == 0 && nr > 0 ? release (img) : r;
+}
+
+/* --- Flush ------------------------------------------------------------ */
+
+static int
+write_tables (struct qcow2_image *img, struct qcow2_writeback *wb)
+{
+  int r = qcow2_writeback_write (wb);
+
+  return r == 0 ? io_sync (img->io) : r;
+}
+
+int
+qcow2_direct_flush (struct qcow2_image *img)
+{
+  struct qcow2_writeback *wb = NULL;
+  size_t nr_drops;
+  int r = 0;
+
+  lock_acquire (&img->lock);
+  nr_drops = img->direct.nr;
+  if (qcow2_dirty_bytes_locked (img) > 0)
+    r = qcow2_writeback_begin_locked (img, &wb);
+  lock_release (&img->lock);
+  if (r == 0)
+    r = io_sync (img->io);      /* the data that the tables point to */
+  if (wb) {
+    if (r == 0)
+      r = write_tables (img, wb);
+    lock_acquire (&img->lock);
+    qcow2_writeback_end_locked (wb, r == 0);
+    lock_release (&img->lock);
+  }
+  return r == 0 ? count_down_all (img, nr_drops) : r;
+}
