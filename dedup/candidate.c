@@ -20,6 +20,8 @@ dedup_hold_candidates (struct op *op, enum slot_kind kind)
   size_t i = 0;
   int r = 0;
 
+  if (dedup_count_slots (op, kind) == 0)
+    return 0;
   lock_acquire (d->lock);
   while (i < op->nr) {
     struct slot *s = &op->slots[i];
@@ -113,18 +115,15 @@ int
 dedup_compare_candidates (struct op *op, enum slot_kind kind, size_t *others)
 {
   struct dedup_disk *d = op->d;
-  CLEANUP_FREE size_t *idx = NULL;
   CLEANUP_FREE uint8_t *tmp = NULL;
-  size_t i, nr = 0, max = MAX_OF (COMPARE_BYTES / d->cluster_size, 1);
+  size_t *idx = op->idx, i, nr = dedup_count_slots (op, kind);
+  size_t max = MAX_OF (COMPARE_BYTES / d->cluster_size, 1);
 
   *others = 0;
-  for (i = 0; i < op->nr; i++)
-    nr += op->slots[i].kind == kind;
   if (nr == 0)
     return 0;
-  idx = malloc (nr * sizeof *idx);
   tmp = malloc (MIN_OF (nr, max) * d->cluster_size);
-  if (idx == NULL || tmp == NULL)
+  if (tmp == NULL)
     return -ENOMEM;
   for (i = 0, nr = 0; i < op->nr; i++)
     if (op->slots[i].kind == kind) {

@@ -143,11 +143,19 @@ dedup_change_begin (struct dedup_disk *d)
 }
 
 void
+dedup_change_end_locked (struct dedup_disk *d)
+{
+  assert (lock_held (d->lock));
+  assert (d->changing > 0);
+  d->changing--;
+}
+
+void
 dedup_change_end (struct dedup_disk *d)
 {
   LOCK_FOR_SCOPE (d->lock);
-  assert (d->changing > 0);
-  d->changing--;
+
+  dedup_change_end_locked (d);
 }
 
 /* --- requests that only pass through --------------------------------------------------- */
@@ -637,6 +645,7 @@ dedup_free (struct dedup_disk *d)
   dedup_journal_free (d->journal);
   dedup_index_free (d);
   dedup_hints_free (d->hints);
+  dedup_claims_free (d);
   qcow2_close (d->img);
   pthread_cond_destroy (&d->claims.changed);
   pthread_cond_destroy (&d->gate);

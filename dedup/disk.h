@@ -107,16 +107,23 @@ struct dedup_claim {
 
 #define DEDUP_CLAIM_CHAINS 4096
 
+/* Kept for reuse: as many as 16 requests of 512 clusters need. */
+#define DEDUP_MAX_UNUSED_CLAIMS 8192
+
 struct dedup_claims {
   struct dedup_claim *chains[DEDUP_CLAIM_CHAINS];
+  struct dedup_claim *unused;   /* a list */
+  size_t nr_unused;
   pthread_cond_t changed;
 };
 
-/* Join the claim on HASH, or make SPARE (all zero) the claim; *OWNER tells
- * which.  Either way one use is the caller's. */
+/* Have NR unused ones at hand; may give up the lock meanwhile. */
+int dedup_claims_reserve_locked (struct dedup_disk *d, size_t nr) MUST_CHECK;
+void dedup_claims_free (struct dedup_disk *d);
+/* Join the claim on HASH, or make one (reserved before, under this hold of
+ * the lock); *OWNER tells which.  Either way one use is the caller's. */
 struct dedup_claim *dedup_claim_get_locked (struct dedup_disk *d,
                                             const struct dedup_hash *hash,
-                                            struct dedup_claim **spare,
                                             bool *owner);
 void dedup_claim_set_locked (struct dedup_disk *d, struct dedup_claim *c,
                              enum dedup_claim_state state);
@@ -183,6 +190,7 @@ struct dedup_disk {
  * durable in between (law 1).  -EROFS, or the sticky error. */
 int dedup_change_begin (struct dedup_disk *d) MUST_CHECK;
 void dedup_change_end (struct dedup_disk *d);
+void dedup_change_end_locked (struct dedup_disk *d);
 /* Refuse writes from now on; returns ERR (negative). */
 int dedup_fail (struct dedup_disk *d, int err, const char *what);
 void dedup_wake (struct dedup_disk *d);

@@ -23,6 +23,9 @@
 #include <gnutls/crypto.h>
 #include <gnutls/gnutls.h>
 #include <xxhash.h>
+#ifdef __x86_64__
+#include <xxh_x86dispatch.h>    /* the same names, as fast as the CPU can */
+#endif
 
 #include "skein.h"
 #include "wire.h"

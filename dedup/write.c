@@ -25,6 +25,39 @@
 
 #include <errno.h>
 
+/* --- slots --- */
+
+int
+dedup_op_alloc (struct op *op)
+{
+  op->slots = op->few;
+  op->idx = op->few_idx;
+  if (op->nr <= DEDUP_FEW_SLOTS)
+    return 0;
+  op->slots = calloc (op->nr, sizeof *op->slots);
+  op->idx = malloc (op->nr * sizeof *op->idx);
+  return op->slots && op->idx ? 0 : -ENOMEM;
+}
+
+void
+dedup_op_free (struct op *op)
+{
+  if (op->slots == op->few)
+    return;
+  free (op->slots);
+  free (op->idx);
+}
+
+size_t
+dedup_count_slots (const struct op *op, enum slot_kind kind)
+{
+  size_t i, nr = 0;
+
+  for (i = 0; i < op->nr; i++)
+    nr += op->slots[i].kind == kind;
+  return nr;
+}
+
 /* --- classify -------------------------------------------------------------- */
 
 static bool
@@ -106,22 +139,21 @@ leave_hints (struct op *op)
 
 /* --- claim and look up -------------------------------------------------------- */
 
-/* Claims are allocated outside the lock, one spare per hashed cluster. */
 static int
 claim_all (struct op *op)
 {
   struct dedup_disk *d = op->d;
-  struct dedup_claim *spare = NULL;
-  size_t i;
+  size_t i, nr = 0;
+  int r;
 
   for (i = 0; i < op->nr; i++)
-    if (op->slots[i].hashed) {
-      op->slots[i].spare = calloc (1, sizeof *spare);
-      if (op->slots[i].spare == NULL)
-        return -ENOMEM;
-    }
-
+    nr += op->slots[i].hashed;
+  if (nr == 0)
+    return 0;
   LOCK_FOR_SCOPE (d->lock);
+  r = dedup_claims_reserve_locked (d, nr);
+  if (r < 0)
+    return r;
   for (i = 0; i < op->nr; i++)
     if (op->slots[i].hashed)
       dedup_index_prefetch_locked (d, &op->slots[i].hash);
@@ -131,7 +163,7 @@ claim_all (struct op *op)
     if (!s->hashed)
       continue;
     d->stats.lookups++;
-    s->claim = dedup_claim_get_locked (d, &s->hash, &s->spare, &s->owner);
+    s->claim = dedup_claim_get_locked (d, &s->hash, &s->owner);
     if (!s->owner) {
       s->kind = SLOT_JOIN;
       continue;
@@ -196,6 +228,8 @@ compare_found (struct op *op, enum slot_kind kind)
   bool trust;
   int r;
 
+  if (dedup_count_slots (op, kind) == 0)
+    return 0;
   lock_acquire (d->lock);
   trust = !d->verify && d->exact;
   lock_release (d->lock);
@@ -230,12 +264,16 @@ static int
 write_run (struct op *op, const size_t *idx, const struct qcow2_run *run)
 {
   struct dedup_disk *d = op->d;
-  CLEANUP_FREE struct iovec *iov = calloc (run->count, sizeof *iov);
+  struct iovec few[8], *iov = few;
+  CLEANUP_FREE struct iovec *many = NULL;
   size_t k;
   int cnt = 0;
 
-  if (iov == NULL)
-    return -ENOMEM;
+  if (run->count > sizeof few / sizeof few[0]) {
+    iov = many = malloc (run->count * sizeof *iov);
+    if (many == NULL)
+      return -ENOMEM;
+  }
   for (k = 0; k < run->count; k++) {
     uint8_t *p = (uint8_t *) slot_data (op, idx[k]);
 
@@ -289,12 +327,9 @@ store_run (struct op *op, const size_t *idx, size_t nr)
 static int
 store_all (struct op *op)
 {
-  CLEANUP_FREE size_t *idx = calloc (op->nr, sizeof *idx);
-  size_t i, nr = 0, done;
+  size_t *idx = op->idx, i, nr = 0, done;
   ssize_t n;
 
-  if (idx == NULL)
-    return -ENOMEM;
   for (i = 0; i < op->nr; i++)
     if (op->slots[i].kind == SLOT_NEW && !op->slots[i].stored)
       idx[nr++] = i;
@@ -316,8 +351,12 @@ publish_claims (struct op *op)
   struct dedup_disk *d = op->d;
   size_t i;
 
+  for (i = 0; i < op->nr && !op->slots[i].owner; i++)
+    ;
+  if (i == op->nr)
+    return;
   LOCK_FOR_SCOPE (d->lock);
-  for (i = 0; i < op->nr; i++) {
+  for (; i < op->nr; i++) {
     struct slot *s = &op->slots[i];
 
     if (!s->owner || s->claim->state != DEDUP_CLAIM_BUSY)
@@ -343,6 +382,8 @@ join_all (struct op *op)
   size_t i;
   int r;
 
+  if (dedup_count_slots (op, SLOT_JOIN) == 0)
+    return 0;
   lock_acquire (d->lock);
   for (i = 0; i < op->nr; i++) {
     struct slot *s = &op->slots[i];
@@ -436,17 +477,34 @@ finish (struct op *op)
     finish_slot_locked (op, &op->slots[i]);
   dedup_journal_end_locked (d->journal); /* unhold may have freed */
   qcow2_txn_end_locked (&op->txn);
+  dedup_change_end_locked (d);
   lock_release (d->lock);
-  for (i = 0; i < op->nr; i++)
-    free (op->slots[i].spare);
   dedup_incarnations_put (op->set);
+}
+
+static int
+run_op (struct op *op)
+{
+  int r = dedup_change_begin (op->d);
+
+  if (r < 0)
+    return r;
+  qcow2_txn_begin (op->d->img, &op->txn);
+  r = bring_to_disk (op);
+  if (r == 0)
+    r = link_or_store (op);
+  if (r == 0)
+    leave_hints (op);
+  if (r == 0 && mutation (MUTATION_LAW_2))
+    r = write_too_late (op);
+  finish (op);
+  return r;
 }
 
 int
 dedup_write (struct dedup_disk *d, unsigned root, const void *buf,
              uint64_t guest_idx, size_t nr)
 {
-  CLEANUP_FREE struct slot *slots = NULL;
   struct op op = { .d = d, .root = root, .buf = buf,
                    .guest_idx = guest_idx, .nr = nr };
   int r;
@@ -454,24 +512,11 @@ dedup_write (struct dedup_disk *d, unsigned root, const void *buf,
   assert (nr > 0 && nr <= DEDUP_CHUNK_CLUSTERS);
   if (d->direct)
     return dedup_direct_write (d, buf, guest_idx, nr);
-  slots = calloc (nr, sizeof *slots);
-  if (slots == NULL)
-    return -ENOMEM;
-  op.slots = slots;
   op.zero_entry = dedup_zero_entry (d);
   op.trimmed = true;
-  r = dedup_change_begin (d);
-  if (r < 0)
-    return r;
-  qcow2_txn_begin (d->img, &op.txn);
-  r = bring_to_disk (&op);
+  r = dedup_op_alloc (&op);
   if (r == 0)
-    r = link_or_store (&op);
-  if (r == 0)
-    leave_hints (&op);
-  if (r == 0 && mutation (MUTATION_LAW_2))
-    r = write_too_late (&op);
-  finish (&op);
-  dedup_change_end (d);
+    r = run_op (&op);
+  dedup_op_free (&op);
   return r;
 }

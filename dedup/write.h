@@ -31,8 +31,10 @@ struct slot {        /* one guest cluster of the operation */
   struct slot *leader;
   size_t followers;  /* of a leader */
   uint64_t full_idx; /* the cluster that had no room for this slot, or 0 */
-  struct dedup_claim *claim, *spare;
+  struct dedup_claim *claim;
 };
+
+#define DEDUP_FEW_SLOTS 2     /* small requests allocate nothing */
 
 struct op {
   struct dedup_disk *d;
@@ -43,10 +45,14 @@ struct op {
   uint64_t zero_entry;   /* of SLOT_ZERO */
   bool trimmed;          /* freed clusters go back to the host */
   struct slot *slots;
+  size_t *idx;           /* one each: scratch of whatever step runs */
   struct qcow2_txn txn;
   struct dedup_incarnations *set;
   bool guesses, probes;  /* there are slots of that kind */
   bool corrupt;          /* a refcount was found to be 0 */
+
+  struct slot few[DEDUP_FEW_SLOTS];
+  size_t few_idx[DEDUP_FEW_SLOTS];
 };
 
 static inline const uint8_t *
@@ -54,6 +60,11 @@ slot_data (const struct op *op, size_t i)
 {
   return op->buf + i * op->d->cluster_size;
 }
+
+/* Memory for the slots, all zero.  Free it also after -ENOMEM. */
+int dedup_op_alloc (struct op *op) MUST_CHECK;
+void dedup_op_free (struct op *op);
+size_t dedup_count_slots (const struct op *op, enum slot_kind kind);
 
 /* Hold the candidates of all slots of KIND; one that cannot be linked becomes
  * SLOT_NEW. */

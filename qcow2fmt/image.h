@@ -125,7 +125,7 @@ struct qcow2_pin {             /* a slot of a hash table by host offset */
   struct qcow2_table *table;   /* NULL: empty */
 };
 
-struct qcow2_table *qcow2_txn_find_locked (const struct qcow2_txn *txn,
+struct qcow2_table *qcow2_txn_find_locked (struct qcow2_txn *txn,
                                            uint64_t host_off);
 /* Pin T, once. */
 int qcow2_txn_pin_locked (struct qcow2_txn *txn, struct qcow2_table *t)

@@ -182,8 +182,10 @@ struct qcow2_pin;   /* internal: one pinned table */
 
 struct qcow2_txn {
   struct qcow2_image *img;
-  struct qcow2_pin *pins;      /* owned, array */
+  struct qcow2_table *few[8];  /* pinned, while there are few */
+  struct qcow2_pin *pins;      /* NULL while there are few; owned, array */
   size_t nr_pins, max_pins;
+  struct qcow2_table *last[2]; /* found last; pinned */
   int missing_kind;            /* what the last -EAGAIN asked for */
   uint64_t missing_off;
 };

@@ -6,8 +6,10 @@
  * What was loaded is pinned until the end, so each round gets further and the
  * caller's retry loop ends.  Anchor parts need no pin: they stay in memory.
  *
- * Pins are a hash table by host offset (linear probing, at most 3/4 full), so
- * that a request over hundreds of tables finds each one in a step.
+ * The first few pins are a list.  More are a hash table by host offset (linear
+ * probing, at most 3/4 full), so that a request over hundreds of tables finds
+ * each one in a step.  Neighbours ask for the same tables one after the other:
+ * the two found last, an L2 table and a refcount block mostly, are at hand.
  *
  * A transaction belongs to one thread; the pin counts to the image's lock.
  */
@@ -18,6 +20,7 @@
 #include "image.h"
 
 #define MIN_PINS 16
+#define MAX_FEW (sizeof ((struct qcow2_txn *) 0)->few / sizeof (void *))
 
 void
 qcow2_txn_begin (struct qcow2_image *img, struct qcow2_txn *txn)
@@ -38,13 +41,33 @@ slot_of (const struct qcow2_pin *pins, size_t max, uint64_t host_off)
   return i;
 }
 
-struct qcow2_table *
-qcow2_txn_find_locked (const struct qcow2_txn *txn, uint64_t host_off)
+static struct qcow2_table *
+find (const struct qcow2_txn *txn, uint64_t host_off)
 {
+  if (txn->pins)
+    return txn->pins[slot_of (txn->pins, txn->max_pins, host_off)].table;
+  for (size_t i = 0; i < txn->nr_pins; ++i)
+    if (txn->few[i]->host_off == host_off)
+      return txn->few[i];
+  return NULL;
+}
+
+struct qcow2_table *
+qcow2_txn_find_locked (struct qcow2_txn *txn, uint64_t host_off)
+{
+  struct qcow2_table *t;
+
   assert (lock_held (&txn->img->lock));
-  if (txn->nr_pins == 0)
-    return NULL;
-  return txn->pins[slot_of (txn->pins, txn->max_pins, host_off)].table;
+  if (txn->last[0] && txn->last[0]->host_off == host_off)
+    return txn->last[0];
+  t = txn->last[1];
+  if (!t || t->host_off != host_off)
+    t = find (txn, host_off);
+  if (t) {
+    txn->last[1] = txn->last[0];
+    txn->last[0] = t;
+  }
+  return t;
 }
 
 static int
@@ -58,6 +81,8 @@ grow (struct qcow2_txn *txn)
   for (size_t i = 0; i < txn->max_pins; ++i)
     if (txn->pins[i].table)
       pins[slot_of (pins, max, txn->pins[i].table->host_off)] = txn->pins[i];
+  for (size_t i = 0; !txn->pins && i < txn->nr_pins; ++i)
+    pins[slot_of (pins, max, txn->few[i]->host_off)].table = txn->few[i];
   free (txn->pins);
   txn->pins = pins;
   txn->max_pins = max;
@@ -74,13 +99,17 @@ qcow2_txn_pin_locked (struct qcow2_txn *txn, struct qcow2_table *t)
   t->recently_used = true;
   if (qcow2_txn_find_locked (txn, t->host_off))
     return 0;
-  if (txn->nr_pins + 1 > txn->max_pins / 4 * 3) {
+  if (txn->nr_pins >= MAX_FEW && txn->nr_pins + 1 > txn->max_pins / 4 * 3) {
     r = grow (txn);
     if (r < 0)
       return r;
   }
-  i = slot_of (txn->pins, txn->max_pins, t->host_off);
-  txn->pins[i].table = t;
+  if (txn->pins) {
+    i = slot_of (txn->pins, txn->max_pins, t->host_off);
+    txn->pins[i].table = t;
+  }
+  else
+    txn->few[txn->nr_pins] = t;
   txn->nr_pins++;
   t->pins++;
   return 0;
@@ -121,9 +150,12 @@ qcow2_txn_end_locked (struct qcow2_txn *txn)
   for (size_t i = 0; i < txn->max_pins; ++i)
     if (txn->pins[i].table)
       txn->pins[i].table->pins--;
+  for (size_t i = 0; !txn->pins && i < txn->nr_pins; ++i)
+    txn->few[i]->pins--;
   free (txn->pins);
   txn->pins = NULL;
   txn->nr_pins = txn->max_pins = 0;
+  txn->last[0] = txn->last[1] = NULL;
   qcow2_cache_trim_locked (txn->img);
 }
 
