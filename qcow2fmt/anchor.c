@@ -208,13 +208,10 @@ qcow2_anchor_encode_locked (const struct qcow2_image *img, uint64_t part,
   const struct qcow2_geometry *geo = &img->header.geo;
   const uint64_t *bits = img->anchor.parts[part].bits;
   uint64_t first = part * geo->l2_entries;
-  be64 wire;
 
-  for (uint64_t i = 0; i < geo->l2_entries; ++i) {
-    wire = be64_make (bits[i / 64] >> i % 64 & 1 ?
-                      (first + i) << geo->cluster_bits : 0);
-    memcpy (out + i * sizeof wire, &wire, sizeof wire);
-  }
+  for (uint64_t i = 0; i < geo->l2_entries; ++i)
+    qcow2_l2_store (geo, out, i, bits[i / 64] >> i % 64 & 1 ?
+                    (first + i) << geo->cluster_bits : 0);
 }
 
 static int
@@ -222,12 +219,10 @@ decode (const struct qcow2_image *img, uint64_t part, const uint8_t *table,
         uint64_t *bits)
 {
   const struct qcow2_geometry *geo = &img->header.geo;
-  uint64_t first = part * geo->l2_entries, v;
-  be64 wire;
+  uint64_t first = part * geo->l2_entries, v, bitmap;
 
   for (uint64_t i = 0; i < geo->l2_entries; ++i) {
-    memcpy (&wire, table + i * sizeof wire, sizeof wire);
-    v = be64_load (wire);
+    v = qcow2_l2_load (geo, table, i, &bitmap);
     if (v == 0)
       continue;
     if (v != (first + i) << geo->cluster_bits)

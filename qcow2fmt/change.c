@@ -90,10 +90,8 @@ static void
 fill_l2 (struct qcow2_image *img, struct qcow2_table *t, uint64_t i,
          uint64_t n, uint64_t entry)
 {
-  be64 wire = be64_make (entry);
-
   for (; n > 0; ++i, --n)
-    memcpy (t->data + i * sizeof wire, &wire, sizeof wire);
+    qcow2_l2_store (&img->header.geo, t->data, i, entry);
   qcow2_cache_dirty_locked (img, t);
 }
 

@@ -111,8 +111,10 @@ walk_standard (struct check *c, const struct walk *w,
   uint64_t host_off = entry & QCOW2_OFFSET_MASK;
 
   site->what = "data cluster";
+  /* In extended entries the zero flag is reserved, too. */
   check_reserved (c, site, entry,
-                  c->geo->version < 3 ? L2_RESERVED_V2 : L2_RESERVED);
+                  c->geo->version < 3 || qcow2_extended_l2 (c->geo) ?
+                  L2_RESERVED_V2 : L2_RESERVED);
   check_anchor_entry (c, w, site->guest_off, entry);
   if (host_off != 0 &&
       check_count_table (c, site, host_off, c->geo->cluster_size,
@@ -134,10 +136,47 @@ count_entry (struct qcow2_check_result *r, uint64_t entry)
     r->mapped_clusters++;
 }
 
+/* The subclusters of an extended entry.  What is allocated has a place, and is
+ * not zero; nothing is inside compressed ones, and the anchor's are whole. */
+static void
+check_subclusters (struct check *c, const struct walk *w,
+                   const struct check_site *site, uint64_t entry,
+                   uint64_t bitmap)
+{
+  uint64_t allocated = bitmap & QCOW2_BITMAP_ALLOCATED;
+  char where[CHECK_SITE_TEXT];
+  const char *wrong = NULL;
+
+  if (entry & QCOW2_L2_COMPRESSED)
+    wrong = bitmap ? "of a compressed cluster" : NULL;
+  else if (allocated & bitmap >> 32)
+    wrong = "which is both allocated and zero";
+  else if (allocated && !(entry & QCOW2_OFFSET_MASK))
+    wrong = "without a cluster";
+  else if (w->root->kind == CHECK_ROOT_ANCHOR &&
+           bitmap != (entry ? QCOW2_BITMAP_ALLOCATED : 0))
+    wrong = "of the anchor, which has no parts of clusters";
+  if (wrong)
+    check_corrupt (c, "cluster%s: subcluster bitmap 0x%016" PRIx64 " %s",
+                   check_site_text (site, where, sizeof where), bitmap, wrong);
+}
+
+/* As a standard entry, for what is counted. */
+static uint64_t
+standard_entry (uint64_t entry, uint64_t bitmap)
+{
+  if (entry & QCOW2_L2_COMPRESSED)
+    return entry;
+  if (bitmap & QCOW2_BITMAP_ALLOCATED)
+    return entry;
+  return bitmap ? QCOW2_L2_ZERO : 0;
+}
+
 static void
 walk_l2_entry (struct check *c, const struct walk *w, unsigned i,
-               uint64_t entry)
+               uint64_t entry, uint64_t bitmap)
 {
+  const bool extended = qcow2_extended_l2 (c->geo);
   uint64_t guest_idx = w->l1_idx * c->geo->l2_entries + i;
   struct check_site site = {
     .root = w->root->name, .guest_off = guest_idx * c->geo->cluster_size,
@@ -145,7 +184,9 @@ walk_l2_entry (struct check *c, const struct walk *w, unsigned i,
 
   /* Past the end of the disk there may be a snapshot's VM state. */
   if (w->root->kind == CHECK_ROOT_ACTIVE && guest_idx < c->geo->nr_clusters)
-    count_entry (c->r, entry);
+    count_entry (c->r, extended ? standard_entry (entry, bitmap) : entry);
+  if (extended)
+    check_subclusters (c, w, &site, entry, bitmap);
   if (entry & QCOW2_L2_COMPRESSED)
     walk_compressed (c, w, &site, entry);
   else
@@ -155,9 +196,8 @@ walk_l2_entry (struct check *c, const struct walk *w, unsigned i,
 static void
 walk_l2 (struct check *c, const struct walk *w, uint64_t host_off)
 {
-  uint64_t entry;
-  unsigned i;
-  be64 v;
+  unsigned words = c->geo->l2_entry_size / sizeof (be64), i;
+  be64 v[2] = { be64_make (0), be64_make (0) };
   int r;
 
   r = io_pread (c->img->io, c->table, c->geo->cluster_size, host_off);
@@ -167,10 +207,9 @@ walk_l2 (struct check *c, const struct walk *w, uint64_t host_off)
     return;
   }
   for (i = 0; i < c->geo->l2_entries; i++) {
-    memcpy (&v, c->table + i * sizeof v, sizeof v);
-    entry = be64_load (v);
-    if (entry != 0)
-      walk_l2_entry (c, w, i, entry);
+    memcpy (v, c->table + i * words * sizeof v[0], words * sizeof v[0]);
+    if (be64_load (v[0]) != 0 || be64_load (v[1]) != 0)
+      walk_l2_entry (c, w, i, be64_load (v[0]), be64_load (v[1]));
   }
 }
 

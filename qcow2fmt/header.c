@@ -136,7 +136,8 @@ decode_version (const struct qcow2_wire_header *w, struct qcow2_header *h,
 static void
 derive_geometry (struct qcow2_geometry *g, unsigned refcount_order)
 {
-  g->l2_entry_size = sizeof (be64);
+  g->l2_entry_size = g->incompatible & QCOW2_INCOMPAT_EXTENDED_L2
+    ? QCOW2_EXTENDED_L2_ENTRY : sizeof (be64);
   g->l2_entries = g->cluster_size / g->l2_entry_size;
   g->refcount_bits = 1u << refcount_order;
   g->refcount_max = UINT64_MAX >> (64 - g->refcount_bits);
@@ -266,8 +267,11 @@ check_features (const uint8_t *buf, size_t len, const struct qcow2_header *h,
     return r;
   if (bits & QCOW2_INCOMPAT_DATA_FILE)
     return fault_unsupported (f, "an external data file is not supported");
-  if (bits & QCOW2_INCOMPAT_EXTENDED_L2)
-    return fault_unsupported (f, "extended L2 entries are not supported");
+  if ((bits & QCOW2_INCOMPAT_EXTENDED_L2) &&
+      h->geo.cluster_size < QCOW2_MIN_EXTENDED_CLUSTER)
+    return fault_corrupt (f, 20, "clusters of %llu bytes are too small for "
+                          "extended L2 entries",
+                          (unsigned long long) h->geo.cluster_size);
   r = check_encryption (h, f);
   if (r < 0)
     return r;

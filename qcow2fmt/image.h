@@ -133,6 +133,31 @@ int qcow2_txn_pin_locked (struct qcow2_txn *txn, struct qcow2_table *t)
 /* Note what is missing; returns -EAGAIN. */
 int qcow2_txn_missing_locked (struct qcow2_txn *txn, int kind, uint64_t off);
 
+/* --- l2.c: entries of L2 tables, standard and extended ------------------- */
+
+/* An extended entry's second half: a bit for each subcluster that is
+ * allocated, and above them one for each that reads as zero. */
+#define QCOW2_BITMAP_ALLOCATED UINT64_C (0x00000000ffffffff)
+#define QCOW2_BITMAP_ZERO      UINT64_C (0xffffffff00000000)
+
+static inline bool
+qcow2_extended_l2 (const struct qcow2_geometry *g)
+{
+  return g->l2_entry_size == QCOW2_EXTENDED_L2_ENTRY;
+}
+
+/* Entry I of TABLE, as it would be in a standard table where it can be said
+ * so (QCOW2_L2_PARTIAL).  *BITMAP: of an extended one. */
+uint64_t qcow2_l2_load (const struct qcow2_geometry *g, const uint8_t *table,
+                        uint64_t i, uint64_t *bitmap);
+/* Store ENTRY, a standard one: a cluster with all of its subclusters. */
+void qcow2_l2_store (const struct qcow2_geometry *g, uint8_t *table,
+                     uint64_t i, uint64_t entry);
+/* As qcow2_get_entry_locked. */
+int qcow2_get_l2_locked (struct qcow2_txn *txn, unsigned root,
+                         uint64_t guest_idx, uint64_t *entry,
+                         uint64_t *bitmap) MUST_CHECK;
+
 /* --- anchor.c: one bit per host cluster, loaded per anchor L2 table ------ */
 struct qcow2_anchor_part {     /* what one anchor L2 table says */
   uint64_t *bits;              /* l2_entries bits; NULL: not loaded */

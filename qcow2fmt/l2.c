@@ -23,12 +23,72 @@
 #include "image.h"
 
 static uint64_t
-load_entry (const struct qcow2_table *t, uint64_t i)
+load_u64 (const uint8_t *p)
 {
   be64 wire;
 
-  memcpy (&wire, t->data + i * sizeof wire, sizeof wire);
+  memcpy (&wire, p, sizeof wire);
   return be64_load (wire);
+}
+
+static void
+store_u64 (uint8_t *p, uint64_t v)
+{
+  be64 wire = be64_make (v);
+
+  memcpy (p, &wire, sizeof wire);
+}
+
+/* Bit 0, the zero flag of standard entries, is reserved in extended ones, and
+ * nothing can be allocated and read as zero. */
+static bool
+extended_ok (uint64_t entry, uint64_t bitmap)
+{
+  return !(entry & QCOW2_L2_ZERO) && !(bitmap >> 32 & bitmap) &&
+    ((entry & QCOW2_OFFSET_MASK) || !(bitmap & QCOW2_BITMAP_ALLOCATED));
+}
+
+uint64_t
+qcow2_l2_load (const struct qcow2_geometry *g, const uint8_t *table,
+               uint64_t i, uint64_t *bitmap)
+{
+  const uint8_t *p = table + i * g->l2_entry_size;
+  uint64_t entry = load_u64 (p);
+
+  *bitmap = 0;
+  if (!qcow2_extended_l2 (g))
+    return entry;
+  *bitmap = load_u64 (p + sizeof (be64));
+  if (entry & QCOW2_L2_COMPRESSED)
+    return entry;
+  if (!extended_ok (entry, *bitmap))
+    return entry | QCOW2_L2_INVALID;
+  if (*bitmap == QCOW2_BITMAP_ZERO)
+    return entry | QCOW2_L2_ZERO;
+  if (*bitmap == (entry & QCOW2_OFFSET_MASK ? QCOW2_BITMAP_ALLOCATED : 0))
+    return entry;
+  return entry | QCOW2_L2_PARTIAL;
+}
+
+void
+qcow2_l2_store (const struct qcow2_geometry *g, uint8_t *table, uint64_t i,
+                uint64_t entry)
+{
+  uint8_t *p = table + i * g->l2_entry_size;
+  uint64_t bitmap = 0;
+
+  if (!qcow2_extended_l2 (g)) {
+    store_u64 (p, entry);
+    return;
+  }
+  if (entry & QCOW2_L2_COMPRESSED)
+    bitmap = 0;
+  else if (entry & QCOW2_L2_ZERO)
+    bitmap = QCOW2_BITMAP_ZERO;
+  else if (entry & QCOW2_OFFSET_MASK)
+    bitmap = QCOW2_BITMAP_ALLOCATED;
+  store_u64 (p, entry & QCOW2_L2_COMPRESSED ? entry : entry & ~QCOW2_L2_ZERO);
+  store_u64 (p + sizeof (be64), bitmap);
 }
 
 static int
@@ -38,7 +98,7 @@ snapshot_l1_entry (struct qcow2_txn *txn, unsigned root, uint64_t ti,
   struct qcow2_image *img = txn->img;
   const struct qcow2_snapshot *s;
   const struct qcow2_table *t;
-  uint64_t per = img->header.geo.l2_entries;
+  uint64_t per = img->header.geo.cluster_size / sizeof (be64);
   int r;
 
   if (root > img->snapshots.nr || img->snapshots.v[root - 1].is_anchor)
@@ -51,7 +111,7 @@ snapshot_l1_entry (struct qcow2_txn *txn, unsigned root, uint64_t ti,
   t = qcow2_cache_get_locked (txn, s->l1_off + ti / per *
                               img->header.geo.cluster_size, &r);
   if (t)
-    *entry = load_entry (t, ti % per);
+    *entry = load_u64 (t->data + ti % per * sizeof (be64));
   return r;
 }
 
@@ -67,8 +127,8 @@ l1_entry (struct qcow2_txn *txn, unsigned root, uint64_t ti, uint64_t *entry)
 }
 
 int
-qcow2_get_entry_locked (struct qcow2_txn *txn, unsigned root,
-                        uint64_t guest_idx, uint64_t *entry)
+qcow2_get_l2_locked (struct qcow2_txn *txn, unsigned root, uint64_t guest_idx,
+                     uint64_t *entry, uint64_t *bitmap)
 {
   uint64_t per = txn->img->header.geo.l2_entries, l1e;
   const struct qcow2_table *t;
@@ -78,13 +138,23 @@ qcow2_get_entry_locked (struct qcow2_txn *txn, unsigned root,
   r = l1_entry (txn, root, guest_idx / per, &l1e);
   if (r < 0)
     return r;
-  *entry = 0;
+  *entry = *bitmap = 0;
   if ((l1e & QCOW2_OFFSET_MASK) == 0)
     return 0;
   t = qcow2_cache_get_locked (txn, l1e & QCOW2_OFFSET_MASK, &r);
   if (t)
-    *entry = load_entry (t, guest_idx % per);
+    *entry = qcow2_l2_load (&txn->img->header.geo, t->data, guest_idx % per,
+                            bitmap);
   return r;
+}
+
+int
+qcow2_get_entry_locked (struct qcow2_txn *txn, unsigned root,
+                        uint64_t guest_idx, uint64_t *entry)
+{
+  uint64_t bitmap;
+
+  return qcow2_get_l2_locked (txn, root, guest_idx, entry, &bitmap);
 }
 
 /* L1[TI] gets a table in cluster C, which is reserved and prepared. */

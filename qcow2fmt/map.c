@@ -8,7 +8,8 @@
  *
  * The lock is held for at most CLUSTERS_PER_CALL entries, so that a long
  * question does not stall writers; the answer then covers a prefix.  A whole
- * L2 table that is absent counts as one entry.  No data is read here.
+ * L2 table that is absent counts as one entry, a run of subclusters of one kind
+ * (extended L2 entries) as well.  No data is read here.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -50,6 +51,15 @@ valid_data (const struct qcow2_image *img, uint64_t entry, uint64_t limit)
   return off % img->header.geo.cluster_size == 0 && off < limit;
 }
 
+/* Has it subclusters of more than one kind?  (QCOW2_L2_INVALID falls among the
+ * reserved bits.) */
+static bool
+is_partial (const struct qcow2_image *img, uint64_t entry)
+{
+  return qcow2_extended_l2 (&img->header.geo) &&
+    !(entry & QCOW2_L2_COMPRESSED) && (entry & QCOW2_L2_PARTIAL);
+}
+
 /* Judge ENTRY; false if it cannot be.  Sets kind, and host_off of the start
  * of the cluster. */
 static bool
@@ -58,6 +68,8 @@ classify_locked (struct qcow2_image *img, uint64_t entry,
 {
   uint64_t limit = host_limit_locked (img), len;
 
+  if (is_partial (img, entry))
+    entry &= ~QCOW2_L2_PARTIAL;
   if (entry & QCOW2_L2_COMPRESSED) {
     e->kind = QCOW2_COMPRESSED;
     e->entry = entry;
@@ -73,6 +85,29 @@ classify_locked (struct qcow2_image *img, uint64_t entry,
   }
   e->kind = e->host_off ? QCOW2_DATA : QCOW2_UNALLOCATED;
   return valid_data (img, entry, limit);
+}
+
+static enum qcow2_kind
+subcluster_kind (uint64_t bitmap, unsigned i)
+{
+  if (bitmap >> i & 1)
+    return QCOW2_DATA;
+  return bitmap >> (i + 32) & 1 ? QCOW2_ZERO : QCOW2_UNALLOCATED;
+}
+
+/* E is a cluster of which BITMAP says what each part is: the kind of what is
+ * WITHIN bytes from its start.  Returns how far, from there, it is so. */
+static uint64_t
+look_inside (const struct qcow2_geometry *g, uint64_t bitmap, uint64_t within,
+             struct qcow2_extent *e)
+{
+  uint64_t size = g->cluster_size / QCOW2_SUBCLUSTERS;
+  unsigned i = within / size, end = i + 1;
+
+  e->kind = subcluster_kind (bitmap, i);
+  while (end < QCOW2_SUBCLUSTERS && subcluster_kind (bitmap, end) == e->kind)
+    end++;
+  return end * size - within;
 }
 
 static bool
@@ -114,14 +149,15 @@ step_locked (struct walk *w)
   struct qcow2_image *img = w->img;
   const struct qcow2_geometry *g = &img->header.geo;
   uint64_t guest_idx = w->at / g->cluster_size, next = guest_idx + 1;
-  uint64_t entry = 0, within = w->at % g->cluster_size;
+  uint64_t entry = 0, bitmap = 0, within = w->at % g->cluster_size;
+  uint64_t inside = UINT64_MAX;
   struct qcow2_extent e = { .guest_off = w->at };
   int r;
 
   if (no_table_locked (w, guest_idx))
     next = (guest_idx / g->l2_entries + 1) * g->l2_entries;
   else {
-    r = qcow2_get_entry_locked (&w->txn, w->root, guest_idx, &entry);
+    r = qcow2_get_l2_locked (&w->txn, w->root, guest_idx, &entry, &bitmap);
     if (r < 0)
       return r;
   }
@@ -129,7 +165,10 @@ step_locked (struct walk *w)
     w->bad_entry = entry;
     return -EIO;
   }
+  if (is_partial (img, entry))
+    inside = look_inside (g, bitmap, within, &e);
   e.len = MIN_OF (next * g->cluster_size, w->end) - w->at;
+  e.len = MIN_OF (e.len, inside);
   e.host_off = e.kind == QCOW2_DATA ? e.host_off + within : 0;
   if (!append (w, &e))
     return 0;

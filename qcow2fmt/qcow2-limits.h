@@ -6,6 +6,11 @@
 #define QCOW2_MIN_CLUSTER_BITS 9      /* specification, header byte 20 */
 #define QCOW2_MAX_CLUSTER_BITS 21     /* QEMU's limit */
 
+/* Extended L2 entries: 32 subclusters of 512 bytes or more. */
+#define QCOW2_SUBCLUSTERS 32
+#define QCOW2_MIN_EXTENDED_CLUSTER (512u * QCOW2_SUBCLUSTERS)
+#define QCOW2_EXTENDED_L2_ENTRY 16    /* bytes */
+
 /* QEMU's limits for tables; larger ones it would refuse to open. */
 #define QCOW2_MAX_L1_BYTES (UINT64_C (32) << 20)
 #define QCOW2_MAX_REFTABLE_BYTES (UINT64_C (8) << 20)

@@ -47,6 +47,11 @@ struct qcow2_image;
 #define QCOW2_L2_COPIED      (UINT64_C (1) << 63)
 #define QCOW2_L2_COMPRESSED  (UINT64_C (1) << 62)
 #define QCOW2_L2_ZERO        (UINT64_C (1) << 0)
+/* In memory only, for extended entries: the subclusters are not all of one
+ * kind (QCOW2_L2_ZERO and an allocated cluster are said as in standard ones);
+ * and: it can't be what it says. */
+#define QCOW2_L2_PARTIAL     (UINT64_C (1) << 1)
+#define QCOW2_L2_INVALID     (UINT64_C (1) << 2)
 #define QCOW2_OFFSET_MASK    UINT64_C (0x00fffffffffffe00)
 
 #define QCOW2_ROOT_ACTIVE 0   /* roots from 1 up: snapshots, read only */

@@ -151,7 +151,8 @@ default_cache (struct io_store *io, const struct srv_params *p,
   if (r < 0)
     return r;
   /* At most 2^55 clusters: this cannot overflow. */
-  bytes = qcow2_geometry (img)->nr_clusters * CACHE_BYTES_PER_CLUSTER * 5 / 4;
+  bytes = (CACHE_BYTES_PER_CLUSTER - 8 + qcow2_geometry (img)->l2_entry_size) *
+    qcow2_geometry (img)->nr_clusters * 5 / 4;
   *cache_bytes = MIN_OF (MAX_OF (bytes, CACHE_MIN_BYTES), CACHE_MAX_BYTES);
   qcow2_close (img);
   return 0;

@@ -201,12 +201,14 @@ run_qemu_img (struct world *w, const char *raw, const char *image)
   size_t n;
 
   n = (size_t) snprintf (cmd, sizeof cmd, "qemu-img convert -q %s -f raw "
-                         "-O qcow2 -o cluster_size=%u,refcount_bits=%u "
+                         "-O qcow2 -o cluster_size=%u,refcount_bits=%u%s "
                          "%s %s 2>/dev/null",
                          w->cfg.base == BASE_COMPRESSED ? "-c" : "",
                          1u << w->cfg.cluster_bits,
-                         1u << w->cfg.refcount_order, raw, image);
-  if (w->cfg.base == BASE_SNAPSHOT)
+                         1u << w->cfg.refcount_order,
+                         w->cfg.base == BASE_EXTENDED ? ",extended_l2=on" : "",
+                         raw, image);
+  if (w->cfg.base == BASE_SNAPSHOT || w->cfg.base == BASE_EXTENDED)
     snprintf (cmd + n, sizeof cmd - n,
               " && qemu-img snapshot -q -c s1 %s 2>/dev/null", image);
   return system (cmd) == 0 ? 0 : -1;

@@ -53,6 +53,8 @@ const struct cfg crash_configs[] = {
     BASE_COMPRESSED },
   { "adopted, snapshot", 12, 4, 4, 2, 4, 96, 1, 120, 8, 30, 5, 5,
     BASE_SNAPSHOT },
+  { "adopted, extended L2", 14, 4, 4, 2, 4, 64, 2, 120, 8, 30, 4, 4,
+    BASE_EXTENDED },
   { "grown", 12, 4, 4, 2, 4, 96, 1, 100, 8, 20, 5, 5, BASE_GROWN },
   { "failed sync", 12, 4, 5, 2, 4, 128, 1, 200, 8, 60, 6, 6, BASE_CREATED,
     .fail_sync = true },

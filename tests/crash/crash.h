@@ -42,6 +42,7 @@ enum base_kind {
   BASE_PLAIN,         /* stock image with data, adopted in the workload */
   BASE_COMPRESSED,    /* the same, compressed */
   BASE_SNAPSHOT,      /* the same, with an internal snapshot */
+  BASE_EXTENDED,      /* the same as SNAPSHOT, with extended L2 entries */
   BASE_GROWN,         /* made small, its virtual size raised afterwards */
 };
 

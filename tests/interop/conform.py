@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""conform.py PLUGIN DIR: images of every kind that qemu-img can make, served
+"""conform.py PLUGIN TOOL DIR: images of every kind that qemu-img can make, served
 and compared with QEMU's own view of them.
 
 Each case is an image built by qemu-img and qemu-io from a seed.  It is served
@@ -27,7 +27,7 @@ import nbd
 import conformimg
 from conformimg import run
 
-PLUGIN, DIR = sys.argv[1:3]
+PLUGIN, TOOL, DIR = sys.argv[1:4]
 
 
 class Failure(Exception):
@@ -142,6 +142,10 @@ def check_file(image):
     r = subprocess.run(['qemu-img', 'check', image], capture_output=True,
                        text=True, check=False)
     expect(r.returncode == 0, f'qemu-img check: status {r.returncode}: '
+           + (r.stdout + r.stderr)[:600])
+    r = subprocess.run([TOOL, 'check', image], capture_output=True, text=True,
+                       check=False)
+    expect(r.returncode == 0, f'qcow2-dedup check: status {r.returncode}: '
            + (r.stdout + r.stderr)[:600])
 
 

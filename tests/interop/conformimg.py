@@ -16,7 +16,7 @@ DIMENSIONS = (
     ('cluster', ('c512', 'c4k', 'c16k', 'c64k', 'c2M')),
     ('version', ('v2', 'v3')),
     ('refcount', ('r1', 'r2', 'r4', 'r8', 'r16', 'r32', 'r64')),
-    ('l2', ('std',)),
+    ('l2', ('std', 'ext')),
     ('compression', ('zlib', 'zstd')),
     ('backing', ('none', 'raw', 'qcow2', 'chain', 'short', 'probed')),
     ('extra', ('plain', 'snap', 'lazy', 'dirty', 'odd', 'prealloc')),

@@ -8,4 +8,4 @@
 need qemu-img qemu-io
 
 export CONFORM_PRELOAD=$preload
-$PY "$HERE/conform.py" "$PLUGIN" "$TMP"
+$PY "$HERE/conform.py" "$PLUGIN" "$TOOL" "$TMP"

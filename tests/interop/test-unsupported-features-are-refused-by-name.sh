@@ -15,8 +15,6 @@ unsupported () # PATTERN IMAGE
 }
 
 cd "$TMP"
-qemu-img create -q -f qcow2 -o extended_l2=on,cluster_size=64k ext.qcow2 16M
-unsupported 'extended L2' ext.qcow2
 qemu-img create -q -f qcow2 -o data_file=data.raw data.qcow2 16M
 unsupported 'data file' data.qcow2
 qemu-img create -q -f qcow2 --object secret,id=s,data=x \
