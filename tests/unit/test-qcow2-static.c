@@ -293,13 +293,52 @@ test_backing_faults_name_the_file (void **state)
   assert_refused ("loop", false, FAULT_UNSUPPORTED, "backing file loop: ");
 }
 
+/* --- Extended L2 entries ---------------------------------------------- */
+
+static void
+test_subclusters_read_like_qemu (void **state)
+{
+  run ("truncate -s 1M base;"
+       "qemu-io -f raw -c 'write -P 9 0 1M' base");
+  run ("qemu-img create -f qcow2 -o extended_l2=on -b base -F raw sub 2M;"
+       "qemu-io -f qcow2 -c 'write -P 1 2k 4k' -c 'write -z 10k 6k' "
+       "-c 'write -P 2 100k 200k' -c 'write -z 256k 64k' -c 'discard 320k 64k' "
+       "-c 'write -P 3 1500k 512' sub");
+  assert_reads_like_qemu ("sub");
+}
+
+/* What the bitmap of the first cluster says is not possible: only that
+ * cluster can't be read. */
+static void
+test_impossible_subclusters_are_errors (void **state)
+{
+  static const uint64_t bad[] = {
+    UINT64_C (0x00000001ffffffff),      /* allocated and zero */
+    UINT64_C (0x0000000100000001),
+  };
+  struct qcow2_image *img;
+  uint8_t buf[512];
+
+  for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+    run ("qemu-img create -f qcow2 -o extended_l2=on x 1M;"
+         "qemu-io -f qcow2 -c 'write -P 1 0 128k' x");
+    patch_u64 ("x", 4 * 65536 + 8, bad[i]);     /* the first L2 table */
+    img = must_open ("x", false);
+    assert_int_equal (qcow2_read (img, 0, buf, 0, sizeof buf), -EIO);
+    assert_int_equal (qcow2_read (img, 0, buf, 65536, sizeof buf), 0);
+    assert_int_equal (buf[0], 1);
+    close_image (img);
+  }
+  run ("qemu-img create -f qcow2 -o cluster_size=4k x 1M");
+  patch_u64 ("x", 72, QCOW2_INCOMPAT_EXTENDED_L2);
+  assert_refused ("x", false, FAULT_CORRUPT, "too small for extended L2");
+}
+
 /* --- Refusals ------------------------------------------------------- */
 
 static void
 test_features_are_refused_by_name (void **state)
 {
-  run ("qemu-img create -f qcow2 -o extended_l2=on x 1M");
-  assert_refused ("x", false, FAULT_UNSUPPORTED, "extended L2 entries");
   run ("qemu-img create -f qcow2 -o data_file=x.data x 1M");
   assert_refused ("x", false, FAULT_UNSUPPORTED, "external data file");
   run ("qemu-img create -f qcow2 x 1M");
@@ -448,6 +487,8 @@ main (void)
     TEST (test_plain_clusters_read_like_qemu),
     TEST (test_compressed_clusters_read_like_qemu),
     TEST (test_damaged_compressed_cluster_is_an_error),
+    TEST (test_subclusters_read_like_qemu),
+    TEST (test_impossible_subclusters_are_errors),
     TEST (test_version_2_reads_like_qemu),
     TEST (test_snapshots_read_as_the_disk_was),
     TEST (test_huge_empty_disk_maps_in_few_steps),
