@@ -14,11 +14,13 @@ enum mutation {
   MUTATION_LAW_1_NO_SYNC,         /* it is set, but not made durable */
   MUTATION_LAW_2,                 /* data is written after its record */
   MUTATION_LAW_3,                 /* tables are written before the journal */
+  MUTATION_LAW_3_NOT_RECORDED,    /* ... when no block says it is durable */
   MUTATION_LAW_4,                 /* checkpoint moves before tables are safe */
   MUTATION_LAW_5,                 /* bit 48 is cleared before the checkpoint */
   MUTATION_LAW_5_NO_SYNC,         /* ... before the checkpoint is durable */
   MUTATION_LAW_6_NO_QUARANTINE,   /* freed clusters are reused at once */
   MUTATION_LAW_6_NOT_RECORDED,    /* ... once the record is durable */
+  MUTATION_LAW_6_SAID_ONCE,       /* ... once one block says so */
   MUTATION_LAW_7,                 /* journal areas go round too early */
   MUTATION_LAW_8_NO_SYNC,         /* incarnation listed, but not durable */
   MUTATION_LAW_8_INDEX_START,     /* index start passes unwritten entries */
@@ -27,6 +29,9 @@ enum mutation {
   MUTATION_LAW_11,                /* mapping is replayed with bit 48 clear */
   MUTATION_SAME_EPOCH,            /* recovery starts no new epoch */
   MUTATION_TRUST_ALL,             /* data past D is not compared */
+  MUTATION_NO_LOOK_BEHIND,        /* recovery stops at a rotten block */
+  MUTATION_NO_CUT,                /* refused groups get into the index */
+  MUTATION_OLD_EPOCH,             /* an older configuration keeps its epoch */
   NR_MUTATIONS
 };
 

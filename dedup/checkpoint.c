@@ -69,6 +69,21 @@ add_areas_locked (struct dedup_disk *d, size_t nr)
   }
 }
 
+/* Twice, so that both slots say the same: either one may rot. */
+int
+dedup_config_save (struct dedup_disk *d)
+{
+  int r = 0, i;
+
+  for (i = 0; i < 2 && r == 0; i++) {
+    r = dedup_config_write (d->io, &d->ext, d->config);
+    if (r == 0 && !mutation (MUTATION_LAW_5_NO_SYNC))
+      r = dedup_sync (d);
+  }
+  return r < 0 ? dedup_fail (d, r, "writing the store's configuration failed")
+    : 0;
+}
+
 int
 dedup_config_commit (struct dedup_disk *d, bool frozen_done)
 {
@@ -86,17 +101,15 @@ dedup_config_commit (struct dedup_disk *d, bool frozen_done)
     : dedup_index_start_locked (d);
   if (mutation (MUTATION_LAW_8_INDEX_START))
     c->index_start = d->index.current_start;
+  dedup_forget_cuts (c, c->index_start);
   recycled = recycle_areas_locked (d, MIN_OF (c->checkpoint, c->index_start));
   if (!d->exact)
     c->flags &= ~DEDUP_CONFIG_EXACT;
   lock_release (d->lock);
 
-  r = mutation (MUTATION_LAW_7) && recycled ? 0
-    : dedup_config_write (d->io, &d->ext, c);
-  if (r == 0 && !mutation (MUTATION_LAW_5_NO_SYNC))
-    r = dedup_sync (d);
+  r = mutation (MUTATION_LAW_7) && recycled ? 0 : dedup_config_save (d);
   if (r < 0)
-    return dedup_fail (d, r, "writing the store's configuration failed");
+    return r;
 
   lock_acquire (d->lock);
   add_areas_locked (d, recycled);
@@ -107,12 +120,40 @@ dedup_config_commit (struct dedup_disk *d, bool frozen_done)
 
 /* --- checkpoint ------------------------------------------------------------------- */
 
+/* All records below *SEQ are durable, and a durable block shall say so before
+ * tables are written: a record that they hold must not be taken for the end
+ * of the journal if it rots, or a recovery would add older changes to newer
+ * tables.  A block made for that, without records, is as good as below the
+ * checkpoint: *SEQ moves past it.  Where the areas are full, it has to do
+ * without. */
 static int
-write_tables (struct dedup_disk *d, struct qcow2_writeback *wb)
+say_durable (struct dedup_disk *d, uint64_t *seq)
+{
+  bool last;
+
+  lock_acquire (d->lock);
+  if (!d->recovery_bit || d->checkpoint >= *seq ||
+      dedup_journal_known_durable_locked (d->journal) >= *seq - 1) {
+    lock_release (d->lock);
+    return 0;
+  }
+  last = dedup_journal_seq_locked (d->journal) == *seq;
+  dedup_journal_force_locked (d->journal);
+  if (last)
+    *seq = dedup_journal_seq_locked (d->journal);
+  lock_release (d->lock);
+  return commit_journal (d);
+}
+
+static int
+write_tables (struct dedup_disk *d, struct qcow2_writeback *wb, uint64_t *seq)
 {
   int r;
 
   r = mutation (MUTATION_LAW_3) ? 0 : commit_journal (d);   /* law 3 */
+  if (r == 0 && !mutation (MUTATION_LAW_3) &&
+      !mutation (MUTATION_LAW_3_NOT_RECORDED))
+    r = say_durable (d, seq);
   if (r < 0)
     return r;
   r = qcow2_writeback_write (wb);
@@ -142,7 +183,7 @@ dedup_checkpoint (struct dedup_disk *d)
   lock_release (d->lock);
   if (r < 0)
     return r;
-  r = write_tables (d, wb);
+  r = write_tables (d, wb, &seq);
   lock_acquire (d->lock);
   qcow2_writeback_end_locked (wb, r == 0);
   lock_release (d->lock);
@@ -302,15 +343,16 @@ give_back (struct dedup_disk *d, const struct qcow2_run *runs, size_t nr)
   }
 }
 
-/* What may be reused (law 6): freed by records that a durable block says are
- * durable, or that no recovery will look at again. */
+/* What may be reused (law 6): freed by records that are certain, or that no
+ * recovery will look at again. */
 static uint64_t
 reusable_seq_locked (struct dedup_disk *d)
 {
   if (mutation (MUTATION_LAW_6_NOT_RECORDED))
     return dedup_journal_durable_locked (d->journal);
-  return MAX_OF (dedup_journal_known_durable_locked (d->journal),
-                 d->checkpoint - 1);
+  return MAX_OF (mutation (MUTATION_LAW_6_SAID_ONCE) ?
+                 dedup_journal_known_durable_locked (d->journal) :
+                 dedup_journal_certain_locked (d->journal), d->checkpoint - 1);
 }
 
 int
@@ -370,8 +412,8 @@ dedup_drain_quarantine (struct dedup_disk *d)
 {
   int r = 0, i;
 
-  /* Once to make the records durable, once to say so. */
-  for (i = 0; i < 2 && r == 0 && quarantined (d) > 0; i++) {
+  /* Once to make the records durable, once to say so, once to say that. */
+  for (i = 0; i < 3 && r == 0 && quarantined (d) > 0; i++) {
     r = dedup_commit_empty (d);
     if (r == 0)
       r = dedup_release_quarantine (d);

@@ -180,6 +180,26 @@ check_limbo (const struct dedup_config *c, uint64_t cluster_size,
   return 0;
 }
 
+/* In order, below the epoch that began when they were cut. */
+static int
+check_cuts (const struct dedup_config *c, struct fault *f)
+{
+  uint64_t least = 1;
+  uint32_t i;
+
+  for (i = 0; i < c->nr_cuts; ++i) {
+    const struct dedup_cut *x = &c->cuts[i];
+
+    if (x->seq < least || x->seq >= c->epoch_start ||
+        x->len < DEDUP_BLOCK_HEADER || x->len > DEDUP_BLOCK_SIZE)
+      return wrong (f, "configuration: cut block %" PRIu32 ": number %" PRIu64
+                    " or length %" PRIu32 " is out of range", i, x->seq,
+                    x->len);
+    least = x->seq + 1;
+  }
+  return 0;
+}
+
 /* --- Areas apart from each other ----------------------------------------- */
 
 #define MAX_PLACES (DEDUP_MAX_JOURNAL_AREAS + DEDUP_MAX_INCARNATIONS + \
@@ -189,23 +209,30 @@ struct place {
   uint64_t host_off, end;
 };
 
-/* All areas of C; returns their number. */
 static size_t
-list_places (const struct dedup_config *c, struct place v[MAX_PLACES])
+nr_places (const struct dedup_config *c)
 {
-  size_t n = 0;
-  uint32_t i;
+  return (size_t) c->nr_areas + c->nr_incarnations + c->nr_limbo;
+}
 
-  for (i = 0; i < c->nr_areas; ++i, ++n)
-    v[n] = (struct place) { c->areas[i].host_off, area_bytes (&c->areas[i]) };
-  for (i = 0; i < c->nr_incarnations; ++i, ++n)
-    v[n] = (struct place) { c->incarnations[i].host_off,
-                            c->incarnations[i].size_bytes };
-  for (i = 0; i < c->nr_limbo; ++i, ++n)
-    v[n] = (struct place) { c->limbo[i].host_off, c->limbo[i].size_bytes };
-  for (i = 0; i < n; ++i)
-    v[i].end += v[i].host_off;
-  return n;
+static struct place
+place_of (uint64_t host_off, uint64_t size_bytes)
+{
+  return (struct place) { host_off, host_off + size_bytes };
+}
+
+/* Area I of all that C lists. */
+static struct place
+place_at (const struct dedup_config *c, size_t i)
+{
+  if (i < c->nr_areas)
+    return place_of (c->areas[i].host_off, area_bytes (&c->areas[i]));
+  i -= c->nr_areas;
+  if (i < c->nr_incarnations)
+    return place_of (c->incarnations[i].host_off,
+                     c->incarnations[i].size_bytes);
+  i -= c->nr_incarnations;
+  return place_of (c->limbo[i].host_off, c->limbo[i].size_bytes);
 }
 
 static int
@@ -220,11 +247,12 @@ static int
 check_apart (const struct dedup_config *c, struct fault *f)
 {
   CLEANUP_FREE struct place *v = malloc (MAX_PLACES * sizeof *v);
-  size_t n, i;
+  size_t n = nr_places (c), i;
 
   if (v == NULL)
     return -ENOMEM;
-  n = list_places (c, v);
+  for (i = 0; i < n; ++i)
+    v[i] = place_at (c, i);
   qsort (v, n, sizeof *v, compare_places);
   for (i = 1; i < n; ++i)
     if (v[i].host_off < v[i - 1].end)
@@ -244,7 +272,8 @@ dedup_config_check (const struct dedup_config *c, uint64_t cluster_size,
       (r = check_journal_areas (c, cluster_size, f)) < 0 ||
       (r = check_sequence (c, f)) < 0 ||
       (r = check_incarnations (c, cluster_size, f)) < 0 ||
-      (r = check_limbo (c, cluster_size, f)) < 0)
+      (r = check_limbo (c, cluster_size, f)) < 0 ||
+      (r = check_cuts (c, f)) < 0)
     return r;
   return check_apart (c, f);
 }
@@ -254,20 +283,18 @@ dedup_config_check_file (const struct dedup_config *c,
                          const struct dedup_ext *ext, uint64_t file_end,
                          struct fault *f)
 {
-  CLEANUP_FREE struct place *v = malloc (MAX_PLACES * sizeof *v);
   const uint64_t config_end = ext->config_off + ext->config_size;
-  size_t n, i;
+  size_t n = nr_places (c), i;
 
-  if (v == NULL)
-    return -ENOMEM;
-  n = list_places (c, v);
   for (i = 0; i < n; ++i) {
-    if (v[i].end > file_end)
+    const struct place p = place_at (c, i);
+
+    if (p.end > file_end)
       return wrong (f, "configuration: area at 0x%" PRIx64 " reaches past "
-                    "the end of the file", v[i].host_off);
-    if (v[i].host_off < config_end && ext->config_off < v[i].end)
+                    "the end of the file", p.host_off);
+    if (p.host_off < config_end && ext->config_off < p.end)
       return wrong (f, "configuration: area at 0x%" PRIx64 " overlaps the "
-                    "configuration area", v[i].host_off);
+                    "configuration area", p.host_off);
   }
   return 0;
 }

@@ -190,12 +190,11 @@ int
 dedup_config_write (struct io_store *io, const struct dedup_ext *ext,
                     struct dedup_config *c)
 {
-  CLEANUP_FREE uint8_t *buf = malloc (DEDUP_CONFIG_SLOT);
+  uint8_t buf[DEDUP_CONFIG_SLOT];   /* no ENOMEM: none may stop a checkpoint */
   uint64_t end = 0;
+  size_t len;
   int r;
 
-  if (buf == NULL)
-    return -ENOMEM;
   /* Only sure for clusters of the largest size, but a slot that can't be
    * read back would be found too late. */
   r = file_end (io, MAX_CLUSTER, &end);
@@ -204,8 +203,9 @@ dedup_config_write (struct io_store *io, const struct dedup_ext *ext,
   if (r < 0)
     return r == -EINVAL ? -EIO : r;
   c->generation++;
-  dedup_config_encode (c, buf);
-  r = io_pwrite (io, buf, DEDUP_CONFIG_SLOT, slot_off (ext, c->generation));
+  len = dedup_config_encode (c, buf);
+  r = io_pwrite (io, buf, round_up_pow2 (len, DEDUP_BLOCK_SIZE),
+                 slot_off (ext, c->generation));
   if (r < 0)
     c->generation--;
   return r;

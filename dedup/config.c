@@ -66,6 +66,12 @@ struct wire_limbo {
   be64 size_bytes;
 };
 
+struct wire_cut {
+  be64 seq;
+  be32 len;
+  be32 zero;
+};
+
 WIRE_FIELD_AT (struct wire_config, version, 8);
 WIRE_FIELD_AT (struct wire_config, length, 12);
 WIRE_FIELD_AT (struct wire_config, store_id, 16);
@@ -96,8 +102,11 @@ WIRE_FIELD_AT (struct wire_incarnation, nr_entries, 28);
 WIRE_FIELD_AT (struct wire_incarnation, nr_deleted, 32);
 WIRE_FIELD_AT (struct wire_incarnation, zero, 36);
 WIRE_FIELD_AT (struct wire_limbo, size_bytes, 8);
+WIRE_FIELD_AT (struct wire_cut, len, 8);
+WIRE_FIELD_AT (struct wire_cut, zero, 12);
 _Static_assert (sizeof (struct wire_config) == 128, "configuration");
 _Static_assert (sizeof (struct wire_area) == 24, "journal area");
+_Static_assert (sizeof (struct wire_cut) == 16, "cut block");
 _Static_assert (sizeof (struct wire_incarnation) == 40, "incarnation");
 _Static_assert (sizeof (struct wire_limbo) == 16, "limbo area");
 _Static_assert (128 + DEDUP_MAX_JOURNAL_AREAS * 24 +
@@ -107,12 +116,14 @@ _Static_assert (128 + DEDUP_MAX_JOURNAL_AREAS * 24 +
 /* --- Encoding ------------------------------------------------------------ */
 
 static size_t
-config_length (uint32_t nr_areas, uint32_t nr_incarnations, uint32_t nr_limbo)
+config_length (uint32_t nr_areas, uint32_t nr_incarnations, uint32_t nr_limbo,
+               uint32_t nr_cuts)
 {
   return sizeof (struct wire_config) +
     nr_areas * sizeof (struct wire_area) +
     nr_incarnations * sizeof (struct wire_incarnation) +
-    nr_limbo * sizeof (struct wire_limbo);
+    nr_limbo * sizeof (struct wire_limbo) +
+    nr_cuts * sizeof (struct wire_cut);
 }
 
 static struct wire_config
@@ -176,6 +187,15 @@ encode_limbo (const struct dedup_limbo_area *l)
   };
 }
 
+static struct wire_cut
+encode_cut (const struct dedup_cut *x)
+{
+  return (struct wire_cut) {
+    .seq = be64_make (x->seq),
+    .len = be32_make (x->len),
+  };
+}
+
 static void
 encode_arrays (const struct dedup_config *c, uint8_t *p)
 {
@@ -200,6 +220,12 @@ encode_arrays (const struct dedup_config *c, uint8_t *p)
     memcpy (p, &w, sizeof w);
     p += sizeof w;
   }
+  for (i = 0; i < c->nr_cuts; ++i) {
+    const struct wire_cut w = encode_cut (&c->cuts[i]);
+
+    memcpy (p, &w, sizeof w);
+    p += sizeof w;
+  }
 }
 
 size_t
@@ -212,7 +238,9 @@ dedup_config_encode (const struct dedup_config *c,
   assert (c->nr_areas <= DEDUP_MAX_JOURNAL_AREAS);
   assert (c->nr_incarnations <= DEDUP_MAX_INCARNATIONS);
   assert (c->nr_limbo <= DEDUP_MAX_LIMBO);
-  length = config_length (c->nr_areas, c->nr_incarnations, c->nr_limbo);
+  assert (c->nr_cuts <= DEDUP_MAX_CUTS);
+  length = config_length (c->nr_areas, c->nr_incarnations, c->nr_limbo,
+                          c->nr_cuts);
   w = encode_fields (c, length);
   memset (buf, 0, DEDUP_CONFIG_SLOT);
   memcpy (buf, &w, sizeof w);
@@ -280,6 +308,8 @@ check_counts (const struct wire_config *w, struct fault *f)
   const uint32_t nr_areas = be32_load (w->nr_areas);
   const uint32_t nr_incarnations = be32_load (w->nr_incarnations);
   const uint32_t nr_limbo = be32_load (w->nr_limbo);
+  const uint32_t length = be32_load (w->length);
+  size_t rest;
 
   if (nr_areas < 1 || nr_areas > DEDUP_MAX_JOURNAL_AREAS)
     return wrong (f, "configuration: %" PRIu32 " journal areas", nr_areas);
@@ -288,8 +318,9 @@ check_counts (const struct wire_config *w, struct fault *f)
                   nr_incarnations);
   if (nr_limbo > DEDUP_MAX_LIMBO)
     return wrong (f, "configuration: %" PRIu32 " limbo areas", nr_limbo);
-  if (be32_load (w->length) !=
-      config_length (nr_areas, nr_incarnations, nr_limbo))
+  rest = config_length (nr_areas, nr_incarnations, nr_limbo, 0);
+  if (length < rest || (length - rest) % sizeof (struct wire_cut) != 0 ||
+      (length - rest) / sizeof (struct wire_cut) > DEDUP_MAX_CUTS)
     return wrong (f, "configuration: length contradicts the counts");
   return 0;
 }
@@ -312,6 +343,11 @@ load_fields (const struct wire_config *w, struct dedup_config *c)
   c->nr_areas = be32_load (w->nr_areas);
   c->nr_incarnations = be32_load (w->nr_incarnations);
   c->nr_limbo = be32_load (w->nr_limbo);
+  /* The rest of the length; check_counts has seen that it comes out even. */
+  c->nr_cuts = (be32_load (w->length) -
+                (uint32_t) config_length (c->nr_areas, c->nr_incarnations,
+                                          c->nr_limbo, 0)) /
+    sizeof (struct wire_cut);
   memcpy (c->hash_key, w->hash_key, sizeof c->hash_key);
 }
 
@@ -348,6 +384,13 @@ load_arrays (const uint8_t *p, struct dedup_config *c)
     memcpy (&w, p, sizeof w);
     c->limbo[i].host_off = be64_load (w.host_off);
     c->limbo[i].size_bytes = be64_load (w.size_bytes);
+  }
+  for (i = 0; i < c->nr_cuts; ++i, p += sizeof (struct wire_cut)) {
+    struct wire_cut w;
+
+    memcpy (&w, p, sizeof w);
+    c->cuts[i].seq = be64_load (w.seq);
+    c->cuts[i].len = be32_load (w.len);
   }
 }
 

@@ -32,6 +32,12 @@ struct dedup_limbo_area {
   uint64_t host_off, size_bytes;
 };
 
+/* A block of which a recovery took the first groups only. */
+struct dedup_cut {
+  uint64_t seq;
+  uint32_t len;                 /* bytes of it that count, with its header */
+};
+
 #define DEDUP_CONFIG_EXACT 1u   /* flags: see docs/on-disk.md section 5 */
 
 struct dedup_config {
@@ -48,10 +54,11 @@ struct dedup_config {
   uint32_t max_journal_areas;
   uint32_t journal_area_size;
   uint8_t hash_key[DEDUP_HASH_KEY_SIZE];   /* 0 where the hash has none */
-  uint32_t nr_areas, nr_incarnations, nr_limbo;
+  uint32_t nr_areas, nr_incarnations, nr_limbo, nr_cuts;
   struct dedup_journal_area areas[DEDUP_MAX_JOURNAL_AREAS];
   struct dedup_incarnation_desc incarnations[DEDUP_MAX_INCARNATIONS];
   struct dedup_limbo_area limbo[DEDUP_MAX_LIMBO];
+  struct dedup_cut cuts[DEDUP_MAX_CUTS];
 };
 
 /* Encode into BUF (DEDUP_CONFIG_SLOT bytes, zero padded); returns the bytes

@@ -325,7 +325,7 @@ complete_recovery (struct dedup_disk *d, struct fault *f)
 static int
 load_store (struct dedup_disk *d, bool adopted, struct fault *f)
 {
-  bool crashed = d->recovery_bit, ok;
+  bool crashed = d->recovery_bit, ok, renewed = false;
   uint64_t next;
   int r;
 
@@ -347,6 +347,9 @@ load_store (struct dedup_disk *d, bool adopted, struct fault *f)
     if (!adopted)
       d->config->flags &= ~DEDUP_CONFIG_EXACT;
   }
+  else if (d->writable &&
+           (r = dedup_renew_epoch (d, next, &renewed, f)) < 0)
+    return r;
   r = open_journal (d, next);
   if (r == 0 && d->writable && d->dedup)
     r = dedup_hints_new (qcow2_geometry (d->img)->nr_clusters, &d->hints);
@@ -356,6 +359,9 @@ load_store (struct dedup_disk *d, bool adopted, struct fault *f)
   d->has_store = true;
   d->exact = (d->config->flags & DEDUP_CONFIG_EXACT) != 0;
   d->replayed = crashed && !d->writable;
+  if (renewed && (r = dedup_config_save (d)) < 0)
+    return fault_io (f, -r, UINT64_MAX, "writing the store's configuration: "
+                     "%s", strerror (-r));
   return crashed && d->writable ? complete_recovery (d, f) : 0;
 }
 

@@ -213,6 +213,8 @@ int dedup_checkpoint (struct dedup_disk *d) MUST_CHECK;
  * FROZEN_DONE: it lists the frozen log store as an incarnation.
  * Maintenance. */
 int dedup_config_commit (struct dedup_disk *d, bool frozen_done) MUST_CHECK;
+/* The list of areas in memory, and all else, made durable. */
+int dedup_config_save (struct dedup_disk *d) MUST_CHECK;
 /* Checkpoint and clear bit 48, unless somebody is changing: 1 then. */
 int dedup_clean (struct dedup_disk *d) MUST_CHECK;
 /* Free what may be reused by now; give trimmed space back to the host. */
@@ -269,6 +271,13 @@ int dedup_find_space (struct dedup_disk *d) MUST_CHECK;
  * records to the tables in memory.  *NEXT: where the journal goes on. */
 int dedup_replay (struct dedup_disk *d, bool replay, uint64_t *next,
                   struct fault *f) MUST_CHECK;
+/* A clean image may have got an older configuration back (rot, a copy).  What
+ * was written under the later one must not be taken for what is written from
+ * NEXT on: begin a new epoch, in memory.  *RENEWED tells. */
+int dedup_renew_epoch (struct dedup_disk *d, uint64_t next, bool *renewed,
+                       struct fault *f) MUST_CHECK;
+/* Forget the cuts of blocks below a number: nobody reads them again. */
+void dedup_forget_cuts (struct dedup_config *c, uint64_t below);
 
 /* --- create.c ------------------------------------------------------------------------------------ */
 

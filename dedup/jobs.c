@@ -108,11 +108,9 @@ add_area (struct dedup_disk *d)
   last = &c->areas[c->nr_areas - 1];
   a.first_seq = last->first_seq + last->nr_blocks;
   c->areas[c->nr_areas++] = a;
-  r = dedup_config_write (d->io, &d->ext, c);
-  if (r == 0)
-    r = dedup_sync (d);
+  r = dedup_config_save (d);
   if (r < 0)
-    return dedup_fail (d, r, "writing the store's configuration failed");
+    return r;
   LOCK_FOR_SCOPE (d->lock);
   return dedup_journal_add_area_locked (d->journal, &a);
 }
@@ -548,6 +546,8 @@ commit_job (struct dedup_disk *d)
     qcow2_quarantined_locked (d->img) > 0;
   lock_release (d->lock);
   r = idle ? dedup_commit_empty (d) : dedup_flush (d);
+  if (r == 0 && idle)           /* to say so, and to say that: see law 6 */
+    r = dedup_commit_empty (d);
   return r < 0 ? r : dedup_release_quarantine (d);
 }
 

@@ -224,6 +224,95 @@ dedup_journal_read (struct io_store *io, const struct dedup_config *c,
   return r < 0 ? r : 0;
 }
 
+/* --- What is there besides ----------------------------------------------- */
+
+/* The configuration says that number SEQ is at the place of block H.  It was
+ * not the last one if the block has a higher number, or belongs to a later
+ * epoch: numbers and epochs only grow, and none is written before the
+ * configuration that gives it its place is durable (law 7). */
+static bool
+is_newer (const struct dedup_config *c, const struct dedup_block_head *h,
+          uint64_t seq)
+{
+  return h->epoch > c->epoch ? h->seq >= seq
+    : h->epoch == c->epoch && h->seq > seq;
+}
+
+static void
+see_rest (const struct dedup_config *c, uint8_t *block, uint64_t seq,
+          struct dedup_journal_rest *rest)
+{
+  struct dedup_block_head h;
+
+  if (!dedup_block_decode (block, &h) || h.store_id != c->store_id)
+    return;
+  rest->epoch = MAX_OF (rest->epoch, h.epoch);
+  if (is_newer (c, &h, seq))
+    rest->newer = true;
+  if (h.seq == seq && (seq < c->epoch_start || h.epoch == c->epoch))
+    rest->durable = MAX_OF (rest->durable, h.known_durable);
+}
+
+static int
+see_area (struct io_store *io, const struct dedup_config *c,
+          const struct dedup_journal_area *area, uint64_t seq, uint8_t *buf,
+          struct dedup_journal_rest *rest)
+{
+  uint64_t end = area->first_seq + area->nr_blocks, count, i;
+
+  for (; seq < end; seq += count) {
+    count = MIN_OF (end - seq, READ_BATCH / DEDUP_BLOCK_SIZE);
+    if (io_pread (io, buf, count * DEDUP_BLOCK_SIZE, area->host_off +
+                  (seq - area->first_seq) * DEDUP_BLOCK_SIZE) < 0)
+      return -EIO;
+    for (i = 0; i < count; i++)
+      see_rest (c, buf + i * DEDUP_BLOCK_SIZE, seq + i, rest);
+  }
+  return 0;
+}
+
+int
+dedup_journal_rest (struct io_store *io, const struct dedup_config *c,
+                    uint64_t from, struct dedup_journal_rest *rest)
+{
+  CLEANUP_FREE uint8_t *buf = malloc (READ_BATCH);
+  int r = buf ? 0 : -ENOMEM;
+
+  *rest = (struct dedup_journal_rest) { .epoch = c->epoch };
+  for (uint32_t i = 0; r == 0 && i < c->nr_areas; i++)
+    r = see_area (io, c, &c->areas[i], MAX_OF (from, c->areas[i].first_seq),
+                  buf, rest);
+  return r;
+}
+
+/* Where the areas are full, the next block goes to one that is recycled, or to
+ * a new one: then the first block of each would be newer. */
+int
+dedup_journal_newer (struct io_store *io, const struct dedup_config *c,
+                     uint64_t next, bool *newer)
+{
+  const struct dedup_journal_area *last = &c->areas[c->nr_areas - 1];
+  bool full = next == last->first_seq + last->nr_blocks;
+  uint8_t buf[DEDUP_BLOCK_SIZE];
+  struct dedup_block_head h;
+
+  *newer = false;
+  for (uint32_t i = 0; i < c->nr_areas; i++) {
+    const struct dedup_journal_area *a = &c->areas[i];
+    uint64_t at = full ? 0 : next - a->first_seq;
+
+    if (!full && (next < a->first_seq || at >= a->nr_blocks))
+      continue;
+    if (io_pread (io, buf, sizeof buf,
+                  a->host_off + at * DEDUP_BLOCK_SIZE) < 0)
+      return -EIO;
+    if (dedup_block_decode (buf, &h) && h.store_id == c->store_id &&
+        h.seq >= next && h.epoch >= c->epoch)
+      *newer = true;
+  }
+  return 0;
+}
+
 /* --- Composing ----------------------------------------------------------- */
 
 struct composer {

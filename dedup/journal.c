@@ -95,6 +95,7 @@ struct dedup_journal {
   uint64_t pending;             /* bytes of records not durable */
   uint64_t durable;
   uint64_t known_durable;
+  uint64_t certain;
   bool group_open;              /* records came since the last END */
   bool committing;              /* there is a leader */
   int err;                      /* sticky, -errno */
@@ -222,7 +223,7 @@ dedup_journal_new (const struct dedup_journal_params *p,
   memcpy (j->areas, p->areas, p->nr_areas * sizeof *p->areas);
   j->nr_areas = p->nr_areas;
   j->fill_seq = p->next_seq;
-  j->durable = j->known_durable = p->next_seq - 1;
+  j->durable = j->known_durable = j->certain = p->next_seq - 1;
   if (make_pool (j) < 0) {
     dedup_journal_free (j);
     return -ENOMEM;
@@ -359,6 +360,13 @@ dedup_journal_known_durable_locked (const struct dedup_journal *j)
   return j->known_durable;
 }
 
+uint64_t
+dedup_journal_certain_locked (const struct dedup_journal *j)
+{
+  assert (lock_held (j->lock));
+  return j->certain;
+}
+
 int
 dedup_journal_error_locked (const struct dedup_journal *j)
 {
@@ -429,6 +437,8 @@ publish (struct dedup_journal *j, const struct block_list *batch,
     j->err = r;           /* law 10 */
   else {
     j->durable = batch->last->seq;
+    /* The blocks that said the old number are below the new one. */
+    j->certain = j->known_durable;
     j->known_durable = MAX_OF (j->known_durable, known_durable);
   }
   for (struct block *b = batch->first; b; b = next) {

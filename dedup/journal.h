@@ -57,10 +57,11 @@ void dedup_journal_force_locked (struct dedup_journal *j);
 /* Bytes of records not yet durable. */
 uint64_t dedup_journal_pending_locked (const struct dedup_journal *j);
 
-/* Highest durable number, and the highest that a durable block says is
- * durable (law 6). */
+/* Highest durable number; the highest that a durable block says is durable;
+ * and the highest that a block says of which another one says so (law 6). */
 uint64_t dedup_journal_durable_locked (const struct dedup_journal *j);
 uint64_t dedup_journal_known_durable_locked (const struct dedup_journal *j);
+uint64_t dedup_journal_certain_locked (const struct dedup_journal *j);
 
 /* Make every record appended before the call durable: seal, write, one sync
  * shared by all who wait.  Called without the lock.  Returns at once if all
@@ -105,6 +106,24 @@ int dedup_journal_read (struct io_store *io, const struct dedup_config *c,
                         int (*cb) (void *opaque,
                                    const struct dedup_journal_block *b),
                         void *opaque, uint64_t *next) MUST_CHECK;
+
+/* What lies in the areas behind the journal's end. */
+struct dedup_journal_rest {
+  uint64_t durable;           /* highest number that a block of the
+                               * configuration's epoch says is durable */
+  uint32_t epoch;             /* highest of any block of the store */
+  bool newer;                 /* blocks of a later configuration are there */
+};
+
+/* Look at the place of each block from FROM on, wherever the journal ended.
+ * -EIO, -ENOMEM. */
+int dedup_journal_rest (struct io_store *io, const struct dedup_config *c,
+                        uint64_t from, struct dedup_journal_rest *rest)
+  MUST_CHECK;
+/* Is the block at the place of number NEXT, which is about to be written, one
+ * that only a later configuration than C can have brought about?  *NEWER. */
+int dedup_journal_newer (struct io_store *io, const struct dedup_config *c,
+                         uint64_t next, bool *newer) MUST_CHECK;
 
 /* Encode records as the first blocks of a new journal in memory: used when a
  * store is made.  END is added where the last record is none.  *LEN is a

@@ -7,6 +7,13 @@
  * D the data may not have reached the disk, so each new cluster is compared
  * with its record, and the first group that fails ends the replay.
  *
+ * The first pass looks behind the end as well: a block that rotted looks like
+ * the end, and only later ones know that it was durable.
+ *
+ * Groups that a replay refused may stand behind others in a block that stays:
+ * the configuration says how much of such a block counts (a cut), or the
+ * index would learn from it later what never happened.
+ *
  * Single threaded, at open.  Changes tables in memory only; a writable open
  * also writes again what lies past D, and the caller syncs it before any
  * table is written.
@@ -25,6 +32,8 @@ struct replay {
   bool mapping;               /* apply mapping records */
   uint64_t durable;           /* D */
   uint64_t next;              /* block after the last group taken */
+  struct dedup_cut taken;     /* where that group ended */
+  uint32_t epoch;             /* of the block before */
   uint64_t file_clusters;     /* the last may be partial */
   uint8_t *cluster;           /* scratch: one cluster */
 
@@ -269,6 +278,46 @@ take_group (struct replay *rp, uint64_t seq)
   return 0;
 }
 
+/* --- cuts ------------------------------------------------------------------------ */
+
+/* How many bytes of block B's records count? */
+static size_t
+counted_len (const struct dedup_config *c, const struct dedup_journal_block *b)
+{
+  uint32_t i;
+
+  for (i = 0; i < c->nr_cuts; i++)
+    if (c->cuts[i].seq == b->seq)
+      return MIN_OF (b->len, c->cuts[i].len - DEDUP_BLOCK_HEADER);
+  return b->len;
+}
+
+void
+dedup_forget_cuts (struct dedup_config *c, uint64_t below)
+{
+  uint32_t i, n = 0;
+
+  for (i = 0; i < c->nr_cuts; i++)
+    if (c->cuts[i].seq >= below)
+      c->cuts[n++] = c->cuts[i];
+  c->nr_cuts = n;
+}
+
+/* Remember where the last group that was taken ended.  Too many cuts: the
+ * oldest goes, which costs ratio. */
+static void
+add_cut (struct replay *rp)
+{
+  struct dedup_config *c = rp->d->config;
+
+  if (rp->taken.seq == 0)
+    return;
+  dedup_forget_cuts (c, c->index_start);
+  if (c->nr_cuts == DEDUP_MAX_CUTS)
+    dedup_forget_cuts (c, c->cuts[0].seq + 1);
+  c->cuts[c->nr_cuts++] = rp->taken;
+}
+
 /* --- second pass ----------------------------------------------------------------- */
 
 static int
@@ -294,20 +343,21 @@ collect (struct replay *rp, const struct dedup_record *rec)
   return 0;
 }
 
-/* A group that an earlier crash cut off has no END: what follows it, of a
- * later epoch, is no part of it. */
+/* A group that a crash cut off has no END: what follows it, of a later epoch,
+ * is no part of it. */
 static int
 take_block (void *opaque, const struct dedup_journal_block *b)
 {
   struct replay *rp = opaque;
   struct dedup_record rec;
-  size_t pos = 0;
+  size_t pos = 0, len = counted_len (rp->d->config, b);
   int n, r;
 
-  if (b->seq == rp->d->config->epoch_start)
+  if (b->epoch != rp->epoch)
     rp->nr = 0;
-  while (pos < b->len) {
-    n = dedup_record_decode (b->records + pos, b->len - pos, &rec);
+  rp->epoch = b->epoch;
+  while (pos < len) {
+    n = dedup_record_decode (b->records + pos, len - pos, &rec);
     if (n < 0)                  /* checked when the block was read */
       return -EIO;
     pos += (size_t) n;
@@ -321,6 +371,8 @@ take_block (void *opaque, const struct dedup_journal_block *b)
     rp->nr = 0;
     if (r != 0)
       return r;
+    rp->taken = (struct dedup_cut) { b->seq,
+                                     (uint32_t) (DEDUP_BLOCK_HEADER + pos) };
   }
   return 0;
 }
@@ -333,6 +385,27 @@ check_reach (struct replay *rp, uint64_t end)
   return fault_corrupt (rp->fault, UINT64_MAX, "the journal ends at block %"
                         PRIu64 ", but block %" PRIu64 " was durable", end,
                         rp->durable);
+}
+
+/* A later block may know that what looks like the journal's END was durable;
+ * or that this is not the configuration it was written under. */
+static int
+look_behind (struct replay *rp, uint64_t end)
+{
+  struct dedup_journal_rest rest;
+  int r;
+
+  if (mutation (MUTATION_NO_LOOK_BEHIND))
+    return 0;
+  r = dedup_journal_rest (rp->d->io, rp->d->config, end, &rest);
+  if (r < 0)
+    return fault_io (rp->fault, -r, UINT64_MAX, "reading the journal: %s",
+                     strerror (-r));
+  if (rest.newer)
+    return fault_corrupt (rp->fault, UINT64_MAX, "the configuration is older "
+                          "than the journal");
+  rp->durable = MAX_OF (rp->durable, rest.durable);
+  return 0;
 }
 
 /* What lies below the checkpoint is index only, and advice: where it cannot
@@ -373,13 +446,16 @@ read_mapping (struct replay *rp)
   if (r < 0)
     return fault_io (rp->fault, -r, UINT64_MAX, "reading the journal: %s",
                      strerror (-r));
-  r = check_reach (rp, end);
+  r = look_behind (rp, end);
+  if (r == 0)
+    r = check_reach (rp, end);
   if (r < 0)
     return r;
   r = rewrite_blocks (rp, end);
   if (r < 0)
     return fault_io (rp->fault, -r, UINT64_MAX, "writing the journal: %s",
                      strerror (-r));
+  rp->taken.seq = 0;            /* what is below the checkpoint stays */
   qcow2_replay_begin (rp->d->img);
   r = dedup_journal_read (rp->d->io, c, c->checkpoint, end, take_block, rp,
                           &end);
@@ -388,6 +464,39 @@ read_mapping (struct replay *rp)
   if (r < 0)
     return fault_io (rp->fault, -r, UINT64_MAX, "replaying the journal: %s",
                      strerror (-r));
+  if (!mutation (MUTATION_NO_CUT))
+    add_cut (rp);
+  return 0;
+}
+
+/* More than recoveries that a lost configuration may have seen. */
+#define EPOCH_LEAP 65536
+
+int
+dedup_renew_epoch (struct dedup_disk *d, uint64_t next, bool *renewed,
+                   struct fault *f)
+{
+  struct dedup_config *c = d->config;
+  struct dedup_journal_rest rest;
+  int r;
+
+  r = dedup_journal_newer (d->io, c, next, renewed);
+  if (mutation (MUTATION_OLD_EPOCH))
+    *renewed = false;
+  if (r == 0 && *renewed)
+    r = dedup_journal_rest (d->io, c, c->areas[0].first_seq, &rest);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "reading the journal: %s",
+                     strerror (-r));
+  if (!*renewed)
+    return 0;
+  if (rest.epoch > UINT32_MAX - EPOCH_LEAP)
+    return fault_corrupt (f, UINT64_MAX, "an epoch is out of range");
+  log_line (d->log, LOG_ERROR, "%s: the dedup store's configuration is older "
+            "than its journal: some of the index is lost", d->path);
+  c->epoch = rest.epoch + EPOCH_LEAP;
+  c->epoch_start = next;
+  c->flags &= ~DEDUP_CONFIG_EXACT;
   return 0;
 }
 

@@ -21,6 +21,8 @@ const struct cfg crash_configs[] = {
     .deep = true },
   { "torn sessions", 12, 4, 6, 0, 4, 128, 1, 300, 90, 20, 90, 2,
     BASE_CREATED, .deep = true },
+  { "reused soon", 12, 4, 7, 0, 4, 24, 1, 400, 6, 0, 3, 5, BASE_CREATED,
+    .rot = true },
   { "three clients", 12, 4, 5, 2, 4, 192, 3, 300, 8, 100, 4, 6,
     BASE_CREATED },
   { "four clients", 12, 4, 5, 0, 4, 128, 4, 400, 10, 0, 8, 6, BASE_CREATED },

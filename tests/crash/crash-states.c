@@ -43,12 +43,15 @@ static const struct {
   M (LAW_2, "data is written after its record", "three clients",
      "four clients", "adopted, clients"),
   M (LAW_3, "tables are written before the journal"),
+  M (LAW_3_NOT_RECORDED, "tables are written before a block says they may"),
   M (LAW_4, "the checkpoint moves before the tables are safe"),
   M (LAW_5, "bit 48 is cleared before the checkpoint", "many closes"),
   M (LAW_5_NO_SYNC, "bit 48 is cleared before the checkpoint is safe",
      "many closes"),
   M (LAW_6_NO_QUARANTINE, "freed clusters are reused at once"),
   M (LAW_6_NOT_RECORDED, "freed clusters are reused when durably freed"),
+  M (LAW_6_SAID_ONCE, "freed clusters are reused when one block says so",
+     "reused soon"),
   M (LAW_7, "journal areas go round without a configuration",
      "long journal"),
   M (LAW_8_NO_SYNC, "an incarnation is listed before it is durable",
@@ -62,6 +65,10 @@ static const struct {
   M (LAW_11, "mapping is replayed while bit 48 is clear"),
   M (SAME_EPOCH, "a recovery starts no new epoch", "torn batches"),
   M (TRUST_ALL, "data past the durable number is not compared"),
+  M (NO_LOOK_BEHIND, "a rotten block ends the journal"),
+  M (NO_CUT, "refused groups get into the index", "torn batches",
+     "torn sessions"),
+  M (OLD_EPOCH, "an older configuration goes on with its epoch"),
 #undef M
 };
 #define NR_MUTATION_TESTS (sizeof mutations / sizeof mutations[0])
@@ -308,8 +315,9 @@ choose_positions (const struct world *w, struct rng *r, size_t *pos, size_t nr)
 static unsigned
 choose_flags (const struct cfg *cfg, struct rng *r)
 {
-  return (chance (r, cfg->deep ? 2 : 8) ? JUDGE_DEEP : 0) | (chance (r, 400) ? JUDGE_QEMU : 0)
-    | (chance (r, 12) ? JUDGE_ROT : 0);
+  return (chance (r, cfg->deep ? 2 : 8) ? JUDGE_DEEP : 0) |
+    (chance (r, 400) ? JUDGE_QEMU : 0) |
+    (chance (r, cfg->rot ? 2 : 12) ? JUDGE_ROT : 0);
 }
 
 static bool

@@ -58,6 +58,7 @@ struct cfg {
   bool partial_end, no_verify, no_dedup, fail_sync;
   bool deep;                   /* crash again more often */
   enum dedup_hash_alg hash;
+  bool rot;                    /* bytes rot more often */
 };
 
 extern const struct cfg crash_configs[];
@@ -175,9 +176,10 @@ void note_flushed (struct world *w, uint64_t start_tick);
 
 /* --- judging -------------------------------------------------------------------------- */
 
-/* Is GOT what some acceptable serial order left after a crash at POS? */
+/* Is GOT what some acceptable serial order left after a crash at POS?
+ * FLUSHED: with all that was flushed. */
 bool oracle_accepts (const struct world *w, const uint64_t *got, size_t pos,
-                     char *why, size_t len);
+                     bool flushed, char *why, size_t len);
 
 struct verdict {
   bool bad;
@@ -192,7 +194,7 @@ struct counts { uint64_t states, inner, qemu; };   /* atomic */
 
 #define JUDGE_DEEP 1u      /* also crash again */
 #define JUDGE_QEMU 2u      /* also ask qemu-img */
-#define JUDGE_ROT 4u       /* also damage the configuration */
+#define JUDGE_ROT 4u       /* also damage journal and configuration */
 
 void judge (const struct world *w, struct io_store *disk,
             const struct state *st, unsigned flags, struct verdict *v,

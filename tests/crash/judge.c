@@ -11,12 +11,12 @@
  *  5. deep: step 2 and 3 were recorded; crash there as well, also in the
  *     middle of the recovery, and judge those states against the contents
  *     found in step 1;
- *  6. rot: the newest configuration is damaged and another program changes
- *     the closed image: no old mapping may come back (law 11).
+ *  6. rot (rot.c): a byte of the crashed image's journal flips; another
+ *     program changes the closed image and an older configuration comes back.
  *
  * Everything here depends on the state and its seed alone.
  */
-#include "crash.h"
+#include "judging.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -26,25 +26,13 @@
 #include <unistd.h>
 
 #include "checked.h"
-#include "config.h"
 #include "dedup.h"
 #include "internal.h"
 
 #define CONTINUE_OPS 8
 #define INNER_STATES 6
 
-struct judging {
-  const struct world *w;
-  struct io_store *disk;
-  const struct state *st;
-  unsigned flags;
-  struct verdict *v;
-  struct counts *n;
-  struct rng rng;
-  uint64_t *got;               /* what the state holds */
-};
-
-static bool __attribute__ ((__format__ (__printf__, 2, 3)))
+bool
 bad (struct judging *j, const char *fmt, ...)
 {
   va_list ap;
@@ -71,7 +59,7 @@ verdict_free (struct verdict *v)
 
 /* --- reading ------------------------------------------------------------------ */
 
-static bool
+bool
 read_ids (struct judging *j, struct dedup_disk *d, uint64_t *ids,
           const char *when)
 {
@@ -89,7 +77,7 @@ read_ids (struct judging *j, struct dedup_disk *d, uint64_t *ids,
   return true;
 }
 
-static bool
+bool
 holds (struct judging *j, struct dedup_disk *d, const uint64_t *want,
        const char *when)
 {
@@ -105,7 +93,7 @@ holds (struct judging *j, struct dedup_disk *d, const uint64_t *want,
   return true;
 }
 
-static bool
+bool
 holds_read_only (struct judging *j, struct io_store *io,
                  const uint64_t *want, const char *when)
 {
@@ -135,7 +123,7 @@ judge_contents (struct judging *j)
     return bad (j, "open read-only: %s", f.msg);
   ok = read_ids (j, d, j->got, "read-only");
   dedup_free (d);
-  if (ok && !oracle_accepts (j->w, j->got, j->st->pos, why, sizeof why))
+  if (ok && !oracle_accepts (j->w, j->got, j->st->pos, true, why, sizeof why))
     ok = bad (j, "%s", why);
   if (ok && cow_changes (j->disk) != changes)
     ok = bad (j, "a read-only open changed the image");
@@ -153,7 +141,7 @@ note_problem (void *opaque, bool is_leak, const char *line)
     snprintf (msg, 200, "%s", line);
 }
 
-static bool
+bool
 checks_clean (struct judging *j, struct io_store *io, bool store_too)
 {
   char msg[200] = "";
@@ -203,13 +191,11 @@ qemu_agrees (struct judging *j, struct io_store *io)
 
 /* --- 2. and 3. -------------------------------------------------------------------- */
 
-/* Is what the disk holds bound to be in the index?  Not after two crashes: a
- * block of which the first recovery took the first groups only is read whole
- * later, and the entries of the others hide older ones that are right. */
+/* Is what the disk holds bound to be in the index? */
 static bool
 index_is_whole (const struct world *w)
 {
-  return w->created && !w->recovered && !w->cfg.no_dedup && !w->cfg.no_verify &&
+  return w->created && !w->cfg.no_dedup && !w->cfg.no_verify &&
     w->cfg.max_incarnations == 0 && w->cfg.refcount_order >= 4;
 }
 
@@ -349,119 +335,6 @@ crash_again (struct judging *j, struct world *in, size_t opened)
   return !j->v->bad;
 }
 
-/* --- 6. -------------------------------------------------------------------------------- */
-
-/* Damage the slot that counts. */
-static bool
-damage_config (struct io_store *io, struct qcow2_image *img)
-{
-  CLEANUP_FREE struct dedup_config *c = calloc (1, sizeof *c);
-  const uint8_t *bytes = qcow2_store_extension (img);
-  struct dedup_ext ext;
-  struct fault f = { 0 };
-  uint8_t b[16] = { 0xbd };
-
-  if (bytes == NULL || dedup_ext_decode (bytes, &ext) < 0 ||
-      dedup_config_read (io, &ext, qcow2_geometry (img)->cluster_size, c,
-                         &f) < 0)
-    return false;
-  return io_pwrite (io, b, sizeof b, ext.config_off + 32 +
-                    (c->generation % 2 ? ext.config_size / 2 : 0)) == 0;
-}
-
-static int
-load_and (struct qcow2_txn *txn, int r)
-{
-  struct lock *l = qcow2_lock (txn->img);
-
-  if (r != -EAGAIN)
-    return r;
-  lock_release (l);
-  r = qcow2_txn_load (txn);
-  lock_acquire (l);
-  return r < 0 ? r : -EAGAIN;
-}
-
-/* Unmap a guest cluster as another program would: one reference less.
- * False: it has no data of ours. */
-static bool
-unmap_as_stranger (struct qcow2_image *img, size_t guest_idx)
-{
-  struct qcow2_change c = { .type = QCOW2_CHANGE_L2, .count = 1,
-                            .guest_idx = guest_idx };
-  struct qcow2_writeback *wb;
-  struct qcow2_txn txn;
-  uint64_t entry, refcount = 0;
-  bool anchored = false, ok;
-  int r;
-
-  qcow2_txn_begin (img, &txn);
-  lock_acquire (qcow2_lock (img));
-  while ((r = load_and (&txn, qcow2_get_entry_locked (&txn, 0, guest_idx,
-                                                      &entry))) == -EAGAIN)
-    ;
-  if (r == 0)
-    c.host_idx = (entry & QCOW2_OFFSET_MASK) / qcow2_geometry (img)->cluster_size;
-  ok = r == 0 && c.host_idx != 0 && !(entry & QCOW2_L2_COMPRESSED);
-  while (ok && (r = load_and (&txn, qcow2_get_refcount_locked
-                              (&txn, c.host_idx, &refcount, &anchored)))
-         == -EAGAIN)
-    ;
-  ok = ok && r == 0 && anchored && refcount >= 2;
-  if (ok) {
-    ok = qcow2_apply_locked (&txn, &c) == 0;
-    c = (struct qcow2_change) { .type = QCOW2_CHANGE_REFCOUNT, .count = 1,
-                                .host_idx = c.host_idx,
-                                .refcount = refcount - 1, .anchored = true };
-    ok = ok && qcow2_apply_locked (&txn, &c) == 0 &&
-      qcow2_writeback_begin_locked (img, &wb) == 0;
-  }
-  lock_release (qcow2_lock (img));
-  if (ok) {
-    ok = qcow2_writeback_write (wb) == 0;
-    lock_acquire (qcow2_lock (img));
-    qcow2_writeback_end_locked (wb, ok);
-    lock_release (qcow2_lock (img));
-  }
-  qcow2_txn_end (&txn);
-  return ok;
-}
-
-/* IDS is what the closed image IO holds. */
-static bool
-survives_rot (struct judging *j, struct io_store *io, uint64_t *ids)
-{
-  struct qcow2_open_params p = { .path = "crash", .writable = true,
-                                 .cache_bytes = 1 << 20 };
-  struct qcow2_image *img;
-  struct dedup_disk *d;
-  struct fault f = { 0 };
-  size_t i, c, nr = j->w->cfg.nr_clusters - j->w->cfg.partial_end;
-  bool ok;
-
-  if (qcow2_open (io, &p, &img, &f) < 0)
-    return bad (j, "another program: open: %s", f.msg);
-  for (i = 0; i < 20; i++) {
-    c = rnd (&j->rng, nr);
-    if (unmap_as_stranger (img, c))
-      memset (ids + c * UNITS_PER_CLUSTER, 0,
-              UNITS_PER_CLUSTER * sizeof *ids);
-  }
-  ok = damage_config (io, img);
-  qcow2_close (img);
-  if (!ok)
-    return true;
-  if (!holds_read_only (j, io, ids, "old configuration"))
-    return false;
-  if (open_disk (j->w, io, true, &d, &f) < 0)
-    return bad (j, "old configuration: open: %s", f.msg);
-  ok = holds (j, d, ids, "old configuration, for writing");
-  if (dedup_finish (d) < 0)
-    ok = bad (j, "old configuration: close");
-  dedup_free (d);
-  return ok && checks_clean (j, io, false);
-}
-
 /* --- all of it ---------------------------------------------------------------------------- */
 
 static bool
@@ -484,6 +357,8 @@ judge_all (struct judging *j, struct world *in)
     return false;
   if (!(j->flags & JUDGE_ROT))
     return true;
+  if (!survives_journal_rot (j))
+    return false;
   /* On a copy: the recording's log is not for this. */
   io = cow_new (NULL, j->disk);
   {
@@ -497,7 +372,7 @@ judge_all (struct judging *j, struct world *in)
     state_free (&all);
   }
   final_ids (in, ids);
-  ok = survives_rot (j, io, ids);
+  ok = survives_config_rot (j, in, io, ids);
   io_close (io);
   return ok;
 }

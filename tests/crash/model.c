@@ -158,12 +158,13 @@ collect_client (const struct world *w, unsigned client, struct view *v)
 }
 
 static void
-bound_prefixes (const struct world *w, size_t pos, struct view *v)
+bound_prefixes (const struct world *w, size_t pos, bool only_flushed,
+                struct view *v)
 {
   uint64_t flushed = 0;
   size_t i;
 
-  for (i = 0; i < w->nr_flushes; i++)
+  for (i = 0; i < w->nr_flushes && only_flushed; i++)
     if (w->flushes[i].done_pos <= pos)
       flushed = MAX_OF (flushed, w->flushes[i].start_tick);
   for (i = 0; i < v->nr; i++) {
@@ -284,7 +285,7 @@ rest_is_untouched (const struct world *w, const uint64_t *got, char *why,
 
 bool
 oracle_accepts (const struct world *w, const uint64_t *got, size_t pos,
-                char *why, size_t len)
+                bool flushed, char *why, size_t len)
 {
   struct view v[MAX_CLIENTS];
   size_t p[MAX_CLIENTS] = { 0 }, n = 0;
@@ -295,7 +296,7 @@ oracle_accepts (const struct world *w, const uint64_t *got, size_t pos,
     return false;
   for (i = 0; i < nr; i++) {
     collect_client (w, i, &v[i]);
-    bound_prefixes (w, pos, &v[i]);
+    bound_prefixes (w, pos, flushed, &v[i]);
     fit_prefixes (w, got, &v[i]);
   }
   ok = fit_together (w, v, nr, p);

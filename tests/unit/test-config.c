@@ -54,6 +54,9 @@ example (struct dedup_config *c)
   c->nr_limbo = 1;
   c->limbo[0].host_off = 30 << 20;
   c->limbo[0].size_bytes = CLUSTER;
+  c->nr_cuts = 2;
+  c->cuts[0] = (struct dedup_cut) { 131, 4096 };
+  c->cuts[1] = (struct dedup_cut) { 149, 0x130 };
 }
 
 struct fixture {
@@ -121,7 +124,7 @@ test_round_trip (void **state)
   size_t len;
 
   len = dedup_config_encode (&x->c, x->buf);
-  assert_int_equal (len, 128 + 3 * 24 + 2 * 40 + 16);
+  assert_int_equal (len, 128 + 3 * 24 + 2 * 40 + 16 + 2 * 16);
   if (dedup_config_decode (x->buf, CLUSTER, &x->d, &f) < 0)
     fail_msg ("%s", f.msg);
   assert_memory_equal (&x->c, &x->d, sizeof x->c);
@@ -133,7 +136,9 @@ test_round_trip (void **state)
   assert_int_equal (x->buf[87], 1);
   assert_int_equal (x->buf[128 + 24 + 15], 129);     /* 385 = 0x181 */
   assert_int_equal (x->buf[128 + 72 + 40 + 7], 6);
-  assert_int_equal (x->buf[len - 3], 1);             /* 0x10000 */
+  assert_int_equal (x->buf[len - 35], 1);            /* 0x10000 */
+  assert_int_equal (x->buf[len - 9], 149);
+  assert_int_equal (x->buf[len - 6], 1);             /* 0x130 */
 }
 
 /* As many areas of every kind as there may be. */
@@ -149,6 +154,9 @@ test_full (void **state)
   c->nr_areas = DEDUP_MAX_JOURNAL_AREAS;
   c->nr_incarnations = DEDUP_MAX_INCARNATIONS;
   c->nr_limbo = DEDUP_MAX_LIMBO;
+  c->nr_cuts = DEDUP_MAX_CUTS;
+  for (i = 0; i < c->nr_cuts; ++i)
+    c->cuts[i] = (struct dedup_cut) { 1 + i, 48 + i };
   c->next_incarnation_id = 5000;
   for (i = 0; i < c->nr_areas; ++i, off += 1 << 20) {
     c->areas[i].host_off = off;
@@ -253,6 +261,11 @@ WRONG (inc_journal, c->incarnations[1].host_off = c->areas[0].host_off)
 WRONG (limbo_unaligned, c->limbo[0].host_off += 512)
 WRONG (limbo_size, c->limbo[0].size_bytes = 0)
 WRONG (limbo_overlap, c->limbo[0].host_off = c->areas[2].host_off + CLUSTER)
+WRONG (cut_0, c->cuts[0].seq = 0)
+WRONG (cut_order, c->cuts[1].seq = 131)
+WRONG (cut_epoch, c->cuts[1].seq = 150)
+WRONG (cut_short, c->cuts[0].len = 47)
+WRONG (cut_long, c->cuts[0].len = 4097)
 
 static const struct {
   void (*spoil) (struct dedup_config *c);
@@ -304,6 +317,11 @@ static const struct {
   { limbo_unaligned, "limbo area 0: host offset" },
   { limbo_size, "limbo area 0: size" },
   { limbo_overlap, "overlap" },
+  { cut_0, "cut block 0" },
+  { cut_order, "cut block 1" },
+  { cut_epoch, "cut block 1" },
+  { cut_short, "cut block 0" },
+  { cut_long, "cut block 0" },
 };
 
 static void
