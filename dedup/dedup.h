@@ -90,6 +90,28 @@ int dedup_flush (struct dedup_disk *d) MUST_CHECK;
  * metadata write, corruption found). */
 int dedup_failed (struct dedup_disk *d);
 
+/* --- What is there already ------------------------------------------------ */
+
+struct dedup_existing {          /* counts of guest clusters, added to */
+  uint64_t indexed;              /* new to the index, where they are */
+  uint64_t linked;               /* shared now with an equal one */
+  uint64_t zeroed;               /* held zeroes: unmapped */
+  uint64_t known;                /* were in the index, or are taken to be */
+  uint64_t bad;                  /* unreadable, or with wrong tables: as is */
+};
+
+/* The next guest clusters of the active disk, from *GUEST_IDX on, that hold
+ * data: 1, *GUEST_IDX and *NR (for one call of dedup_existing_index); 0 at the
+ * end of the disk.  -ENOTSUP: this disk is not deduplicated. */
+int dedup_existing_next (struct dedup_disk *d, uint64_t *guest_idx,
+                         size_t *nr, struct dedup_existing *res) MUST_CHECK;
+/* Index them, and share what is there twice (docs/on-disk.md section 8).
+ * The caller keeps them from requests, as for dedup_write.  ALL: also those
+ * that are anchored, and so taken to be in the index.  Errors as for
+ * dedup_write, with nothing changed. */
+int dedup_existing_index (struct dedup_disk *d, uint64_t guest_idx, size_t nr,
+                          bool all, struct dedup_existing *res) MUST_CHECK;
+
 /* --- Background ---------------------------------------------------------- */
 
 enum dedup_job {

@@ -29,6 +29,13 @@ is_first_link (const struct slot *s)
   return s->kind == SLOT_NEW;
 }
 
+/* Does S's cluster enter the index where it is (docs/on-disk.md section 8)? */
+static bool
+takes_over (const struct slot *s)
+{
+  return s->at != 0 && s->kind == SLOT_NEW;
+}
+
 static uint64_t
 slot_entry (const struct op *op, const struct slot *s)
 {
@@ -38,6 +45,22 @@ slot_entry (const struct op *op, const struct slot *s)
 
 /* --- prepare -------------------------------------------------------------- */
 
+/* The entry changes only if it has COPIED, or if the record is one that sets
+ * it: else an L2 table that a snapshot shares stays shared. */
+static int
+prepare_take_over (struct op *op, size_t i)
+{
+  const struct slot *s = &op->slots[i];
+  uint64_t refcount;
+  bool anchored;
+  int r;
+
+  r = qcow2_get_refcount_locked (&op->txn, s->at, &refcount, &anchored);
+  if (r == 0 && (refcount == 1 || (s->old & QCOW2_L2_COPIED)))
+    r = qcow2_prepare_entry_locked (&op->txn, op->root, op->guest_idx + i);
+  return r < 0 ? r : qcow2_prepare_host_locked (&op->txn, s->at, 1);
+}
+
 static int
 prepare_slot (struct op *op, size_t i)
 {
@@ -45,9 +68,14 @@ prepare_slot (struct op *op, size_t i)
   uint64_t guest_idx = op->guest_idx + i;
   int r;
 
+  s->skip = s->kind == SLOT_KEEP;
+  if (s->skip)
+    return 0;
   r = qcow2_get_entry_locked (&op->txn, op->root, guest_idx, &s->old);
   if (r < 0)
     return r;
+  if (takes_over (s))
+    return prepare_take_over (op, i);
   s->skip = s->old == slot_entry (op, s) &&
     (s->kind == SLOT_ZERO || !is_first_link (s));
   if (s->skip)
@@ -117,7 +145,8 @@ check_limits (struct op *op)
   for (i = 0; i < op->nr; i++) {
     struct slot *s = &op->slots[i];
 
-    if (s->kind == SLOT_ZERO || s->skip || s->stored || s->linked)
+    if (s->kind == SLOT_ZERO || s->skip || s->stored || s->linked ||
+        takes_over (s))
       continue;
     r = qcow2_get_refcount_locked (&op->txn, s->host_idx, &refcount,
                                    &anchored);
@@ -250,7 +279,6 @@ link_first (struct op *op, size_t i)
       s->claim->host_idx == s->host_idx)
     claim_linked (op, s->claim);
   s->linked = true;
-  d->stats.stored++;
   d->uncommitted_bytes += d->cluster_size;
 }
 
@@ -270,11 +298,35 @@ link_again (struct op *op, size_t i)
   op->d->stats.linked++;
 }
 
+/* The slot's cluster is new to the index, and stays where it is. */
+static void
+take_over (struct op *op, size_t i)
+{
+  struct dedup_disk *d = op->d;
+  struct slot *s = &op->slots[i];
+  uint64_t refcount;
+  bool anchored;
+  int r;
+
+  r = qcow2_get_refcount_locked (&op->txn, s->at, &refcount, &anchored);
+  assert (r == 0);              /* pinned */
+  if (!anchored && refcount == 1) {
+    link_first (op, i);
+    return;
+  }
+  if (!anchored)
+    set_refcount (op, s->at, refcount + 1, true);
+  if (s->old & QCOW2_L2_COPIED)
+    set_entries (op, i, 1, true);
+  dedup_index_log_locked (d, &s->hash, s->at);
+  s->linked = true;
+}
+
 static void
 drop_old (struct op *op, const struct slot *s)
 {
   if (qcow2_drop_locked (&op->txn, s->old, op->trimmed &&
-                         s->kind == SLOT_ZERO) < 0)
+                         (s->kind == SLOT_ZERO || s->at != 0)) < 0)
     op->corrupt = true;
 }
 
@@ -310,11 +362,17 @@ change_all (struct op *op)
       i += unmap_run (op, i);
       continue;
     }
-    if (is_first_link (s))
-      link_first (op, i);
-    else
-      link_again (op, i);
-    drop_old (op, s);
+    if (takes_over (s))
+      take_over (op, i);
+    else {
+      if (is_first_link (s)) {
+        link_first (op, i);
+        op->d->stats.stored++;
+      }
+      else
+        link_again (op, i);
+      drop_old (op, s);
+    }
     i++;
   }
 }

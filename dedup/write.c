@@ -60,12 +60,6 @@ dedup_count_slots (const struct op *op, enum slot_kind kind)
 
 /* --- classify -------------------------------------------------------------- */
 
-static bool
-is_zero (const uint8_t *p, size_t len)
-{
-  return p[0] == 0 && memcmp (p, p + 1, len - 1) == 0;
-}
-
 static void
 classify (struct op *op)
 {
@@ -197,8 +191,8 @@ distrust_damaged (struct op *op)
   }
 }
 
-static void
-probe_all (struct op *op)
+void
+dedup_probe (struct op *op)
 {
   size_t i;
 
@@ -426,7 +420,7 @@ bring_to_disk (struct op *op)
       (r = hash_new (op)) < 0 ||
       (r = claim_all (op)) < 0)
     return r;
-  probe_all (op);
+  dedup_probe (op);
   if ((r = dedup_hold_candidates (op, SLOT_CANDIDATE)) < 0 ||
       (r = compare_found (op, SLOT_CANDIDATE)) < 0 ||
       (r = store_all (op)) < 0)

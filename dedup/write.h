@@ -13,6 +13,7 @@ enum slot_kind {
   SLOT_CANDIDATE,    /* host_idx may hold these bytes, or does */
   SLOT_JOIN,         /* somebody else brings these bytes: see claim */
   SLOT_FOLLOW,       /* the same bytes as LEADER, a new slot before this */
+  SLOT_KEEP,         /* stays as it is */
 };
 
 struct slot {        /* one guest cluster of the operation */
@@ -30,6 +31,10 @@ struct slot {        /* one guest cluster of the operation */
   uint64_t host_idx;
   struct slot *leader;
   size_t followers;  /* of a leader */
+  uint64_t at;       /* the cluster that holds these bytes already, which is
+                      * the slot's until it is linked elsewhere (existing.c);
+                      * 0: they are to be written */
+  bool anchored;     /* AT is, as it was looked at first */
   uint64_t full_idx; /* the cluster that had no room for this slot, or 0 */
   struct dedup_claim *claim;
 };
@@ -66,6 +71,15 @@ int dedup_op_alloc (struct op *op) MUST_CHECK;
 void dedup_op_free (struct op *op);
 size_t dedup_count_slots (const struct op *op, enum slot_kind kind);
 
+static inline bool
+is_zero (const uint8_t *p, size_t len)
+{
+  return p[0] == 0 && memcmp (p, p + 1, len - 1) == 0;
+}
+
+/* Ask the incarnations about the slots of SLOT_PROBE, which become
+ * SLOT_CANDIDATE or SLOT_NEW. */
+void dedup_probe (struct op *op);
 /* Hold the candidates of all slots of KIND; one that cannot be linked becomes
  * SLOT_NEW. */
 int dedup_hold_candidates (struct op *op, enum slot_kind kind) MUST_CHECK;

@@ -8,6 +8,11 @@
 #include "loop.h"
 #include "range-lock.h"
 
+struct srv_existing {           /* how far indexing is */
+  uint64_t guest_idx;
+  struct dedup_existing counts;
+};
+
 struct srv_export {
   /* Constant after open: */
   struct io_store *io;
@@ -30,5 +35,10 @@ struct srv_export {
   uint64_t last_change_ns;      /* CLOCK_MONOTONIC, of the last request that
                                  * may have changed something */
 };
+
+/* Index the next clusters that hold data: 1, or 0 at the end of the disk.  On
+ * failure nothing was changed, and the next call tries the same again. */
+int srv_existing_step (struct srv_export *e, bool all,
+                       struct srv_existing *x) MUST_CHECK;
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* qcow2-dedup: create, look at, check and recover images of nbdkit's dedup
- * plugin.  This file only finds the subcommand; each has a file of its own.
+/* qcow2-dedup: create, look at, check, recover and index images of nbdkit's
+ * dedup plugin.  This file only finds the subcommand; each has a file of its own.
  */
 #include "tool.h"
 
@@ -14,6 +14,7 @@ static const struct {
   { "info", tool_info },
   { "check", tool_check },
   { "recover", tool_recover },
+  { "index", tool_index },
 };
 
 static void
@@ -26,6 +27,7 @@ help (void)
           "    qcow2-dedup info [--output=human|json] FILE\n"
           "    qcow2-dedup check [--output=human|json] FILE\n"
           "    qcow2-dedup recover FILE\n"
+          "    qcow2-dedup index [OPTIONS] FILE\n"
           "    qcow2-dedup SUBCOMMAND --help\n"
           "    qcow2-dedup --version\n"
           "\n"
@@ -39,8 +41,8 @@ main (int argc, char *argv[])
   size_t i;
 
   if (argc < 2) {
-    tool_error (NULL, "a subcommand is needed: create, info, check or "
-                "recover; try 'qcow2-dedup --help'");
+    tool_error (NULL, "a subcommand is needed: create, info, check, "
+                "recover or index; try 'qcow2-dedup --help'");
     return TOOL_FAILED;
   }
   if (strcmp (argv[1], "--help") == 0 || strcmp (argv[1], "-h") == 0) {

@@ -157,8 +157,8 @@ tool_version (void)
   printf ("qcow2-dedup %s\n", PACKAGE_VERSION);
 }
 
-static bool
-parse_output (const char *s, bool *json)
+bool
+tool_parse_output (const char *s, bool *json)
 {
   *json = strcmp (s, "json") == 0;
   return *json || strcmp (s, "human") == 0;
@@ -190,7 +190,7 @@ tool_parse_args (int argc, char *argv[], struct tool_args *a)
                                argv[optind - 1]);
     if (!a->has_output)
       return tool_usage_error (a->subcommand, "--output is not an option");
-    if (!parse_output (optarg, &a->json))
+    if (!tool_parse_output (optarg, &a->json))
       return tool_usage_error (a->subcommand, "--output must be human or "
                                "json, not '%s'", optarg);
   }

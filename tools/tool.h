@@ -30,6 +30,7 @@ int tool_create (int argc, char *argv[]);
 int tool_info (int argc, char *argv[]);
 int tool_check (int argc, char *argv[]);
 int tool_recover (int argc, char *argv[]);
+int tool_index (int argc, char *argv[]);
 
 /* --- Messages --------------------------------------------------------- */
 
@@ -82,6 +83,8 @@ int tool_parse_args (int argc, char *argv[], struct tool_args *a);
 int tool_on_image (int argc, char *argv[], struct tool_args *a,
                    int (*run) (struct io_store *io,
                                const struct tool_args *a));
+
+bool tool_parse_output (const char *s, bool *json) MUST_CHECK;
 
 void tool_version (void);
 

@@ -155,6 +155,15 @@ make_grown (struct world *w, struct bytes *out)
 
 /* --- made by qemu-img ------------------------------------------------------------- */
 
+/* Half of the clusters, or nearly all of them and most of those twice. */
+static uint64_t
+base_id (const struct world *w, struct rng *r)
+{
+  if (w->cfg.base == BASE_DUPLICATES)
+    return chance (r, 8) ? 0 : ID_ADOPTED + rnd (r, w->cfg.nr_clusters / 3) + 1;
+  return chance (r, 2) ? ID_ADOPTED + rnd (r, 50) + 1 : 0;
+}
+
 static int
 write_raw (struct world *w, const char *path)
 {
@@ -165,9 +174,8 @@ write_raw (struct world *w, const char *path)
   int ok;
 
   for (u = 0; u < w->nr_units; u++) {
-    /* Half of the clusters, whole. */
     if (u % UNITS_PER_CLUSTER == 0)
-      w->base_ids[u] = chance (&r, 2) ? ID_ADOPTED + rnd (&r, 50) + 1 : 0;
+      w->base_ids[u] = base_id (w, &r);
     else
       w->base_ids[u] = w->base_ids[u - 1];
     fill_unit (buf + u * w->unit, unit_bytes (w, u), w->base_ids[u]);
@@ -203,14 +211,21 @@ run_qemu_img (struct world *w, const char *raw, const char *image)
   n = (size_t) snprintf (cmd, sizeof cmd, "qemu-img convert -q %s -f raw "
                          "-O qcow2 -o cluster_size=%u,refcount_bits=%u%s "
                          "%s %s 2>/dev/null",
-                         w->cfg.base == BASE_COMPRESSED ? "-c" : "",
+                         w->cfg.base == BASE_COMPRESSED ? "-c" :
+                         w->cfg.base == BASE_DUPLICATES ? "-S 0" : "",
                          1u << w->cfg.cluster_bits,
                          1u << w->cfg.refcount_order,
                          w->cfg.base == BASE_EXTENDED ? ",extended_l2=on" : "",
                          raw, image);
-  if (w->cfg.base == BASE_SNAPSHOT || w->cfg.base == BASE_EXTENDED)
-    snprintf (cmd + n, sizeof cmd - n,
-              " && qemu-img snapshot -q -c s1 %s 2>/dev/null", image);
+  if (w->cfg.base == BASE_SNAPSHOT || w->cfg.base == BASE_EXTENDED ||
+      w->cfg.base == BASE_DUPLICATES)
+    n += (size_t) snprintf (cmd + n, sizeof cmd - n, " && qemu-img snapshot -q "
+                            "-c s1 %s 2>/dev/null", image);
+  /* Written again, the first half is the snapshot's no longer. */
+  if (w->cfg.base == BASE_DUPLICATES)
+    snprintf (cmd + n, sizeof cmd - n, " && truncate -s %llu %s && qemu-img "
+              "convert -q -n -S 0 -f raw -O qcow2 %s %s 2>/dev/null",
+              (unsigned long long) w->nr_units / 2 * w->unit, raw, raw, image);
   return system (cmd) == 0 ? 0 : -1;
 }
 

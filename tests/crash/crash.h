@@ -43,6 +43,8 @@ enum base_kind {
   BASE_COMPRESSED,    /* the same, compressed */
   BASE_SNAPSHOT,      /* the same, with an internal snapshot */
   BASE_EXTENDED,      /* the same as SNAPSHOT, with extended L2 entries */
+  BASE_DUPLICATES,    /* stock image, most of it there twice, zeroes stored;
+                       * an internal snapshot shares half of it */
   BASE_GROWN,         /* made small, its virtual size raised afterwards */
 };
 
@@ -59,6 +61,7 @@ struct cfg {
   bool deep;                   /* crash again more often */
   enum dedup_hash_alg hash;
   bool rot;                    /* bytes rot more often */
+  unsigned index_one_in;       /* after an operation: a step of indexing */
 };
 
 extern const struct cfg crash_configs[];

@@ -278,11 +278,28 @@ some_jobs (struct world *w, struct dedup_disk *d, struct rng *r)
   return run_jobs (w, d, urgent | (due & DEDUP_JOB_COMMIT));
 }
 
+/* The disk over and over: what is written meanwhile is new again. */
+static int
+index_some (struct world *w, struct srv_export *e, struct rng *r,
+            struct srv_existing *x)
+{
+  int more = srv_existing_step (e, chance (r, 4), x);
+
+  if (more == 0)
+    x->guest_idx = 0;
+  return more < 0 ? result (w, "indexing", more) : 0;
+}
+
 void
 run_single (struct world *w, struct srv_export *e, struct rng *r, unsigned nr)
 {
+  struct srv_existing x = { .guest_idx = 0 };
+
   while (nr-- > 0 && !w->error[0]) {
     if (random_op (w, e, 0, r) < 0)
+      return;
+    if (w->cfg.index_one_in && chance (r, w->cfg.index_one_in) &&
+        index_some (w, e, r, &x) < 0)
       return;
     if (chance (r, w->cfg.job_one_in) && some_jobs (w, e->disk, r) < 0)
       return;
@@ -316,8 +333,11 @@ static void *
 jobs_thread (void *opaque)
 {
   struct client *c = opaque;
+  struct srv_existing x = { .guest_idx = 0 };
 
   while (!__atomic_load_n (c->stop, __ATOMIC_RELAXED)) {
+    if (c->w->cfg.index_one_in && index_some (c->w, c->e, &c->rng, &x) < 0)
+      break;
     if (some_jobs (c->w, c->e->disk, &c->rng) < 0)
       break;
     usleep (100 + (useconds_t) rnd (&c->rng, 200 * c->w->cfg.job_one_in));

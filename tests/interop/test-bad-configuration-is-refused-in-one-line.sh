@@ -94,6 +94,9 @@ for args in "info $TMP/missing" "check $TMP/noise" "recover $TMP/dir" \
             "create -o colour=red $TMP/new 1G" "frob $good" \
             "create -o cluster-size=3000 $TMP/new 1G" \
             "create -o hash=md5 $TMP/new 1G" \
+            "index" "index $TMP/missing" "index $TMP/noise" \
+            "index --hash=md5 $good" "index --some $good" \
+            "index $good $good" "index --output=xml $good" \
             "create -o refcount-bits=3 $TMP/new 1G" \
             "create -o refcount-bits=1 $TMP/new 1G" \
             "create $TMP/none/new 1G" "create $TMP/new 8E" ""; do
