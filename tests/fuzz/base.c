@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Images that the fuzzers start from, and where things lie in them.
+ *
+ * Patching a good image finds more than random bytes do: the mutation is
+ * small, and what it meets is all there.  The images are made by the program
+ * itself, once for each process; only the plain one is put together here,
+ * since it has what this program does not write.
+ */
+#include "fuzz.h"
+
+#include <zlib.h>
+
+#include "dedup.h"
+#include "image.h"
+#include "../../dedup/disk.h"
+#include "../../dedup/incarnation-page.h"
+#include "../../dedup/journal-block.h"
+
+/* --- The plain image ------------------------------------------------------ */
+
+enum { HEADER, REFTABLE, REFBLOCK, L1, L2, SHARED, OWN, OLD, COMPRESSED,
+       SNAPSHOTS, SNAP_L1, SNAP_L2, SHARED_L2, SHARED_DATA, NR_CLUSTERS };
+
+static void
+put (uint8_t *buf, size_t off, unsigned bytes, uint64_t v)
+{
+  for (unsigned i = 0; i < bytes; i++)
+    buf[off + i] = (uint8_t) (v >> 8 * (bytes - 1 - i));
+}
+
+static size_t
+at (unsigned cluster)
+{
+  return cluster * (size_t) PLAIN_CLUSTER;
+}
+
+static size_t
+deflate_cluster (uint8_t *out, size_t max)
+{
+  uint8_t in[PLAIN_CLUSTER];
+  z_stream s = { .next_in = in, .avail_in = sizeof in, .next_out = out,
+                 .avail_out = (unsigned) max };
+
+  memset (in, 'z', sizeof in);
+  MUST (deflateInit2 (&s, 9, Z_DEFLATED, -12, 9, 0) == Z_OK);
+  MUST (deflate (&s, Z_FINISH) == Z_STREAM_END);
+  MUST (deflateEnd (&s) == Z_OK);
+  return max - s.avail_out;
+}
+
+static void
+plain_header (uint8_t *buf)
+{
+  put (buf, 0, 4, 0x514649fb);
+  put (buf, 4, 4, 3);
+  put (buf, 20, 4, 9);
+  put (buf, 24, 8, 128 << 10);
+  put (buf, 36, 4, 4);
+  put (buf, 40, 8, at (L1));
+  put (buf, 48, 8, at (REFTABLE));
+  put (buf, 56, 4, 1);
+  put (buf, 60, 4, 1);
+  put (buf, 64, 8, at (SNAPSHOTS));
+  put (buf, 96, 4, 4);
+  put (buf, 100, 4, 112);
+}
+
+static void
+plain_snapshot (uint8_t *buf)
+{
+  uint8_t *s = buf + at (SNAPSHOTS);
+
+  put (s, 0, 8, at (SNAP_L1));
+  put (s, 8, 4, 2);
+  put (s, 12, 2, 1);
+  put (s, 14, 2, 3);
+  put (s, 36, 4, 16);
+  put (s, 48, 8, 64 << 10);
+  memcpy (s + 56, "1old", 4);
+}
+
+void
+make_plain (uint8_t buf[PLAIN_BYTES])
+{
+  static const uint8_t refcounts[NR_CLUSTERS] = {
+    [HEADER] = 1, [REFTABLE] = 1, [REFBLOCK] = 1, [L1] = 1, [L2] = 1,
+    [SHARED] = 2, [OWN] = 1, [OLD] = 1, [COMPRESSED] = 2, [SNAPSHOTS] = 1,
+    [SNAP_L1] = 1, [SNAP_L2] = 1, [SHARED_L2] = 2, [SHARED_DATA] = 2,
+  };
+  const uint64_t copied = QCOW2_L2_COPIED;
+
+  memset (buf, 0, PLAIN_BYTES);
+  plain_header (buf);
+  plain_snapshot (buf);
+  put (buf, at (REFTABLE), 8, at (REFBLOCK));
+  for (unsigned i = 0; i < NR_CLUSTERS; i++)
+    put (buf, at (REFBLOCK) + 2 * i, 2, refcounts[i]);
+  put (buf, at (L1), 8, at (L2) | copied);
+  put (buf, at (L1) + 8, 8, at (SHARED_L2));
+  put (buf, at (L2), 8, at (SHARED));
+  put (buf, at (L2) + 8, 8, at (OWN) | copied);
+  put (buf, at (L2) + 16, 8, at (COMPRESSED) | QCOW2_L2_COMPRESSED);
+  put (buf, at (L2) + 24, 8, QCOW2_L2_ZERO);
+  put (buf, at (SNAP_L1), 8, at (SNAP_L2) | copied);
+  put (buf, at (SNAP_L1) + 8, 8, at (SHARED_L2));
+  put (buf, at (SNAP_L2), 8, at (SHARED));
+  put (buf, at (SNAP_L2) + 8, 8, at (OLD) | copied);
+  put (buf, at (SNAP_L2) + 16, 8, at (COMPRESSED) | QCOW2_L2_COMPRESSED);
+  put (buf, at (SHARED_L2) + 8, 8, at (SHARED_DATA));
+  memset (buf + at (SHARED), 's', PLAIN_CLUSTER);
+  memset (buf + at (OWN), 'o', PLAIN_CLUSTER);
+  memset (buf + at (OLD), 'q', PLAIN_CLUSTER);
+  memset (buf + at (SHARED_DATA), 'd', PLAIN_CLUSTER);
+  deflate_cluster (buf + at (COMPRESSED), PLAIN_CLUSTER);
+}
+
+/* --- Images with a store -------------------------------------------------- */
+
+static const struct dedup_open_params open_params = {
+  .path = "fuzz", .writable = true, .dedup = true, .verify = true,
+  .max_incarnations = -1, .cache_bytes = 1 << 20,
+};
+
+static struct io_store *
+new_disk (void)
+{
+  struct dedup_create_params p = {
+    .image = { .virtual_size = 8 << 20, .cluster_bits = 12,
+               .refcount_order = 4 },
+    .order = 4, .journal_areas = 3,
+  };
+  struct fault f = { 0 };
+  struct io_store *io;
+
+  MUST (io_memory_new (0, &io) == 0);
+  MUST (dedup_create (io, &p, &f) == 0);
+  return io;
+}
+
+static void
+write_ids (struct dedup_disk *d, uint64_t guest_idx, unsigned nr, uint8_t id)
+{
+  uint8_t buf[4096];
+
+  for (unsigned i = 0; i < nr; i++) {
+    memset (buf, 1 + i % 251, sizeof buf);
+    buf[0] = id;
+    buf[1] = (uint8_t) (i >> 8);
+    MUST (dedup_write (d, QCOW2_ROOT_ACTIVE, buf, guest_idx + i, 1) == 0);
+  }
+}
+
+static void
+run_due (struct dedup_disk *d, unsigned jobs)
+{
+  unsigned due;
+
+  for (unsigned n = 0; n < 1000 && (due = dedup_due (d, NULL) & jobs); n++)
+    MUST (dedup_run (d, (enum dedup_job) (due & -due)) >= 0);
+}
+
+static struct io_store *
+disk_with_history (bool crashed)
+{
+  struct io_store *io = new_disk ();
+  struct fault f = { 0 };
+  struct dedup_disk *d;
+
+  MUST (dedup_open (io, &open_params, &d, &f) == 0);
+  write_ids (d, 0, 200, 'a');
+  run_due (d, DEDUP_JOB_FREEZE | DEDUP_JOB_FILTERS);
+  write_ids (d, 100, 200, 'b');
+  write_ids (d, 1000, 100, 'a');
+  run_due (d, DEDUP_JOB_FREEZE | DEDUP_JOB_FILTERS);
+  if (crashed) {
+    MUST (dedup_checkpoint (d) == 0);
+    write_ids (d, 1500, 20, 'c');
+    MUST (dedup_unmap (d, QCOW2_ROOT_ACTIVE, 0, 50, DEDUP_TRIM) == 0);
+    MUST (dedup_flush (d) == 0);
+    write_ids (d, 1600, 5, 'd');
+    MUST (dedup_flush (d) == 0);
+  }
+  else
+    MUST (dedup_finish (d) == 0);
+  dedup_free (d);
+  return io;
+}
+
+/* --- Places --------------------------------------------------------------- */
+
+static void
+add_place (struct base *b, unsigned kind, uint64_t host_off, uint64_t len)
+{
+  if (host_off != 0 && b->nr_places < MAX_PLACES)
+    b->places[b->nr_places++] = (struct place) {
+      .host_off = host_off, .len = (uint32_t) len, .kind = kind };
+}
+
+static void
+add_flat (struct base *b, const struct qcow2_flat *t)
+{
+  add_place (b, PLACE_TABLE, t->host_off, t->nr * 8);
+  for (uint64_t i = 0; i < t->nr; i++)
+    add_place (b, PLACE_TABLE, t->v[i] & QCOW2_OFFSET_MASK,
+               UINT64_C (1) << b->cluster_bits);
+}
+
+static void
+add_tables (struct base *b, const struct qcow2_image *img)
+{
+  b->cluster_bits = img->header.geo.cluster_bits;
+  b->places[b->nr_places++] = (struct place) { .len = 512 };
+  add_flat (b, &img->l1);
+  add_flat (b, &img->reftable);
+  add_flat (b, &img->anchor.l1);
+  add_place (b, PLACE_TABLE, img->fields.snapshots_off,
+             img->snapshots.raw_len);
+  for (size_t i = 0; i < img->snapshots.nr; i++)
+    add_place (b, PLACE_TABLE, img->snapshots.v[i].l1_off,
+               img->snapshots.v[i].l1_entries * 8);
+}
+
+static void
+add_incarnation (struct base *b, const struct dedup_incarnation_desc *inc)
+{
+  uint64_t filter = inc_layout_of (inc->order).filter_pages * 4096;
+  size_t first = b->nr_places;
+
+  add_place (b, PLACE_INC_HEAD, inc->host_off, 64);
+  for (uint64_t off = 4096; off < inc->size_bytes; off += 4096)
+    add_place (b, off <= filter ? PLACE_INC_HEAD : PLACE_INC_PAGE,
+               inc->host_off + off, 4096);
+  for (; first < b->nr_places; first++) {
+    b->places[first].head_off = inc->host_off;
+    b->places[first].filter_bytes = (uint32_t) filter;
+  }
+}
+
+static void
+add_store (struct base *b, const struct dedup_disk *d)
+{
+  const struct dedup_config *c = d->config;
+
+  add_place (b, PLACE_CONFIG, d->ext.config_off, 512);
+  add_place (b, PLACE_CONFIG, d->ext.config_off + d->ext.config_size / 2,
+             512);
+  for (uint32_t i = 0; i < c->nr_areas; i++)
+    for (unsigned k = 0; k < 24 && k < c->areas[i].nr_blocks; k++)
+      add_place (b, PLACE_JOURNAL, c->areas[i].host_off + k * 4096, 4096);
+  for (uint32_t i = 0; i < c->nr_incarnations; i++)
+    add_incarnation (b, &c->incarnations[i]);
+}
+
+static void
+take_bytes (struct base *b, struct io_store *io)
+{
+  b->len = (size_t) io_size (io);
+  b->bytes = malloc (b->len);
+  MUST (b->bytes && io_pread (io, b->bytes, b->len, 0) == 0);
+}
+
+static void
+make_base (struct base *b, enum base_kind kind)
+{
+  struct dedup_open_params p = open_params;
+  struct fault f = { 0 };
+  uint8_t plain[PLAIN_BYTES];
+  struct io_store *io;
+  struct dedup_disk *d;
+
+  make_plain (plain);
+  io = kind == BASE_PLAIN ? store_of (plain, sizeof plain)
+    : disk_with_history (kind == BASE_CRASHED);
+  take_bytes (b, io);
+  p.writable = false;
+  MUST (dedup_open (io, &p, &d, &f) == 0);
+  add_tables (b, dedup_image (d));
+  if (kind != BASE_PLAIN)
+    add_store (b, d);
+  dedup_free (d);
+  io_close (io);
+}
+
+const struct base *
+get_base (enum base_kind kind)
+{
+  static struct base bases[NR_BASES];
+
+  if (bases[kind].bytes == NULL)
+    make_base (&bases[kind], kind);
+  return &bases[kind];
+}
+
+struct io_store *
+store_of (const uint8_t *bytes, size_t len)
+{
+  struct io_store *io;
+
+  MUST (io_memory_new (0, &io) == 0);
+  MUST (io_pwrite (io, bytes, len, 0) == 0);
+  return io;
+}
+
+/* --- Checksums ------------------------------------------------------------ */
+
+/* Of LEN bytes at HOST_OFF, kept big-endian AT of them. */
+static void
+fix_at (struct io_store *io, uint64_t host_off, uint32_t len, uint32_t at_off)
+{
+  CLEANUP_FREE uint8_t *buf = malloc (len);
+
+  MUST (buf && io_pread (io, buf, len, host_off) == 0);
+  put (buf, at_off, 8, 0);
+  put (buf, at_off, 8, dedup_checksum (buf, len));
+  MUST (io_pwrite (io, buf + at_off, 8, host_off + at_off) == 0);
+}
+
+static uint32_t
+length_at (struct io_store *io, uint64_t host_off, uint32_t min, uint32_t max)
+{
+  be32 w;
+  uint32_t len;
+
+  MUST (io_pread (io, &w, sizeof w, host_off) == 0);
+  len = be32_load (w);
+  return len < min || len > max ? min : len;
+}
+
+static void
+fix_filter (struct io_store *io, const struct place *p)
+{
+  CLEANUP_FREE uint8_t *buf = malloc (p->filter_bytes + 1);
+  uint8_t sum[8];
+
+  MUST (buf && io_pread (io, buf, p->filter_bytes, p->head_off + 4096) == 0);
+  put (sum, 0, 8, dedup_checksum (buf, p->filter_bytes));
+  MUST (io_pwrite (io, sum, sizeof sum, p->head_off + 48) == 0);
+}
+
+void
+fix_checksum (struct io_store *io, const struct place *p)
+{
+  switch (p->kind) {
+  case PLACE_TABLE:
+    break;
+  case PLACE_CONFIG:
+    fix_at (io, p->host_off, length_at (io, p->host_off + 12, 128,
+                                        DEDUP_CONFIG_SLOT), 104);
+    break;
+  case PLACE_JOURNAL:
+    fix_at (io, p->host_off, length_at (io, p->host_off + 36, 48, 4096), 40);
+    break;
+  case PLACE_INC_HEAD:
+    fix_filter (io, p);
+    fix_at (io, p->head_off, 4096, 56);
+    break;
+  case PLACE_INC_PAGE:
+    fix_at (io, p->host_off, 4096, 24);
+    break;
+  }
+}

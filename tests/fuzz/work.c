@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Work on a disk that may be anything: what a server and its clients do.
+ *
+ * Errors are fine, crashes and hangs are not; and what was written without an
+ * error reads back, or fails, until it is written again.
+ */
+#include "fuzz.h"
+
+#include "dedup.h"
+#include "internal.h"
+
+#define GRAIN 512u             /* bytes; what requests are multiples of */
+#define TRACKED 512u           /* grains of which the content is known */
+#define MAX_OPS 48
+
+struct work {
+  struct srv_export e;
+  struct io_store *io;
+  uint8_t known[TRACKED];      /* 0: not written; else the byte */
+};
+
+static uint64_t
+known_bytes (const struct work *w)
+{
+  uint64_t max = TRACKED * (uint64_t) GRAIN;
+
+  return w->e.size_bytes < max ? w->e.size_bytes : max;
+}
+
+static void
+note (struct work *w, uint64_t off, uint64_t len, uint8_t byte)
+{
+  for (uint64_t g = off / GRAIN; g < TRACKED && g * GRAIN < off + len; g++)
+    w->known[g] = byte;
+}
+
+static void
+do_write (struct work *w, uint64_t off, uint32_t len, uint8_t byte)
+{
+  CLEANUP_FREE uint8_t *buf = malloc (len);
+  int r;
+
+  MUST (buf);
+  memset (buf, byte, len);
+  r = srv_pwrite (&w->e, buf, off, len, false);
+  note (w, off, len, r == 0 ? byte : 0);
+}
+
+static void
+do_read (struct work *w, uint64_t off, uint32_t len)
+{
+  CLEANUP_FREE uint8_t *buf = malloc (len);
+  uint64_t i;
+
+  MUST (buf);
+  if (srv_pread (&w->e, buf, off, len) < 0)
+    return;
+  for (i = off; i < off + len && i / GRAIN < TRACKED; i++)
+    if (w->known[i / GRAIN])
+      MUST (buf[i - off] == w->known[i / GRAIN]);
+}
+
+static int
+count_cb (void *opaque, uint64_t off, uint64_t len, enum srv_extent_type type)
+{
+  *(uint64_t *) opaque += len;
+  return 0;
+}
+
+static void
+do_jobs (struct work *w, unsigned jobs)
+{
+  unsigned due;
+  int r = 0;
+
+  for (unsigned n = 0; n < 64 && r >= 0; n++) {
+    due = dedup_due (w->e.disk, NULL) & jobs;
+    if (due == 0)
+      break;
+    r = dedup_run (w->e.disk, (enum dedup_job) (due & -due));
+  }
+}
+
+/* A place in the tracked part three times out of four. */
+static uint64_t
+choose_offset (struct work *w, struct input *in)
+{
+  uint64_t v = take (in, 3);
+
+  if (v & 3)
+    return known_bytes (w) ? (v >> 2) * GRAIN % known_bytes (w) : 0;
+  return w->e.size_bytes ? take (in, 8) % w->e.size_bytes / GRAIN * GRAIN : 0;
+}
+
+static void
+one_op (struct work *w, struct input *in)
+{
+  unsigned op = (unsigned) take (in, 1);
+  uint64_t off = choose_offset (w, in), covered = 0;
+  uint64_t left = w->e.size_bytes - off;
+  uint32_t len = (uint32_t) (1 + take (in, 1) % 16) * GRAIN;
+  int r = 0;
+
+  len = (uint32_t) (len < left ? len : left);
+  if (len == 0)
+    return;
+  switch (op % 8) {
+  case 0: case 1: case 2:
+    do_write (w, off, len, (uint8_t) (1 + op / 8 % 7));
+    break;
+  case 3:
+    do_read (w, off, len);
+    break;
+  case 4:
+    r = srv_trim (&w->e, off, len, false);
+    note (w, off, len, 0);
+    break;
+  case 5:
+    r = srv_zero (&w->e, off, len, op & 8, false, false);
+    note (w, off, len, 0);
+    break;
+  case 6:
+    r = srv_extents (&w->e, off, len, false, count_cb, &covered);
+    MUST (r < 0 || covered == len);
+    break;
+  case 7:
+    r = op & 8 ? srv_flush (&w->e) : 0;
+    if (op & 16)
+      do_jobs (w, ~0u);
+    break;
+  }
+  (void) r;
+}
+
+static int
+open_disk (struct work *w, bool writable)
+{
+  struct dedup_open_params p = {
+    .path = "fuzz", .writable = writable, .dedup = true, .verify = true,
+    .max_incarnations = -1, .cache_bytes = 1 << 16, .order = 4,
+    .host_files = QCOW2_FILES_IGNORE,
+  };
+  const struct qcow2_geometry *g;
+  struct fault f = { 0 };
+  int r;
+
+  memset (&w->e, 0, sizeof w->e);
+  r = dedup_open (w->io, &p, &w->e.disk, &f);
+  MUST (r == 0 || f.msg[0] != '\0');
+  if (r < 0)
+    return r;
+  g = qcow2_geometry (dedup_image (w->e.disk));
+  w->e.path = (char *) "fuzz";
+  w->e.writable = writable;
+  w->e.cluster_bits = g->cluster_bits;
+  w->e.size_bytes = g->virtual_size;
+  w->e.nr_clusters = g->nr_clusters;
+  srv_range_lock_init (&w->e.ranges);
+  return 0;
+}
+
+static int
+close_disk (struct work *w)
+{
+  int r = w->e.writable ? dedup_finish (w->e.disk) : 0;
+
+  srv_range_lock_destroy (&w->e.ranges);
+  dedup_free (w->e.disk);
+  return r;
+}
+
+static void
+read_all_known (struct work *w)
+{
+  for (uint64_t off = 0; off < known_bytes (w); off += GRAIN)
+    do_read (w, off, (uint32_t)
+             (known_bytes (w) - off < GRAIN ? known_bytes (w) - off : GRAIN));
+}
+
+void
+work_on_disk (struct io_store *io, struct input *in, bool writable)
+{
+  struct work w = { .io = io };
+  struct dedup_stats s;
+  bool killed;
+
+  if (open_disk (&w, writable) < 0)
+    return;
+  killed = take (in, 1) & 1;
+  for (unsigned n = 0; n < MAX_OPS && in->left > 0; n++)
+    one_op (&w, in);
+  read_all_known (&w);
+  dedup_get_stats (w.e.disk, &s);
+  if (killed) {                 /* what was not flushed may be gone */
+    srv_range_lock_destroy (&w.e.ranges);
+    dedup_free (w.e.disk);
+    memset (w.known, 0, sizeof w.known);
+  }
+  else if (close_disk (&w) < 0)
+    return;
+  if (open_disk (&w, false) < 0)
+    return;
+  read_all_known (&w);
+  close_disk (&w);
+}
+
+/* --- Without a store ------------------------------------------------------- */
+
+static void
+read_root (struct qcow2_image *img, unsigned root, uint64_t size)
+{
+  struct qcow2_extent ext[16];
+  CLEANUP_FREE uint8_t *buf = malloc (1 << 16);
+  uint64_t at = 0;
+  int nr, i;
+
+  MUST (buf);
+  size = size < 1 << 22 ? size : 1 << 22;
+  for (unsigned n = 0; n < 256 && at < size; n++) {
+    nr = qcow2_map (img, root, at, size - at, ext, 16);
+    if (nr < 0)
+      at += qcow2_geometry (img)->cluster_size;
+    for (i = 0; i < nr; i++) {
+      uint64_t len = ext[i].len < 1 << 16 ? ext[i].len : 1 << 16;
+
+      MUST (ext[i].len > 0 && ext[i].guest_off == at);
+      if (qcow2_read (img, root, buf, at, len) == 0 && len > 0)
+        buf[0] ^= buf[len - 1];
+      at += ext[i].len;
+    }
+  }
+}
+
+static void
+ignore_problem (void *opaque, bool is_leak, const char *line)
+{
+  for (; *line; line++)
+    MUST (*line != '\n');
+}
+
+void
+look_at_image (struct io_store *io)
+{
+  const struct qcow2_open_params p = {
+    .path = "fuzz", .allow_recovery = true, .cache_bytes = 1 << 16,
+    .host_files = QCOW2_FILES_IGNORE,
+  };
+  const struct qcow2_check_params cp = { .problem = ignore_problem };
+  const struct qcow2_snapshot *snaps;
+  struct qcow2_check_result res;
+  struct qcow2_image *img;
+  struct fault f = { 0 };
+  size_t nr;
+  int r = qcow2_open (io, &p, &img, &f);
+
+  if (r < 0) {
+    MUST (f.msg[0] != '\0');
+    return;
+  }
+  read_root (img, QCOW2_ROOT_ACTIVE, qcow2_geometry (img)->virtual_size);
+  nr = qcow2_snapshots (img, &snaps);
+  for (size_t i = 0; i < nr && i < 8; i++)
+    if (!snaps[i].is_anchor)
+      read_root (img, (unsigned) i + 1, snaps[i].disk_size);
+  r = qcow2_check (img, &cp, &res, &f);
+  (void) r;
+  qcow2_close (img);
+}
