@@ -12,8 +12,8 @@
 /* What an image says goes into messages: no control character of it shall
  * reach a terminal or start a line in a log.  U+0080 to U+009F are two bytes,
  * of which the first is always 0xc2. */
-static void
-make_printable (char *s)
+void
+fault_make_printable (char *s)
 {
   unsigned char *p = (unsigned char *) s;
 
@@ -39,6 +39,6 @@ fault_set (struct fault *f, enum fault_kind kind, int err, uint64_t off,
   va_start (args, fmt);
   vsnprintf (f->msg, sizeof f->msg, fmt, args);
   va_end (args);
-  make_printable (f->msg);
+  fault_make_printable (f->msg);
   return -err;
 }

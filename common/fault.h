@@ -32,6 +32,10 @@ int fault_set (struct fault *f, enum fault_kind kind, int err, uint64_t off,
                const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 5, 6)));
 
+/* Replace control characters in S by '?': what an image says goes into
+ * messages, which are one line each.  fault_set and log_line do it. */
+void fault_make_printable (char *s);
+
 /* Shorthands. */
 #define fault_corrupt(f, off, ...) \
   fault_set ((f), FAULT_CORRUPT, EINVAL, (off), __VA_ARGS__)

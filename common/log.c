@@ -2,6 +2,7 @@
 /* Formats a line for whoever listens.  Promises never to fail: a line that
  * is too long is cut.  Callable from any thread; the sink must be too.
  */
+#include "fault.h"
 #include "log.h"
 
 #include <stdarg.h>
@@ -20,5 +21,6 @@ log_line (const struct log_sink *sink, enum log_level level,
   va_start (args, fmt);
   vsnprintf (line, sizeof line, fmt, args);
   va_end (args);
+  fault_make_printable (line);
   sink->write (sink->opaque, level, line);
 }

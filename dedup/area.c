@@ -105,8 +105,10 @@ set_area_refcount (struct dedup_disk *d, uint64_t host_idx, uint64_t count,
     if (r < 0)
       break;
     r = qcow2_prepare_host_locked (&txn, host_idx, count);
-    if (r == 0)
+    if (r == 0) {
       dedup_change_locked (d, &txn, &c);
+      qcow2_guard_put_locked (d->img, host_idx, count, used);
+    }
     if (r == 0 && !used)
       qcow2_quarantine_locked (d->img, &run,
                                dedup_journal_seq_locked (d->journal));
@@ -279,6 +281,25 @@ check_area (struct dedup_disk *d, struct qcow2_area a, bool *ok)
   qcow2_txn_end_locked (&txn);
   lock_release (d->lock);
   return r;
+}
+
+int
+dedup_area_guard (struct dedup_disk *d, struct fault *f)
+{
+  size_t i, nr = count_areas (d);
+
+  LOCK_FOR_SCOPE (d->lock);
+  for (i = 0; i < nr; i++) {
+    struct qcow2_area a = area_at (d, i);
+    uint64_t idx = a.host_off >> d->cluster_bits;
+    uint64_t count = a.size >> d->cluster_bits;
+
+    if (qcow2_guarded_locked (d->img, idx, count))
+      return fault_corrupt (f, a.host_off, "an area of the store overlaps "
+                            "the image's tables");
+    qcow2_guard_put_locked (d->img, idx, count, true);
+  }
+  return 0;
 }
 
 int

@@ -320,6 +320,21 @@ complete_recovery (struct dedup_disk *d, struct fault *f)
   return 0;
 }
 
+/* No data shall be written to header, tables or store, whatever the image
+ * says.  While bit 48 is set, only after the replay are the tables what they
+ * should be. */
+static int
+guard (struct dedup_disk *d, bool tables, struct fault *f)
+{
+  int r = 0;
+
+  if (!d->writable)
+    return 0;
+  if (tables)
+    r = qcow2_guard_begin (d->img, f);
+  return r < 0 ? r : dedup_area_guard (d, f);
+}
+
 /* Load the store: index from the journal, tables too after a crash, as which
  * a store that was ADOPTED just now counts. */
 static int
@@ -341,6 +356,9 @@ load_store (struct dedup_disk *d, bool adopted, struct fault *f)
   if (r < 0 || !ok)
     return fault_corrupt (f, UINT64_MAX, "the anchor does not cover the "
                           "store's areas");
+  r = guard (d, crashed, f);
+  if (r < 0)
+    return r;
   if (crashed) {                /* step 5; in memory only if read-only */
     d->config->epoch += !mutation (MUTATION_SAME_EPOCH);
     d->config->epoch_start = d->config->checkpoint = d->checkpoint = next;
@@ -437,7 +455,8 @@ grow_tables (struct dedup_disk *d, struct fault *f)
   qcow2_plan_free (plan);
   if (r < 0)
     return dedup_fail (d, r, "growing tables failed");
-  return dedup_checkpoint (d);
+  r = dedup_checkpoint (d);
+  return r < 0 ? r : guard (d, true, f);
 }
 
 static int
@@ -501,6 +520,11 @@ open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
   if (d->direct)
     return 0;
   crashed = d->recovery_bit;
+  if (d->writable && !crashed) {
+    r = qcow2_guard_begin (d->img, f);
+    if (r < 0)
+      return r;
+  }
   r = read_config (d, &why);
   if (r == 1) {
     r = check_hash (d, p, f);

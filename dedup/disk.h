@@ -235,6 +235,9 @@ int dedup_area_free (struct dedup_disk *d, uint64_t host_off, uint64_t size)
   MUST_CHECK;
 /* Is a cluster inside an area that the configuration lists? */
 bool dedup_area_contains (const struct dedup_disk *d, uint64_t host_idx);
+/* Guard every area (qcow2_guard_begin came before).  FAULT_CORRUPT: one of
+ * them overlaps a table. */
+int dedup_area_guard (struct dedup_disk *d, struct fault *f) MUST_CHECK;
 /* Is every area anchored with refcount 1? */
 int dedup_area_check (struct dedup_disk *d, bool *ok) MUST_CHECK;
 /* Make the quotas of an image: order of log stores, journal areas. */

@@ -249,8 +249,16 @@ unreserve (struct op *op, const struct qcow2_run *run)
 static int
 reserve (struct op *op, size_t wanted, struct qcow2_run *run)
 {
-  LOCK_FOR_SCOPE (op->d->lock);
-  return qcow2_reserve_locked (op->d->img, wanted, run);
+  struct dedup_disk *d = op->d;
+  bool guarded;
+  int r;
+
+  lock_acquire (d->lock);
+  r = qcow2_reserve_locked (d->img, wanted, run);
+  guarded = r == 0 && qcow2_guarded_locked (d->img, run->host_idx, run->count);
+  lock_release (d->lock);
+  return guarded ? dedup_fail (d, -EIO, "a cluster to be written holds a table")
+    : r;
 }
 
 /* Write the slots IDX[0..nr) to the contiguous clusters of RUN. */

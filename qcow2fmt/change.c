@@ -214,6 +214,16 @@ may_become (const struct qcow2_flat *f, uint64_t i, uint64_t host_off)
   return old == 0 || old == host_off;
 }
 
+/* The cluster at HOST_OFF is a table from now on. */
+static void
+now_table (struct qcow2_image *img, uint64_t host_off)
+{
+  uint64_t idx = host_off >> img->header.geo.cluster_bits;
+
+  qcow2_alloc_used_locked (img, idx, 1);
+  qcow2_guard_put_locked (img, idx, 1, true);
+}
+
 static int
 apply_l2_table (struct qcow2_txn *txn, const struct qcow2_change *c)
 {
@@ -236,8 +246,7 @@ apply_l2_table (struct qcow2_txn *txn, const struct qcow2_change *c)
   if (r < 0)
     return r;
   qcow2_flat_set (&img->l1, c->table_idx, c->host_off | QCOW2_L2_COPIED);
-  qcow2_alloc_used_locked (img, c->host_off >> img->header.geo.cluster_bits,
-                           1);
+  now_table (img, c->host_off);
   return 0;
 }
 
@@ -256,8 +265,7 @@ apply_refblock (struct qcow2_txn *txn, const struct qcow2_change *c)
     return r;
   t->is_refblock = true;
   qcow2_flat_set (&img->reftable, c->table_idx, c->host_off);
-  qcow2_alloc_used_locked (img, c->host_off >> img->header.geo.cluster_bits,
-                           1);
+  now_table (img, c->host_off);
   return 0;
 }
 
@@ -273,8 +281,7 @@ apply_anchor_table (struct qcow2_txn *txn, const struct qcow2_change *c)
   r = qcow2_anchor_create_locked (img, c->table_idx, c->host_off);
   if (r < 0)
     return r;
-  qcow2_alloc_used_locked (img, c->host_off >> img->header.geo.cluster_bits,
-                           1);
+  now_table (img, c->host_off);
   return 0;
 }
 

@@ -39,6 +39,7 @@ report (struct check *c, bool is_leak, const char *fmt, va_list ap)
 
   if (c->p->problem) {
     vsnprintf (line, sizeof line, fmt, ap);
+    fault_make_printable (line);
     c->p->problem (c->p->opaque, is_leak, line);
   }
 }

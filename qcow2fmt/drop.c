@@ -58,7 +58,8 @@ look (struct qcow2_txn *txn, uint64_t host_idx, uint64_t *refcount,
 {
   int r = qcow2_get_refcount_locked (txn, host_idx, refcount, anchored);
 
-  if (r == 0 && !can_drop (host_idx, *refcount, *anchored))
+  if (r == 0 && (!can_drop (host_idx, *refcount, *anchored) ||
+                 qcow2_guarded_locked (txn->img, host_idx, 1)))
     r = -EINVAL;
   return r;
 }

@@ -127,7 +127,7 @@ qcow2_hold_locked (struct qcow2_txn *txn, uint64_t host_idx, uint64_t limit)
   r = qcow2_get_refcount_locked (txn, host_idx, &refcount, &anchored);
   if (r < 0)
     return r;
-  if (!anchored || refcount < 2)
+  if (!anchored || refcount < 2 || qcow2_guarded_locked (img, host_idx, 1))
     return -ENOENT;
   if (refcount >= limit)
     return -ERANGE;

@@ -421,6 +421,7 @@ struct qcow2_image {
   struct qcow2_cache cache;
   struct qcow2_anchor anchor;
   struct qcow2_alloc alloc;
+  struct qcow2_bitmap *guard;  /* guard.c; NULL: not opened for writing */
   struct qcow2_pool pool;
   struct qcow2_holds holds;
   struct qcow2_direct direct;  /* .on: constant once writing starts */

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "bitmap.h"
 #include "checked.h"
 #include "header-format.h"
 #include "image.h"
@@ -213,6 +214,7 @@ qcow2_close (struct qcow2_image *img)
   qcow2_backing_close (img->backing);
   qcow2_direct_free (img);
   qcow2_alloc_free (img);               /* with the anchor and the holds */
+  qcow2_bitmap_free (img->guard);
   qcow2_cache_free (img);
   qcow2_flat_free (&img->reftable);
   qcow2_flat_free (&img->l1);

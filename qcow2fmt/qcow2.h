@@ -353,6 +353,18 @@ void qcow2_release_locked (struct qcow2_image *img,
                            const struct qcow2_run *runs, size_t nr);
 uint64_t qcow2_quarantined_locked (struct qcow2_image *img);  /* clusters */
 
+/* Enter header and tables into the guard (guard.c), for an image opened for
+ * writing, once its tables are as they should be; and again after they moved.
+ * FAULT_CORRUPT, and nothing changed: two of them overlap, lie past the end or
+ * are misaligned.  From then on new tables enter themselves. */
+int qcow2_guard_begin (struct qcow2_image *img, struct fault *f) MUST_CHECK;
+/* The same for, or no longer for, clusters of a store. */
+void qcow2_guard_put_locked (struct qcow2_image *img, uint64_t host_idx,
+                             uint64_t count, bool guarded);
+/* Is any of these clusters guarded?  No data may go there. */
+bool qcow2_guarded_locked (struct qcow2_image *img, uint64_t host_idx,
+                           uint64_t count) MUST_CHECK;
+
 /* First cluster past everything allocated or reserved. */
 uint64_t qcow2_frontier_locked (struct qcow2_image *img);
 

@@ -56,6 +56,9 @@ look (struct scan *s, const struct qcow2_table *block, uint64_t idx)
   struct qcow2_image *img = s->img;
   uint64_t refcount = block ? qcow2_refblock_get_locked (img, block, idx) : 0;
 
+  /* A table, whatever its refcount. */
+  if (qcow2_guarded_locked (img, idx, 1))
+    return false;
   /* Anchored and refcount 0 contradict each other: rot.  In use, perhaps. */
   if (refcount == 0)
     return idx != 0 && !qcow2_bitmap_test (img->alloc.busy, idx) &&
