@@ -231,8 +231,11 @@ dedup_adopt (struct io_store *io, const struct dedup_open_params *p,
     return r;
   a.geo = qcow2_geometry (a.img);
   a.config = calloc (1, sizeof *a.config);
-  r = a.config ? adopt_image (&a, f)
-    : fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  r = a.config ? 0 : fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  if (r == 0)                   /* the replay will need all of it */
+    r = qcow2_anchor_load_all (a.img, f);
+  if (r == 0)
+    r = adopt_image (&a, f);
   qcow2_plan_free (a.plan);
   qcow2_close (a.img);
   free (a.config);

@@ -295,6 +295,29 @@ qcow2_anchor_load_locked (struct qcow2_txn *txn, uint64_t part)
   return 0;
 }
 
+int
+qcow2_anchor_load_all (struct qcow2_image *img, struct fault *f)
+{
+  struct qcow2_txn txn;
+  uint64_t part;
+  int r = 0;
+
+  qcow2_txn_begin (img, &txn);
+  lock_acquire (&img->lock);
+  for (part = 0; part < img->anchor.l1.nr && r == 0; ++part) {
+    r = qcow2_anchor_need_locked (&txn, part);
+    if (r == -EAGAIN)
+      r = qcow2_anchor_load_locked (&txn, part);
+  }
+  qcow2_txn_end_locked (&txn);
+  lock_release (&img->lock);
+  if (r == -ENOMEM)
+    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  return r < 0 ? fault_corrupt (f, UINT64_MAX, "a table of the anchor snapshot "
+                                "is damaged or unreadable: run qemu-img "
+                                "check, or open it read-only") : 0;
+}
+
 /* --- Replay ------------------------------------------------------------- */
 
 void

@@ -121,6 +121,10 @@ const uint8_t *qcow2_store_extension (const struct qcow2_image *img);
 /* Is there an anchor snapshot? */
 bool qcow2_has_anchor (const struct qcow2_image *img);
 
+/* Read all tables of the anchor.  FAULT_CORRUPT: one of them is none. */
+int qcow2_anchor_load_all (struct qcow2_image *img, struct fault *f)
+  MUST_CHECK;
+
 struct qcow2_snapshot {
   const char *id, *name;       /* NUL-terminated copies */
   uint64_t l1_off;

@@ -1,0 +1,428 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Each field of each structure on disk, set to what it must not be: 0, 1, the
+ * maximum, misaligned, one more, the place of each other structure and its
+ * own.  Checksums are made right.  Then the image opens or is refused with a
+ * line that says why and not a byte changed; and after writes, trims and a
+ * close, no guest cluster that the poke left alone and nobody wrote has
+ * other bytes, and the check finds no more harm than before.
+ *
+ * poke [EVERY [FIRST]]: each EVERYth case (1), from FIRST on.  A case that
+ * fails is printed with its number: poke 1000000 NUMBER runs it alone.
+ */
+#include "fuzz.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "dedup.h"
+#include "image.h"
+
+#define GUEST_CLUSTERS 2048u   /* as the bases have, or fewer */
+#define FRESH 300u             /* where new data goes; see work_on */
+#define NR_FRESH 120u
+
+/* A reference to nowhere is one complaint; once the file has grown to there,
+ * it is three: of its flag, of the refcount, of the area. */
+#define SAME_HARM 3u
+
+/* An entry that names the data of another guest cluster, or a refcount that
+ * does not count it, costs that one when it is dropped: nobody could know
+ * without counting all references. */
+#define SAME_DATA 1u
+
+struct field {
+  const char *name;
+  uint32_t off;
+  unsigned width;
+};
+
+#define F(name, off, width) { #name, off, width }
+
+static const struct field header_fields[] = {
+  F (version, 4, 4), F (backing_off, 8, 8), F (backing_len, 16, 4),
+  F (cluster_bits, 20, 4), F (size, 24, 8), F (crypt, 32, 4),
+  F (l1_entries, 36, 4), F (l1_off, 40, 8), F (reftable_off, 48, 8),
+  F (reftable_clusters, 56, 4), F (nr_snapshots, 60, 4),
+  F (snapshots_off, 64, 8), F (incompatible, 72, 8), F (compatible, 80, 8),
+  F (autoclear, 88, 8), F (refcount_order, 96, 4), F (header_length, 100, 4),
+  F (compression, 104, 1), F (ext_type, 112, 4), F (ext_len, 116, 4),
+  F (ext_config_off, 120, 8), F (ext_config_size, 128, 4),
+  F (ext_flags, 136, 4), F (ext_hash, 140, 1), F (ext_layout, 141, 1),
+  { NULL }
+};
+static const struct field snapshot_fields[] = {
+  F (l1_off, 0, 8), F (l1_entries, 8, 4), F (id_len, 12, 2),
+  F (name_len, 14, 2), F (vm_state, 32, 4), F (extra_len, 36, 4),
+  F (vm_state_64, 40, 8), F (disk_size, 48, 8), F (id, 56, 1), { NULL }
+};
+static const struct field config_fields[] = {
+  F (version, 8, 4), F (length, 12, 4), F (store_id, 16, 8),
+  F (generation, 24, 8), F (epoch, 32, 4), F (block_size, 36, 4),
+  F (epoch_start, 40, 8), F (checkpoint, 48, 8), F (index_start, 56, 8),
+  F (order, 64, 4), F (max_incarnations, 68, 4), F (nr_areas, 72, 4),
+  F (nr_incarnations, 76, 4), F (nr_limbo, 80, 4), F (flags, 84, 4),
+  F (next_id, 88, 8), F (max_areas, 96, 4), F (area_size, 100, 4),
+  F (reserved, 112, 8), F (area_off, 128, 8), F (area_first, 136, 8),
+  F (area_blocks, 144, 4), F (area_pad, 148, 4), F (area2_off, 152, 8),
+  F (area2_first, 160, 8), F (area3, 176, 8), F (inc, 184, 8),
+  F (inc, 192, 8), F (inc, 200, 8), F (inc, 208, 8), F (inc, 216, 8),
+  { NULL }
+};
+static const struct field block_fields[] = {
+  F (magic, 0, 8), F (store_id, 8, 8), F (seq, 16, 8), F (durable, 24, 8),
+  F (epoch, 32, 4), F (length, 36, 4), F (record_size, 48, 1),
+  F (record_type, 49, 1), F (record, 50, 2), F (record, 52, 8),
+  F (record, 60, 8), F (record, 84, 8), F (record, 92, 8), { NULL }
+};
+static const struct field head_fields[] = {
+  F (magic, 0, 8), F (store_id, 8, 8), F (id, 16, 8), F (order, 24, 4),
+  F (entries, 28, 4), F (tombstones, 32, 4), F (filter_pages, 36, 4),
+  F (table_pages, 40, 8), F (filter_sum, 48, 8), { NULL }
+};
+static const struct field page_fields[] = {
+  F (magic, 0, 8), F (id, 8, 8), F (page, 16, 8), F (hash, 32, 8),
+  F (host_idx, 64, 8), F (host_idx, 104, 8), { NULL }
+};
+static const struct field table_fields[] = {
+  F (entry, 0, 8), F (entry, 8, 8), F (entry, 32, 8), F (half, 2, 2),
+  F (half, 6, 2), F (half, 24, 2), F (half, 100, 2), { NULL }
+};
+
+struct poke {
+  const struct base *base;
+  enum base_kind kind;
+  const struct place *place;
+  const struct field *field;
+  uint64_t value;
+};
+
+static void
+print_line (void *opaque, enum log_level level, const char *line)
+{
+  printf ("log: %s\n", line);
+}
+
+static const struct log_sink sink = { .write = print_line };
+static bool verbose;           /* one case alone */
+static unsigned every = 1, first, number, nr_cases, nr_run, nr_refused, nr_failed;
+
+static const struct field *
+fields_of (const struct base *b, const struct place *p, size_t i)
+{
+  switch (p->kind) {
+  case PLACE_CONFIG: return config_fields;
+  case PLACE_JOURNAL: return block_fields;
+  case PLACE_INC_HEAD: return head_fields;
+  case PLACE_INC_PAGE: return page_fields;
+  case PLACE_TABLE: break;
+  }
+  if (i == 0)
+    return header_fields;
+  return p->len % 512 != 0 && p->len > 32 && p->len < 512 &&
+    b->bytes[p->host_off + 36] == 0 && b->bytes[p->host_off + 39] == 16
+    ? snapshot_fields : table_fields;
+}
+
+/* --- One case --------------------------------------------------------------- */
+
+static void
+fail (const struct poke *k, const char *what, uint64_t n)
+{
+  nr_failed++;
+  printf ("case %u: base %d, place 0x%llx (%d), %s at %u := 0x%llx: %s %llu\n",
+          number, k->kind, (unsigned long long) k->place->host_off,
+          k->place->kind, k->field->name, k->field->off,
+          (unsigned long long) k->value, what, (unsigned long long) n);
+}
+
+static int
+open_disk (struct io_store *io, bool writable, struct dedup_disk **d,
+           struct fault *f)
+{
+  struct dedup_open_params p = {
+    .path = "poke", .writable = writable, .dedup = true, .verify = true,
+    .max_incarnations = -1, .cache_bytes = 1 << 20, .order = 4,
+    .host_files = QCOW2_FILES_IGNORE, .log = verbose ? &sink : NULL,
+  };
+
+  memset (f, 0, sizeof *f);
+  *d = NULL;
+  return dedup_open (io, &p, d, f);
+}
+
+struct view {                  /* of the guest's clusters */
+  uint64_t nr, size;
+  uint64_t sum[GUEST_CLUSTERS];    /* 0: cannot be read */
+  uint64_t harm;               /* corruptions and errors that check finds */
+  bool opened;
+};
+
+static void
+print_problem (void *opaque, bool is_leak, const char *line)
+{
+  if (verbose && !is_leak)
+    printf ("check: %s\n", line);
+}
+
+static void
+see (struct io_store *io, struct view *v)
+{
+  const struct qcow2_check_params cp = { .problem = print_problem };
+  CLEANUP_FREE uint8_t *buf = NULL;
+  const struct qcow2_geometry *g;
+  struct dedup_check_result res;
+  struct dedup_disk *d;
+  struct fault f;
+
+  memset (v, 0, sizeof *v);
+  if (open_disk (io, false, &d, &f) < 0)
+    return;
+  v->opened = true;
+  g = qcow2_geometry (dedup_image (d));
+  v->size = g->cluster_size;
+  v->nr = g->nr_clusters < GUEST_CLUSTERS ? g->nr_clusters : GUEST_CLUSTERS;
+  buf = malloc (g->cluster_size);
+  MUST (buf);
+  for (uint64_t i = 0; i < v->nr; i++) {
+    uint64_t off = i * v->size, left = g->virtual_size - off;
+    uint64_t n = left < v->size ? left : v->size;
+
+    memset (buf, 0, v->size);
+    if (dedup_read (d, QCOW2_ROOT_ACTIVE, buf, off, n) == 0)
+      v->sum[i] = dedup_checksum (buf, v->size) | 1;
+  }
+  memset (&res, 0, sizeof res);
+  v->harm = dedup_check (d, &cp, &res, &f) < 0 ? UINT64_MAX
+    : res.image.corruptions + res.image.errors;
+  dedup_free (d);
+}
+
+/* Is guest cluster I one that the work writes or trims? */
+static bool
+worked_on (uint64_t i)
+{
+  return i < 24 || (i >= FRESH && i < FRESH + NR_FRESH);
+}
+
+static void
+run_jobs (struct dedup_disk *d)
+{
+  unsigned due;
+
+  for (unsigned n = 0; n < 200 && (due = dedup_due (d, NULL)); n++)
+    if (dedup_run (d, (enum dedup_job) (due & -due)) < 0)
+      break;
+}
+
+/* Overwrite, trim, free, use again. */
+static void
+work_on (struct dedup_disk *d)
+{
+  const struct qcow2_geometry *g = qcow2_geometry (dedup_image (d));
+  CLEANUP_FREE uint8_t *buf = malloc (g->cluster_size);
+  int r = 0;
+
+  MUST (buf);
+  for (uint64_t i = 0; i < FRESH + NR_FRESH; i++) {
+    if (!worked_on (i) || i >= g->nr_clusters)
+      continue;
+    for (uint64_t k = 0; k < g->cluster_size; k++)
+      buf[k] = (uint8_t) (i * 7 + k * 13 + k / 256 + 1);
+    r = i % 8 == 7 ? dedup_unmap (d, QCOW2_ROOT_ACTIVE, i, 1, DEDUP_TRIM)
+      : dedup_write (d, QCOW2_ROOT_ACTIVE, buf, i, 1);
+    if (i % 32 == 0) {
+      r = dedup_flush (d);
+      run_jobs (d);
+    }
+  }
+  (void) r;
+}
+
+/* True: it was refused. */
+static bool
+serve (const struct poke *k, struct io_store *io)
+{
+  CLEANUP_FREE uint8_t *before = NULL, *after = NULL;
+  int64_t size = io_size (io);
+  struct dedup_disk *d;
+  struct fault f;
+  int r;
+
+  before = malloc ((size_t) size);
+  after = malloc ((size_t) size);
+  MUST (before && after && io_pread (io, before, (size_t) size, 0) == 0);
+  r = open_disk (io, true, &d, &f);
+  if (verbose)
+    printf ("open: %d %s\n", r, f.msg);
+  if (r == 0) {
+    work_on (d);
+    r = dedup_finish (d);
+    dedup_free (d);
+    return false;
+  }
+  if (f.msg[0] == '\0' || strchr (f.msg, '\n'))
+    fail (k, "refused without one line", 0);
+  MUST (io_pread (io, after, (size_t) size, 0) == 0);
+  if (io_size (io) != size || memcmp (before, after, (size_t) size) != 0)
+    fail (k, "refused, but changed", (uint64_t) -r);
+  return true;
+}
+
+static void
+compare (const struct poke *k, const struct view *good,
+         const struct view *before, const struct view *after)
+{
+  uint64_t i, lost = 0;
+
+  if (!before->opened || before->size != good->size)
+    return;
+  if (!after->opened) {
+    fail (k, "does not open any more", 0);
+    return;
+  }
+  for (i = 0; i < good->nr && i < before->nr; i++)
+    if (!worked_on (i) && before->sum[i] == good->sum[i] &&
+        after->sum[i] != good->sum[i])
+      lost++;
+  if (lost > (k->place->kind == PLACE_TABLE ? SAME_DATA : 0))
+    fail (k, "clusters changed:", lost);
+  if (after->harm > before->harm + SAME_HARM)
+    fail (k, "check finds more:", after->harm - before->harm);
+}
+
+static void
+put (struct io_store *io, uint64_t off, unsigned width, uint64_t v)
+{
+  uint8_t b[8];
+
+  for (unsigned i = 0; i < width; i++)
+    b[i] = (uint8_t) (v >> 8 * (width - 1 - i));
+  MUST (io_pwrite (io, b, width, off) == 0);
+}
+
+static const struct view *
+view_of_base (enum base_kind kind)
+{
+  static struct view views[NR_BASES];
+  struct io_store *io;
+
+  if (!views[kind].opened) {
+    io = store_of (get_base (kind)->bytes, get_base (kind)->len);
+    see (io, &views[kind]);
+    MUST (views[kind].opened && views[kind].harm == 0);
+    io_close (io);
+  }
+  return &views[kind];
+}
+
+static void
+run_case (const struct poke *k)
+{
+  static struct view before, after;
+  struct io_store *io;
+
+  number = nr_cases++;
+  if (number < first || (number - first) % every != 0)
+    return;
+  nr_run++;
+  io = store_of (k->base->bytes, k->base->len);
+  put (io, k->place->host_off + k->field->off, k->field->width, k->value);
+  fix_checksum (io, k->place);
+  see (io, &before);
+  if (serve (k, io))
+    nr_refused++;
+  else {
+    see (io, &after);
+    compare (k, view_of_base (k->kind), &before, &after);
+  }
+  io_close (io);
+}
+
+/* --- All cases -------------------------------------------------------------- */
+
+static void
+try_value (struct poke *k, uint64_t v)
+{
+  k->value = k->field->width == 8 ? v
+    : v & ((UINT64_C (1) << 8 * k->field->width) - 1);
+  run_case (k);
+}
+
+/* The old value, which is where it is in the file. */
+static uint64_t
+old_value (const struct poke *k)
+{
+  const uint8_t *p = k->base->bytes + k->place->host_off + k->field->off;
+  uint64_t v = 0;
+
+  for (unsigned i = 0; i < k->field->width; i++)
+    v = v << 8 | p[i];
+  return v;
+}
+
+static void
+try_field (struct poke *k)
+{
+  static const uint64_t values[] = { 0, 1, UINT64_MAX, INT64_MAX, 2 };
+  const struct base *b = k->base;
+  uint64_t old = old_value (k), cluster = UINT64_C (1) << b->cluster_bits;
+  bool flags = k->place->kind == PLACE_TABLE;
+  size_t step = b->nr_places / 12 + 1;
+
+  for (size_t i = 0; i < sizeof values / sizeof values[0]; i++)
+    try_value (k, values[i]);
+  try_value (k, old + 1);
+  try_value (k, old - 1);
+  try_value (k, old ^ 0x200);
+  try_value (k, old ^ UINT64_C (1) << (8 * k->field->width - 1));
+  if (k->field->width < 4)
+    return;
+  try_value (k, k->place->host_off);
+  try_value (k, k->place->host_off | (flags ? QCOW2_L2_COPIED : 0));
+  try_value (k, b->len + cluster - b->len % cluster);
+  try_value (k, (b->len * 2) | (flags ? QCOW2_L2_COPIED : 0));
+  for (size_t i = 1; i < b->nr_places; i += step) {
+    uint64_t off = b->places[i].host_off / cluster * cluster;
+
+    try_value (k, off);
+    if (flags)
+      try_value (k, off | QCOW2_L2_COPIED);
+  }
+}
+
+static void
+try_base (enum base_kind kind)
+{
+  struct poke k = { .base = get_base (kind), .kind = kind };
+  unsigned nr_blocks = 0, nr_pages = 0;
+
+  for (size_t i = 0; i < k.base->nr_places; i++) {
+    k.place = &k.base->places[i];
+    if ((k.place->kind == PLACE_JOURNAL && ++nr_blocks > 40) ||
+        (k.place->kind == PLACE_INC_PAGE && ++nr_pages > 4))
+      continue;
+    if (k.place->kind == PLACE_JOURNAL &&
+        k.base->bytes[k.place->host_off] == 0)
+      continue;                /* never written */
+    for (k.field = fields_of (k.base, k.place, i); k.field->name; k.field++)
+      if (k.field->off + k.field->width <= k.place->len)
+        try_field (&k);
+  }
+}
+
+int
+main (int argc, char *argv[])
+{
+  if (argc > 1)
+    every = (unsigned) strtoul (argv[1], NULL, 10);
+  if (argc > 2)
+    first = (unsigned) strtoul (argv[2], NULL, 10);
+  if (every == 0)
+    every = 1;
+  verbose = every >= 1000000;
+  for (int kind = 0; kind < NR_BASES; kind++)
+    try_base ((enum base_kind) kind);
+  printf ("%u of %u cases, %u refused, %u failed\n", nr_run, nr_cases,
+          nr_refused, nr_failed);
+  return nr_failed > 0 || nr_run == 0;
+}
