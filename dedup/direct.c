@@ -79,6 +79,8 @@ look_one (struct direct_op *op, size_t i)
   if (p->host_idx == 0)
     return 0;
   r = qcow2_get_refcount_locked (&op->txn, p->host_idx, &refcount, &anchored);
+  if (r == 0 && qcow2_guarded_locked (op->d->img, p->host_idx, 1))
+    return -EIO;               /* an entry that names a table */
   if (r == 0 && refcount != 1)
     p->host_idx = 0;           /* COPIED is wrong */
   return r;
@@ -111,7 +113,11 @@ static int
 reserve (struct direct_op *op, size_t wanted, struct qcow2_run *run)
 {
   LOCK_FOR_SCOPE (op->d->lock);
-  return qcow2_reserve_locked (op->d->img, wanted, run);
+  int r = qcow2_reserve_locked (op->d->img, wanted, run);
+
+  if (r == 0 && qcow2_guarded_locked (op->d->img, run->host_idx, run->count))
+    return -EIO;               /* never: the scan leaves tables out */
+  return r;
 }
 
 static void

@@ -517,14 +517,14 @@ open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
   r = open_image (d, p, f);
   if (r < 0)
     return r;
-  if (d->direct)
-    return 0;
   crashed = d->recovery_bit;
   if (d->writable && !crashed) {
     r = qcow2_guard_begin (d->img, f);
     if (r < 0)
       return r;
   }
+  if (d->direct)
+    return 0;
   r = read_config (d, &why);
   if (r == 1) {
     r = check_hash (d, p, f);
