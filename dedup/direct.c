@@ -483,14 +483,12 @@ pending (struct dedup_disk *d)
 int
 dedup_direct_finish (struct dedup_disk *d)
 {
-  int r = 0, i;
+  int r = dedup_save_bitmaps (d), i;
 
   for (i = 0; i < 2 && r == 0; i++)
     if (i == 0 || pending (d))
       r = dedup_direct_flush (d);
-  if (r == 0 && d->session_begun)
-    r = qcow2_end_session (d->img);
-  return r;
+  return r == 0 ? qcow2_bitmaps_end (d->img) : r;
 }
 
 unsigned

@@ -18,6 +18,12 @@ int dedup_choose_mode (struct dedup_disk *d,
  * what the new table shall count. */
 bool dedup_wants_rebuild (const struct dedup_disk *d, uint64_t *min_clusters);
 
+/* --- bitmaps.c ------------------------------------------------------------ */
+
+/* At close, before the last checkpoint or flush: what was noted in persistent
+ * bitmaps goes to the file. */
+int dedup_save_bitmaps (struct dedup_disk *d) MUST_CHECK;
+
 /* --- direct.c: the requests and jobs of such a disk ---------------------- */
 
 int dedup_direct_write (struct dedup_disk *d, const void *buf,

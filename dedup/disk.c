@@ -661,9 +661,14 @@ dedup_finish (struct dedup_disk *d)
     return -EIO;
   if (d->direct)
     return dedup_direct_finish (d);
+  r = dedup_save_bitmaps (d);
+  if (r < 0)
+    return r;
   pthread_mutex_lock (&d->maintenance);
   r = dedup_clean (d);
   pthread_mutex_unlock (&d->maintenance);
+  if (r == 0)
+    r = qcow2_bitmaps_end (d->img);
   return r == 1 ? -EBUSY : r;
 }
 

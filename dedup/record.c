@@ -64,6 +64,8 @@ static const struct layout layouts[] = {
       FIELD (change.header.snapshots_off, 8),
       FIELD (change.header.anchor_l1_off, 8),
       FIELD (change.header.anchor_l1_entries, 4) } },
+  [DEDUP_REC_BITMAP] = { 18, {
+      FIELD (change.table_idx, 8), FIELD (change.host_off, 8) } },
 };
 #define NR_LAYOUTS (sizeof layouts / sizeof layouts[0])
 
@@ -78,6 +80,7 @@ static const struct {
   { DEDUP_REC_REFBLOCK, QCOW2_CHANGE_REFBLOCK },
   { DEDUP_REC_ANCHORTABLE, QCOW2_CHANGE_ANCHOR_TABLE },
   { DEDUP_REC_HEADER, QCOW2_CHANGE_HEADER },
+  { DEDUP_REC_BITMAP, QCOW2_CHANGE_BITMAP },
 };
 #define NR_CHANGE_TYPES (sizeof change_types / sizeof change_types[0])
 

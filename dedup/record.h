@@ -19,6 +19,7 @@ enum dedup_record_type {
   DEDUP_REC_ANCHORTABLE = 10,
   DEDUP_REC_FREEZE = 11,
   DEDUP_REC_HEADER = 12,
+  DEDUP_REC_BITMAP = 13,
   DEDUP_REC_NONE = 0xff,
 };
 
@@ -31,7 +32,7 @@ struct dedup_record {
   uint64_t checksum;          /* WRITE */
   uint64_t host_idx;          /* HASH, WRITE, INDEX */
   uint64_t guest_idx;         /* HASH, WRITE */
-  struct qcow2_change change; /* L2 to HEADER */
+  struct qcow2_change change; /* L2 to BITMAP */
 };
 
 /* Encode; returns the size, at most DEDUP_REC_MAX. */

@@ -196,6 +196,7 @@ apply_record (struct replay *rp, struct qcow2_txn *txn,
   case DEDUP_REC_REFBLOCK:
   case DEDUP_REC_ANCHORTABLE:
   case DEDUP_REC_HEADER:
+  case DEDUP_REC_BITMAP:
     return apply_change (rp, txn, &rec->change);
   default:
     return 0;

@@ -33,6 +33,8 @@ dedup_unmap (struct dedup_disk *d, unsigned root, uint64_t guest_idx,
   uint64_t done;
   int r;
 
+  qcow2_bitmaps_note (d->img, guest_idx << d->cluster_bits,
+                      nr << d->cluster_bits);
   if (d->direct)
     return dedup_direct_unmap (d, guest_idx, nr, how);
   r = dedup_change_begin (d);

@@ -512,6 +512,8 @@ dedup_write (struct dedup_disk *d, unsigned root, const void *buf,
   int r;
 
   assert (nr > 0 && nr <= DEDUP_CHUNK_CLUSTERS);
+  qcow2_bitmaps_note (d->img, guest_idx << d->cluster_bits,
+                      (uint64_t) nr << d->cluster_bits);
   if (d->direct)
     return dedup_direct_write (d, buf, guest_idx, nr);
   op.zero_entry = dedup_zero_entry (d);

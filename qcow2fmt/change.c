@@ -394,6 +394,9 @@ qcow2_apply_locked (struct qcow2_txn *txn, const struct qcow2_change *c)
     return apply_anchor_table (txn, c);
   case QCOW2_CHANGE_HEADER:
     return apply_header (txn, c);
+  case QCOW2_CHANGE_BITMAP:
+    return host_off_ok (txn->img, c->host_off) ?
+      qcow2_bitmap_apply_locked (txn, c) : -EINVAL;
   }
   return -EINVAL;
 }

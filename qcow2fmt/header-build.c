@@ -128,7 +128,7 @@ put_kept (struct out *o, const uint8_t *old, const struct qcow2_header *h,
 
 static void
 patch_fields (uint8_t *buf, const struct qcow2_header_fields *fields,
-              uint64_t backing_off)
+              uint64_t backing_off, uint64_t autoclear)
 {
   struct qcow2_wire_header w;
 
@@ -141,7 +141,7 @@ patch_fields (uint8_t *buf, const struct qcow2_header_fields *fields,
   w.incompatible = be64_make (be64_load (w.incompatible) |
                               QCOW2_INCOMPAT_RECOVERY);
   /* Whoever writes must clear the autoclear bits he does not keep true. */
-  w.autoclear = be64_make (0);
+  w.autoclear = be64_make (autoclear);
   memcpy (buf, &w, sizeof w);
 }
 
@@ -162,7 +162,7 @@ build (uint8_t *new, const uint8_t *old, const struct qcow2_header *h,
   put_ext_header (&o, QCOW2_EXT_END, 0);
   backing_off = h->geo.has_backing ? o.len : 0;
   put (&o, h->backing_name, h->geo.has_backing ? h->backing_len : 0);
-  patch_fields (new, fields, backing_off);
+  patch_fields (new, fields, backing_off, h->geo.autoclear);
   return !o.full;
 }
 

@@ -398,6 +398,13 @@ take_store (struct qcow2_header *h, const struct qcow2_ext *e)
   h->has_store_ext = true;
 }
 
+static void
+take_bitmaps (struct qcow2_header *h, const struct qcow2_ext *e)
+{
+  h->bitmaps_ext_len = e->len;
+  memcpy (h->bitmaps_ext, e->data, MIN_OF (e->len, sizeof h->bitmaps_ext));
+}
+
 static int
 decode_extensions (const uint8_t *buf, size_t len, struct qcow2_header *h,
                    struct fault *f)
@@ -411,6 +418,8 @@ decode_extensions (const uint8_t *buf, size_t len, struct qcow2_header *h,
       r = take_backing_format (h, &e, e.data - buf, f);
     else if (e.type == QCOW2_EXT_STORE)
       take_store (h, &e);
+    else if (e.type == QCOW2_EXT_BITMAPS)
+      take_bitmaps (h, &e);
     if (r < 0)
       return r;
   }

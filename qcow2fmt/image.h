@@ -317,6 +317,29 @@ void qcow2_direct_drop_locked (struct qcow2_image *img,
                                const struct qcow2_run *run);
 void qcow2_direct_free (struct qcow2_image *img);
 
+/* --- dirty-bitmaps.c: persistent bitmaps ---------------------------------- */
+struct qcow2_dirty_bitmap;
+
+struct qcow2_dirty_bitmaps {
+  /* Constant after open: */
+  struct qcow2_dirty_bitmap *v;      /* owned; notes: protected by lock */
+  size_t nr, nr_tracked;
+  bool valid;                  /* there are some, and they can be right */
+  bool in_use;                 /* marked so; who begins and ends a session */
+};
+
+int qcow2_bitmaps_load (struct qcow2_image *img, struct fault *f) MUST_CHECK;
+void qcow2_bitmaps_free (struct qcow2_image *img);
+/* Mark those in use that a change would make wrong, and sync. */
+int qcow2_bitmaps_begin (struct qcow2_image *img) MUST_CHECK;
+/* Say so if they are given up by what is written next. */
+void qcow2_bitmaps_warn (struct qcow2_image *img);
+/* The autoclear bits of the file that stay true when it is written. */
+uint64_t qcow2_kept_autoclear (const struct qcow2_image *img);
+/* The rest of qcow2_apply_locked. */
+int qcow2_bitmap_apply_locked (struct qcow2_txn *txn,
+                               const struct qcow2_change *c) MUST_CHECK;
+
 /* --- hold.c -------------------------------------------------------------- */
 struct qcow2_hold {
   uint64_t host_idx;           /* 0: empty slot (cluster 0 is the header) */
@@ -371,6 +394,8 @@ struct qcow2_header {          /* decoded, valid by construction */
   uint32_t header_length;
   char backing_name[QCOW2_MAX_BACKING_NAME + 1];
   char backing_format[64];
+  uint8_t bitmaps_ext[24];     /* payload, bitmaps_ext_len of it; 0: none */
+  uint32_t bitmaps_ext_len;
   bool has_store_ext;
   uint8_t store_ext[QCOW2_STORE_EXTENSION_SIZE];
 };
@@ -380,7 +405,7 @@ struct qcow2_header {          /* decoded, valid by construction */
 int qcow2_header_decode (const uint8_t *buf, size_t len,
                          struct qcow2_header *h, struct fault *f) MUST_CHECK;
 /* Rebuild the first cluster BUF (as read, cluster_size bytes) in place: new
- * header fields, bit 48 ON, the store's extension, its feature name; other
+ * header fields, autoclear bits as in H, bit 48 ON, the store's extension, its feature name; other
  * extensions and the backing name are kept.  -ENOSPC if it does not fit. */
 int qcow2_header_rebuild (uint8_t *buf, const struct qcow2_header *h,
                           const struct qcow2_header_fields *fields,
@@ -424,6 +449,7 @@ struct qcow2_image {
   struct qcow2_bitmap *guard;  /* guard.c; NULL: not opened for writing */
   struct qcow2_pool pool;
   struct qcow2_holds holds;
+  struct qcow2_dirty_bitmaps bitmaps;
   struct qcow2_direct direct;  /* .on: constant once writing starts */
   struct qcow2_log log;
   pthread_cond_t loaded;       /* a table or anchor part finished loading */

@@ -190,6 +190,7 @@ qcow2_open_at_depth (struct io_store *io,
       (r = load_reftable (img, f)) < 0 ||
       (r = qcow2_snapshot_load (img, f)) < 0 ||
       (r = load_anchor (img, f)) < 0 ||
+      (r = qcow2_bitmaps_load (img, f)) < 0 ||
       (r = init_memory (img, params->cache_bytes, f)) < 0 ||
       (r = open_backing (img, f)) < 0) {
     qcow2_close (img);
@@ -212,6 +213,7 @@ qcow2_close (struct qcow2_image *img)
   if (img == NULL)
     return;
   qcow2_backing_close (img->backing);
+  qcow2_bitmaps_free (img);
   qcow2_direct_free (img);
   qcow2_alloc_free (img);               /* with the anchor and the holds */
   qcow2_bitmap_free (img->guard);
@@ -276,11 +278,11 @@ int
 qcow2_begin_session (struct qcow2_image *img)
 {
   struct qcow2_geometry *g = &img->header.geo;
-  be64 wire = be64_make (g->autoclear & QCOW2_AUTOCLEAR_RAW_DATA);
-  int r;
+  be64 wire = be64_make (qcow2_kept_autoclear (img));
+  int r = qcow2_bitmaps_begin (img);
 
-  if (g->version < 3 || g->autoclear == be64_load (wire))
-    return 0;
+  if (r < 0 || g->version < 3 || g->autoclear == be64_load (wire))
+    return r;
   r = io_pwrite (img->io, &wire, sizeof wire,
                  offsetof (struct qcow2_wire_header, autoclear));
   if (r == 0)
@@ -288,12 +290,6 @@ qcow2_begin_session (struct qcow2_image *img)
   if (r == 0)
     g->autoclear = be64_load (wire);
   return r;
-}
-
-int
-qcow2_end_session (struct qcow2_image *img)
-{
-  return 0;
 }
 
 /* --- The recovery bit ----------------------------------------------- */
@@ -308,11 +304,15 @@ qcow2_set_recovery_bit (struct qcow2_image *img, bool on)
   uint64_t bits = on ? g->incompatible | QCOW2_INCOMPAT_RECOVERY
     : g->incompatible & ~QCOW2_INCOMPAT_RECOVERY;
   be64 wire[3] = {
-    be64_make (bits), be64_make (g->compatible), be64_make (0)
+    be64_make (bits), be64_make (g->compatible),
+    be64_make (qcow2_kept_autoclear (img))
   };
   int r;
 
   assert (img->writable && g->version >= 3);
+  r = on ? qcow2_bitmaps_begin (img) : 0;
+  if (r < 0)
+    return r;
   r = io_pwrite (img->io, wire, on ? sizeof wire : sizeof wire[0],
                  offsetof (struct qcow2_wire_header, incompatible));
   if (r == 0 && !(on && mutation (MUTATION_LAW_1_NO_SYNC)))
@@ -321,6 +321,6 @@ qcow2_set_recovery_bit (struct qcow2_image *img, bool on)
     return r;
   g->incompatible = bits;
   if (on)
-    g->autoclear = 0;
+    g->autoclear = be64_load (wire[2]);
   return 0;
 }

@@ -46,6 +46,7 @@ write_header (struct qcow2_image *img,
 {
   const size_t len = img->header.geo.cluster_size;
   CLEANUP_FREE uint8_t *buf = malloc (len);     /* at most 2 MiB */
+  struct qcow2_header h;
   int r;
 
   if (buf == NULL)
@@ -53,7 +54,9 @@ write_header (struct qcow2_image *img,
   r = io_pread (img->io, buf, len, 0);
   if (r < 0)
     return fault_io (f, -r, 0, "reading the header: %s", strerror (-r));
-  r = qcow2_header_rebuild (buf, &img->header, fields, ext, f);
+  h = img->header;
+  h.geo.autoclear = qcow2_kept_autoclear (img);
+  r = qcow2_header_rebuild (buf, &h, fields, ext, f);
   if (r < 0)
     return r;
   r = io_pwrite (img->io, buf, header_bytes (buf, len), 0);
@@ -77,8 +80,9 @@ qcow2_plan_commit_header (struct qcow2_image *img, struct qcow2_plan *plan,
   r = write_header (img, fields, ext, f);
   if (r < 0)
     return r;
+  qcow2_bitmaps_warn (img);
   h->geo.incompatible |= QCOW2_INCOMPAT_RECOVERY;
-  h->geo.autoclear = 0;
+  h->geo.autoclear = qcow2_kept_autoclear (img);
   memcpy (h->store_ext, ext, sizeof h->store_ext);
   h->has_store_ext = true;
   return 0;

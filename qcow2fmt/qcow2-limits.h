@@ -25,6 +25,10 @@
  * (with clusters of 64 KiB and up), 512 MiB for the deepest chain. */
 #define QCOW2_BACKING_CACHE_BYTES (UINT64_C (8) << 20)
 
+/* QEMU's limits for persistent bitmaps. */
+#define QCOW2_MAX_BITMAPS 65535
+#define QCOW2_MAX_BITMAP_DIRECTORY_BYTES (UINT64_C (1024) * QCOW2_MAX_BITMAPS)
+
 /* Host offsets fit in bits 9-55 of an entry. */
 #define QCOW2_MAX_HOST_OFF (UINT64_C (1) << 56)
 

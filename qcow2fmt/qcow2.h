@@ -217,6 +217,8 @@ enum qcow2_change_type {
   QCOW2_CHANGE_REFBLOCK,     /* refcount table[TABLE_IDX] := HOST_OFF; zero */
   QCOW2_CHANGE_ANCHOR_TABLE, /* anchor L1[TABLE_IDX] := HOST_OFF; zero */
   QCOW2_CHANGE_HEADER,       /* header fields := HEADER */
+  QCOW2_CHANGE_BITMAP,       /* the entry of a bitmap's table at host offset
+                              * TABLE_IDX := HOST_OFF */
 };
 
 struct qcow2_header_fields {
@@ -399,8 +401,8 @@ int qcow2_writeback_write (struct qcow2_writeback *wb) MUST_CHECK;
 /* OK false: the tables count as changed again.  Frees WB. */
 void qcow2_writeback_end_locked (struct qcow2_writeback *wb, bool ok);
 
-/* Set or clear incompatible bit 48 in the file (and clear the autoclear bits
- * when setting), then sync. */
+/* Set or clear incompatible bit 48 in the file, then sync; before it is set as
+ * qcow2_begin_session. */
 int qcow2_set_recovery_bit (struct qcow2_image *img, bool on) MUST_CHECK;
 
 /* --- Without a log --------------------------------------------------------- */
@@ -416,10 +418,9 @@ void qcow2_direct_begin (struct qcow2_image *img);
 /* Make durable what was changed before the call, and free what was dropped.
  * One at a time, beside any number of writers. */
 int qcow2_direct_flush (struct qcow2_image *img) MUST_CHECK;
-/* Before the first change, and at the end of a session: autoclear features
- * that this program does not keep up are cleared, and synced. */
+/* Before the first change of a session: bitmaps are marked in use, and
+ * autoclear features that this program does not keep up cleared; synced. */
 int qcow2_begin_session (struct qcow2_image *img) MUST_CHECK;
-int qcow2_end_session (struct qcow2_image *img) MUST_CHECK;
 /* Is there anything for it to do? */
 bool qcow2_direct_pending_locked (struct qcow2_image *img);
 
@@ -430,6 +431,28 @@ int qcow2_rebuild_refcounts (struct qcow2_image *img, uint64_t min_clusters,
                              struct fault *f) MUST_CHECK;
 /* How many clusters the refcount table can count. */
 uint64_t qcow2_countable_clusters (const struct qcow2_image *img);
+
+/* --- Persistent bitmaps ------------------------------------------------------ */
+
+/* They are marked in use when bit 48 is set, or by qcow2_begin_session.  Note
+ * what is written; before the change. */
+void qcow2_bitmaps_note (struct qcow2_image *img, uint64_t guest_off,
+                         uint64_t len);
+/* Make HOST_IDX, reserved and written, what the table entry of a bitmap at
+ * host offset ENTRY_OFF points to: by qcow2_bitmap_attach_locked. */
+typedef int (*qcow2_attach_cb) (void *opaque, uint64_t entry_off,
+                                uint64_t host_idx);
+int qcow2_bitmap_attach_locked (struct qcow2_txn *txn, uint64_t entry_off,
+                                uint64_t host_idx) MUST_CHECK;
+/* Were any marked, and are they kept up to date? */
+bool qcow2_bitmaps_to_save (const struct qcow2_image *img);
+/* Add to the bitmaps in the file what was noted; no sync.  What can't be saved
+ * stays marked, with a line in the log. */
+int qcow2_bitmaps_save (struct qcow2_image *img, qcow2_attach_cb attach,
+                        void *opaque) MUST_CHECK;
+/* Once that is durable, and nothing changes any more: they are not in use;
+ * sync. */
+int qcow2_bitmaps_end (struct qcow2_image *img) MUST_CHECK;
 
 /* --- Growth and the store's place ------------------------------------------ */
 

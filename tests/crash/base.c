@@ -226,6 +226,11 @@ run_qemu_img (struct world *w, const char *raw, const char *image)
     snprintf (cmd + n, sizeof cmd - n, " && truncate -s %llu %s && qemu-img "
               "convert -q -n -S 0 -f raw -O qcow2 %s %s 2>/dev/null",
               (unsigned long long) w->nr_units / 2 * w->unit, raw, raw, image);
+  if (w->cfg.base == BASE_BITMAPS)
+    snprintf (cmd + n, sizeof cmd - n,
+              " && qemu-img bitmap --add %s b1 && qemu-img bitmap --add "
+              "-g 512 %s b2 && qemu-img bitmap --add --disable %s b3",
+              image, image, image);
   return system (cmd) == 0 ? 0 : -1;
 }
 

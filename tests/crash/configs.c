@@ -57,6 +57,8 @@ const struct cfg crash_configs[] = {
     BASE_SNAPSHOT },
   { "adopted, extended L2", 14, 4, 4, 2, 4, 64, 2, 120, 8, 30, 4, 4,
     BASE_EXTENDED },
+  { "adopted, bitmaps", 12, 4, 4, 2, 4, 96, 2, 120, 8, 20, 4, 4,
+    BASE_BITMAPS },
   { "indexed", 12, 4, 5, 2, 4, 128, 1, 160, 8, 40, 6, 8, BASE_DUPLICATES,
     .index_one_in = 3 },
   { "indexed, torn", 12, 4, 5, 0, 4, 128, 1, 120, 90, 30, 60, 8,

@@ -45,6 +45,7 @@ enum base_kind {
   BASE_EXTENDED,      /* the same as SNAPSHOT, with extended L2 entries */
   BASE_DUPLICATES,    /* stock image, most of it there twice, zeroes stored;
                        * an internal snapshot shares half of it */
+  BASE_BITMAPS,       /* the same as PLAIN, with persistent bitmaps */
   BASE_GROWN,         /* made small, its virtual size raised afterwards */
 };
 

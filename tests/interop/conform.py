@@ -204,6 +204,8 @@ def write_phase(case, rnd):
         check_file(case.image)
         same(case.contents_by_qemu(), want, 'closed')
         case.check_more(expect)
+        if case.c['extra'] == 'bitmap':
+            case.check_bitmaps(twin, expect)
     for name, data in case.snapshots_by_qemu(case.image).items():
         if name != 'dedup':
             same(data, snaps[name], f'snapshot {name}')

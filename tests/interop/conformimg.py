@@ -9,6 +9,9 @@ import shutil
 import signal
 import struct
 import subprocess
+import time
+
+import nbd
 
 K, M = 1 << 10, 1 << 20
 
@@ -19,7 +22,8 @@ DIMENSIONS = (
     ('l2', ('std', 'ext')),
     ('compression', ('zlib', 'zstd')),
     ('backing', ('none', 'raw', 'qcow2', 'chain', 'short', 'probed')),
-    ('extra', ('plain', 'snap', 'lazy', 'dirty', 'odd', 'prealloc')),
+    ('extra', ('plain', 'snap', 'lazy', 'dirty', 'bitmap', 'odd',
+               'prealloc')),
 )
 NAMES = [d[0] for d in DIMENSIONS]
 
@@ -330,6 +334,47 @@ class Case:
             os.unlink(out)
         return found
 
+    def bitmap_by_qemu(self, image, name):
+        """The dirty runs [(offset, end)] of an enabled bitmap."""
+        sock = os.path.join(self.dir, 'qsock')
+        proc = subprocess.Popen(['qemu-nbd', '-r', '-f', 'qcow2', '-B', name,
+                                 '-k', sock, image], cwd=self.dir)
+        while not os.path.exists(sock):
+            if proc.poll() is not None:
+                raise subprocess.CalledProcessError(
+                    proc.returncode, ['qemu-nbd', '-B', name], '', '')
+            time.sleep(0.01)
+        h, runs = nbd.NBD(), []
+        h.add_meta_context('qemu:dirty-bitmap:' + name)
+        h.connect_unix(sock)
+
+        def cb(_context, off, entries, _err):
+            for n, flags in zip(entries[::2], entries[1::2]):
+                if flags:
+                    runs.append((off, off + n))
+                off += n
+        h.block_status(h.get_size(), 0, cb)
+        h.shutdown()
+        proc.wait()
+        if os.path.exists(sock):
+            os.unlink(sock)
+        return runs
+
+    def check_bitmaps(self, twin, expect):
+        """Ours know all that the twin's know, and no more than whole clusters
+        of it."""
+        for name in ('b0', 'b1'):
+            ours = self.bitmap_by_qemu(self.image, name)
+            want = self.bitmap_by_qemu(twin, name)
+            for a, b in want:
+                expect(any(x <= a and b <= y for x, y in ours),
+                       f'bitmap {name}: does not know {a:#x}')
+            grown = covered([(a - a % self.cluster, b + -b % self.cluster)
+                             for a, b in want])
+            for x, y in ours:
+                expect(any(a <= x and y <= b for a, b in grown),
+                       f'bitmap {name}: {x:#x} was not written')
+
     def make_twin(self):
         self.nr_twins += 1
         twin = os.path.join(self.dir, f'twin{self.nr_twins}.qcow2')
@@ -348,6 +393,17 @@ class Case:
             f.seek(at)
             f.write(other)
         shutil.copyfile(self.image + '.data', other.decode())
+
+
+def covered(runs):
+    """Runs that touch made one."""
+    out = []
+    for a, b in runs:
+        if out and a <= out[-1][1]:
+            out[-1] = (out[-1][0], max(b, out[-1][1]))
+        else:
+            out.append((a, b))
+    return out
 
 
 def random_bytes(rnd, n):

@@ -1,0 +1,536 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Persistent dirty bitmaps (specification, "Bitmaps extension"): those that
+ * are enabled have to say of each change of the disk that it was there.
+ *
+ *   open            the directory is read; a bitmap that is enabled and not in
+ *                   use is tracked
+ *   first change    each tracked one is marked in use, durably, before any
+ *                   guest byte changes; so a crash leaves it marked, which is
+ *                   how the format says that it can no longer be relied on
+ *   while open      what is written is noted in memory, a bit a granule
+ *   clean close     what was noted is added to the bits in the file; a part
+ *                   that had no cluster gets one, by a record like any table;
+ *                   and once all that is durable the marks go
+ *
+ * A bitmap that is disabled does not change.  One that is in use already, or
+ * that this program does not understand, is marked and left.  If the directory
+ * itself can't be right, autoclear bit 0 is cleared with the first change,
+ * which gives all of them up.
+ *
+ * Bits are noted under the image's lock; all the rest is done at open, under
+ * the gate or its like, and at close, one at a time.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "bitmap.h"
+#include "checked.h"
+#include "header-format.h"
+#include "image.h"
+
+#define FLAG_IN_USE UINT32_C (1)
+#define FLAG_AUTO UINT32_C (2)
+#define FLAG_EXTRA_COMPATIBLE UINT32_C (4)
+#define FLAGS_KNOWN (FLAG_IN_USE | FLAG_AUTO | FLAG_EXTRA_COMPATIBLE)
+#define TYPE_DIRTY_TRACKING 1
+#define MIN_GRANULARITY_BITS 9        /* QEMU's limits */
+#define MAX_GRANULARITY_BITS 31
+
+#define ENTRY_ALL_ONES UINT64_C (1)
+
+struct wire_bitmaps {          /* payload of the extension */
+  be32 nr_bitmaps;
+  be32 reserved;
+  be64 directory_size;
+  be64 directory_off;
+};
+WIRE_FIELD_AT (struct wire_bitmaps, directory_off, 16);
+
+struct wire_bitmap {           /* directory entry, fixed part */
+  be64 table_off;
+  be32 table_entries;
+  be32 flags;
+  uint8_t type;
+  uint8_t granularity_bits;
+  be16 name_size;
+  be32 extra_size;
+};
+WIRE_FIELD_AT (struct wire_bitmap, flags, 12);
+WIRE_FIELD_AT (struct wire_bitmap, extra_size, 20);
+
+struct qcow2_dirty_bitmap {
+  uint64_t entry_off;          /* of its directory entry */
+  uint64_t table_off;
+  uint64_t table_entries;
+  uint32_t flags;              /* as in the file */
+  unsigned granularity_bits;
+  char name[64];               /* cut, for messages */
+  bool tracked;
+  struct qcow2_bitmap *noted;  /* owned; of tracked ones */
+};
+
+/* --- Open ------------------------------------------------------------ */
+
+static uint64_t
+bits_per_cluster (const struct qcow2_image *img)
+{
+  return img->header.geo.cluster_size * 8;
+}
+
+/* Is it one that this program can keep up to date? */
+static bool
+understood (const struct qcow2_image *img, const struct wire_bitmap *w,
+            const struct qcow2_dirty_bitmap *b)
+{
+  uint64_t granules, entries;
+
+  if ((b->flags & ~FLAGS_KNOWN) || w->type != TYPE_DIRTY_TRACKING ||
+      (be32_load (w->extra_size) && !(b->flags & FLAG_EXTRA_COMPATIBLE)) ||
+      b->granularity_bits < MIN_GRANULARITY_BITS ||
+      b->granularity_bits > MAX_GRANULARITY_BITS)
+    return false;
+  granules = div_round_up (img->header.geo.virtual_size,
+                           UINT64_C (1) << b->granularity_bits);
+  entries = div_round_up (granules, bits_per_cluster (img));
+  return entries == b->table_entries;
+}
+
+static void
+take_name (struct qcow2_dirty_bitmap *b, const uint8_t *name, size_t len)
+{
+  size_t i;
+
+  len = MIN_OF (len, sizeof b->name - 1);
+  for (i = 0; i < len; i++)
+    b->name[i] = name[i] < ' ' || name[i] > '~' ? '?' : (char) name[i];
+}
+
+/* The entry at *AT of the directory DIR, LEN bytes at host DIR_OFF.  False:
+ * it can't be right. */
+static bool
+decode_entry (const struct qcow2_image *img, const uint8_t *dir, size_t len,
+              uint64_t dir_off, size_t *at, struct qcow2_dirty_bitmap *b)
+{
+  struct wire_bitmap w;
+  uint64_t size, end;
+
+  if (len - *at < sizeof w)
+    return false;
+  memcpy (&w, dir + *at, sizeof w);
+  size = sizeof w + (uint64_t) be32_load (w.extra_size) +
+    be16_load (w.name_size);
+  if (size > len - *at)
+    return false;
+  *b = (struct qcow2_dirty_bitmap) {
+    .entry_off = dir_off + *at, .table_off = be64_load (w.table_off),
+    .table_entries = be32_load (w.table_entries),
+    .flags = be32_load (w.flags), .granularity_bits = w.granularity_bits,
+  };
+  take_name (b, dir + *at + size - be16_load (w.name_size),
+             be16_load (w.name_size));
+  if (b->table_off % img->header.geo.cluster_size != 0 ||
+      !add_u64 (b->table_off, b->table_entries * sizeof (be64), &end) ||
+      end > img->file_size)
+    return false;
+  b->tracked = (b->flags & (FLAG_AUTO | FLAG_IN_USE)) == FLAG_AUTO &&
+    understood (img, &w, b);
+  *at += MIN_OF (round_up_pow2 (size, 8), len - *at);
+  return true;
+}
+
+static int
+decode_directory (struct qcow2_image *img, const uint8_t *dir, size_t len,
+                  uint64_t dir_off, uint32_t nr)
+{
+  struct qcow2_dirty_bitmaps *bs = &img->bitmaps;
+  size_t at = 0;
+
+  bs->v = calloc (nr + 1, sizeof *bs->v);   /* at most 65535 */
+  if (bs->v == NULL)
+    return -ENOMEM;
+  for (; bs->nr < nr; bs->nr++) {
+    struct qcow2_dirty_bitmap *b = &bs->v[bs->nr];
+
+    if (!decode_entry (img, dir, len, dir_off, &at, b))
+      return -EINVAL;
+    if (b->tracked && (b->noted = qcow2_bitmap_new ()) == NULL)
+      return -ENOMEM;
+    bs->nr_tracked += b->tracked;
+  }
+  return 0;
+}
+
+/* -EINVAL: the bitmaps can't be right. */
+static int
+load_directory (struct qcow2_image *img, const struct wire_bitmaps *w)
+{
+  uint64_t off = be64_load (w->directory_off), end;
+  uint64_t len = be64_load (w->directory_size);
+  uint32_t nr = be32_load (w->nr_bitmaps);
+  CLEANUP_FREE uint8_t *dir = NULL;
+  int r;
+
+  if (nr == 0 || nr > QCOW2_MAX_BITMAPS ||
+      len > QCOW2_MAX_BITMAP_DIRECTORY_BYTES ||
+      off % img->header.geo.cluster_size != 0 || off == 0 ||
+      !add_u64 (off, len, &end) || end > img->file_size)
+    return -EINVAL;
+  dir = malloc (len + 1);
+  if (dir == NULL)
+    return -ENOMEM;
+  r = io_pread (img->io, dir, len, off);
+  return r < 0 ? r : decode_directory (img, dir, len, off, nr);
+}
+
+int
+qcow2_bitmaps_load (struct qcow2_image *img, struct fault *f)
+{
+  struct qcow2_dirty_bitmaps *bs = &img->bitmaps;
+  struct wire_bitmaps w;
+  int r;
+
+  if (!(img->header.geo.autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+    return 0;
+  if (img->header.bitmaps_ext_len == sizeof w) {
+    memcpy (&w, img->header.bitmaps_ext, sizeof w);
+    r = load_directory (img, &w);
+  }
+  else
+    r = -EINVAL;
+  bs->valid = r == 0;
+  if (r == -EINVAL)
+    qcow2_bitmaps_free (img);
+  if (r == 0 || r == -EINVAL)
+    return 0;
+  return fault_io (f, -r, UINT64_MAX, "reading the directory of bitmaps: %s",
+                   strerror (-r));
+}
+
+void
+qcow2_bitmaps_free (struct qcow2_image *img)
+{
+  struct qcow2_dirty_bitmaps *bs = &img->bitmaps;
+
+  for (size_t i = 0; bs->v && i <= bs->nr; i++)
+    qcow2_bitmap_free (bs->v[i].noted);
+  free (bs->v);
+  memset (bs, 0, sizeof *bs);
+}
+
+/* --- First change ------------------------------------------------------- */
+
+static int
+write_flags (struct qcow2_image *img, struct qcow2_dirty_bitmap *b,
+             uint32_t flags)
+{
+  be32 wire = be32_make (flags);
+  int r = io_pwrite (img->io, &wire, sizeof wire, b->entry_off +
+                     offsetof (struct wire_bitmap, flags));
+
+  if (r == 0)
+    b->flags = flags;
+  return r;
+}
+
+static void
+say (struct qcow2_image *img, const struct qcow2_dirty_bitmap *b,
+     const char *what)
+{
+  log_line (img->log_sink, LOG_ERROR, "%s: bitmap %s: %s", img->path ?
+            img->path : "image", b ? b->name : "directory", what);
+}
+
+void
+qcow2_bitmaps_warn (struct qcow2_image *img)
+{
+  if ((img->header.geo.autoclear & QCOW2_AUTOCLEAR_BITMAPS) &&
+      !img->bitmaps.valid)
+    say (img, NULL, "can't be right: all bitmaps are given up");
+}
+
+int
+qcow2_bitmaps_begin (struct qcow2_image *img)
+{
+  struct qcow2_dirty_bitmaps *bs = &img->bitmaps;
+  bool written = false;
+  int r = 0;
+
+  if (bs->in_use || !(img->header.geo.autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+    return 0;
+  qcow2_bitmaps_warn (img);
+  for (size_t i = 0; bs->valid && i < bs->nr && r == 0; i++) {
+    struct qcow2_dirty_bitmap *b = &bs->v[i];
+
+    if (!(b->flags & FLAG_AUTO) || (b->flags & FLAG_IN_USE))
+      continue;
+    if (!b->tracked)
+      say (img, b, "can't be kept up to date: marked in use");
+    r = write_flags (img, b, b->flags | FLAG_IN_USE);
+    written = true;
+  }
+  if (r == 0 && written)
+    r = io_sync (img->io);
+  bs->in_use = r == 0;
+  return r;
+}
+
+uint64_t
+qcow2_kept_autoclear (const struct qcow2_image *img)
+{
+  uint64_t kept = QCOW2_AUTOCLEAR_RAW_DATA;
+
+  if (img->bitmaps.valid)
+    kept |= QCOW2_AUTOCLEAR_BITMAPS;
+  return img->header.geo.autoclear & kept;
+}
+
+/* --- While open ----------------------------------------------------------- */
+
+void
+qcow2_bitmaps_note (struct qcow2_image *img, uint64_t guest_off,
+                    uint64_t len)
+{
+  uint64_t end = MIN_OF (guest_off + len, img->header.geo.virtual_size);
+
+  if (img->bitmaps.nr_tracked == 0 || guest_off >= end)
+    return;
+  LOCK_FOR_SCOPE (&img->lock);
+  for (size_t i = 0; i < img->bitmaps.nr; i++) {
+    struct qcow2_dirty_bitmap *b = &img->bitmaps.v[i];
+    uint64_t first = guest_off >> b->granularity_bits;
+
+    if (b->tracked &&
+        qcow2_bitmap_set (b->noted, first, ((end - 1) >> b->granularity_bits) -
+                          first + 1) < 0) {
+      b->tracked = false;      /* stays marked */
+      say (img, b, "not enough memory to keep it up to date: left in use");
+    }
+  }
+}
+
+/* --- Close ------------------------------------------------------------------ */
+
+/* Add the noted bits of [FIRST, FIRST + bits of a cluster) to DATA. */
+static void
+merge (const struct qcow2_dirty_bitmap *b, uint64_t first, uint64_t nr,
+       uint8_t *data)
+{
+  uint64_t i = qcow2_bitmap_next (b->noted, first);
+
+  while (i != QCOW2_BITMAP_NONE && i - first < nr) {
+    data[(i - first) / 8] |= 1u << (i - first) % 8;
+    i = qcow2_bitmap_next (b->noted, i + 1);
+  }
+}
+
+static bool
+overlaps (uint64_t off, uint64_t len, uint64_t other, uint64_t other_len)
+{
+  return off < other + other_len && other < off + len;
+}
+
+/* Does T, or a table that it names, lie in the range? */
+static bool
+overlaps_tables (const struct qcow2_image *img, const struct qcow2_flat *t,
+                 uint64_t off, uint64_t len)
+{
+  const uint64_t size = img->header.geo.cluster_size;
+
+  if (overlaps (off, len, t->host_off, t->nr * sizeof (be64)))
+    return true;
+  for (uint64_t i = 0; i < t->nr; i++)
+    if ((t->v[i] & QCOW2_OFFSET_MASK) &&
+        overlaps (off, len, t->v[i] & QCOW2_OFFSET_MASK, size))
+      return true;
+  return false;
+}
+
+/* A directory that lies about where a bitmap is must not make it be written
+ * over what the disk is made of. */
+static bool
+may_be_bitmap (struct qcow2_image *img, uint64_t off, uint64_t len)
+{
+  LOCK_FOR_SCOPE (&img->lock);
+
+  return off >= img->header.geo.cluster_size &&
+    !overlaps (off, len, img->fields.snapshots_off, img->snapshots.raw_len) &&
+    !overlaps_tables (img, &img->l1, off, len) &&
+    !overlaps_tables (img, &img->reftable, off, len) &&
+    !overlaps_tables (img, &img->anchor.l1, off, len);
+}
+
+/* A cluster for a part of the bitmap that had none, with DATA in it. */
+static int
+add_cluster (struct qcow2_image *img, uint64_t entry_off, const uint8_t *data,
+             qcow2_attach_cb attach, void *opaque)
+{
+  const struct qcow2_geometry *g = &img->header.geo;
+  struct qcow2_run run;
+  int r;
+
+  lock_acquire (&img->lock);
+  r = qcow2_reserve_locked (img, 1, &run);
+  lock_release (&img->lock);
+  if (r < 0)
+    return r;
+  r = io_pwrite (img->io, data, g->cluster_size,
+                 run.host_idx << g->cluster_bits);
+  if (r == 0)
+    r = attach (opaque, entry_off, run.host_idx);
+  if (r < 0) {
+    LOCK_FOR_SCOPE (&img->lock);
+    qcow2_unreserve_unbacked_locked (img, &run);
+  }
+  return r;
+}
+
+/* The part of table entry TI.  DATA: a cluster of scratch. */
+static int
+save_part (struct qcow2_image *img, const struct qcow2_dirty_bitmap *b,
+           uint64_t ti, uint8_t *data, qcow2_attach_cb attach, void *opaque)
+{
+  const uint64_t size = img->header.geo.cluster_size;
+  uint64_t entry_off = b->table_off + ti * sizeof (be64), off;
+  be64 wire;
+  int r;
+
+  r = io_pread (img->io, &wire, sizeof wire, entry_off);
+  if (r < 0)
+    return r;
+  off = be64_load (wire) & QCOW2_OFFSET_MASK;
+  if (be64_load (wire) == ENTRY_ALL_ONES)
+    return 0;
+  if (be64_load (wire) != off || off % size != 0 ||
+      off + size > round_up_pow2 (img->file_size, size) ||
+      (off && !may_be_bitmap (img, off, size)))
+    return -EINVAL;
+  memset (data, 0, size);
+  r = off ? io_pread (img->io, data, size, off) : 0;
+  if (r < 0)
+    return r;
+  merge (b, ti * bits_per_cluster (img), bits_per_cluster (img), data);
+  return off ? io_pwrite (img->io, data, size, off)
+    : add_cluster (img, entry_off, data, attach, opaque);
+}
+
+static int
+save_bitmap (struct qcow2_image *img, const struct qcow2_dirty_bitmap *b,
+             uint8_t *data, qcow2_attach_cb attach, void *opaque)
+{
+  const uint64_t per = bits_per_cluster (img);
+  uint64_t i = qcow2_bitmap_next (b->noted, 0);
+  int r = 0;
+
+  if (i != QCOW2_BITMAP_NONE &&
+      !may_be_bitmap (img, b->table_off, b->table_entries * sizeof (be64)))
+    return -EINVAL;
+  while (i != QCOW2_BITMAP_NONE && r == 0) {
+    r = save_part (img, b, i / per, data, attach, opaque);
+    i = qcow2_bitmap_next (b->noted, (i / per + 1) * per);
+  }
+  return r;
+}
+
+bool
+qcow2_bitmaps_to_save (const struct qcow2_image *img)
+{
+  return img->bitmaps.in_use && img->bitmaps.nr_tracked > 0;
+}
+
+int
+qcow2_bitmaps_save (struct qcow2_image *img, qcow2_attach_cb attach,
+                    void *opaque)
+{
+  struct qcow2_dirty_bitmaps *bs = &img->bitmaps;
+  CLEANUP_FREE uint8_t *data = NULL;
+  int r;
+
+  if (!qcow2_bitmaps_to_save (img))
+    return 0;
+  data = malloc (img->header.geo.cluster_size);         /* at most 2 MiB */
+  if (data == NULL)
+    return -ENOMEM;
+  for (size_t i = 0; i < bs->nr; i++) {
+    struct qcow2_dirty_bitmap *b = &bs->v[i];
+
+    if (!b->tracked)
+      continue;
+    r = save_bitmap (img, b, data, attach, opaque);
+    if (r < 0) {
+      b->tracked = false;
+      say (img, b, "could not be saved: left in use");
+    }
+  }
+  return 0;
+}
+
+int
+qcow2_bitmaps_end (struct qcow2_image *img)
+{
+  struct qcow2_dirty_bitmaps *bs = &img->bitmaps;
+  int r = 0;
+
+  if (!qcow2_bitmaps_to_save (img))
+    return 0;
+  for (size_t i = 0; i < bs->nr && r == 0; i++)
+    if (bs->v[i].tracked)
+      r = write_flags (img, &bs->v[i], bs->v[i].flags & ~FLAG_IN_USE);
+  if (r == 0)
+    r = io_sync (img->io);
+  bs->in_use = false;
+  return r;
+}
+
+/* --- The change ---------------------------------------------------------------- */
+
+/* Is there an entry of a bitmap table at ENTRY_OFF? */
+static bool
+is_table_entry (const struct qcow2_image *img, uint64_t entry_off)
+{
+  for (size_t i = 0; i < img->bitmaps.nr; i++) {
+    const struct qcow2_dirty_bitmap *b = &img->bitmaps.v[i];
+
+    if (entry_off >= b->table_off && entry_off % sizeof (be64) == 0 &&
+        (entry_off - b->table_off) / sizeof (be64) < b->table_entries)
+      return true;
+  }
+  return false;
+}
+
+int
+qcow2_bitmap_apply_locked (struct qcow2_txn *txn, const struct qcow2_change *c)
+{
+  struct qcow2_image *img = txn->img;
+  uint64_t within = c->table_idx % img->header.geo.cluster_size;
+  be64 wire = be64_make (c->host_off);
+  struct qcow2_table *t;
+  int r;
+
+  if (!is_table_entry (img, c->table_idx))
+    return -EINVAL;
+  t = qcow2_cache_get_locked (txn, c->table_idx - within, &r);
+  if (!t)
+    return r;
+  memcpy (t->data + within, &wire, sizeof wire);
+  qcow2_cache_dirty_locked (img, t);
+  return 0;
+}
+
+int
+qcow2_bitmap_attach_locked (struct qcow2_txn *txn, uint64_t entry_off,
+                            uint64_t host_idx)
+{
+  struct qcow2_change c = {
+    .type = QCOW2_CHANGE_BITMAP, .table_idx = entry_off,
+    .host_off = host_idx << txn->img->header.geo.cluster_bits,
+  };
+  int r = qcow2_prepare_meta_locked (txn, host_idx);
+
+  if (r == 0)
+    r = qcow2_change_locked (txn, &c);
+  if (r == 0)
+    qcow2_set_refcount_locked (txn, host_idx, 1, false);
+  return r;
+}
