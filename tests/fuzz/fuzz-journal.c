@@ -89,6 +89,7 @@ make_record (struct input *in, uint8_t *out)
   case DEDUP_REC_ANCHORTABLE:
     r.change.type = QCOW2_CHANGE_ANCHOR_TABLE; break;
   case DEDUP_REC_HEADER: r.change.type = QCOW2_CHANGE_HEADER; break;
+  case DEDUP_REC_BITMAP: r.change.type = QCOW2_CHANGE_BITMAP; break;
   default: break;
   }
   return dedup_record_encode (&r, out);

@@ -245,7 +245,8 @@ static const struct {
   { DEDUP_REC_INDEX, 42 }, { DEDUP_REC_DELETE, 34 }, { DEDUP_REC_L2, 24 },
   { DEDUP_REC_REFCOUNT, 23 }, { DEDUP_REC_L2TABLE, 24 },
   { DEDUP_REC_REFBLOCK, 18 }, { DEDUP_REC_ANCHORTABLE, 14 },
-  { DEDUP_REC_FREEZE, 2 }, { DEDUP_REC_HEADER, 38 }, { DEDUP_REC_NONE, 2 },
+  { DEDUP_REC_FREEZE, 2 }, { DEDUP_REC_HEADER, 38 },
+  { DEDUP_REC_BITMAP, 18 }, { DEDUP_REC_NONE, 2 },
 };
 #define NR_TYPES (sizeof sizes / sizeof sizes[0])
 
@@ -279,6 +280,10 @@ fill_change (struct qcow2_change *c, enum dedup_record_type type)
       .type = QCOW2_CHANGE_ANCHOR_TABLE, .table_idx = (uint32_t) rng (),
       .host_off = rng () };
     break;
+  case DEDUP_REC_BITMAP:
+    *c = (struct qcow2_change) {
+      .type = QCOW2_CHANGE_BITMAP, .table_idx = rng (), .host_off = rng () };
+    break;
   default:
     *c = (struct qcow2_change) { .type = QCOW2_CHANGE_HEADER, .header = {
         .reftable_off = rng (), .reftable_clusters = (uint32_t) rng (),
@@ -311,7 +316,7 @@ static bool
 carries_change (enum dedup_record_type type)
 {
   return (type >= DEDUP_REC_L2 && type <= DEDUP_REC_ANCHORTABLE) ||
-    type == DEDUP_REC_HEADER;
+    type == DEDUP_REC_HEADER || type == DEDUP_REC_BITMAP;
 }
 
 static void
@@ -441,7 +446,7 @@ test_impossible_records_are_refused (void **state)
 
   for (unsigned size = 0; size < 64; size++) {
     any[0] = (uint8_t) size;
-    for (unsigned type = 13; type < 0xff; type++) {
+    for (unsigned type = 14; type < 0xff; type++) {
       any[1] = (uint8_t) type;
       assert_int_equal (dedup_record_decode (any, 64, &r), -EBADMSG);
     }
