@@ -327,20 +327,31 @@ requeue (struct dedup_disk *d, const struct qcow2_run *runs, size_t nr)
                              dedup_journal_seq_locked (d->journal));
 }
 
+/* Given back at a time: the host keeps writers out of the file meanwhile. */
+#define DISCARD_BYTES (UINT64_C (16) << 20)
+
+static int
+give_back_run (struct dedup_disk *d, const struct qcow2_run *run)
+{
+  uint64_t off = run->host_idx << d->cluster_bits, n;
+  uint64_t left = run->count << d->cluster_bits;
+  int r = 0;
+
+  for (; left > 0 && r == 0; off += n, left -= n) {
+    n = MIN_OF (left, DISCARD_BYTES);
+    r = io_discard (d->io, off, n);
+  }
+  return r;
+}
+
 static void
 give_back (struct dedup_disk *d, const struct qcow2_run *runs, size_t nr)
 {
   size_t i;
-  int r;
 
-  for (i = 0; i < nr; i++) {
-    if (!runs[i].trimmed)
-      continue;
-    r = io_discard (d->io, runs[i].host_idx << d->cluster_bits,
-                    runs[i].count << d->cluster_bits);
-    if (r < 0)                  /* the host can't: the space is reused here */
-      return;
-  }
+  for (i = 0; i < nr; i++)
+    if (runs[i].trimmed && give_back_run (d, &runs[i]) < 0)
+      return;                   /* the host can't: the space is reused here */
 }
 
 /* What may be reused (law 6): freed by records that are certain, or that no

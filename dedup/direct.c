@@ -225,7 +225,7 @@ prepare_one (struct direct_op *op, size_t i, uint64_t entry)
   if (r == 0 && p->reserved)
     r = qcow2_prepare_host_locked (&op->txn, p->host_idx, 1);
   if (r == 0 && drops_old (op, p))
-    r = qcow2_prepare_drop_locked (&op->txn, p->old);
+    r = qcow2_prepare_drop_locked (&op->txn, p->old, 1);
   return r;
 }
 
@@ -257,7 +257,7 @@ link_one (struct direct_op *op, size_t i, uint64_t entry, bool trimmed)
     change (op, &ref);
   p->reserved = false;
   change (op, &link);
-  return drops_old (op, p) ? qcow2_drop_locked (&op->txn, p->old, trimmed)
+  return drops_old (op, p) ? qcow2_drop_locked (&op->txn, p->old, 1, trimmed)
     : 0;
 }
 

@@ -76,28 +76,98 @@ prepare_slot (struct op *op, size_t i)
     return r;
   if (takes_over (s))
     return prepare_take_over (op, i);
-  s->skip = s->old == slot_entry (op, s) &&
-    (s->kind == SLOT_ZERO || !is_first_link (s));
+  s->skip = s->old == slot_entry (op, s) && !is_first_link (s);
   if (s->skip)
     return 0;
   r = qcow2_prepare_entry_locked (&op->txn, op->root, guest_idx);
   if (r == 0)
-    r = qcow2_prepare_drop_locked (&op->txn, s->old);
-  if (r == 0 && s->kind != SLOT_ZERO)
+    r = qcow2_prepare_drop_locked (&op->txn, s->old, 1);
+  if (r == 0)
     r = qcow2_prepare_host_locked (&op->txn, s->host_idx, 1);
   return r;
+}
+
+/* How many slots from I on are zero clusters to be unmapped, whose entries lie
+ * in one L2 table? */
+static size_t
+zero_run (const struct op *op, size_t i)
+{
+  uint64_t per = qcow2_geometry (op->d->img)->l2_entries;
+  size_t n = 0, max = per - (op->guest_idx + i) % per;
+
+  while (i + n < op->nr && n < max && op->slots[i + n].kind == SLOT_ZERO &&
+         !op->slots[i + n].skip)
+    n++;
+  return n;
+}
+
+/* How many of the N slots from I on gave up neighbouring clusters? */
+static size_t
+old_run (const struct op *op, size_t i, size_t n)
+{
+  const struct slot *s = &op->slots[i];
+  size_t k;
+
+  if ((s->old & QCOW2_L2_COMPRESSED) || !(s->old & QCOW2_OFFSET_MASK))
+    return 1;
+  for (k = 1; k < n; k++)
+    if ((s[k].old & QCOW2_L2_COMPRESSED) ||
+        (s[k].old & QCOW2_OFFSET_MASK) !=
+        (s->old & QCOW2_OFFSET_MASK) + k * op->d->cluster_size)
+      break;
+  return k;
+}
+
+/* The entries of the zero slots from I on, as far as there are such.  The
+ * number of slots done, or -errno. */
+static ssize_t
+prepare_zeroes (struct op *op, size_t i)
+{
+  size_t n, k, done;
+  int r = 0;
+
+  for (n = 0; i + n < op->nr && op->slots[i + n].kind == SLOT_ZERO; n++) {
+    struct slot *s = &op->slots[i + n];
+
+    r = qcow2_get_entry_locked (&op->txn, op->root, op->guest_idx + i + n,
+                                &s->old);
+    if (r < 0)
+      return r;
+    s->skip = s->old == op->zero_entry;
+  }
+  for (done = 0; done < n; done += MAX_OF (k, 1)) {
+    k = zero_run (op, i + done);
+    if (k > 0)
+      r = qcow2_prepare_entry_locked (&op->txn, op->root,
+                                      op->guest_idx + i + done);
+    if (k > 0)
+      k = old_run (op, i + done, k);
+    if (r == 0 && k > 0)
+      r = qcow2_prepare_drop_locked (&op->txn, op->slots[i + done].old, k);
+    if (r < 0)
+      return r;
+  }
+  return n;
 }
 
 static int
 prepare_all (struct op *op)
 {
   size_t i;
-  int r;
+  ssize_t n;
 
-  for (i = 0; i < op->nr; i++) {
-    r = prepare_slot (op, i);
-    if (r < 0)
-      return r;
+  for (i = 0; i < op->nr; i += n) {
+    n = 1;
+    if (op->slots[i].kind == SLOT_ZERO)
+      n = prepare_zeroes (op, i);
+    else {
+      int r = prepare_slot (op, i);
+
+      if (r < 0)
+        return r;
+    }
+    if (n < 0)
+      return (int) n;
   }
   return 0;
 }
@@ -322,10 +392,13 @@ take_over (struct op *op, size_t i)
   s->linked = true;
 }
 
+/* What slot I and the NR - 1 behind it referred to. */
 static void
-drop_old (struct op *op, const struct slot *s)
+drop_old (struct op *op, size_t i, size_t nr)
 {
-  if (qcow2_drop_locked (&op->txn, s->old, op->trimmed &&
+  const struct slot *s = &op->slots[i];
+
+  if (qcow2_drop_locked (&op->txn, s->old, nr, op->trimmed &&
                          (s->kind == SLOT_ZERO || s->at != 0)) < 0)
     op->corrupt = true;
 }
@@ -334,14 +407,13 @@ drop_old (struct op *op, const struct slot *s)
 static size_t
 unmap_run (struct op *op, size_t i)
 {
-  size_t n = 1, k;
+  size_t n = zero_run (op, i), done, k;
 
-  while (i + n < op->nr && op->slots[i + n].kind == SLOT_ZERO &&
-         !op->slots[i + n].skip)
-    n++;
   set_entries (op, i, (uint32_t) n, true);
-  for (k = 0; k < n; k++)
-    drop_old (op, &op->slots[i + k]);
+  for (done = 0; done < n; done += k) {
+    k = old_run (op, i + done, n - done);
+    drop_old (op, i + done, k);
+  }
   return n;
 }
 
@@ -371,7 +443,7 @@ change_all (struct op *op)
       }
       else
         link_again (op, i);
-      drop_old (op, s);
+      drop_old (op, i, 1);
     }
     i++;
   }

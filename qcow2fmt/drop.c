@@ -23,6 +23,7 @@
  */
 #include <errno.h>
 
+#include "checked.h"
 #include "image.h"
 
 /* The host clusters that ENTRY refers to; false: none. */
@@ -71,43 +72,98 @@ misaligned (const struct qcow2_image *img, uint64_t entry)
     (entry & QCOW2_OFFSET_MASK) % img->header.geo.cluster_size != 0;
 }
 
-int
-qcow2_prepare_drop_locked (struct qcow2_txn *txn, uint64_t entry)
+/* How many of at most NR clusters from HOST_IDX on are as the first one is,
+ * and lie in its refcount block and anchor part?  At least 1, or -errno. */
+static int
+look_run (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr,
+          uint64_t *count, uint64_t *refcount, bool *anchored)
 {
   struct qcow2_image *img = txn->img;
-  uint64_t idx, count, refcount;
+  const struct qcow2_geometry *geo = &img->header.geo;
+  struct qcow2_table *block;
+  uint64_t n;
+  int r = look (txn, host_idx, refcount, anchored);
+
+  if (r == 0)
+    r = qcow2_refblock_locked (txn, host_idx, &block);
+  if (r < 0)
+    return r;
+  nr = MIN_OF (nr, geo->refblock_entries - host_idx % geo->refblock_entries);
+  nr = MIN_OF (nr, geo->l2_entries - host_idx % geo->l2_entries);
+  for (n = 1; n < nr; n++)
+    if (qcow2_refblock_get_locked (img, block, host_idx + n) != *refcount ||
+        qcow2_anchor_test_locked (img, host_idx + n) != *anchored)
+      break;
+  *count = n;
+  return 0;
+}
+
+/* Can a reference to each be dropped?  PREPARE: make what passing them to the
+ * anchor needs. */
+static int
+look_all (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr, bool prepare)
+{
+  uint64_t n, refcount;
   bool anchored;
   int r = 0;
+
+  for (; nr > 0; host_idx += n, nr -= n) {
+    r = look_run (txn, host_idx, nr, &n, &refcount, &anchored);
+    if (r == 0 && prepare && !anchored && refcount > 1)
+      r = qcow2_prepare_host_locked (txn, host_idx, n);
+    if (r < 0)
+      break;
+  }
+  return r;
+}
+
+int
+qcow2_prepare_drop_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t nr)
+{
+  struct qcow2_image *img = txn->img;
+  bool compressed = entry & QCOW2_L2_COMPRESSED;
+  uint64_t idx, count;
+  int r;
 
   assert (lock_held (&img->lock));
   if (misaligned (img, entry))
     return -EINVAL;
   if (!clusters_of (img, entry, &idx, &count))
     return 0;
-  for (uint64_t i = 0; i < count && r == 0; ++i)
-    r = look (txn, idx + i, &refcount, &anchored);
-  if (r == 0 && img->direct.on)
-    return qcow2_direct_reserve_locked (img);
-  if (r == 0 && !(entry & QCOW2_L2_COMPRESSED) && !anchored && refcount > 1)
-    r = qcow2_prepare_host_locked (txn, idx, 1);
-  return r;
+  r = look_all (txn, idx, compressed ? count : nr,
+                !compressed && !img->direct.on);
+  return r == 0 && img->direct.on ? qcow2_direct_reserve_locked (img) : r;
 }
 
 static void
-free_cluster (struct qcow2_txn *txn, uint64_t host_idx, bool trimmed)
+set_refcounts (struct qcow2_txn *txn, const struct qcow2_run *run,
+               uint64_t refcount, bool anchored)
+{
+  struct qcow2_change c = {
+    .type = QCOW2_CHANGE_REFCOUNT, .host_idx = run->host_idx,
+    .count = (uint32_t) run->count, .refcount = refcount,
+    .anchored = anchored,
+  };
+  int r = qcow2_change_locked (txn, &c);
+
+  assert (r == 0);             /* prepared */
+  (void) r;
+}
+
+static void
+free_run (struct qcow2_txn *txn, const struct qcow2_run *run)
 {
   struct qcow2_image *img = txn->img;
-  struct qcow2_run run = { .host_idx = host_idx, .count = 1,
-                           .trimmed = trimmed };
 
-  qcow2_set_refcount_locked (txn, host_idx, 0, false);
-  qcow2_quarantine_locked (img, &run, img->log.seq_locked ?
+  set_refcounts (txn, run, 0, false);
+  qcow2_quarantine_locked (img, run, img->log.seq_locked ?
                            img->log.seq_locked (img->log.opaque) : 0);
 }
 
 static void
 drop_compressed (struct qcow2_txn *txn, uint64_t host_idx, bool trimmed)
 {
+  struct qcow2_run run = { host_idx, 1, trimmed };
   uint64_t refcount;
   bool anchored;
   int r = look (txn, host_idx, &refcount, &anchored);
@@ -115,58 +171,87 @@ drop_compressed (struct qcow2_txn *txn, uint64_t host_idx, bool trimmed)
   assert (r == 0);
   (void) r;
   if (refcount == 1)
-    free_cluster (txn, host_idx, trimmed);
+    free_run (txn, &run);
   else
-    qcow2_set_refcount_locked (txn, host_idx, refcount - 1, anchored);
+    set_refcounts (txn, &run, refcount - 1, anchored);
+}
+
+/* How many clusters of RUN are held, or not held, as the first one is? */
+static uint64_t
+same_holds (const struct qcow2_image *img, const struct qcow2_run *run,
+            bool *held)
+{
+  uint64_t n = 1;
+
+  *held = qcow2_is_held_locked (img, run->host_idx);
+  if (img->holds.nr == 0)
+    return run->count;
+  while (n < run->count &&
+         qcow2_is_held_locked (img, run->host_idx + n) == *held)
+    n++;
+  return n;
+}
+
+/* RUN's clusters are all alike. */
+static void
+drop_alike (struct qcow2_txn *txn, const struct qcow2_run *run,
+            uint64_t refcount, bool anchored, bool held)
+{
+  if (anchored && refcount == 2 && !held)
+    free_run (txn, run);
+  else if (anchored)
+    set_refcounts (txn, run, refcount - 1, true);
+  else if (refcount == 1)
+    free_run (txn, run);
+  else if (txn->img->anchor.l1.nr > 0)
+    set_refcounts (txn, run, refcount, true);
+  else
+    set_refcounts (txn, run, refcount - 1, false);
 }
 
 static void
-drop_data (struct qcow2_txn *txn, uint64_t host_idx, bool trimmed)
+drop_run (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr, bool trimmed)
 {
-  struct qcow2_image *img = txn->img;
+  struct qcow2_run run = { host_idx, 0, trimmed };
   uint64_t refcount;
-  bool anchored;
-  int r = look (txn, host_idx, &refcount, &anchored);
+  bool anchored, held;
+  int r;
 
-  assert (r == 0);
-  (void) r;
-  if (anchored && refcount == 2 && !qcow2_is_held_locked (img, host_idx))
-    free_cluster (txn, host_idx, trimmed);
-  else if (anchored)
-    qcow2_set_refcount_locked (txn, host_idx, refcount - 1, true);
-  else if (refcount == 1)
-    free_cluster (txn, host_idx, trimmed);
-  else if (img->anchor.l1.nr > 0)
-    qcow2_set_refcount_locked (txn, host_idx, refcount, true);
-  else
-    qcow2_set_refcount_locked (txn, host_idx, refcount - 1, false);
+  for (; nr > 0; run.host_idx += run.count, nr -= run.count) {
+    r = look_run (txn, run.host_idx, nr, &run.count, &refcount, &anchored);
+    assert (r == 0);           /* looked at before */
+    (void) r;
+    run.count = same_holds (txn->img, &run, &held);
+    drop_alike (txn, &run, refcount, anchored, held);
+  }
 }
 
 int
-qcow2_drop_locked (struct qcow2_txn *txn, uint64_t entry, bool trimmed)
+qcow2_drop_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t nr,
+                   bool trimmed)
 {
   struct qcow2_image *img = txn->img;
-  uint64_t idx, count, refcount;
-  bool anchored;
-  int r = 0;
+  bool compressed = entry & QCOW2_L2_COMPRESSED;
+  uint64_t idx, count;
+  int r;
 
   assert (lock_held (&img->lock));
   if (misaligned (img, entry))
     return -EINVAL;
   if (!clusters_of (img, entry, &idx, &count))
     return 0;
-  for (uint64_t i = 0; i < count && r == 0; ++i)
-    r = look (txn, idx + i, &refcount, &anchored);
+  if (!compressed)
+    count = nr;
+  /* Again: another drop of the same request may have met these clusters. */
+  r = look_all (txn, idx, count, false);
   assert (r != -EAGAIN);       /* prepared under this hold of the lock */
   if (r < 0)
     return r;
-  if (img->direct.on) {
+  if (img->direct.on)
     qcow2_direct_drop_locked (img, &(struct qcow2_run) {
         idx, count, trimmed });
-    return 0;
-  }
-  if (!(entry & QCOW2_L2_COMPRESSED))
-    drop_data (txn, idx, trimmed);
+  else if (!compressed)
+    drop_run (txn, idx, count, trimmed);
   else
     for (uint64_t i = 0; i < count; ++i)
       drop_compressed (txn, idx + i, trimmed);

@@ -291,18 +291,19 @@ int qcow2_prepare_host_locked (struct qcow2_txn *txn, uint64_t host_idx,
                                uint64_t count) MUST_CHECK;
 
 /* Make everything present that dropping the reference ENTRY (an L2 entry's
- * value) needs.  -EINVAL: the entry contradicts the refcounts. */
-int qcow2_prepare_drop_locked (struct qcow2_txn *txn, uint64_t entry)
-  MUST_CHECK;
+ * value) needs, and those of the NR - 1 clusters behind it (1 if it is
+ * compressed).  -EINVAL: the entries contradict the refcounts. */
+int qcow2_prepare_drop_locked (struct qcow2_txn *txn, uint64_t entry,
+                               uint64_t nr) MUST_CHECK;
 
-/* Drop it, after qcow2_prepare_drop_locked succeeded under the same hold of
+/* Drop them, after qcow2_prepare_drop_locked succeeded under the same hold of
  * the lock.  An anchored cluster left to the anchor alone is freed unless
  * held; an unanchored one with refcount above 1 passes to the anchor
  * (docs/on-disk.md section 2); freed clusters go to quarantine, marked
  * TRIMMED if their space shall go back to the host.  Reports the changes.
- * Returns -EINVAL, and changes nothing, if the refcount is 0 already. */
-int qcow2_drop_locked (struct qcow2_txn *txn, uint64_t entry, bool trimmed)
-  MUST_CHECK;
+ * Returns -EINVAL, and changes nothing, if a refcount is 0 already. */
+int qcow2_drop_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t nr,
+                       bool trimmed) MUST_CHECK;
 
 /* Keep a cluster that may be linked from being freed while its bytes are
  * compared.  -ENOENT: not anchored, or no guest refers to it; -ERANGE:

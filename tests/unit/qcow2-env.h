@@ -273,7 +273,7 @@ prepare (struct qcow2_txn *txn, uint64_t guest_idx, uint64_t host_idx,
       (r = qcow2_get_entry_locked (txn, 0, guest_idx, old)) < 0 ||
       (host_idx && (r = qcow2_prepare_host_locked (txn, host_idx, 1)) < 0))
     return r;
-  return qcow2_prepare_drop_locked (txn, *old);
+  return qcow2_prepare_drop_locked (txn, *old, 1);
 }
 
 static UNUSED void
@@ -295,7 +295,7 @@ point_locked (struct qcow2_txn *txn, uint64_t guest_idx, uint64_t host_idx,
   if (host_idx)
     change_refcount (txn, host_idx, refcount, true);
   change_l2 (txn, guest_idx, host_idx * txn->img->header.geo.cluster_size);
-  ok (qcow2_drop_locked (txn, old, true));
+  ok (qcow2_drop_locked (txn, old, 1, true));
 }
 
 /* A new cluster at GUEST_IDX; returns its host index, 0: no space. */
@@ -396,9 +396,9 @@ drop (struct qcow2_image *img, uint64_t entry, unsigned times)
 
   qcow2_txn_begin (img, &txn);
   lock_acquire (&img->lock);
-  r = RETRY (&txn, qcow2_prepare_drop_locked (&txn, entry));
+  r = RETRY (&txn, qcow2_prepare_drop_locked (&txn, entry, 1));
   while (r == 0 && times-- > 0)
-    r = qcow2_drop_locked (&txn, entry, true);
+    r = qcow2_drop_locked (&txn, entry, 1, true);
   qcow2_txn_end_locked (&txn);
   lock_release (&img->lock);
   return r;
