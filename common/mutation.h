@@ -23,8 +23,10 @@ enum mutation {
   MUTATION_LAW_6_SAID_ONCE,       /* ... once one block says so */
   MUTATION_LAW_7,                 /* journal areas go round too early */
   MUTATION_LAW_8_NO_SYNC,         /* incarnation listed, but not durable */
+  MUTATION_MERGE_NO_SYNC,         /* a merge's output listed, not durable */
   MUTATION_LAW_8_INDEX_START,     /* index start passes unwritten entries */
   MUTATION_LAW_9,                 /* a listed incarnation is written over */
+  MUTATION_LAW_9_RUN,             /* ... a listed segment of a run */
   MUTATION_LAW_10,                /* a failed sync is tried again */
   MUTATION_LAW_11,                /* mapping is replayed with bit 48 clear */
   MUTATION_SAME_EPOCH,            /* recovery starts no new epoch */

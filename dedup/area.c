@@ -12,14 +12,12 @@
 
 /* --- sizes -------------------------------------------------------------------- */
 
-#define INCARNATIONS_PER_IMAGE 128
 /* A hit in RAM costs no read of a page: 2^16 buckets take 10 MiB, twice while
  * one is frozen, and hold the hashes of 1 GiB; but no more than the image has
- * clusters. */
+ * clusters.  Larger ones cost more memory than they spare (docs/ARCHITECTURE.md
+ * section 8). */
 #define SMALLEST_ORDER 10
 #define USUAL_ORDER 16
-/* 2^18 buckets: 1 M entries, 42 MiB, twice while one is frozen. */
-#define LARGEST_ORDER 18
 
 static uint64_t
 holds (unsigned order)
@@ -30,12 +28,9 @@ holds (unsigned order)
 unsigned
 dedup_default_order (uint64_t nr_clusters)
 {
-  uint64_t entries = nr_clusters / INCARNATIONS_PER_IMAGE;
   unsigned order = SMALLEST_ORDER;
 
   while (order < USUAL_ORDER && holds (order) < nr_clusters)
-    order++;
-  while (order < LARGEST_ORDER && holds (order) < entries)
     order++;
   return order;
 }
@@ -214,6 +209,10 @@ area_at (const struct dedup_disk *d, size_t i)
     return (struct qcow2_area) { c->incarnations[i].host_off,
                                  c->incarnations[i].size_bytes };
   i -= c->nr_incarnations;
+  if (i < c->nr_segments)
+    return (struct qcow2_area) { c->segments[i].host_off,
+                                 c->segments[i].size_bytes };
+  i -= c->nr_segments;
   return (struct qcow2_area) { c->limbo[i].host_off, c->limbo[i].size_bytes };
 }
 
@@ -221,7 +220,7 @@ static size_t
 count_areas (const struct dedup_disk *d)
 {
   return 1 + d->config->nr_areas + d->config->nr_incarnations +
-    d->config->nr_limbo;
+    d->config->nr_limbo + d->config->nr_segments;
 }
 
 int

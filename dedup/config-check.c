@@ -180,6 +180,61 @@ check_limbo (const struct dedup_config *c, uint64_t cluster_size,
   return 0;
 }
 
+static int
+check_segment (const struct dedup_segment_desc *s, uint32_t i,
+               uint64_t cluster_size, struct fault *f)
+{
+  int r;
+
+  r = check_place ("segment", i, s->host_off, s->size_bytes, cluster_size, f);
+  if (r < 0)
+    return r;
+  if (s->size_bytes < dedup_segment_size (s->nr_entries, 0))
+    return wrong (f, "configuration: segment %" PRIu32 ": size %" PRIu64
+                  " is too small for %" PRIu32 " entries", i, s->size_bytes,
+                  s->nr_entries);
+  if (s->nr_deleted > s->nr_entries || s->lo > s->hi ||
+      s->level > DEDUP_MAX_LEVEL || s->bits > DEDUP_FILTER_MAX_BITS)
+    return wrong (f, "configuration: segment %" PRIu32 ": tombstones, range, "
+                  "level or bits are out of range", i);
+  return 0;
+}
+
+/* By age, level, range; those of one run apart. */
+static bool
+segments_in_order (const struct dedup_segment_desc *a,
+                   const struct dedup_segment_desc *b)
+{
+  if (a->age != b->age)
+    return a->age < b->age;
+  if (a->level != b->level)
+    return a->level < b->level;
+  return a->hi < b->lo;
+}
+
+static int
+check_segments (const struct dedup_config *c, uint64_t cluster_size,
+                struct fault *f)
+{
+  uint32_t i;
+  int r;
+
+  for (i = 0; i < c->nr_segments; ++i) {
+    const struct dedup_segment_desc *s = &c->segments[i];
+
+    r = check_segment (s, i, cluster_size, f);
+    if (r < 0)
+      return r;
+    if (i > 0 && !segments_in_order (s - 1, s))
+      return wrong (f, "configuration: segment %" PRIu32 " is out of order",
+                    i);
+    if (s->id >= c->next_incarnation_id || s->age >= c->next_incarnation_id)
+      return wrong (f, "configuration: segment %" PRIu32 ": id %" PRIu64
+                    " or age %" PRIu64 " is out of range", i, s->id, s->age);
+  }
+  return 0;
+}
+
 /* In order, below the epoch that began when they were cut. */
 static int
 check_cuts (const struct dedup_config *c, struct fault *f)
@@ -203,7 +258,7 @@ check_cuts (const struct dedup_config *c, struct fault *f)
 /* --- Areas apart from each other ----------------------------------------- */
 
 #define MAX_PLACES (DEDUP_MAX_JOURNAL_AREAS + DEDUP_MAX_INCARNATIONS + \
-                    DEDUP_MAX_LIMBO)
+                    DEDUP_MAX_LIMBO + DEDUP_MAX_SEGMENTS)
 
 struct place {
   uint64_t host_off, end;
@@ -212,7 +267,8 @@ struct place {
 static size_t
 nr_places (const struct dedup_config *c)
 {
-  return (size_t) c->nr_areas + c->nr_incarnations + c->nr_limbo;
+  return (size_t) c->nr_areas + c->nr_incarnations + c->nr_limbo +
+    c->nr_segments;
 }
 
 static struct place
@@ -232,6 +288,9 @@ place_at (const struct dedup_config *c, size_t i)
     return place_of (c->incarnations[i].host_off,
                      c->incarnations[i].size_bytes);
   i -= c->nr_incarnations;
+  if (i < c->nr_segments)
+    return place_of (c->segments[i].host_off, c->segments[i].size_bytes);
+  i -= c->nr_segments;
   return place_of (c->limbo[i].host_off, c->limbo[i].size_bytes);
 }
 
@@ -273,6 +332,7 @@ dedup_config_check (const struct dedup_config *c, uint64_t cluster_size,
       (r = check_sequence (c, f)) < 0 ||
       (r = check_incarnations (c, cluster_size, f)) < 0 ||
       (r = check_limbo (c, cluster_size, f)) < 0 ||
+      (r = check_segments (c, cluster_size, f)) < 0 ||
       (r = check_cuts (c, f)) < 0)
     return r;
   return check_apart (c, f);

@@ -23,7 +23,7 @@ all_zero (const uint8_t *b, size_t len)
 }
 
 /* Every check that needs no more than the cluster size.  nr_areas,
- * nr_incarnations and nr_limbo are within dedup-limits.h, nr_areas above 0. */
+ * nr_incarnations, nr_limbo and nr_segments are within dedup-limits.h, nr_areas above 0. */
 int dedup_config_check (const struct dedup_config *c, uint64_t cluster_size,
                         struct fault *f) MUST_CHECK;
 

@@ -18,7 +18,8 @@
 #include "wire.h"
 
 #define CONFIG_MAGIC UINT64_C (0x44445550434f4e46)   /* "DDUPCONF" */
-#define CONFIG_VERSION 1
+/* 2: with segments.  Without any it is 1, byte for byte as it was. */
+#define CONFIG_VERSION 2
 
 struct wire_config {
   be64 magic;
@@ -66,6 +67,28 @@ struct wire_limbo {
   be64 size_bytes;
 };
 
+/* Between limbo areas and cut blocks, where there are segments. */
+struct wire_count {
+  be32 nr_segments;
+  be32 zero;
+};
+
+struct wire_segment {
+  be64 id;
+  be64 age;
+  be64 host_off;
+  be64 size_bytes;
+  be32 lo;
+  be32 hi;
+  be32 nr_entries;
+  be32 nr_deleted;
+  be32 merge;
+  uint8_t level;
+  uint8_t bits;
+  uint8_t output;
+  uint8_t zero;
+};
+
 struct wire_cut {
   be64 seq;
   be32 len;
@@ -102,11 +125,24 @@ WIRE_FIELD_AT (struct wire_incarnation, nr_entries, 28);
 WIRE_FIELD_AT (struct wire_incarnation, nr_deleted, 32);
 WIRE_FIELD_AT (struct wire_incarnation, zero, 36);
 WIRE_FIELD_AT (struct wire_limbo, size_bytes, 8);
+WIRE_FIELD_AT (struct wire_segment, age, 8);
+WIRE_FIELD_AT (struct wire_segment, host_off, 16);
+WIRE_FIELD_AT (struct wire_segment, size_bytes, 24);
+WIRE_FIELD_AT (struct wire_segment, lo, 32);
+WIRE_FIELD_AT (struct wire_segment, hi, 36);
+WIRE_FIELD_AT (struct wire_segment, nr_entries, 40);
+WIRE_FIELD_AT (struct wire_segment, nr_deleted, 44);
+WIRE_FIELD_AT (struct wire_segment, merge, 48);
+WIRE_FIELD_AT (struct wire_segment, level, 52);
+WIRE_FIELD_AT (struct wire_segment, bits, 53);
+WIRE_FIELD_AT (struct wire_segment, output, 54);
+WIRE_FIELD_AT (struct wire_segment, zero, 55);
 WIRE_FIELD_AT (struct wire_cut, len, 8);
 WIRE_FIELD_AT (struct wire_cut, zero, 12);
 _Static_assert (sizeof (struct wire_config) == 128, "configuration");
 _Static_assert (sizeof (struct wire_area) == 24, "journal area");
 _Static_assert (sizeof (struct wire_cut) == 16, "cut block");
+_Static_assert (sizeof (struct wire_segment) == 56, "segment");
 _Static_assert (sizeof (struct wire_incarnation) == 40, "incarnation");
 _Static_assert (sizeof (struct wire_limbo) == 16, "limbo area");
 _Static_assert (128 + DEDUP_MAX_JOURNAL_AREAS * 24 +
@@ -117,12 +153,14 @@ _Static_assert (128 + DEDUP_MAX_JOURNAL_AREAS * 24 +
 
 static size_t
 config_length (uint32_t nr_areas, uint32_t nr_incarnations, uint32_t nr_limbo,
-               uint32_t nr_cuts)
+               uint32_t nr_segments, uint32_t nr_cuts)
 {
   return sizeof (struct wire_config) +
     nr_areas * sizeof (struct wire_area) +
     nr_incarnations * sizeof (struct wire_incarnation) +
     nr_limbo * sizeof (struct wire_limbo) +
+    (nr_segments ? sizeof (struct wire_count) : 0) +
+    nr_segments * sizeof (struct wire_segment) +
     nr_cuts * sizeof (struct wire_cut);
 }
 
@@ -133,7 +171,7 @@ encode_fields (const struct dedup_config *c, size_t length)
 
   memset (&w, 0, sizeof w);
   w.magic = be64_make (CONFIG_MAGIC);
-  w.version = be32_make (CONFIG_VERSION);
+  w.version = be32_make (c->nr_segments ? CONFIG_VERSION : 1);
   w.length = be32_make ((uint32_t) length);
   w.store_id = be64_make (c->store_id);
   w.generation = be64_make (c->generation);
@@ -196,6 +234,34 @@ encode_cut (const struct dedup_cut *x)
   };
 }
 
+static uint8_t *
+encode_segments (const struct dedup_config *c, uint8_t *p)
+{
+  const struct wire_count count = { .nr_segments = be32_make (c->nr_segments) };
+  uint32_t i;
+
+  if (c->nr_segments == 0)
+    return p;
+  memcpy (p, &count, sizeof count);
+  p += sizeof count;
+  for (i = 0; i < c->nr_segments; ++i, p += sizeof (struct wire_segment)) {
+    const struct dedup_segment_desc *s = &c->segments[i];
+    const struct wire_segment w = {
+      .id = be64_make (s->id), .age = be64_make (s->age),
+      .host_off = be64_make (s->host_off),
+      .size_bytes = be64_make (s->size_bytes),
+      .lo = be32_make (s->lo), .hi = be32_make (s->hi),
+      .nr_entries = be32_make (s->nr_entries),
+      .nr_deleted = be32_make (s->nr_deleted),
+      .merge = be32_make (s->merge), .level = s->level, .bits = s->bits,
+      .output = s->output,
+    };
+
+    memcpy (p, &w, sizeof w);
+  }
+  return p;
+}
+
 static void
 encode_arrays (const struct dedup_config *c, uint8_t *p)
 {
@@ -220,6 +286,7 @@ encode_arrays (const struct dedup_config *c, uint8_t *p)
     memcpy (p, &w, sizeof w);
     p += sizeof w;
   }
+  p = encode_segments (c, p);
   for (i = 0; i < c->nr_cuts; ++i) {
     const struct wire_cut w = encode_cut (&c->cuts[i]);
 
@@ -239,8 +306,9 @@ dedup_config_encode (const struct dedup_config *c,
   assert (c->nr_incarnations <= DEDUP_MAX_INCARNATIONS);
   assert (c->nr_limbo <= DEDUP_MAX_LIMBO);
   assert (c->nr_cuts <= DEDUP_MAX_CUTS);
+  assert (c->nr_segments <= DEDUP_MAX_SEGMENTS);
   length = config_length (c->nr_areas, c->nr_incarnations, c->nr_limbo,
-                          c->nr_cuts);
+                          c->nr_segments, c->nr_cuts);
   w = encode_fields (c, length);
   memset (buf, 0, DEDUP_CONFIG_SLOT);
   memcpy (buf, &w, sizeof w);
@@ -280,7 +348,7 @@ check_envelope (const uint8_t *buf, const struct wire_config *w,
 
   if (be64_load (w->magic) != CONFIG_MAGIC)
     return wrong (f, "configuration: wrong magic");
-  if (be32_load (w->version) != CONFIG_VERSION)
+  if (be32_load (w->version) < 1 || be32_load (w->version) > CONFIG_VERSION)
     return wrong (f, "configuration: version %" PRIu32 " is unknown",
                   be32_load (w->version));
   if (length < sizeof *w || length > DEDUP_CONFIG_SLOT)
@@ -302,13 +370,30 @@ check_known (const struct wire_config *w, struct fault *f)
   return 0;
 }
 
+/* Behind the limbo areas, if that is inside the length. */
+static uint32_t
+load_nr_segments (const uint8_t *buf, const struct wire_config *w)
+{
+  const size_t at = config_length (be32_load (w->nr_areas),
+                                   be32_load (w->nr_incarnations),
+                                   be32_load (w->nr_limbo), 0, 0);
+  struct wire_count count;
+
+  if (be32_load (w->version) < 2 ||
+      at + sizeof count > be32_load (w->length))
+    return 0;
+  memcpy (&count, buf + at, sizeof count);
+  return be32_load (count.nr_segments);
+}
+
 static int
-check_counts (const struct wire_config *w, struct fault *f)
+check_counts (const uint8_t *buf, const struct wire_config *w, struct fault *f)
 {
   const uint32_t nr_areas = be32_load (w->nr_areas);
   const uint32_t nr_incarnations = be32_load (w->nr_incarnations);
   const uint32_t nr_limbo = be32_load (w->nr_limbo);
   const uint32_t length = be32_load (w->length);
+  uint32_t nr_segments;
   size_t rest;
 
   if (nr_areas < 1 || nr_areas > DEDUP_MAX_JOURNAL_AREAS)
@@ -318,7 +403,12 @@ check_counts (const struct wire_config *w, struct fault *f)
                   nr_incarnations);
   if (nr_limbo > DEDUP_MAX_LIMBO)
     return wrong (f, "configuration: %" PRIu32 " limbo areas", nr_limbo);
-  rest = config_length (nr_areas, nr_incarnations, nr_limbo, 0);
+  nr_segments = load_nr_segments (buf, w);
+  if (nr_segments > DEDUP_MAX_SEGMENTS ||
+      (nr_segments > 0) != (be32_load (w->version) == CONFIG_VERSION))
+    return wrong (f, "configuration: version %" PRIu32 " with %" PRIu32
+                  " segments", be32_load (w->version), nr_segments);
+  rest = config_length (nr_areas, nr_incarnations, nr_limbo, nr_segments, 0);
   if (length < rest || (length - rest) % sizeof (struct wire_cut) != 0 ||
       (length - rest) / sizeof (struct wire_cut) > DEDUP_MAX_CUTS)
     return wrong (f, "configuration: length contradicts the counts");
@@ -346,9 +436,36 @@ load_fields (const struct wire_config *w, struct dedup_config *c)
   /* The rest of the length; check_counts has seen that it comes out even. */
   c->nr_cuts = (be32_load (w->length) -
                 (uint32_t) config_length (c->nr_areas, c->nr_incarnations,
-                                          c->nr_limbo, 0)) /
+                                          c->nr_limbo, c->nr_segments, 0)) /
     sizeof (struct wire_cut);
   memcpy (c->hash_key, w->hash_key, sizeof c->hash_key);
+}
+
+static const uint8_t *
+load_segments (const uint8_t *p, struct dedup_config *c)
+{
+  uint32_t i;
+
+  p += c->nr_segments ? sizeof (struct wire_count) : 0;
+  for (i = 0; i < c->nr_segments; ++i, p += sizeof (struct wire_segment)) {
+    struct dedup_segment_desc *s = &c->segments[i];
+    struct wire_segment w;
+
+    memcpy (&w, p, sizeof w);
+    s->id = be64_load (w.id);
+    s->age = be64_load (w.age);
+    s->host_off = be64_load (w.host_off);
+    s->size_bytes = be64_load (w.size_bytes);
+    s->lo = be32_load (w.lo);
+    s->hi = be32_load (w.hi);
+    s->nr_entries = be32_load (w.nr_entries);
+    s->nr_deleted = be32_load (w.nr_deleted);
+    s->merge = be32_load (w.merge);
+    s->level = w.level;
+    s->bits = w.bits;
+    s->output = w.output != 0;
+  }
+  return p;
 }
 
 /* The counts were checked against the limits and the length. */
@@ -385,6 +502,7 @@ load_arrays (const uint8_t *p, struct dedup_config *c)
     c->limbo[i].host_off = be64_load (w.host_off);
     c->limbo[i].size_bytes = be64_load (w.size_bytes);
   }
+  p = load_segments (p, c);
   for (i = 0; i < c->nr_cuts; ++i, p += sizeof (struct wire_cut)) {
     struct wire_cut w;
 
@@ -405,8 +523,9 @@ dedup_config_decode (const uint8_t buf[DEDUP_CONFIG_SLOT],
   memcpy (&w, buf, sizeof w);
   if ((r = check_envelope (buf, &w, f)) < 0 ||
       (r = check_known (&w, f)) < 0 ||
-      (r = check_counts (&w, f)) < 0)
+      (r = check_counts (buf, &w, f)) < 0)
     return r;
+  c->nr_segments = load_nr_segments (buf, &w);
   load_fields (&w, c);
   load_arrays (buf + sizeof w, c);
   return dedup_config_check (c, cluster_size, f);

@@ -6,6 +6,7 @@
 
 #include "incarnation.h"
 #include "dedup-limits.h"
+#include "segment.h"
 
 struct dedup_ext {              /* the header extension, decoded */
   uint64_t config_off;
@@ -54,11 +55,13 @@ struct dedup_config {
   uint32_t max_journal_areas;
   uint32_t journal_area_size;
   uint8_t hash_key[DEDUP_HASH_KEY_SIZE];   /* 0 where the hash has none */
-  uint32_t nr_areas, nr_incarnations, nr_limbo, nr_cuts;
+  uint32_t nr_areas, nr_incarnations, nr_limbo, nr_cuts, nr_segments;
   struct dedup_journal_area areas[DEDUP_MAX_JOURNAL_AREAS];
   struct dedup_incarnation_desc incarnations[DEDUP_MAX_INCARNATIONS];
   struct dedup_limbo_area limbo[DEDUP_MAX_LIMBO];
   struct dedup_cut cuts[DEDUP_MAX_CUTS];
+  /* By age, level, lo: so a run's segments stand together. */
+  struct dedup_segment_desc segments[DEDUP_MAX_SEGMENTS];
 };
 
 /* Encode into BUF (DEDUP_CONFIG_SLOT bytes, zero padded); returns the bytes

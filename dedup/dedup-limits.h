@@ -10,7 +10,11 @@
 #define DEDUP_MAX_INCARNATIONS 1024    /* fits the configuration slot */
 #define DEDUP_MAX_LIMBO 64
 #define DEDUP_MAX_CUTS 16              /* crashes since the oldest index entry */
-#define DEDUP_CONFIG_SLOT 65536        /* 128 + 128*24 + 1024*40 + 80*16 */
+#define DEDUP_MAX_SEGMENTS 352         /* fits the configuration slot */
+#define DEDUP_CONFIG_SLOT 65536        /* 128 + 128*24 + 1024*40 + 80*16 +
+                                        * 8 + 352*56 */
+#define DEDUP_SPARE_SEGMENTS 16        /* of them, for merges to get on with */
+#define DEDUP_MAX_LEVEL 15
 #define DEDUP_MIN_ORDER 4
 #define DEDUP_MAX_ORDER 20             /* 4 M entries, 168 MB in RAM */
 #define DEDUP_MAX_HINTS (1u << 20)     /* 8 MiB: the last 4 GiB at 4 KiB */

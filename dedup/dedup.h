@@ -122,6 +122,7 @@ enum dedup_job {
   DEDUP_JOB_FILTERS = 16,     /* to load */
   DEDUP_JOB_SCAN = 32,        /* free clusters and garbage to find */
   DEDUP_JOB_CLEAN = 64,       /* changed since bit 48 was last clear */
+  DEDUP_JOB_MERGE = 128,      /* runs of the index to be joined */
 };
 
 /* Which jobs have something to do.  COMMIT and CLEAN are due when there is
@@ -129,8 +130,9 @@ enum dedup_job {
  * those that should run now. */
 unsigned dedup_due (struct dedup_disk *d, unsigned *urgent);
 
-/* Run one job, or a slice of it (then it is still due).  COMMIT may run at
- * any time; of the others only one at a time, from any thread. */
+/* Run one job, or a slice of it (then it is still due).  COMMIT and
+ * MERGE may run at any time; of the others only one at a time, from any
+ * thread. */
 int dedup_run (struct dedup_disk *d, enum dedup_job job) MUST_CHECK;
 /* Make a running freeze, pack, load or scan return soon. */
 void dedup_stop_jobs (struct dedup_disk *d);
@@ -143,7 +145,7 @@ struct dedup_stats {
   unsigned order;
   uint64_t index_entries;        /* log stores and incarnations, without
                                   * tombstones; superseded ones count */
-  uint64_t nr_incarnations, max_incarnations;
+  uint64_t nr_incarnations, max_incarnations, nr_runs;
   uint64_t index_memory_bytes, index_disk_bytes;
   uint64_t journal_bytes;        /* of all areas */
   uint64_t lookups, hits, linked, stored, mismatches;  /* since open */

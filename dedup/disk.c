@@ -481,10 +481,12 @@ new_disk (struct io_store *io, const struct dedup_open_params *p,
   d->dedup = p->dedup;
   d->verify = p->verify;
   d->hasher.alg = p->hash;
+  d->is_dead = dedup_clusters_dead;
   d->wake = p->wake;
   d->wake_opaque = p->opaque;
   pthread_mutex_init (&d->maintenance, NULL);
   pthread_cond_init (&d->gate, NULL);
+  pthread_cond_init (&d->merged, NULL);
   pthread_cond_init (&d->claims.changed, NULL);
   *out = d;
   return 0;
@@ -598,6 +600,7 @@ open_once (struct io_store *io, const struct dedup_open_params *p,
   r = open_with_store (d, p, adopted, f);
   if (r == 1 && d->writable) {
     set_max_incarnations (d, p);
+    d->merge_due = dedup_merge_wanted (d);
     if ((r = give_up_exact (d, f)) == 0 &&
         (r = mend_index (d, f)) == 0 &&
         (r = grow_tables (d, f)) == 0)
@@ -665,7 +668,9 @@ dedup_finish (struct dedup_disk *d)
   if (r < 0)
     return r;
   pthread_mutex_lock (&d->maintenance);
-  r = dedup_clean (d);
+  r = dedup_runs_reap (d);
+  if (r == 0)
+    r = dedup_clean (d);
   pthread_mutex_unlock (&d->maintenance);
   if (r == 0)
     r = qcow2_bitmaps_end (d->img);
@@ -675,15 +680,21 @@ dedup_finish (struct dedup_disk *d)
 void
 dedup_free (struct dedup_disk *d)
 {
+  size_t i;
+
   if (d == NULL)
     return;
   dedup_journal_free (d->journal);
   dedup_index_free (d);
   dedup_hints_free (d->hints);
   dedup_claims_free (d);
+  for (i = 0; i < d->nr_dropped; i++)
+    dedup_segment_put (d->dropped[i].segment);
+  free (d->dropped);
   qcow2_close (d->img);
   pthread_cond_destroy (&d->claims.changed);
   pthread_cond_destroy (&d->gate);
+  pthread_cond_destroy (&d->merged);
   pthread_mutex_destroy (&d->maintenance);
   free (d->config);
   free (d->path);

@@ -16,11 +16,30 @@
 
 /* --- index.c: hash -> host cluster, over log stores and incarnations ------ */
 
-/* Youngest first; immutable, counted, so that lookups need no lock. */
+/* What one lookup after the other asks: an incarnation, or a run, which is the
+ * segments from FIRST on. */
+struct dedup_table {
+  uint64_t age;                      /* the higher, the younger */
+  struct dedup_incarnation *inc;
+  size_t first, nr;
+};
+
+/* Incarnations and runs; immutable, counted, so that lookups need no lock. */
 struct dedup_incarnations {
   unsigned users;                    /* atomic */
+  size_t nr_tables;
+  struct dedup_table *tables;        /* youngest first */
+  size_t nr_segments;
+  struct dedup_segment **segments;   /* of a run: by range */
+  struct dedup_range { uint32_t lo, hi; } *ranges;   /* that they answer for */
   size_t nr;
-  struct dedup_incarnation *v[];
+  struct dedup_incarnation *v[];     /* youngest first */
+};
+
+/* A segment that is listed no more, whose space readers may still look at. */
+struct dedup_dropped {
+  struct dedup_segment *segment;
+  uint64_t host_off, size_bytes;
 };
 
 /* An entry that cuckoo hashing found no place for before the log store was
@@ -55,10 +74,20 @@ enum dedup_found dedup_index_lookup_locked (struct dedup_disk *d,
                                             uint64_t *host_idx);
 struct dedup_incarnations *dedup_index_set_locked (struct dedup_disk *d);
 void dedup_incarnations_put (struct dedup_incarnations *set);
-/* What the incarnations say; never fails: an unreadable page is a miss. */
+/* What incarnations and runs say; never fails: an unreadable page is a miss.
+ * Many at once are looked up faster than one after the other. */
+struct dedup_probe {
+  struct dedup_hash hash;
+  uint64_t host_idx;
+  enum dedup_found found;
+};
+void dedup_index_probe_many (struct dedup_incarnations *set,
+                             struct dedup_probe *p, size_t nr);
 enum dedup_found dedup_index_probe (struct dedup_incarnations *set,
                                     const struct dedup_hash *h,
                                     uint64_t *host_idx);
+/* Is a page of it damaged?  Then a tombstone may be hidden. */
+bool dedup_index_damaged (const struct dedup_incarnations *set);
 /* Can NR entries be inserted?  Sets a full log store aside if none waits to
  * be frozen; false: one does.  Between groups. */
 bool dedup_index_room_locked (struct dedup_disk *d, size_t nr);
@@ -85,6 +114,44 @@ void dedup_index_publish (struct dedup_disk *d,
 /* Put an empty log store in place of the current one, from block START. */
 int dedup_index_reset_locked (struct dedup_disk *d, uint64_t start)
   MUST_CHECK;
+
+/* --- runs.c, merge.c: the third stage ----------------------------------------- */
+
+/* Write the frozen log store LS as a run.  Maintenance. */
+int dedup_run_freeze (struct dedup_disk *d, const struct dedup_log_store *ls)
+  MUST_CHECK;
+/* Write the configuration, whose segments were edited, and publish a set that
+ * goes with it; NEW (may be NULL) gets META, which is taken over in any case.
+ * On failure the configuration in memory is BEFORE again. */
+int dedup_runs_commit (struct dedup_disk *d, const struct dedup_config *before,
+                       const struct dedup_segment_desc *new,
+                       struct dedup_segment_meta *meta, bool frozen_done)
+  MUST_CHECK;
+/* Take segment I off the list; its space is freed by dedup_runs_reap. */
+void dedup_runs_unlist (struct dedup_disk *d, size_t i);
+/* Enter DESC where it belongs.  -ENOSPC: no place in the configuration. */
+int dedup_runs_list (struct dedup_config *c,
+                     const struct dedup_segment_desc *desc) MUST_CHECK;
+/* Forget those that the configuration lists again. */
+void dedup_runs_undrop (struct dedup_disk *d);
+/* Free the space of dropped segments that nobody reads.  Only after a
+ * configuration without them is durable (law 9). */
+int dedup_runs_reap (struct dedup_disk *d) MUST_CHECK;
+/* Bits of the filter of a run with so many entries of so many IN_ALL. */
+unsigned dedup_run_bits (unsigned level, uint64_t in_all, uint64_t nr_entries);
+/* Number of entries that all tables of C hold. */
+uint64_t dedup_config_entries (const struct dedup_config *c);
+
+/* Is there something to merge?  Maintenance. */
+bool dedup_merge_wanted (struct dedup_disk *d);
+/* One step of one merge: a segment.  Takes the maintenance mutex, but not for
+ * the bulk of the work. */
+int dedup_merge_step (struct dedup_disk *d) MUST_CHECK;
+/* The same for who has the maintenance mutex and keeps it. */
+int dedup_merge_step_now (struct dedup_disk *d) MUST_CHECK;
+/* Which of NR clusters can no entry lead to any more?  For d->is_dead. */
+void dedup_clusters_dead (struct dedup_disk *d, const uint64_t *host_idx,
+                          size_t nr, bool *dead);
 
 /* --- claim.c: content that is being written right now ----------------------- */
 
@@ -146,6 +213,9 @@ struct dedup_disk {
   bool has_store, replayed;          /* replayed: read-only, in memory */
   struct dedup_hasher hasher;
   unsigned cluster_bits;
+  /* dedup_clusters_dead; a parameter, for tests of the index alone. */
+  void (*is_dead) (struct dedup_disk *d, const uint64_t *host_idx, size_t nr,
+                   bool *dead);
   uint64_t cluster_size;
   uint64_t ref_limit;                /* no new reference at or above it */
   bool has_backing;
@@ -160,6 +230,11 @@ struct dedup_disk {
   struct dedup_config *config;       /* as last written */
   bool session_begun;                /* direct: see qcow2_begin_session */
   bool index_damaged;                /* at open: blocks of it are unreadable */
+  struct dedup_dropped *dropped;     /* NR_DROPPED, newest last */
+  size_t nr_dropped;
+  bool merging;                      /* a merge step works without the mutex */
+  pthread_cond_t merged;             /* it ended */
+  bool merge_due;                    /* atomic */
   bool filters_loaded;               /* atomic */
   bool stop;                         /* atomic: jobs shall return soon */
 
@@ -252,6 +327,8 @@ int dedup_freeze (struct dedup_disk *d) MUST_CHECK;
 int dedup_drop_frozen (struct dedup_disk *d) MUST_CHECK;
 /* Drop the incarnation ID, whose pages fail their checksums. */
 int dedup_drop_damaged (struct dedup_disk *d, uint64_t id) MUST_CHECK;
+/* Drop the segment ID, which is damaged. */
+int dedup_drop_segment (struct dedup_disk *d, uint64_t id) MUST_CHECK;
 /* Give the current log store up, where its records fill the journal. */
 int dedup_drop_current (struct dedup_disk *d) MUST_CHECK;
 /* Make room in the journal: add, recycle, checkpoint, pack.  Maintenance. */

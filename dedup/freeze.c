@@ -59,15 +59,49 @@ unlist (struct dedup_config *c, size_t i)
            (c->nr_incarnations - i) * sizeof c->incarnations[0]);
 }
 
-/* Drop the oldest incarnations until one more fits. */
-static void
-drop_oldest (struct dedup_config *c)
+static bool
+same_run (const struct dedup_segment_desc *a,
+          const struct dedup_segment_desc *b)
 {
+  return a->age == b->age && a->level == b->level;
+}
+
+/* Each counts as one table, however large. */
+static size_t
+count_runs (const struct dedup_config *c)
+{
+  size_t i, nr = 0;
+
+  for (i = 0; i < c->nr_segments; i++)
+    nr += i == 0 || !same_run (&c->segments[i - 1], &c->segments[i]);
+  return nr;
+}
+
+static void
+drop_oldest_run (struct dedup_disk *d)
+{
+  const struct dedup_segment_desc first = d->config->segments[0];
+
+  while (d->config->nr_segments > 0 &&
+         same_run (&first, &d->config->segments[0]))
+    dedup_runs_unlist (d, 0);
+}
+
+/* Drop the oldest incarnations, or runs from before there was a limit, until
+ * one more fits. */
+static void
+drop_oldest (struct dedup_disk *d)
+{
+  struct dedup_config *c = d->config;
   uint32_t max = c->max_incarnations;
 
   if (max == 0 || max > DEDUP_MAX_INCARNATIONS)
     max = DEDUP_MAX_INCARNATIONS;
-  while (c->nr_incarnations >= max)
+  while (c->nr_segments > 0 && c->nr_incarnations + count_runs (c) >= max &&
+         (c->nr_incarnations == 0 ||
+          c->segments[0].age < c->incarnations[0].id))
+    drop_oldest_run (d);
+  while (c->nr_incarnations + count_runs (c) >= max)
     unlist (c, 0);
 }
 
@@ -98,12 +132,14 @@ edit_config (struct dedup_disk *d, const struct dedup_incarnation_desc *desc,
   *before = *c;
   if (limbo >= 0)
     remove_limbo (c, (size_t) limbo);
-  drop_oldest (c);
+  drop_oldest (d);
   c->incarnations[c->nr_incarnations++] = *desc;
   c->next_incarnation_id++;
   r = dedup_index_prepare (d, set);
-  if (r < 0)
+  if (r < 0) {
     *c = *before;
+    dedup_runs_undrop (d);
+  }
   return r;
 }
 
@@ -124,7 +160,7 @@ list_incarnation (struct dedup_disk *d,
   }
   __atomic_store_n (&d->filters_loaded, false, __ATOMIC_RELAXED);
   dedup_index_publish (d, set, true);
-  return 0;
+  return dedup_runs_reap (d);
 }
 
 int
@@ -139,8 +175,10 @@ dedup_freeze (struct dedup_disk *d)
   lock_release (d->lock);
   if (ls == NULL)
     return 0;
+  if (d->config->max_incarnations == 0)
+    return dedup_run_freeze (d, ls);
   if (mutation (MUTATION_LAW_9))
-    drop_oldest (d->config);
+    drop_oldest (d);
   r = find_area (d, dedup_incarnation_size (dedup_log_store_order (ls)),
                  &desc.host_off, &desc.size_bytes, &limbo);
   if (r < 0)
@@ -224,4 +262,29 @@ dedup_drop_damaged (struct dedup_disk *d, uint64_t id)
   else
     dedup_index_publish (d, set, false);
   return r;
+}
+
+int
+dedup_drop_segment (struct dedup_disk *d, uint64_t id)
+{
+  struct dedup_config *c = d->config;
+  CLEANUP_FREE struct dedup_config *before = malloc (sizeof *before);
+  size_t i;
+  int r;
+
+  if (before == NULL)
+    return -ENOMEM;
+  log_line (d->log, LOG_ERROR, "%s: segment %llu of the index is damaged: "
+            "its entries are lost", d->path, (unsigned long long) id);
+  lock_acquire (d->lock);
+  d->exact = false;             /* tombstones are lost with it */
+  lock_release (d->lock);
+  *before = *c;
+  for (i = 0; i < c->nr_segments; i++)
+    if (c->segments[i].id == id) {
+      dedup_runs_unlist (d, i);
+      break;
+    }
+  r = dedup_runs_commit (d, before, NULL, NULL, false);
+  return r < 0 ? r : dedup_runs_reap (d);
 }

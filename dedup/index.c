@@ -2,10 +2,9 @@
 /* The index: from a content hash to the host cluster that may hold it.
  *
  * Young entries are in the current log store, older ones in the frozen log
- * store (while it is being written) and in incarnations.  The index is
- * advice: whoever follows an entry checks the cluster.  The log stores change
- * under the disk's lock; the set of incarnations is immutable and counted, so
- * its pages are read without any lock.
+ * store (while it is being written) and in incarnations and runs (tables.c).  The
+ * index is advice: whoever follows an entry checks the cluster.  The log stores
+ * change under the disk's lock.
  *
  * A log store that fills up is set aside only between groups of records, at
  * the start of a journal block that says so (FREEZE), so that a replay builds
@@ -14,32 +13,6 @@
 #include "disk.h"
 
 #include <errno.h>
-
-static struct dedup_incarnations *
-new_set (size_t nr)
-{
-  struct dedup_incarnations *s;
-
-  s = calloc (1, sizeof *s + nr * sizeof s->v[0]);
-  if (s != NULL) {
-    s->users = 1;
-    s->nr = nr;
-  }
-  return s;
-}
-
-void
-dedup_incarnations_put (struct dedup_incarnations *s)
-{
-  size_t i;
-
-  if (s == NULL || __atomic_sub_fetch (&s->users, 1, __ATOMIC_ACQ_REL) > 0)
-    return;
-  for (i = 0; i < s->nr; i++)
-    if (s->v[i])
-      dedup_incarnation_put (s->v[i]);
-  free (s);
-}
 
 int
 dedup_index_init (struct dedup_disk *d)
@@ -94,27 +67,7 @@ dedup_index_lookup_locked (struct dedup_disk *d, const struct dedup_hash *h,
       dedup_log_store_lookup (x->current, h, host_idx) ||
       (x->frozen && dedup_log_store_lookup (x->frozen, h, host_idx)))
     return *host_idx == DEDUP_DELETED ? DEDUP_MISS : DEDUP_HIT;
-  return x->set->nr > 0 ? DEDUP_PROBE : DEDUP_MISS;
-}
-
-struct dedup_incarnations *
-dedup_index_set_locked (struct dedup_disk *d)
-{
-  assert (lock_held (d->lock));
-  __atomic_add_fetch (&d->index.set->users, 1, __ATOMIC_RELAXED);
-  return d->index.set;
-}
-
-enum dedup_found
-dedup_index_probe (struct dedup_incarnations *set, const struct dedup_hash *h,
-                   uint64_t *host_idx)
-{
-  size_t i;
-
-  for (i = 0; i < set->nr; i++)
-    if (dedup_incarnation_lookup (set->v[i], h, host_idx) == 1)
-      return *host_idx == DEDUP_DELETED ? DEDUP_MISS : DEDUP_HIT;
-  return DEDUP_MISS;
+  return x->set->nr_tables > 0 ? DEDUP_PROBE : DEDUP_MISS;
 }
 
 int
@@ -217,62 +170,6 @@ dedup_index_start_locked (struct dedup_disk *d)
 {
   assert (lock_held (d->lock));
   return d->index.frozen ? d->index.frozen_start : d->index.current_start;
-}
-
-static struct dedup_incarnation *
-find_in (struct dedup_incarnations *set, uint64_t id)
-{
-  size_t i;
-
-  for (i = 0; set != NULL && i < set->nr; i++)
-    if (dedup_incarnation_desc (set->v[i])->id == id)
-      return dedup_incarnation_get (set->v[i]);
-  return NULL;
-}
-
-int
-dedup_index_prepare (struct dedup_disk *d, struct dedup_incarnations **out)
-{
-  const struct dedup_config *c = d->config;
-  struct dedup_incarnations *set = new_set (c->nr_incarnations);
-  size_t i, pos;
-  int r;
-
-  if (set == NULL)
-    return -ENOMEM;
-  for (i = 0; i < c->nr_incarnations; i++) {
-    pos = c->nr_incarnations - 1 - i;    /* listed oldest first */
-    set->v[pos] = find_in (d->index.set, c->incarnations[i].id);
-    if (set->v[pos])
-      continue;
-    r = dedup_incarnation_open (d->io, c->store_id, &c->incarnations[i],
-                                &set->v[pos]);
-    if (r < 0) {
-      dedup_incarnations_put (set);
-      return r;
-    }
-  }
-  *out = set;
-  return 0;
-}
-
-void
-dedup_index_publish (struct dedup_disk *d, struct dedup_incarnations *set,
-                     bool frozen_done)
-{
-  struct dedup_incarnations *old;
-  struct dedup_log_store *done = NULL;
-
-  lock_acquire (d->lock);
-  old = d->index.set;
-  d->index.set = set;
-  if (frozen_done) {
-    done = d->index.frozen;
-    d->index.frozen = NULL;
-  }
-  lock_release (d->lock);
-  dedup_incarnations_put (old);
-  dedup_log_store_free (done);
 }
 
 int

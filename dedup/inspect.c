@@ -25,6 +25,13 @@ count_config (struct dedup_disk *d, struct dedup_stats *s)
       c->incarnations[i].nr_deleted;
     s->index_disk_bytes += c->incarnations[i].size_bytes;
   }
+  for (i = 0; i < c->nr_segments; i++) {
+    const struct dedup_segment_desc *g = &c->segments[i];
+
+    s->index_entries += g->nr_entries - g->nr_deleted;
+    s->index_disk_bytes += g->size_bytes;
+    s->nr_runs += i == 0 || g->age != g[-1].age || g->level != g[-1].level;
+  }
   for (i = 0; i < c->nr_limbo; i++)
     s->index_disk_bytes += c->limbo[i].size_bytes;
 }
@@ -60,6 +67,9 @@ dedup_get_stats (struct dedup_disk *d, struct dedup_stats *s)
       s->index_memory_bytes += dedup_hints_memory (d->hints);
     for (i = 0; i < d->index.set->nr; i++)
       s->index_memory_bytes += dedup_incarnation_memory (d->index.set->v[i]);
+    for (i = 0; i < d->index.set->nr_segments; i++)
+      s->index_memory_bytes +=
+        dedup_segment_memory (d->index.set->segments[i]);
   }
   lock_release (d->lock);
   pthread_mutex_unlock (&d->maintenance);
@@ -91,6 +101,14 @@ check_incarnations (struct dedup_disk *d, const struct qcow2_check_params *p,
       continue;
     snprintf (line, sizeof line, "incarnation %llu: %s", (unsigned long long)
               dedup_incarnation_desc (set->v[i])->id, why.msg);
+    store_problem (p, r, line);
+  }
+  for (i = 0; i < set->nr_segments; i++) {
+    struct fault why = { 0 };
+
+    if (dedup_segment_check (set->segments[i], &why) == 0)
+      continue;
+    snprintf (line, sizeof line, "segment of a run: %s", why.msg);
     store_problem (p, r, line);
   }
 }

@@ -415,6 +415,36 @@ next_to_tend (struct dedup_disk *d)
   return inc;
 }
 
+static struct dedup_segment *
+next_segment_to_tend (struct dedup_disk *d)
+{
+  struct dedup_segment *s = NULL;
+  size_t i;
+
+  LOCK_FOR_SCOPE (d->lock);
+  for (i = d->index.set->nr_segments; i-- > 0 && s == NULL; )
+    if (!dedup_segment_meta (d->index.set->segments[i]) ||
+        dedup_segment_damaged (d->index.set->segments[i]))
+      s = dedup_segment_get (d->index.set->segments[i]);
+  return s;
+}
+
+/* The same for segments.  1: all are loaded. */
+static int
+tend_segments (struct dedup_disk *d)
+{
+  struct dedup_segment *s = next_segment_to_tend (d);
+  int r;
+
+  if (s == NULL)
+    return 1;
+  r = dedup_segment_damaged (s) ? -EBADMSG : dedup_segment_load (s);
+  if (r == -EBADMSG)
+    r = dedup_drop_segment (d, dedup_segment_desc (s)->id);
+  dedup_segment_put (s);
+  return r;
+}
+
 /* Load one filter a call.  An incarnation that is bad costs its entries, no
  * more. */
 static int
@@ -427,10 +457,12 @@ tend_incarnations (struct dedup_disk *d)
     r = dedup_incarnation_load (inc);
   if (r == -EBADMSG || (inc != NULL && dedup_incarnation_damaged (inc)))
     r = dedup_drop_damaged (d, dedup_incarnation_desc (inc)->id);
-  __atomic_store_n (&d->filters_loaded, inc == NULL, __ATOMIC_RELAXED);
-  if (inc)
+  if (inc == NULL)
+    r = tend_segments (d);
+  else
     dedup_incarnation_put (inc);
-  return r;
+  __atomic_store_n (&d->filters_loaded, r == 1, __ATOMIC_RELAXED);
+  return MIN_OF (r, 0);
 }
 
 /* --- a writer without room ------------------------------------------------------------------- */
@@ -526,6 +558,8 @@ dedup_due (struct dedup_disk *d, unsigned *urgent)
     now |= DEDUP_JOB_JOURNAL;
   if (!__atomic_load_n (&d->filters_loaded, __ATOMIC_RELAXED))
     now |= DEDUP_JOB_FILTERS;
+  if (__atomic_load_n (&d->merge_due, __ATOMIC_RELAXED))
+    now |= DEDUP_JOB_MERGE;
   if (!qcow2_scan_done_locked (d->img))
     now |= DEDUP_JOB_SCAN;
   if (d->recovery_bit)
@@ -580,6 +614,8 @@ dedup_run (struct dedup_disk *d, enum dedup_job job)
     return dedup_direct_run (d, job);
   if (job == DEDUP_JOB_COMMIT)
     return commit_job (d);
+  if (job == DEDUP_JOB_MERGE)
+    return dedup_merge_step (d);
   pthread_mutex_lock (&d->maintenance);
   r = dedup_failed (d);
   if (r == 0)

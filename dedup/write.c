@@ -178,12 +178,7 @@ claim_all (struct op *op)
 static void
 distrust_damaged (struct op *op)
 {
-  size_t i;
-
-  for (i = 0; i < op->set->nr; i++)
-    if (dedup_incarnation_damaged (op->set->v[i]))
-      break;
-  if (i < op->set->nr) {
+  if (dedup_index_damaged (op->set)) {
     LOCK_FOR_SCOPE (op->d->lock);
     op->d->exact = false;
     /* The job that loads filters drops it. */
@@ -191,21 +186,41 @@ distrust_damaged (struct op *op)
   }
 }
 
+#define PROBES 64                /* looked up at once */
+
+/* Look up what was collected, slots IDX. */
+static void
+probe_some (struct op *op, struct dedup_probe *p, const size_t *idx, size_t nr)
+{
+  size_t i;
+
+  dedup_index_probe_many (op->set, p, nr);
+  for (i = 0; i < nr; i++) {
+    op->slots[idx[i]].kind = p[i].found == DEDUP_HIT ? SLOT_CANDIDATE
+      : SLOT_NEW;
+    op->slots[idx[i]].host_idx = p[i].host_idx;
+  }
+}
+
 void
 dedup_probe (struct op *op)
 {
-  size_t i;
+  struct dedup_probe p[PROBES];
+  size_t idx[PROBES], i, nr = 0;
 
   if (!op->probes)
     return;
   for (i = 0; i < op->nr; i++) {
-    struct slot *s = &op->slots[i];
-
-    if (s->kind != SLOT_PROBE)
+    if (op->slots[i].kind != SLOT_PROBE)
       continue;
-    s->kind = dedup_index_probe (op->set, &s->hash, &s->host_idx)
-      == DEDUP_HIT ? SLOT_CANDIDATE : SLOT_NEW;
+    p[nr].hash = op->slots[i].hash;
+    idx[nr++] = i;
+    if (nr == PROBES) {
+      probe_some (op, p, idx, nr);
+      nr = 0;
+    }
   }
+  probe_some (op, p, idx, nr);
   distrust_damaged (op);
   dedup_incarnations_put (op->set);
   op->set = NULL;

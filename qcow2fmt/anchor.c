@@ -129,6 +129,23 @@ qcow2_anchor_test_locked (const struct qcow2_image *img, uint64_t host_idx)
   return img->anchor.parts[part].bits[i / 64] >> i % 64 & 1;
 }
 
+void
+qcow2_find_unanchored_locked (struct qcow2_image *img,
+                              const uint64_t *host_idx, size_t nr,
+                              bool *not_anchored)
+{
+  size_t i;
+
+  assert (lock_held (&img->lock));
+  for (i = 0; i < nr; ++i) {
+    uint64_t part = qcow2_anchor_part_of (img, host_idx[i]);
+
+    not_anchored[i] = !qcow2_anchor_has_part (img, part) ||
+      (img->anchor.parts[part].bits &&
+       !qcow2_anchor_test_locked (img, host_idx[i]));
+  }
+}
+
 static void
 put_one (struct qcow2_image *img, uint64_t part, uint64_t i, bool anchored)
 {

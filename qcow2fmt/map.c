@@ -44,13 +44,10 @@ host_limit_locked (struct qcow2_image *img)
 }
 
 static bool
-valid_data (const struct qcow2_image *img, uint64_t entry, uint64_t limit,
-            uint64_t guest_off)
+valid_data (const struct qcow2_image *img, uint64_t entry, uint64_t limit)
 {
   uint64_t off = entry & QCOW2_OFFSET_MASK;
 
-  if (qcow2_has_data_file (&img->header.geo))
-    return !qcow2_has_place (&img->header.geo, entry) || off == guest_off;
   return off % img->header.geo.cluster_size == 0 && off < limit;
 }
 
@@ -69,8 +66,6 @@ static bool
 classify_locked (struct qcow2_image *img, uint64_t entry,
                  struct qcow2_extent *e)
 {
-  const struct qcow2_geometry *g = &img->header.geo;
-  uint64_t guest_off = round_down_pow2 (e->guest_off, g->cluster_size);
   uint64_t limit = host_limit_locked (img), len;
 
   if (is_partial (img, entry))
@@ -79,17 +74,17 @@ classify_locked (struct qcow2_image *img, uint64_t entry,
     e->kind = QCOW2_COMPRESSED;
     e->entry = entry;
     qcow2_compressed_extent (img, entry, &e->host_off, &len);
-    return e->host_off < limit && !qcow2_has_data_file (g);
+    return e->host_off < limit;
   }
   if (entry & L2_RESERVED)
     return false;
   e->host_off = entry & QCOW2_OFFSET_MASK;
   if (entry & QCOW2_L2_ZERO) {
     e->kind = QCOW2_ZERO;
-    return g->version >= 3 && valid_data (img, entry, limit, guest_off);
+    return img->header.geo.version >= 3 && valid_data (img, entry, limit);
   }
-  e->kind = qcow2_has_place (g, entry) ? QCOW2_DATA : QCOW2_UNALLOCATED;
-  return valid_data (img, entry, limit, guest_off);
+  e->kind = e->host_off ? QCOW2_DATA : QCOW2_UNALLOCATED;
+  return valid_data (img, entry, limit);
 }
 
 static enum qcow2_kind
@@ -143,9 +138,8 @@ no_table_locked (const struct walk *w, uint64_t guest_idx)
   const struct qcow2_image *img = w->img;
   uint64_t i = guest_idx / img->header.geo.l2_entries;
 
-  if (w->root != QCOW2_ROOT_ACTIVE)     /* root_size knows it */
-    return i >= img->snapshots.v[w->root - 1].l1_entries;
-  return i < img->l1.nr && img->l1.v[i] == 0;
+  return w->root == QCOW2_ROOT_ACTIVE && i < img->l1.nr &&
+    img->l1.v[i] == 0;
 }
 
 /* Describe one cluster, or one missing table.  1: go on, 0: enough. */

@@ -284,6 +284,12 @@ int qcow2_prepare_entry_locked (struct qcow2_txn *txn, unsigned root,
 int qcow2_get_refcount_locked (struct qcow2_txn *txn, uint64_t host_idx,
                                uint64_t *refcount, bool *anchored) MUST_CHECK;
 
+/* Which of NR clusters are surely not anchored?  What is not in memory may
+ * be. */
+void qcow2_find_unanchored_locked (struct qcow2_image *img,
+                                   const uint64_t *host_idx, size_t nr,
+                                   bool *not_anchored);
+
 /* Make the refcount block and anchor table of COUNT host clusters present
  * and pinned, so that REFCOUNT changes of them apply at once.  May allocate
  * and report changes.  -ENOSPC. */
@@ -488,11 +494,6 @@ int qcow2_plan_new (struct qcow2_image *img, const uint64_t *area_size,
 /* Write the tables that the plan's HEADER change points to.  No sync. */
 int qcow2_plan_write (struct qcow2_image *img, struct qcow2_plan *plan)
   MUST_CHECK;
-/* Would the first cluster hold what qcow2_plan_commit_header writes?  -ENOSPC;
- * to be asked before anything is written. */
-int qcow2_plan_check_header (struct qcow2_image *img,
-                             struct qcow2_plan *plan, const uint8_t *ext,
-                             struct fault *f) MUST_CHECK;
 /* One write of the first cluster: the plan's header fields, the store's
  * extension EXT (32 bytes), bit 48 and its name; then sync. */
 int qcow2_plan_commit_header (struct qcow2_image *img,

@@ -2,9 +2,9 @@
 /* The background of an export, on libuv.
  *
  * One loop thread only decides; the jobs themselves run on libuv's pool, so
- * that the loop never blocks.  Two slots: commits have one of their own, for
- * they may run beside anything; all other jobs share the second, for the
- * disk allows one of them at a time.
+ * that the loop never blocks.  Three slots: commits and merges of the index
+ * have one each, for they may run beside anything; all other jobs share the
+ * third, for the disk allows one of them at a time.
  *
  * When a job runs:
  *  - one that the disk calls urgent: at once;
@@ -35,7 +35,7 @@
 #define RETRY_FIRST_MS 500
 #define RETRY_MAX_MS 10000     /* space on a full disk is noticed this late */
 
-#define NR_JOBS 7              /* bits of enum dedup_job */
+#define NR_JOBS 8              /* bits of enum dedup_job */
 
 struct task {
   struct srv_loop *loop;       /* constant */
@@ -70,7 +70,7 @@ struct srv_loop {
   /* Loop thread only: */
   uv_loop_t uv;
   uv_timer_t commit_timer, housekeeping;
-  struct task commit, maintenance;
+  struct task commit, maintenance, merge;
   struct retry retry[NR_JOBS];
   bool commit_wanted;          /* the timer ticked */
 };
@@ -93,6 +93,7 @@ job_name (enum dedup_job job)
   case DEDUP_JOB_FILTERS: return "loading of filters";
   case DEDUP_JOB_SCAN: return "scan";
   case DEDUP_JOB_CLEAN: return "clean-up when idle";
+  case DEDUP_JOB_MERGE: return "merging of the index";
   }
   return "job";
 }
@@ -217,7 +218,9 @@ choose_maintenance (struct srv_loop *l, unsigned due, unsigned urgent)
 
   if (job == 0)
     job = first_of (l, due);
-  if (job == 0 && may_start (l, due, DEDUP_JOB_CLEAN) && idle_long_enough (l))
+  if (job == 0 && may_start (l, due, DEDUP_JOB_CLEAN) &&
+      !l->merge.running && !may_start (l, due, DEDUP_JOB_MERGE) &&
+      idle_long_enough (l))
     job = DEDUP_JOB_CLEAN;
   return job;
 }
@@ -251,6 +254,13 @@ consider_maintenance_on_loop (struct srv_loop *l, unsigned due,
 }
 
 static void
+consider_merge_on_loop (struct srv_loop *l, unsigned due)
+{
+  if (!l->merge.running && may_start (l, due, DEDUP_JOB_MERGE))
+    start_task_on_loop (l, &l->merge, DEDUP_JOB_MERGE);
+}
+
+static void
 close_handle (uv_handle_t *h, void *opaque)
 {
   if (!uv_is_closing (h))
@@ -264,13 +274,14 @@ consider_jobs_on_loop (struct srv_loop *l)
 
   if (stopping (l)) {
     /* Without handles and work the loop ends. */
-    if (!l->commit.running && !l->maintenance.running)
+    if (!l->commit.running && !l->maintenance.running && !l->merge.running)
       uv_walk (&l->uv, close_handle, NULL);
     return;
   }
   due = dedup_due (l->disk, &urgent);
   consider_commit_on_loop (l, due, urgent);
   consider_maintenance_on_loop (l, due, urgent);
+  consider_merge_on_loop (l, due);
 }
 
 static void
@@ -368,6 +379,7 @@ new_loop (const struct srv_loop_params *p)
   l->last_change_ns = p->last_change_ns;
   init_task (l, &l->commit);
   init_task (l, &l->maintenance);
+  init_task (l, &l->merge);
   return l;
 }
 

@@ -203,6 +203,7 @@ print_store (const struct dedup_stats *s)
   printf ("%-18s %" PRIu64 "\n", "index entries:", s->index_entries);
   printf ("%-18s %" PRIu64 " (%s)\n", "incarnations:", s->nr_incarnations,
           limit);
+  printf ("%-18s %" PRIu64 "\n", "runs:", s->nr_runs);
   print_bytes ("index in memory:", s->index_memory_bytes);
   print_bytes ("index on disk:", s->index_disk_bytes);
   print_bytes ("journal:", s->journal_bytes);
@@ -241,6 +242,7 @@ set_store (json_t *o, const struct dedup_stats *s)
   json_object_set_new (o, "hash", json_string (dedup_hash_name (s->hash)));
   set (o, "index-entries", s->index_entries);
   set (o, "incarnations", s->nr_incarnations);
+  set (o, "runs", s->nr_runs);
   set (o, "max-incarnations", s->max_incarnations);
   set (o, "log-store-order", s->order);
   set (o, "index-memory-bytes", s->index_memory_bytes);

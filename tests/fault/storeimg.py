@@ -62,6 +62,16 @@ class Image:
         self.incarnations = [
             Incarnation(*struct.unpack_from('>QQQI', c, at + 40 * i))
             for i in range(nr_inc)]
+        # Segments of runs, if any, stand behind the limbo areas; to these
+        # tests they are incarnations of another format.
+        version, = struct.unpack_from('>I', c, 8)
+        at += 40 * nr_inc + 16 * struct.unpack_from('>I', c, 80)[0]
+        if version == 2:
+            nr_seg, = struct.unpack_from('>I', c, at)
+            for i in range(nr_seg):
+                ident, _, off, size = struct.unpack_from('>QQQQ', c,
+                                                         at + 8 + 56 * i)
+                self.incarnations.append(Incarnation(ident, off, size, 0))
         return self
 
     @staticmethod

@@ -48,8 +48,10 @@ put16(at, 1)
 d += bytes((c + 1) * 4096 - len(d))'
 damaged 2 "two guest clusters at a metadata cluster" 'put64(l2, reftable)'
 damaged 2 "an L2 entry past the end" 'put64(l2, 1 << 50)'
-damaged 2 "an incarnation's page" \
-  'i = d.index(b"DDUPTABL"); d[i + 100] ^= 1' other
+damaged 2 "a page of a run" \
+  'i = d.index(b"DDUPSEGP"); d[i + 100] ^= 1' other
+damaged 2 "the filter of a run" \
+  'i = d.rindex(b"DDUPSEGP"); d[i + 4096] ^= 1' other
 damaged 2 "the configuration" 'i = d.index(b"DDUPCONF")
 while i >= 0:
     d[i + 40] ^= 1

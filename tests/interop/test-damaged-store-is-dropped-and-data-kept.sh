@@ -48,6 +48,7 @@ damage "both configuration slots" 'each(b"DDUPCONF", lambda i: flip(i + 45))'
 damage "one configuration slot" 'flip(d.find(b"DDUPCONF") + 45)'
 damage "the header extension" \
   'flip(d.find(bytes.fromhex("CD8E819B")) + 8 + 6)'
-damage "all incarnations" 'each(b"DDUPINCA", lambda i: flip(i + 30))
-each(b"DDUPTABL", lambda i: flip(i + 99))'
+damage "all runs" 'each(b"DDUPSEGH", lambda i: flip(i + 30))
+each(b"DDUPSEGP", lambda i: flip(i + 99))'
+damage "pages of runs" 'each(b"DDUPSEGP", lambda i: flip(i + 99))'
 damage "all journal blocks" 'each(b"DDUPJRNL", lambda i: flip(i + 30))'

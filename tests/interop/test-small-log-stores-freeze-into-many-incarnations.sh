@@ -9,7 +9,7 @@
 disk=$TMP/disk.qcow2
 mb=$((32 * SCALE))
 random_file "$TMP/a.raw" $mb 1
-tool create -o cluster-size=4k,log-store-order=6,journal-areas=4 "$disk" \
+tool create -o cluster-size=4k,log-store-order=6,journal-areas=4,max-incarnations=1000 "$disk" \
   $((mb * 3))M
 start_server "$disk"
 $PY "$HERE/put.py" "$URI" "$TMP/a.raw" 0

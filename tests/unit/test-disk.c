@@ -165,7 +165,7 @@ background (struct dedup_disk *d, bool all)
 {
   unsigned urgent, due = dedup_due (d, &urgent), job;
 
-  for (job = 1; job <= DEDUP_JOB_CLEAN; job <<= 1)
+  for (job = 1; job <= DEDUP_JOB_MERGE; job <<= 1)
     if ((all ? due : urgent) & job)
       assert_int_equal (dedup_run (d, job), 0);
 }
@@ -316,7 +316,7 @@ test_random_work_matches_a_model (void **state)
       }
     }
     dedup_get_stats (d, &s);
-    assert_true (s.nr_incarnations > 0);
+    assert_true (s.nr_incarnations + s.nr_runs > 0);
     if (incarnations[round])
       assert_true (s.nr_incarnations <= incarnations[round]);
     assert_int_equal (dedup_finish (d), 0);

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Ribbon filters: see filter.h.  filter-build.c is the other half.
+ *
+ * A key has a row of 128 coefficients that starts at slot S; each slot of the
+ * solution has BITS bits, and the exclusive or of those slots whose
+ * coefficient is 1 is the key's fingerprint.  64 slots are a block of BITS
+ * words, word C with bit C of each slot: so a test takes three words for each
+ * bit, and a hash that is not in it is refused after two bits on average.
+ *
+ * Slots follow hash order: a key's slot is its place in the range of hashes,
+ * scaled.  No state, no threads: a filter does not change.
+ */
+#include "filter.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "checked.h"
+#include "filter-slots.h"
+
+static uint64_t
+mix (uint64_t x)
+{
+  x ^= x >> 32;
+  x *= UINT64_C (0xd6e8feb86659fd93);
+  x ^= x >> 32;
+  x *= UINT64_C (0xd6e8feb86659fd93);
+  return x ^ x >> 32;
+}
+
+/* Words 1 to 3, as hashes of 128 bits may repeat or lack words 2 and 3. */
+void
+dedup_filter_key (const struct dedup_hash *h, struct dedup_filter_key *k)
+{
+  uint64_t w[4];
+
+  memcpy (w, h->b, sizeof w);
+  k->pos = dedup_hash_word (h, 0);
+  k->lo = mix (w[1] ^ w[2] * UINT64_C (0x9e3779b97f4a7c15));
+  k->hi = mix (k->lo + w[3] + UINT64_C (0x632be59bd9b4e019));
+  k->fingerprint = (uint32_t) (mix (k->hi + w[1]) >> 32);
+}
+
+uint32_t
+dedup_filter_shards (uint64_t nr_entries)
+{
+  return (uint32_t) MAX_OF (1, (nr_entries + DEDUP_FILTER_SHARD / 2) /
+                            DEDUP_FILTER_SHARD);
+}
+
+void
+dedup_filter_init (struct dedup_filter *f)
+{
+  uint64_t width = (uint64_t) f->hi - f->lo + 1;
+
+  assert (f->lo <= f->hi);
+  f->inverse = UINT64_MAX / width;
+}
+
+void
+dedup_filter_free (struct dedup_filter *f)
+{
+  free (f->shards);
+  free (f->words);
+  memset (f, 0, sizeof *f);
+}
+
+size_t
+dedup_filter_memory (const struct dedup_filter *f)
+{
+  return (f->nr_shards + 1) * sizeof f->shards[0] +
+    (dedup_filter_words (f) + f->bits) * sizeof f->words[0];
+}
+
+void
+dedup_filter_find (const struct dedup_filter *f,
+                   const struct dedup_filter_key *k,
+                   struct dedup_filter_place *p)
+{
+  const struct dedup_filter_shard *s;
+  struct dedup_filter_key seeded;
+  uint32_t shard, nr_blocks;
+  uint64_t fraction, slot;
+  unsigned shift;
+
+  p->w = NULL;
+  if (k->pos >> 32 < f->lo || k->pos >> 32 > f->hi)
+    return;
+  shard = filter_shard_of (f, k->pos, &fraction);
+  s = &f->shards[shard];
+  nr_blocks = s[1].first_block - s->first_block;
+  if (nr_blocks == 0)
+    return;
+  if (s->seed) {
+    seeded = *k;
+    filter_seed_key (&seeded, s->seed);
+    k = &seeded;
+  }
+  slot = filter_slot_of (fraction, nr_blocks);
+  shift = slot % 64;
+  p->w = f->words + (s->first_block + slot / 64) * f->bits;
+  p->fingerprint = k->fingerprint;
+  p->bits = f->bits;
+  p->c[0] = (k->lo | 1) << shift;
+  p->c[1] = k->hi << shift;
+  p->c[2] = 0;
+  if (shift) {
+    p->c[1] |= (k->lo | 1) >> (64 - shift);
+    p->c[2] = k->hi >> (64 - shift);
+  }
+  __builtin_prefetch (p->w);
+  __builtin_prefetch (p->w + f->bits);
+  __builtin_prefetch (p->w + 2 * f->bits);
+}
+
+/* Four bits of the fingerprint at once, as tests that end at the first wrong
+ * bit are hard to foresee for the processor; then one by one. */
+static inline __attribute__ ((__always_inline__)) bool
+test (const struct dedup_filter_place *p, bool popcount)
+{
+  const uint64_t *w = p->w;
+  const unsigned bits = p->bits;
+  const unsigned first = MIN_OF (bits, 4);
+  unsigned i, wrong = 0;
+
+  if (w == NULL)
+    return false;
+  for (i = 0; i < bits; i++) {
+    wrong |= filter_parity ((w[i] & p->c[0]) ^ (w[bits + i] & p->c[1]) ^
+                            (w[2 * bits + i] & p->c[2]), popcount) ^
+      (p->fingerprint >> i & 1);
+    if (i + 1 >= first && wrong)
+      return false;
+  }
+  return true;
+}
+
+static size_t FILTER_POPCOUNT_TARGET
+test_popcount (const struct dedup_filter_place *p, size_t nr, uint16_t *maybe)
+{
+  size_t i, n = 0;
+
+  for (i = 0; i < nr; i++) {
+    maybe[n] = (uint16_t) i;
+    n += test (&p[i], true);
+  }
+  return n;
+}
+
+static size_t
+test_plain (const struct dedup_filter_place *p, size_t nr, uint16_t *maybe)
+{
+  size_t i, n = 0;
+
+  for (i = 0; i < nr; i++) {
+    maybe[n] = (uint16_t) i;
+    n += test (&p[i], false);
+  }
+  return n;
+}
+
+size_t
+dedup_filter_test (const struct dedup_filter_place *p, size_t nr,
+                   uint16_t *maybe)
+{
+  return FILTER_HAS_POPCOUNT ? test_popcount (p, nr, maybe)
+    : test_plain (p, nr, maybe);
+}

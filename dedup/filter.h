@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A static filter: "is this hash perhaps in the run?", at BITS bits an entry
+ * and 2^-BITS false positives, whatever BITS is from 1 to 16.
+ *
+ * Source: P. C. Dillinger and S. Walzer, "Ribbon filter: practically smaller
+ * than Bloom and Xor" (2021): a linear system over GF(2), whose rows are 128
+ * consecutive coefficients at a place that follows from the hash, solved by
+ * Gauss elimination on the fly; the solution is stored by columns.
+ *
+ * A segment's filter is cut into shards by hash range, of some ten thousand
+ * entries each, so that building takes little memory and stays in the cache,
+ * and needs few spare rows.
+ */
+#ifndef DEDUP_FILTER_H
+#define DEDUP_FILTER_H
+
+#include "hash.h"
+
+#define DEDUP_FILTER_MAX_BITS 16
+#define DEDUP_FILTER_SHARD 32768   /* entries of a shard, about */
+
+/* What filters need of a hash; the same for all of them. */
+struct dedup_filter_key {
+  uint64_t pos;                    /* word 0: the place in hash order */
+  uint64_t lo, hi;                 /* coefficients */
+  uint32_t fingerprint;
+};
+void dedup_filter_key (const struct dedup_hash *h, struct dedup_filter_key *k);
+
+struct dedup_filter_shard {        /* one for each, and one behind the last */
+  uint32_t first_block;            /* of BITS words each */
+  uint32_t seed;
+};
+
+struct dedup_filter {
+  uint32_t lo, hi;                 /* prefixes (hash >> 224) it is cut over */
+  unsigned bits;
+  uint32_t nr_shards;
+  struct dedup_filter_shard *shards;
+  uint64_t *words;                 /* and BITS words of padding */
+  uint64_t inverse;                /* 2^64 / (hi - lo + 1) */
+};
+
+/* Shards for so many entries. */
+uint32_t dedup_filter_shards (uint64_t nr_entries);
+/* Fill in INVERSE after the other numbers are known. */
+void dedup_filter_init (struct dedup_filter *f);
+void dedup_filter_free (struct dedup_filter *f);
+static inline uint64_t
+dedup_filter_words (const struct dedup_filter *f)
+{
+  return (uint64_t) f->shards[f->nr_shards].first_block * f->bits;
+}
+size_t dedup_filter_memory (const struct dedup_filter *f);
+
+/* Where a key's bits are: computed first, for many keys, so that memory has
+ * time to bring them. */
+struct dedup_filter_place {
+  const uint64_t *w;               /* NULL: not in it */
+  uint64_t c[3];
+  uint32_t fingerprint;
+  uint32_t bits;                   /* to be compared; 0: it may be in */
+};
+void dedup_filter_find (const struct dedup_filter *f,
+                        const struct dedup_filter_key *k,
+                        struct dedup_filter_place *p);
+/* Test NR places: the positions of those that may be in, in MAYBE (room for
+ * NR); returns their number. */
+size_t dedup_filter_test (const struct dedup_filter_place *p, size_t nr,
+                          uint16_t *maybe);
+
+/* --- Building: keys come in hash order --------------------------------- */
+
+struct dedup_filter_builder;
+
+/* For about NR_ENTRIES keys with prefixes LO to HI. */
+int dedup_filter_builder_new (uint32_t lo, uint32_t hi, uint64_t nr_entries,
+                              unsigned bits,
+                              struct dedup_filter_builder **out) MUST_CHECK;
+int dedup_filter_builder_add (struct dedup_filter_builder *b,
+                              const struct dedup_hash *h) MUST_CHECK;
+/* The filter is the caller's. */
+int dedup_filter_builder_finish (struct dedup_filter_builder *b,
+                                 struct dedup_filter *out) MUST_CHECK;
+void dedup_filter_builder_free (struct dedup_filter_builder *b);
+
+#endif

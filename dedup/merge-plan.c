@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What to merge next (docs/ARCHITECTURE.md section 8).
+ *
+ * Runs stand in the configuration by age.  Runs that follow each other and
+ * have the same level are merged into one of the next level when there are
+ * MERGE_TIER of them.  The oldest run is not waited for: when those behind it from
+ * BOTTOM_LEVEL up come to a third of it, they are merged into it.  Merges of
+ * young runs come first, since there are most of them and they are short; the
+ * others go on in between.
+ *
+ * A merge under way is known by its number in the configuration: its inputs
+ * answer for what lies above the last segment of its output.
+ *
+ * Maintenance only.
+ */
+#include "merge.h"
+
+#include <errno.h>
+
+/* The crash tests, whose stores are tiny, merge more often and in more steps. */
+#ifndef MERGE_TIER
+#define MERGE_TIER 8             /* runs of a level that are merged */
+#define MERGE_STEP 16            /* log stores a step is worth, at least */
+#endif
+#define MAX_TIER (2 * MERGE_TIER)   /* as many as that, where they are late */
+#define BOTTOM_LEVEL 2
+#define HURRY 12                 /* runs of level 0 that are too many */
+
+struct run {
+  uint64_t age;
+  unsigned level;
+  uint32_t merge;
+  bool output;
+  size_t first, nr;              /* segments in the configuration */
+  uint64_t nr_entries;
+};
+
+struct choice {
+  uint32_t merge;                /* 0: a new one */
+  size_t first, nr;              /* inputs, if new: runs */
+  unsigned level;                /* the lowest of its inputs */
+  unsigned out_level;
+};
+
+/* The runs of C, oldest first; the caller frees. */
+static struct run *
+list_runs (const struct dedup_config *c, size_t *nr)
+{
+  struct run *v = calloc (c->nr_segments + 1, sizeof *v);
+  size_t i, n = 0;
+
+  if (v == NULL)
+    return NULL;
+  for (i = 0; i < c->nr_segments; i++) {
+    const struct dedup_segment_desc *s = &c->segments[i];
+
+    if (n == 0 || v[n - 1].age != s->age || v[n - 1].level != s->level)
+      v[n++] = (struct run) { s->age, s->level, s->merge, s->output, i, 0, 0 };
+    v[n - 1].nr++;
+    v[n - 1].nr_entries += s->nr_entries;
+  }
+  *nr = n;
+  return v;
+}
+
+/* --- Choosing ------------------------------------------------------------ */
+
+static void
+consider (struct choice *best, bool *any, struct choice c)
+{
+  if (*any && (best->level < c.level ||
+               (best->level == c.level && best->merge != 0)))
+    return;
+  *best = c;
+  *any = true;
+}
+
+/* Those that were begun. */
+static void
+consider_begun (const struct run *v, size_t nr, struct choice *best, bool *any)
+{
+  size_t i;
+
+  for (i = 0; i < nr; i++)
+    if (v[i].merge && !v[i].output)
+      consider (best, any, (struct choice) {
+        .merge = v[i].merge, .level = v[i].level });
+}
+
+static void
+consider_tiers (const struct run *v, size_t nr, struct choice *best, bool *any)
+{
+  size_t i, n;
+
+  for (i = 0; i < nr; i += n) {
+    n = 1;
+    if (v[i].merge || v[i].level == DEDUP_MAX_LEVEL)
+      continue;
+    while (i + n < nr && v[i + n].merge == 0 && v[i + n].level == v[i].level)
+      n++;
+    if (n >= MERGE_TIER)
+      consider (best, any, (struct choice) {
+        .first = i, .nr = MIN_OF (n, MAX_TIER), .level = v[i].level,
+        .out_level = MIN_OF (v[i].level + 1, DEDUP_MAX_LEVEL) });
+  }
+}
+
+static void
+consider_bottom (const struct run *v, size_t nr, struct choice *best,
+                 bool *any)
+{
+  uint64_t sum = 0;
+  size_t n;
+
+  if (nr == 0 || v[0].merge || v[0].level < BOTTOM_LEVEL)
+    return;
+  for (n = 1; n < nr && v[n].merge == 0 && v[n].level >= BOTTOM_LEVEL; n++)
+    sum += v[n].nr_entries;
+  if (n > 1 && sum * 3 >= v[0].nr_entries)
+    consider (best, any, (struct choice) {
+      .first = 0, .nr = n, .level = BOTTOM_LEVEL,
+      .out_level = DEDUP_MAX_LEVEL });
+}
+
+static bool
+choose (const struct dedup_disk *d, const struct run *v, size_t nr,
+        struct choice *best)
+{
+  bool any = false;
+
+  /* With a limit, what is oldest goes; joined with younger ones it would not.
+   * The last place in the list is for what finds none. */
+  if (d->config->max_incarnations != 0 ||
+      d->config->nr_segments >= DEDUP_MAX_SEGMENTS - 1)
+    return false;
+  consider_begun (v, nr, best, &any);
+  consider_bottom (v, nr, best, &any);
+  consider_tiers (v, nr, best, &any);
+  return any;
+}
+
+bool
+dedup_merge_wanted (struct dedup_disk *d)
+{
+  struct choice c;
+  struct run *v;
+  size_t nr = 0;
+  bool r;
+
+  v = list_runs (d->config, &nr);
+  r = v != NULL && choose (d, v, nr, &c);
+  free (v);
+  return r;
+}
+
+/* --- The plan ------------------------------------------------------------ */
+
+static struct dedup_segment *
+find_segment (const struct dedup_disk *d, uint64_t id)
+{
+  const struct dedup_incarnations *set = d->index.set;
+  size_t i;
+
+  for (i = 0; i < set->nr_segments; i++)
+    if (dedup_segment_desc (set->segments[i])->id == id)
+      return set->segments[i];
+  return NULL;
+}
+
+static bool
+is_input (const struct run *r, size_t i, const struct choice *c)
+{
+  return c->merge ? r->merge == c->merge && !r->output
+    : i >= c->first && i < c->first + c->nr;
+}
+
+/* Where it goes on: behind its output, and where its inputs begin. */
+static uint64_t
+find_start (const struct dedup_disk *d, const struct run *v, size_t nr,
+            const struct choice *c)
+{
+  const struct dedup_segment_desc *s = d->config->segments;
+  uint64_t inputs = UINT32_MAX, output = 0;
+  size_t i, k;
+
+  for (i = 0; i < nr; i++)
+    for (k = v[i].first; k < v[i].first + v[i].nr; k++)
+      if (is_input (&v[i], i, c))
+        inputs = MIN_OF (inputs, s[k].lo);
+      else if (c->merge && v[i].merge == c->merge)
+        output = MAX_OF (output, (uint64_t) s[k].hi + 1);
+  return c->merge ? MAX_OF (inputs, output) : 0;
+}
+
+/* Entries of the inputs with prefixes from FROM to TO, at the most.  What they
+ * have in memory tells; it is loaded where it is not. */
+static uint64_t
+bound (struct dedup_disk *d, const struct run *v, size_t nr,
+       const struct choice *c, uint32_t from, uint32_t to)
+{
+  uint64_t n = 0;
+  size_t i, k;
+
+  for (i = 0; i < nr; i++)
+    for (k = v[i].first; is_input (&v[i], i, c) &&
+           k < v[i].first + v[i].nr; k++) {
+      const struct dedup_segment_desc *desc = &d->config->segments[k];
+      struct dedup_segment *s = find_segment (d, desc->id);
+
+      if (desc->lo > to || desc->hi < from || s == NULL)
+        continue;
+      n += dedup_segment_bound (s, MAX_OF (from, desc->lo),
+                                MIN_OF (to, desc->hi));
+    }
+  return n;
+}
+
+static int
+load_inputs (struct dedup_disk *d, const struct run *v, size_t nr,
+             const struct choice *c)
+{
+  size_t i, k;
+  int r;
+
+  for (i = 0; i < nr; i++)
+    for (k = v[i].first; is_input (&v[i], i, c) &&
+           k < v[i].first + v[i].nr; k++) {
+      struct dedup_segment *s = find_segment (d, d->config->segments[k].id);
+
+      r = s ? dedup_segment_load (s) : 0;
+      if (r == -ENOMEM)
+        return r;                /* other errors: its pages may be read yet */
+    }
+  return 0;
+}
+
+/* Segments are so large that a run has 64 of them or fewer, and that a step
+ * does more than opening files; and so small that a step takes seconds. */
+static uint64_t
+segment_entries (const struct dedup_config *c)
+{
+  const uint64_t small = (uint64_t) MERGE_STEP * DEDUP_BUCKET_SLOTS
+    << c->order;
+  const uint64_t large = UINT64_C (1) << 26;
+
+  return MIN_OF (MAX_OF (small, dedup_config_entries (c) / 64), large);
+}
+
+static void
+add_source (struct dedup_disk *d, const struct run *run, struct merge_plan *p)
+{
+  struct merge_source *src = &p->sources[p->nr_sources++];
+  size_t k;
+
+  src->age = run->age;
+  for (k = run->first; k < run->first + run->nr; k++) {
+    const struct dedup_segment_desc *s = &d->config->segments[k];
+    struct dedup_segment *seg = find_segment (d, s->id);
+
+    p->ids[p->nr_ids++] = s->id;
+    if (s->lo <= p->out.hi && s->hi >= p->out.lo && seg != NULL)
+      src->v[src->nr++] = dedup_segment_get (seg);
+  }
+}
+
+static int
+add_sources (struct dedup_disk *d, const struct run *v, size_t nr,
+             const struct choice *c, struct merge_plan *p)
+{
+  size_t i;
+
+  p->sources = calloc (nr, sizeof *p->sources);
+  p->ids = calloc (d->config->nr_segments, sizeof *p->ids);
+  if (p->sources == NULL || p->ids == NULL)
+    return -ENOMEM;
+  for (i = nr; i-- > 0; ) {      /* youngest first */
+    if (!is_input (&v[i], i, c))
+      continue;
+    p->sources[p->nr_sources].v = calloc (v[i].nr, sizeof (void *));
+    if (p->sources[p->nr_sources].v == NULL)
+      return -ENOMEM;
+    add_source (d, &v[i], p);
+  }
+  return 0;
+}
+
+/* The step's range: about so many entries, or all that is left. */
+static void
+choose_range (struct dedup_disk *d, const struct run *v, size_t nr,
+              const struct choice *c, struct merge_plan *p)
+{
+  const uint64_t want = segment_entries (d->config);
+  uint64_t from = find_start (d, v, nr, c), to = UINT32_MAX, left;
+
+  from = MIN_OF (from, UINT32_MAX);
+  left = bound (d, v, nr, c, (uint32_t) from, UINT32_MAX);
+  if (left > want + want / 4)
+    to = from + (uint64_t) ((double) (UINT32_MAX - from) * (double) want /
+                            (double) left);
+  p->out.lo = (uint32_t) from;
+  p->out.hi = (uint32_t) MIN_OF (to, UINT32_MAX);
+  p->nr_bound = bound (d, v, nr, c, p->out.lo, p->out.hi);
+}
+
+static void
+name_output (struct dedup_disk *d, const struct run *v, size_t nr,
+             const struct choice *c, struct merge_plan *p)
+{
+  struct dedup_config *conf = d->config;
+  uint64_t entries = 0;
+  size_t i, young = 0;
+
+  p->bottom = true;
+  p->out.level = (uint8_t) c->out_level;
+  for (i = 0; i < nr; i++) {
+    young += v[i].level == 0 && v[i].merge == 0;
+    if (is_input (&v[i], i, c)) {
+      p->out.age = v[i].age;             /* the youngest is last */
+      entries += v[i].nr_entries;
+    }
+    else if (c->merge && v[i].merge == c->merge) {
+      p->out.level = (uint8_t) v[i].level;
+      entries += v[i].nr_entries;
+    }
+    else if (entries == 0)
+      p->bottom = false;                 /* it is older than the inputs */
+  }
+  for (i = 0; i < conf->nr_incarnations; i++)
+    if (conf->incarnations[i].id < p->out.age)
+      p->bottom = false;
+  p->unhurried = young < HURRY;
+  p->out.id = conf->next_incarnation_id++;
+  p->merge = c->merge ? c->merge : (uint32_t) p->out.id | 1u << 31;
+  p->out.bits = (uint8_t) dedup_run_bits (p->out.level,
+                                          dedup_config_entries (conf),
+                                          entries);
+}
+
+/* The level of an output of which nothing is listed yet: its inputs' number
+ * of levels tells, as when it was chosen. */
+static unsigned
+level_of_begun (const struct run *v, size_t nr, uint32_t merge)
+{
+  unsigned level = 0, runs = 0, oldest = 0;
+  size_t i;
+
+  for (i = 0; i < nr; i++)
+    if (v[i].merge == merge) {
+      level = MAX_OF (level, v[i].level);
+      oldest = runs++ == 0 ? (unsigned) i : oldest;
+    }
+  return oldest == 0 && level >= BOTTOM_LEVEL ? DEDUP_MAX_LEVEL
+    : MIN_OF (level + 1, DEDUP_MAX_LEVEL);
+}
+
+static int
+alloc_output (struct dedup_disk *d, struct merge_plan *p)
+{
+  int r = dedup_journal_extend (d);
+
+  if (r < 0)
+    return r;
+  p->out.size_bytes = round_up_pow2 (dedup_segment_size (p->nr_bound,
+                                                         p->out.bits),
+                                     d->cluster_size);
+  return dedup_area_alloc (d, p->out.size_bytes, &p->out.host_off);
+}
+
+/* Only for a test that breaks law 9. */
+static int
+free_inputs_too_early (struct dedup_disk *d, const struct merge_plan *p)
+{
+  size_t i, k;
+  int r = 0;
+
+  for (i = 0; i < p->nr_sources; i++)
+    for (k = 0; k < p->sources[i].nr && r == 0; k++) {
+      const struct dedup_segment_desc *s =
+        dedup_segment_desc (p->sources[i].v[k]);
+
+      r = dedup_area_free (d, s->host_off, s->size_bytes);
+    }
+  return r == 0 ? dedup_drain_quarantine (d) : r;
+}
+
+static int
+fill_plan (struct dedup_disk *d, const struct run *v, size_t nr,
+           struct choice *c, struct merge_plan *p)
+{
+  int r;
+
+  if (c->merge)
+    c->out_level = level_of_begun (v, nr, c->merge);
+  p->store_id = d->config->store_id;
+  r = load_inputs (d, v, nr, c);
+  if (r < 0)
+    return r;
+  choose_range (d, v, nr, c, p);
+  name_output (d, v, nr, c, p);
+  lock_acquire (d->lock);
+  p->look_for_dead = !d->exact;
+  lock_release (d->lock);
+  r = add_sources (d, v, nr, c, p);
+  if (r == 0 && mutation (MUTATION_LAW_9_RUN))
+    r = free_inputs_too_early (d, p);
+  return r == 0 ? alloc_output (d, p) : r;
+}
+
+int
+merge_plan_new (struct dedup_disk *d, struct merge_plan **out)
+{
+  CLEANUP_FREE struct run *v = NULL;
+  struct merge_plan *p;
+  struct choice c;
+  size_t nr = 0;
+  int r;
+
+  v = list_runs (d->config, &nr);
+  if (v == NULL)
+    return -ENOMEM;
+  if (!choose (d, v, nr, &c))
+    return 0;
+  p = calloc (1, sizeof *p);
+  if (p == NULL)
+    return -ENOMEM;
+  r = fill_plan (d, v, nr, &c, p);
+  if (r < 0) {
+    merge_plan_free (p);
+    return r;
+  }
+  *out = p;
+  return 1;
+}
+
+void
+merge_plan_free (struct merge_plan *p)
+{
+  size_t i, k;
+
+  if (p == NULL)
+    return;
+  for (i = 0; p->sources && i < p->nr_sources; i++) {
+    for (k = 0; k < p->sources[i].nr; k++)
+      dedup_segment_put (p->sources[i].v[k]);
+    free (p->sources[i].v);
+  }
+  dedup_segment_meta_free (p->meta);
+  free (p->sources);
+  free (p->ids);
+  free (p);
+}
+
+bool
+merge_plan_has_input (const struct merge_plan *p,
+                      const struct dedup_segment_desc *s)
+{
+  size_t i;
+
+  for (i = 0; i < p->nr_ids; i++)
+    if (p->ids[i] == s->id)
+      return true;
+  return false;
+}
+
+bool
+merge_plan_holds (const struct dedup_disk *d, const struct merge_plan *p)
+{
+  size_t i, nr = 0;
+
+  for (i = 0; i < d->config->nr_segments; i++)
+    nr += merge_plan_has_input (p, &d->config->segments[i]);
+  return nr == p->nr_ids;
+}

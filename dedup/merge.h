@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Inside the merge: a step's plan (merge-plan.c), its inputs (merge-input.c),
+ * and who carries it out (merge.c). */
+#ifndef DEDUP_MERGE_H
+#define DEDUP_MERGE_H
+
+#include "disk.h"
+
+struct merge_source {            /* a run that is merged */
+  uint64_t age;
+  size_t nr;                     /* its segments in the step's range, in order */
+  struct dedup_segment **v;
+};
+
+struct merge_plan {
+  uint32_t merge;                /* its number */
+  uint64_t store_id;
+  bool bottom;                   /* nothing is older: tombstones go */
+  bool look_for_dead;
+  bool unhurried;
+  uint64_t nr_bound;             /* entries at the most */
+  struct dedup_segment_desc out; /* lo and hi: the step's range */
+  size_t nr_sources;
+  struct merge_source *sources;  /* youngest first */
+  size_t nr_ids;
+  uint64_t *ids;                 /* of all segments of all inputs */
+
+  /* What came of it: */
+  uint64_t nr_out;
+  struct dedup_segment_meta *meta;
+};
+
+/* What to do next, with the area for it: 1; 0: nothing.  Maintenance. */
+int merge_plan_new (struct dedup_disk *d, struct merge_plan **out) MUST_CHECK;
+void merge_plan_free (struct merge_plan *p);
+bool merge_plan_has_input (const struct merge_plan *p,
+                           const struct dedup_segment_desc *s);
+/* Are all inputs still listed?  Maintenance. */
+bool merge_plan_holds (const struct dedup_disk *d,
+                       const struct merge_plan *p);
+
+struct merge_inputs;
+int merge_inputs_open (const struct merge_plan *p, struct merge_inputs **out)
+  MUST_CHECK;
+/* The next hash in order, with the youngest entry's value: 1; 0 at the end of
+ * the step's range. */
+int merge_inputs_next (struct merge_inputs *in, const struct dedup_hash **hash,
+                       uint64_t *host_idx) MUST_CHECK;
+void merge_inputs_close (struct merge_inputs *in);
+
+#endif

@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The index against a plain map: no live entry is ever missed or wrong, no
+ * deleted one found, whatever freezes, merges, closes and crashes come in
+ * between; and it does not grow when the same entries are made again.
+ *
+ * It is the real store in a byte store in memory, without guest data: entries
+ * are logged as a packed journal logs them, and no cluster counts as dead.
+ * INDEX_OPS=n, INDEX_SEED=n: how many operations, which.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "disk.h"
+
+static uint64_t rng;
+
+static uint64_t
+rnd (uint64_t n)
+{
+  uint64_t z = rng += UINT64_C (0x9e3779b97f4a7c15);
+
+  z = (z ^ z >> 30) * UINT64_C (0xbf58476d1ce4e5b9);
+  z = (z ^ z >> 27) * UINT64_C (0x94d049bb133111eb);
+  return (z ^ z >> 31) % n;
+}
+
+static uint64_t
+env (const char *name, uint64_t otherwise)
+{
+  const char *s = getenv (name);
+
+  return s ? strtoull (s, NULL, 0) : otherwise;
+}
+
+static struct dedup_hash
+hash_of (uint64_t key)
+{
+  struct dedup_hash h;
+  unsigned i;
+
+  for (i = 0; i < 4; i++) {
+    uint64_t w = dedup_checksum (&key, sizeof key) + i, v;
+
+    v = dedup_checksum (&w, sizeof w);
+    memcpy (h.b + 8 * i, &v, sizeof v);
+  }
+  return h;
+}
+
+/* --- The world -------------------------------------------------------------- */
+
+struct world {
+  struct io_store *io;
+  struct dedup_disk *d;
+  uint64_t nr_keys;
+  uint64_t *values;              /* of each key; 0: never made or deleted */
+};
+
+static void
+open_world (struct world *w)
+{
+  struct dedup_open_params p = { .path = "memory", .writable = true,
+    .dedup = true, .verify = true, .max_incarnations = -1,
+    .cache_bytes = 8 << 20 };
+  struct fault f = { 0 };
+
+  if (dedup_open (w->io, &p, &w->d, &f) < 0)
+    fail_msg ("open: %s", f.msg);
+  w->d->is_dead = NULL;
+}
+
+static void
+make_world (struct world *w, unsigned order, uint64_t nr_keys)
+{
+  struct dedup_create_params p = {
+    .image = { .virtual_size = 64 << 20, .cluster_bits = 12,
+               .refcount_order = 4 },
+    .order = order, .journal_areas = 4,
+  };
+  struct fault f = { 0 };
+
+  memset (w, 0, sizeof *w);
+  w->nr_keys = nr_keys;
+  w->values = calloc (nr_keys, sizeof *w->values);
+  assert_non_null (w->values);
+  assert_int_equal (io_memory_new (0, &w->io), 0);
+  if (dedup_create (w->io, &p, &f) < 0)
+    fail_msg ("create: %s", f.msg);
+  open_world (w);
+}
+
+static void
+end_world (struct world *w)
+{
+  dedup_free (w->d);
+  io_close (w->io);
+  free (w->values);
+}
+
+static void
+work (struct world *w, bool all)
+{
+  unsigned urgent, job;
+  unsigned due = dedup_due (w->d, &urgent);
+
+  for (job = 1; job <= DEDUP_JOB_MERGE; job <<= 1)
+    if ((all ? due & ~DEDUP_JOB_CLEAN : urgent) & job)
+      assert_int_equal (dedup_run (w->d, job), 0);
+}
+
+static void
+set_value (struct world *w, uint64_t key, uint64_t value)
+{
+  const struct dedup_hash h = hash_of (key);
+  struct dedup_disk *d = w->d;
+
+  assert_int_equal (dedup_change_begin (d), 0);
+  lock_acquire (d->lock);
+  while (!dedup_room_locked (d, 1, 1)) {
+    lock_release (d->lock);
+    assert_int_equal (dedup_make_room (d), 0);
+    lock_acquire (d->lock);
+  }
+  dedup_index_log_locked (d, &h, value ? value : DEDUP_DELETED);
+  dedup_journal_end_locked (d->journal);
+  lock_release (d->lock);
+  dedup_change_end (d);
+  w->values[key] = value;
+}
+
+static void
+check_keys (struct world *w, const uint64_t *keys, size_t nr)
+{
+  struct dedup_incarnations *set;
+  struct dedup_probe p[100];
+  size_t i;
+
+  lock_acquire (w->d->lock);
+  set = dedup_index_set_locked (w->d);
+  for (i = 0; i < nr; i++) {
+    p[i].hash = hash_of (keys[i]);
+    p[i].found = dedup_index_lookup_locked (w->d, &p[i].hash, &p[i].host_idx);
+  }
+  lock_release (w->d->lock);
+  for (i = 0; i < nr; i++) {
+    struct dedup_probe q = p[i];
+    uint64_t expected = keys[i] < w->nr_keys ? w->values[keys[i]] : 0;
+
+    if (q.found == DEDUP_PROBE)
+      dedup_index_probe_many (set, &q, 1);
+    if (q.found != (expected ? DEDUP_HIT : DEDUP_MISS) ||
+        (expected && q.host_idx != expected))
+      fail_msg ("key %" PRIu64 ": found %d, %" PRIu64 ", expected %" PRIu64,
+                keys[i], q.found, q.host_idx, expected);
+  }
+  dedup_index_probe_many (set, p, nr);   /* together they say the same */
+  for (i = 0; i < nr; i++) {
+    struct dedup_probe q = p[i];
+
+    dedup_index_probe_many (set, &q, 1);
+    assert_int_equal (q.found, p[i].found);
+    if (q.found == DEDUP_HIT)
+      assert_int_equal (q.host_idx, p[i].host_idx);
+  }
+  dedup_incarnations_put (set);
+}
+
+static void
+check_some (struct world *w, size_t nr)
+{
+  uint64_t keys[100];
+  size_t i;
+
+  for (i = 0; i < nr; i++)
+    keys[i] = rnd (w->nr_keys + w->nr_keys / 4);
+  check_keys (w, keys, nr);
+}
+
+static void
+check_all (struct world *w)
+{
+  uint64_t keys[100], k;
+  size_t n = 0;
+
+  for (k = 0; k < w->nr_keys; k++) {
+    keys[n++] = k;
+    if (n == 100 || k + 1 == w->nr_keys) {
+      check_keys (w, keys, n);
+      n = 0;
+    }
+  }
+}
+
+static void
+assert_store_is_right (struct world *w)
+{
+  struct dedup_incarnations *set = w->d->index.set;
+  struct fault f = { 0 };
+  size_t i;
+
+  for (i = 0; i < set->nr_segments; i++)
+    if (dedup_segment_check (set->segments[i], &f) < 0)
+      fail_msg ("%s", f.msg);
+}
+
+static void
+reopen (struct world *w, bool crash)
+{
+  if (crash)
+    assert_int_equal (dedup_flush (w->d), 0);
+  else
+    assert_int_equal (dedup_finish (w->d), 0);
+  dedup_free (w->d);
+  open_world (w);
+}
+
+static uint64_t
+in_runs (const struct world *w)
+{
+  return dedup_config_entries (w->d->config);
+}
+
+/* --- Tests ------------------------------------------------------------------- */
+
+static void
+test_index_matches_a_plain_map (void **state)
+{
+  const uint64_t ops = env ("INDEX_OPS", 30000);
+  const unsigned orders[] = { 4, 6, 7 };
+  unsigned round, levels = 0;
+  uint64_t i;
+
+  for (round = 0; round < 3; round++) {
+    struct world w;
+
+    make_world (&w, orders[round], 20000);
+    for (i = 0; i < ops; i++) {
+      const uint64_t what = rnd (1000);
+
+      if (what < 700)
+        set_value (&w, rnd (w.nr_keys), 1 + rnd (1000000));
+      else if (what < 800)
+        set_value (&w, rnd (w.nr_keys), 0);
+      else if (what < 960)
+        check_some (&w, 1 + rnd (20));
+      else if (what < 998)
+        work (&w, what < 965);
+      else if (rnd (40) == 0)
+        reopen (&w, what == 998);
+      if (w.d->config->nr_segments > 0 &&
+          w.d->config->segments[0].level > levels)
+        levels = w.d->config->segments[0].level;
+    }
+    check_all (&w);
+    reopen (&w, round % 2);
+    check_all (&w);
+    assert_store_is_right (&w);
+    end_world (&w);
+  }
+  if (ops >= 30000)             /* runs of all kinds were there */
+    assert_int_equal (levels, DEDUP_MAX_LEVEL);
+}
+
+static void
+merge_all (struct world *w)
+{
+  while (w->d->merge_due)
+    assert_int_equal (dedup_run (w->d, DEDUP_JOB_MERGE), 0);
+}
+
+/* A year's rewriting: each entry is made 12 times; what lies superseded is
+ * bounded by what the policy leaves unmerged. */
+static void
+test_what_is_superseded_does_not_pile_up (void **state)
+{
+  struct world w;
+  uint64_t i;
+
+  make_world (&w, 6, 4000);
+  for (i = 0; i < 12 * w.nr_keys; i++) {
+    set_value (&w, rnd (w.nr_keys), 1 + rnd (1000000));
+    if (i % 64 == 0)
+      work (&w, false);
+  }
+  merge_all (&w);
+  check_all (&w);
+  /* Twice: the bottom and a third of it, tiers below level 2. */
+  if (in_runs (&w) > 4 * w.nr_keys)
+    fail_msg ("%" PRIu64 " entries for %" PRIu64 " keys", in_runs (&w),
+              w.nr_keys);
+  end_world (&w);
+}
+
+struct breaker {
+  uint64_t calls, fail_at;
+};
+
+static int
+break_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
+{
+  struct breaker *b = opaque;
+
+  if (call == IO_PREAD)
+    return 0;
+  return ++b->calls >= b->fail_at ? -EIO : 0;
+}
+
+static struct io_store *
+copy_of (struct io_store *io)
+{
+  const uint64_t size = (uint64_t) io_size (io);
+  struct io_store *new;
+  uint8_t *buf = malloc (size);
+
+  assert_non_null (buf);
+  assert_int_equal (io_memory_new (size, &new), 0);
+  assert_int_equal (io_pread (io, buf, size, 0), 0);
+  assert_int_equal (io_pwrite (new, buf, size, 0), 0);
+  free (buf);
+  return new;
+}
+
+/* Enough runs for a merge of several steps, then every call of it fails in
+ * turn, as does all after it: the next session goes on. */
+static void
+test_merge_may_end_at_any_call (void **state)
+{
+  struct breaker b = { 0, UINT64_MAX };
+  struct world w, t;
+  uint64_t i, nr, steps = 0;
+
+  make_world (&w, 4, 3000);
+  for (i = 0; i < w.nr_keys; i++) {
+    set_value (&w, i, 1 + i);
+    if (w.d->index.frozen)
+      assert_int_equal (dedup_run (w.d, DEDUP_JOB_FREEZE), 0);
+  }
+  assert_int_equal (dedup_finish (w.d), 0);
+  dedup_free (w.d);
+  for (nr = 1; ; nr += 1 + nr / 4) {
+    t = w;
+    t.io = copy_of (w.io);
+    assert_int_equal (io_faulty_new (t.io, break_cb, &b, &t.io), 0);
+    b = (struct breaker) { 0, UINT64_MAX };
+    open_world (&t);
+    b = (struct breaker) { 0, nr };
+    while (t.d->merge_due && dedup_run (t.d, DEDUP_JOB_MERGE) == 0)
+      steps++;
+    if (b.calls < nr)
+      break;
+    dedup_free (t.d);
+    b.fail_at = UINT64_MAX;
+    open_world (&t);
+    check_all (&t);
+    merge_all (&t);
+    check_all (&t);
+    assert_store_is_right (&t);
+    dedup_free (t.d);
+    io_close (t.io);
+  }
+  if (nr < 25 || steps < 5)
+    fail_msg ("only %" PRIu64 " calls, %" PRIu64 " steps", nr, steps);
+  check_all (&t);
+  dedup_free (t.d);
+  io_close (t.io);
+  io_close (w.io);
+  free (w.values);
+}
+
+/* An index of incarnations, as older programs and limits make them, with runs
+ * above it; and a limit put on runs. */
+static void
+test_limit_drops_the_oldest_whatever_it_is (void **state)
+{
+  struct dedup_stats s;
+  struct world w;
+  uint64_t i;
+
+  make_world (&w, 5, 6000);
+  for (i = 0; i < w.nr_keys; i++) {
+    if (i == 2000)
+      w.d->config->max_incarnations = 1024;
+    if (i == 4000)
+      w.d->config->max_incarnations = 0;
+    set_value (&w, i, 1 + i);
+    work (&w, false);
+  }
+  dedup_get_stats (w.d, &s);
+  assert_true (s.nr_incarnations > 5 && s.nr_runs > 1);
+  check_all (&w);
+  reopen (&w, false);
+  check_all (&w);
+  w.d->config->max_incarnations = 4;
+  for (i = 0; i < 1000; i++) {
+    set_value (&w, i, 5);
+    work (&w, false);
+  }
+  dedup_get_stats (w.d, &s);
+  assert_true (s.nr_incarnations + s.nr_runs <= 4);
+  assert_true (s.nr_runs == 0);
+  check_keys (&w, (uint64_t[]) { 997, 998, 999 }, 3);
+  reopen (&w, false);
+  end_world (&w);
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_index_matches_a_plain_map),
+    cmocka_unit_test (test_what_is_superseded_does_not_pile_up),
+    cmocka_unit_test (test_merge_may_end_at_any_call),
+    cmocka_unit_test (test_limit_drops_the_oldest_whatever_it_is),
+  };
+
+  rng = env ("INDEX_SEED", (uint64_t) time (NULL));
+  printf ("INDEX_SEED=%" PRIu64 "\n", rng);
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
