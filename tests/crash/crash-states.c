@@ -81,6 +81,7 @@ static const struct {
 
 struct run {
   uint64_t seed, states;
+  double until;                /* 0: as long as it takes */
   const char *const *only;     /* names of configurations; NULL: all */
   size_t nr_only;
   bool save;
@@ -91,6 +92,15 @@ struct run {
 };
 
 #define STATES_PER_WORKLOAD 150
+
+static double
+seconds (void)
+{
+  struct timespec t;
+
+  clock_gettime (CLOCK_MONOTONIC, &t);
+  return (double) t.tv_sec + (double) t.tv_nsec / 1e9;
+}
 
 /* What this thread judges: for the one who finds it dead. */
 static __thread struct {
@@ -327,7 +337,8 @@ choose_flags (const struct cfg *cfg, struct rng *r)
 static bool
 enough (struct run *run)
 {
-  return __atomic_load_n (&run->failed, __ATOMIC_RELAXED) ||
+  return (run->until > 0 && seconds () >= run->until) ||
+    __atomic_load_n (&run->failed, __ATOMIC_RELAXED) ||
     __atomic_load_n (&run->counts.states, __ATOMIC_RELAXED) >= run->states;
 }
 
@@ -412,15 +423,6 @@ worker (void *opaque)
   while (!enough (run))
     one_workload (run, __atomic_fetch_add (&run->next, 1, __ATOMIC_RELAXED));
   return NULL;
-}
-
-static double
-seconds (void)
-{
-  struct timespec t;
-
-  clock_gettime (CLOCK_MONOTONIC, &t);
-  return (double) t.tv_sec + (double) t.tv_nsec / 1e9;
 }
 
 static bool
@@ -573,6 +575,8 @@ main (int argc, char *argv[])
   fflush (stdout);
   run.seed = seed;
   run.states = number ("CRASH_STATES", 20000);
+  if (number ("CRASH_SECONDS", 0) > 0)
+    run.until = seconds () + (double) number ("CRASH_SECONDS", 0);
   if (config) {
     run.only = &config;
     run.nr_only = 1;
