@@ -371,7 +371,7 @@ dedup_release_quarantine (struct dedup_disk *d)
 {
   struct qcow2_run *runs;
   bool exact;
-  size_t nr;
+  size_t nr, i;
   int r;
 
   lock_acquire (d->lock);
@@ -391,6 +391,8 @@ dedup_release_quarantine (struct dedup_disk *d)
     give_back (d, runs, nr);
     lock_acquire (d->lock);
     qcow2_release_locked (d->img, runs, nr);
+    for (i = 0; i < nr; i++)
+      dedup_spare_keep_locked (d, &runs[i]);
     lock_release (d->lock);
   }
   free (runs);

@@ -335,6 +335,13 @@ guard (struct dedup_disk *d, bool tables, struct fault *f)
   return r < 0 ? r : dedup_area_guard (d, f);
 }
 
+static bool
+read_failed (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return qcow2_read_failed_locked (d->img);
+}
+
 /* Load the store: index from the journal, tables too after a crash, as which
  * a store that was ADOPTED just now counts. */
 static int
@@ -351,8 +358,9 @@ load_store (struct dedup_disk *d, bool adopted, struct fault *f)
   if (r < 0)
     return r;
   r = dedup_area_check (d, &ok);
-  if (r == -ENOMEM)
-    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  if (r == -ENOMEM || (r < 0 && read_failed (d)))
+    return fault_io (f, -r, UINT64_MAX, "reading refcounts: %s",
+                     strerror (-r));
   if (r < 0 || !ok)
     return fault_corrupt (f, UINT64_MAX, "the anchor does not cover the "
                           "store's areas");
@@ -539,7 +547,8 @@ open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
       return 1;
     }
   }
-  if (r == -ENOMEM || (r < 0 && why.kind == FAULT_IO))
+  if (r == -ENOMEM ||
+      (r < 0 && why.kind == FAULT_IO && (p->writable || crashed)))
     return fault_io (f, -r, why.off, "%s", why.msg[0] ? why.msg :
                      strerror (-r));
   if (crashed)

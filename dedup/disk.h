@@ -199,6 +199,27 @@ void dedup_claim_wait_locked (struct dedup_disk *d, struct dedup_claim *c);
 void dedup_claim_put_locked (struct qcow2_txn *txn, struct dedup_disk *d,
                              struct dedup_claim *c);
 
+/* --- spare.c: clusters with space, for overwriting on a full host ------------- */
+
+struct dedup_spare {                 /* protected by the disk's lock */
+  uint64_t v[DEDUP_CHUNK_CLUSTERS];  /* host indices, reserved */
+  unsigned nr;
+  bool wanted;                       /* this session has asked for some */
+  bool filling;
+};
+
+/* Use one; false: there is none.  Put back one that is not used after all;
+ * false: there are enough. */
+bool dedup_spare_take_locked (struct dedup_disk *d, uint64_t *host_idx);
+bool dedup_spare_put_locked (struct dedup_disk *d, uint64_t host_idx);
+/* RUN was released: take what is wanted of it, if it has space. */
+void dedup_spare_keep_locked (struct dedup_disk *d,
+                              const struct qcow2_run *run);
+/* Get what is missing, as far as there is space; for the commit job. */
+void dedup_spare_fill (struct dedup_disk *d);
+/* Should that be now? */
+bool dedup_spare_due_locked (struct dedup_disk *d);
+
 /* --- the disk ------------------------------------------------------------------ */
 
 struct dedup_disk {
@@ -248,6 +269,7 @@ struct dedup_disk {
   bool gate_closed;                  /* it is being cleared or set */
   unsigned changing;                 /* operations that may append records */
   pthread_cond_t gate;
+  struct dedup_spare spare;
   uint64_t uncommitted_bytes;        /* of data written since a commit */
   bool exact;                        /* index kept exact (verify=off) */
   struct dedup_stats stats;

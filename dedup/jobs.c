@@ -548,7 +548,7 @@ dedup_due (struct dedup_disk *d, unsigned *urgent)
     due |= DEDUP_JOB_COMMIT;
   if (d->uncommitted_bytes > DEDUP_UNCOMMITTED_HIGH ||
       qcow2_quarantined_locked (d->img) << d->cluster_bits >
-      DEDUP_QUARANTINE_HIGH)
+      DEDUP_QUARANTINE_HIGH || dedup_spare_due_locked (d))
     now |= DEDUP_JOB_COMMIT;
   if (checkpoint_due_locked (d))
     now |= DEDUP_JOB_CHECKPOINT;
@@ -582,7 +582,11 @@ commit_job (struct dedup_disk *d)
   r = idle ? dedup_commit_empty (d) : dedup_flush (d);
   if (r == 0 && idle)           /* to say so, and to say that: see law 6 */
     r = dedup_commit_empty (d);
-  return r < 0 ? r : dedup_release_quarantine (d);
+  if (r == 0)
+    r = dedup_release_quarantine (d);
+  if (r == 0)
+    dedup_spare_fill (d);
+  return r;
 }
 
 static int

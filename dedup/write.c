@@ -309,30 +309,104 @@ write_run (struct op *op, const size_t *idx, const struct qcow2_run *run)
  * back once, have not: so many runs are tried before giving up. */
 #define SPACE_TRIES 256
 
-/* Reserve and write one run for the first slots of IDX; its length, or
- * -errno.  When space is short, look for more, and then in small pieces. */
+/* Reserve and write one run for the first slots of IDX. */
+static int
+try_run (struct op *op, const size_t *idx, size_t nr, struct qcow2_run *run)
+{
+  int r = reserve (op, nr, run);
+
+  if (r < 0)
+    return r;
+  r = write_run (op, idx, run);
+  if (r < 0)
+    unreserve (op, run);
+  return r;
+}
+
+/* Is there data that slot I replaces?  A table that cannot be read: no. */
+static bool
+overwrites (struct op *op, size_t i)
+{
+  struct dedup_disk *d = op->d;
+  uint64_t entry = 0;
+  int r;
+
+  do {
+    lock_acquire (d->lock);
+    r = qcow2_get_entry_locked (&op->txn, op->root, op->guest_idx + i, &entry);
+    lock_release (d->lock);
+    if (r == -EAGAIN && qcow2_txn_load (&op->txn) < 0)
+      return false;
+  } while (r == -EAGAIN);
+  return r == 0 && (entry & QCOW2_OFFSET_MASK) != 0;
+}
+
+static int
+try_spare (struct op *op, const size_t *idx, struct qcow2_run *run)
+{
+  struct dedup_disk *d = op->d;
+  bool found;
+  int r;
+
+  if (!overwrites (op, idx[0]))
+    return -ENOSPC;
+  *run = (struct qcow2_run) { .count = 1 };
+  lock_acquire (d->lock);
+  found = dedup_spare_take_locked (d, &run->host_idx);
+  lock_release (d->lock);
+  if (!found)
+    return -ENOSPC;
+  r = write_run (op, idx, run);
+  op->slots[idx[0]].spare = r == 0;
+  if (r < 0)
+    unreserve (op, run);
+  return r;
+}
+
+static void
+skip_unbacked (struct dedup_disk *d, unsigned failed)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  qcow2_skip_locked (d->img, failed);
+}
+
+/* The host is full: look everywhere, once; then what overwrites data takes a
+ * spare cluster, and what remains a free one that has space. */
+static int
+search_run (struct op *op, const size_t *idx, struct qcow2_run *run)
+{
+  unsigned tries;
+  int r = 0;
+
+  if (!op->short_of_space)
+    r = dedup_find_space (op->d);
+  op->short_of_space = true;
+  if (r < 0)
+    return r;
+  r = try_spare (op, idx, run);
+  for (tries = 0; tries < SPACE_TRIES && r == -ENOSPC; tries++) {
+    r = try_run (op, idx, 1, run);
+    if (r == -ENOSPC)
+      skip_unbacked (op->d, tries);
+  }
+  return r;
+}
+
+/* Store the first slots of IDX; how many, or -errno.  When space is short, one
+ * at a time. */
 static ssize_t
 store_run (struct op *op, const size_t *idx, size_t nr)
 {
   struct qcow2_run run;
   size_t k;
-  int r, tries;
+  int r = -ENOSPC;
 
-  for (tries = 0; ; tries++) {
-    r = reserve (op, nr, &run);
-    if (r == 0) {
-      r = write_run (op, idx, &run);
-      if (r == 0)
-        break;
-      unreserve (op, &run);
-    }
-    if (r != -ENOSPC || tries == SPACE_TRIES)
-      return r;
-    r = tries == 0 ? dedup_find_space (op->d) : 0;
-    if (r < 0)
-      return r;
-    nr = 1;
-  }
+  if (!op->short_of_space)
+    r = try_run (op, idx, nr, &run);
+  if (r == -ENOSPC)
+    r = search_run (op, idx, &run);
+  if (r < 0)
+    return r;
   for (k = 0; k < run.count; k++) {
     op->slots[idx[k]].host_idx = run.host_idx + k;
     op->slots[idx[k]].stored = true;
@@ -477,7 +551,7 @@ finish_slot_locked (struct op *op, struct slot *s)
   if (s->owner && s->claim->state == DEDUP_CLAIM_READY &&
       s->claim->host_idx == s->host_idx)
     mine = false;                        /* the claim's to give back */
-  if (mine)
+  if (mine && !(s->spare && dedup_spare_put_locked (d, s->host_idx)))
     qcow2_unreserve_locked (d->img, &run);
   if (s->claim)
     dedup_claim_put_locked (&op->txn, d, s->claim);

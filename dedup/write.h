@@ -22,6 +22,7 @@ struct slot {        /* one guest cluster of the operation */
   bool owner;        /* of claim */
   bool held;         /* this slot holds host_idx */
   bool same;         /* compared equal */
+  bool spare;        /* host_idx was a spare cluster */
   bool stored;       /* host_idx was reserved and written by this slot */
   bool linked;       /* and an L2 entry points to it */
   bool skip;         /* the entry is as wanted already */
@@ -54,6 +55,7 @@ struct op {
   struct qcow2_txn txn;
   struct dedup_incarnations *set;
   bool guesses, probes;  /* there are slots of that kind */
+  bool short_of_space;   /* the host was found to be full */
   bool corrupt;          /* a refcount was found to be 0 */
 
   struct slot few[DEDUP_FEW_SLOTS];

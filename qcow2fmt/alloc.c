@@ -311,6 +311,31 @@ qcow2_reserve_locked (struct qcow2_image *img, uint64_t wanted,
   return 0;
 }
 
+/* 24 steps each of 1, 2, 4... 1024 clusters: 256 tries see something of every
+ * 2 MiB in 200 MB of free clusters of 4 KiB. */
+#define SKIP_STEPS 24
+#define SKIP_MAX 10
+
+void
+qcow2_skip_locked (struct qcow2_image *img, unsigned failed)
+{
+  assert (lock_held (&img->lock));
+  img->alloc.cursor += (UINT64_C (1) << MIN_OF (failed / SKIP_STEPS, SKIP_MAX))
+    - 1;
+}
+
+bool
+qcow2_reserve_one_locked (struct qcow2_image *img, uint64_t host_idx)
+{
+  struct qcow2_alloc *a = &img->alloc;
+
+  assert (lock_held (&img->lock));
+  if (qcow2_bitmap_next (a->free, host_idx) != host_idx)
+    return false;
+  qcow2_bitmap_clear (a->free, host_idx, 1);
+  return true;
+}
+
 void
 qcow2_unreserve_locked (struct qcow2_image *img, const struct qcow2_run *run)
 {

@@ -289,6 +289,7 @@ load_part (struct qcow2_image *img, uint64_t part)
     a->parts[part].doubtful = true;
     r = 0;
   }
+  img->read_failed = img->read_failed || r == -EIO;
   if (r == -EBADMSG)
     r = -EIO;
   if (r < 0)

@@ -249,6 +249,7 @@ finish_load (struct qcow2_txn *txn, struct qcow2_table *t, uint8_t *buf,
   free (buf);
   detach (&img->cache, t);
   free_table (t);
+  img->read_failed = img->read_failed || r != -ENOMEM;
   return r == -ENOMEM ? r : -EIO;
 }
 

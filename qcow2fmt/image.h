@@ -439,6 +439,7 @@ struct qcow2_image {
   bool header_dirty;
   bool header_writing;         /* in a writeback that has not ended */
   bool writing_back;           /* there is a writeback */
+  bool read_failed;            /* a table, or part of the anchor */
   bool replaying;              /* see qcow2_replay_begin */
   struct qcow2_flat l1;
   struct qcow2_flat reftable;

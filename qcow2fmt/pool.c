@@ -78,14 +78,14 @@ write_zeroes (struct qcow2_image *img, uint64_t host_off, uint64_t len)
   return zero ? io_pwrite (img->io, zero, len, host_off) : -ENOMEM;
 }
 
-/* Space for a run of the pool, without the lock. */
-static int
-back_run (struct qcow2_image *img, const struct qcow2_run *run)
+int
+qcow2_back_locked (struct qcow2_image *img, const struct qcow2_run *run)
 {
   unsigned bits = img->header.geo.cluster_bits;
   uint64_t off = run->host_idx << bits, len = run->count << bits;
   int r;
 
+  assert (lock_held (&img->lock));
   lock_release (&img->lock);
   r = io_allocate (img->io, off, len);
   if (r == -EOPNOTSUPP)
@@ -132,12 +132,13 @@ fill (struct qcow2_image *img)
     r = qcow2_reserve_locked (img, wanted, &run);
     if (r < 0)
       return r;
-    r = back_run (img, &run);
+    r = qcow2_back_locked (img, &run);
     if (r == 0)
       break;
     qcow2_unreserve_unbacked_locked (img, &run);
     if (r != -ENOSPC)
       return r;
+    qcow2_skip_locked (img, tries * 4);
     wanted = 1;
   }
   for (uint64_t i = run.count; r == 0 && i-- > 0; ) {   /* lowest on top */

@@ -346,6 +346,22 @@ void qcow2_unreserve_locked (struct qcow2_image *img,
 void qcow2_unreserve_unbacked_locked (struct qcow2_image *img,
                                       const struct qcow2_run *run);
 
+/* Did the host fail to read a table, ever?  Else an -EIO came of what the
+ * image says. */
+bool qcow2_read_failed_locked (struct qcow2_image *img);
+
+/* Let the next reservation pass over so many clusters: where there was no
+ * space for FAILED clusters one by one, their neighbours have none either,
+ * most likely, so go in growing steps. */
+void qcow2_skip_locked (struct qcow2_image *img, unsigned failed);
+
+/* Set aside this cluster, if it is known to be free. */
+bool qcow2_reserve_one_locked (struct qcow2_image *img, uint64_t host_idx);
+/* Get real space on the host for a reserved run; gives up the lock meanwhile.
+ * -ENOSPC. */
+int qcow2_back_locked (struct qcow2_image *img, const struct qcow2_run *run)
+  MUST_CHECK;
+
 /* As qcow2_reserve_locked, for exactly COUNT clusters in one run. */
 int qcow2_reserve_area_locked (struct qcow2_image *img, uint64_t count,
                                uint64_t *host_idx) MUST_CHECK;

@@ -19,6 +19,13 @@
 
 #include "image.h"
 
+bool
+qcow2_read_failed_locked (struct qcow2_image *img)
+{
+  assert (lock_held (&img->lock));
+  return img->read_failed;
+}
+
 #define MIN_PINS 16
 #define MAX_FEW (sizeof ((struct qcow2_txn *) 0)->few / sizeof (void *))
 

@@ -7,6 +7,9 @@ full.py fill URI DIR SEED     writes of 4 KiB of new data at random places,
 full.py churn URI DIR SEED OPERATIONS [PID]
     new data, overwrites, trims, flushes, verified reads; then a flush.  With
     PID: that server is killed with signal 9 after so many operations.
+full.py overwrite URI DIR SEED OPERATIONS
+    overwrite data that is there, so many times a connection, with flushes:
+    each must be taken.
 full.py verify URI DIR        the disk is what the models say.
 full.py crashed URI DIR       it is what they say a crash may leave.
 full.py trim URI DIR SEED PERCENT   trim so much of what there is, and flush.
@@ -42,7 +45,8 @@ class Worker:
         self.m = Model(os.path.join(directory, 'model.%d' % who))
         self.who = who
         self.rng = random.Random('%d %d' % (seed, who))
-        self.size = self.h.get_size() // CLUSTER
+        # The last 2 MiB are for others.
+        self.size = (self.h.get_size() - (2 << 20)) // CLUSTER
         self.count = collections.Counter()
 
     def new_number(self):
@@ -145,6 +149,20 @@ def kill(pid, limit, done):
     os.kill(pid, signal.SIGKILL)
 
 
+def overwrite(who, uri, directory, seed, operations):
+    w = Worker(uri, directory, who, seed)
+    there = [c for c, v in w.m.now.items() if 0 not in v]
+    if not there:
+        sys.exit('nothing to overwrite')
+    for i in range(operations):
+        if not w.write(w.rng.choice(there)):
+            sys.exit('overwrite %d was refused' % i)
+        if i % 40 == 39:
+            w.flush()
+    w.flush()
+    w.end()
+
+
 def verify(who, uri, directory, crashed):
     w = Worker(uri, directory, who)
     w.m.check(w.h, crashed)
@@ -172,7 +190,8 @@ def main():
         killer = multiprocessing.get_context('fork').Process(
             target=kill, args=(args[2], args[1], args[3]))
         killer.start()
-    fn = {'fill': fill, 'churn': churn, 'trim': trim}.get(what, verify)
+    fn = {'fill': fill, 'churn': churn, 'trim': trim,
+          'overwrite': overwrite}.get(what, verify)
     nbdclient.run_processes(fn, [(i, uri, directory, *args)
                                  for i in range(CONNECTIONS)])
     if killer:

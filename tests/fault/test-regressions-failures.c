@@ -284,11 +284,80 @@ test_the_last_reference_may_go_while_a_candidate_is_compared (void **state)
   finish_clean (w);
 }
 
+/* --- a disk that cannot be read at open ------------------------------------ */
+
+/* The K-th read of an open fails.  False: there is no such one. */
+static bool
+open_unread (struct world *w, unsigned long k, bool writable, bool *refused)
+{
+  struct dedup_open_params p;
+  struct dedup_disk *d = NULL;
+  struct fault f = { 0 };
+  struct dedup_stats s;
+  int r;
+
+  open_params (&small, &p);
+  p.writable = writable;
+  fail_call (w, IO_PREAD, k, EIO);
+  r = dedup_open (w->io, &p, &d, &f);
+  if (r == 0 && writable) {     /* a page of an incarnation, or none */
+    dedup_get_stats (d, &s);
+    assert_true (s.index_entries > 50);
+    w->plan.k = 0;
+    assert_int_equal (dedup_finish (d), 0);
+  }
+  *refused = r < 0;
+  assert_true (r == 0 || (r == -EIO && f.kind == FAULT_IO && f.msg[0]));
+  dedup_free (d);
+  return w->hit;
+}
+
+/* Refcounts of the store's areas could not be read: the store was void, and
+ * the index thrown away.  Nothing is written now, and later all is there. */
+static void
+test_what_cannot_be_read_at_open_is_not_thrown_away (void **state)
+{
+  struct world *w = world_open (&small);
+  unsigned long k, refusals = 0, writes;
+  struct dedup_stats s;
+  bool refused;
+  uint64_t i;
+
+  for (i = 0; i < 100; i++) {
+    assert_int_equal (write_id (w->d, i, 1000 + i), 0);
+    if (w->d->index.frozen)
+      assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
+  }
+  assert_int_equal (dedup_finish (w->d), 0);
+  dedup_free (w->d);
+  for (k = 1; ; k++) {
+    writes = w->calls[IO_PWRITE];
+    if (!open_unread (w, k, true, &refused))
+      break;
+    refusals += refused;
+    if (refused)
+      assert_int_equal (w->calls[IO_PWRITE], writes);
+    (void) open_unread (w, k, false, &refused);   /* it reads less */
+  }
+  assert_true (refusals > 3);
+  w->armed = false;
+  w->d = must_open (&small, w->io, true);
+  dedup_get_stats (w->d, &s);
+  for (i = 0; i < 100; i++)
+    assert_int_equal (write_id (w->d, 100 + i % 50, 1000 + i), 0);
+  dedup_get_stats (w->d, &s);
+  /* But the youngest entries, where it was the journal that could not be
+   * read: they are advice, and no reason to refuse an image for ever. */
+  assert_true (s.stored < 60);
+  finish_clean (w);
+}
+
 int
 main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_a_sync_that_fails_in_a_job_fails_the_next_flush),
+    cmocka_unit_test (test_what_cannot_be_read_at_open_is_not_thrown_away),
     cmocka_unit_test (test_maintenance_writes_nothing_after_a_failed_sync),
     cmocka_unit_test (
       test_an_exact_index_forgets_what_is_in_quarantine_at_the_close),

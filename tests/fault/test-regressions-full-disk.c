@@ -206,6 +206,50 @@ test_overwrites_find_the_free_clusters_that_have_space (void **state)
   finish_on_host (&s, d, io);
 }
 
+/* New data may not take what is spared for overwriting; an overwrite may, from
+ * the first one on, the largest too; and what it frees is spared again. */
+static void
+test_spare_clusters_take_overwrites_on_a_full_host (void **state)
+{
+  static const struct shape s = { .order = 12, .journal_areas = 16 };
+  CLEANUP_FREE uint8_t *buf = malloc (512 * CLUSTER);
+  struct io_store *io;
+  struct dedup_disk *d;
+  uint64_t i, k;
+
+  host_init (true);
+  d = open_on_host (&s, 4096, &io);
+  for (i = 0; i < 600; i++)
+    assert_int_equal (write_id (d, i, 1000 + i), 0);
+  while (dedup_due (d, NULL) & DEDUP_JOB_SCAN)
+    assert_int_equal (dedup_run (d, DEDUP_JOB_SCAN), 0);
+  assert_int_equal (dedup_run (d, DEDUP_JOB_COMMIT), 0);
+  assert_int_equal (d->spare.nr, 512);
+  host.full = true;
+  for (k = 0; k < 5; k++)
+    assert_int_equal (write_id (d, 2000 + k, 2000 + k), -ENOSPC);
+  assert_int_equal (d->spare.nr, 512);
+  for (i = 0; i < 3000; i++) {
+    assert_int_equal (write_id (d, i % 600, 5000 + i), 0);
+    assert_int_equal (read_id (d, i % 600), 5000 + i);
+    if (i % 700 == 0)
+      assert_int_equal (dedup_flush (d), 0);
+  }
+  for (k = 0; k < 4; k++) {
+    for (i = 0; i < 512; i++)
+      fill_cluster (buf + i * CLUSTER, 20000 + 1000 * k + i);
+    assert_int_equal (dedup_write (d, 0, buf, 50, 512), 0);
+  }
+  assert_int_equal (write_id (d, 2000, 2000), -ENOSPC);
+  assert_int_equal (dedup_unmap (d, 0, 0, 100, DEDUP_TRIM), 0);
+  for (i = 0; i < 3; i++)
+    assert_int_equal (dedup_run (d, DEDUP_JOB_COMMIT), 0);
+  assert_int_equal (d->spare.nr, 512);
+  host.full = false;
+  assert_int_equal (write_id (d, 2000, 2000), 0);
+  finish_on_host (&s, d, io);
+}
+
 /* The search for space frees clusters, and with verify=off each needs room in
  * the journal for its tombstone: where there was none, clients got EBUSY. */
 static void
@@ -288,6 +332,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_overwrites_and_trims_go_on_without_space_for_areas),
     cmocka_unit_test (test_overwrites_find_the_free_clusters_that_have_space),
+    cmocka_unit_test (test_spare_clusters_take_overwrites_on_a_full_host),
     cmocka_unit_test (test_no_client_meets_ebusy),
     cmocka_unit_test (test_a_grown_image_opens_on_a_full_disk),
   };

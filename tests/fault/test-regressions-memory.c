@@ -230,11 +230,40 @@ test_no_memory_for_a_log_store_does_not_spin (void **state)
   finish_clean (w);
 }
 
+/* Writing the configuration wants no memory: a checkpoint without any failed
+ * in its middle, and the disk took no more writes. */
+static void
+test_enomem_in_a_checkpoint_stops_nothing (void **state)
+{
+  struct world *w = world_open (&small);
+  uint64_t id = 1;
+  int r;
+
+  fault_malloc_fails = fails_in_turn;
+  for (unsigned long hits = 0; ; hits++, id++) {
+    assert_int_equal (write_id (w->d, id % NR, id), 0);
+    failed = 0;
+    countdown = hits + 1;
+    fault_running = w;
+    r = dedup_run (w->d, DEDUP_JOB_CLEAN);
+    fault_running = NULL;
+    assert_int_equal (dedup_failed (w->d), 0);
+    if (failed == 0)
+      break;
+    assert_true (r == 0 || r == -ENOMEM);
+  }
+  fault_malloc_fails = NULL;
+  assert_true (id > 1);
+  assert_int_equal (read_id (w->d, id % NR), id);
+  finish_clean (w);
+}
+
 int
 main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_enomem_in_a_freeze_leaves_a_valid_configuration),
+    cmocka_unit_test (test_enomem_in_a_checkpoint_stops_nothing),
     cmocka_unit_test (test_enomem_at_open_keeps_the_index),
     cmocka_unit_test (test_enomem_in_a_large_write_aborts_nothing),
     cmocka_unit_test (test_no_memory_for_a_log_store_does_not_spin),
