@@ -205,13 +205,16 @@ adopt_image (struct adoption *a, struct fault *f)
   if ((r = choose_config (a, f)) < 0 ||
       (r = lay_out (a, f)) < 0)
     return r;
+  dedup_ext_encode (&a->ext, ext);
+  r = qcow2_plan_check_header (a->img, a->plan, ext, f);
+  if (r < 0)
+    return r;
   r = write_behind_end (a);
   if (r < 0) {
     cut_back (a, size);
     return fault_io (f, -r, UINT64_MAX, "making the dedup store: %s",
                      strerror (-r));
   }
-  dedup_ext_encode (&a->ext, ext);
   return qcow2_plan_commit_header (a->img, a->plan, ext, f);
 }
 

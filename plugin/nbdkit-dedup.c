@@ -357,19 +357,91 @@ plugin_unload (void)
 
 /* --- Connections --------------------------------------------------------- */
 
-/* The handle of a connection says only whether it may write. */
-static char may_write, read_only;
+struct connection {
+  unsigned root;                /* the disk, or one of its snapshots */
+  bool may_write;
+};
+
+/* nbdkit takes no more (its MAX_EXPORTS); the rest can be connected to. */
+#define MAX_LISTED 9999
+
+struct listing {
+  struct nbdkit_exports *exports;
+  unsigned nr;
+};
+
+static int
+list_snapshot_cb (void *opaque, const char *name)
+{
+  struct listing *l = opaque;
+
+  if (l->nr++ == MAX_LISTED)
+    return 1;
+  return nbdkit_add_export (l->exports, name,
+                            "internal snapshot, read-only");
+}
+
+static int
+plugin_list_exports (int readonly, int is_tls,
+                     struct nbdkit_exports *exports)
+{
+  struct listing l = { .exports = exports, .nr = 1 };
+
+  if (nbdkit_add_export (exports, "", "the disk") < 0)
+    return -1;
+  return srv_list_snapshots (export, list_snapshot_cb, &l) < 0 ? -1 : 0;
+}
+
+static const char *
+plugin_default_export (int readonly, int is_tls)
+{
+  return "";
+}
 
 static void *
 plugin_open (int readonly)
 {
-  return readonly || !srv_writable (export) ? &read_only : &may_write;
+  const char *name = nbdkit_export_name ();
+  struct connection *c;
+  char printable[128];
+  unsigned root;
+
+  if (name == NULL)
+    return NULL;
+  if (srv_find_root (export, name, &root) < 0) {
+    snprintf (printable, sizeof printable, "%s", name);
+    fault_make_printable (printable);           /* the client chose it */
+    nbdkit_error ("%s: there is no snapshot '%s'", file_name, printable);
+    nbdkit_set_error (ENOENT);
+    return NULL;
+  }
+  c = malloc (sizeof *c);
+  if (c == NULL) {
+    nbdkit_error ("%s: out of memory", file_name);
+    nbdkit_set_error (ENOMEM);
+    return NULL;
+  }
+  c->root = root;
+  c->may_write = !readonly && srv_writable (export) && root == SRV_ROOT_ACTIVE;
+  return c;
+}
+
+static void
+plugin_close (void *handle)
+{
+  free (handle);
+}
+
+static unsigned
+root_of (const void *handle)
+{
+  return ((const struct connection *) handle)->root;
 }
 
 static int
 answer_writable (void *handle)
 {
-  return handle == &may_write;
+  return ((struct connection *) handle)->may_write;
 }
 
 static int
@@ -399,7 +471,7 @@ answer_cache (void *handle)
 static int64_t
 plugin_get_size (void *handle)
 {
-  return (int64_t) srv_size (export);
+  return (int64_t) srv_root_size (export, root_of (handle));
 }
 
 static int
@@ -429,7 +501,8 @@ static int
 plugin_pread (void *handle, void *buf, uint32_t count, uint64_t offset,
               uint32_t flags)
 {
-  return answer (srv_pread (export, buf, offset, count), "read", offset);
+  return answer (srv_root_pread (export, root_of (handle), buf, offset,
+                                 count), "read", offset);
 }
 
 static int
@@ -474,7 +547,8 @@ plugin_flush (void *handle, uint32_t flags)
 static int
 plugin_cache (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
-  return answer (srv_cache (export, offset, count), "cache", offset);
+  return answer (srv_root_cache (export, root_of (handle), offset, count),
+                 "cache", offset);
 }
 
 /* 1: enough (nbdkit_add_extent has reported why and set errno). */
@@ -495,8 +569,9 @@ static int
 plugin_extents (void *handle, uint32_t count, uint64_t offset, uint32_t flags,
                 struct nbdkit_extents *extents)
 {
-  int r = srv_extents (export, offset, count, flags & NBDKIT_FLAG_REQ_ONE,
-                       add_extent_cb, extents);
+  int r = srv_root_extents (export, root_of (handle), offset, count,
+                            flags & NBDKIT_FLAG_REQ_ONE, add_extent_cb,
+                            extents);
 
   return r > 0 ? -1 : answer (r, "block status", offset);
 }
@@ -518,7 +593,10 @@ static struct nbdkit_plugin plugin = {
   .after_fork        = plugin_after_fork,
   .cleanup           = plugin_cleanup,
 
+  .list_exports      = plugin_list_exports,
+  .default_export    = plugin_default_export,
   .open              = plugin_open,
+  .close             = plugin_close,
   .get_size          = plugin_get_size,
   .block_size        = plugin_block_size,
   .can_write         = answer_writable,

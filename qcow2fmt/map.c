@@ -138,8 +138,9 @@ no_table_locked (const struct walk *w, uint64_t guest_idx)
   const struct qcow2_image *img = w->img;
   uint64_t i = guest_idx / img->header.geo.l2_entries;
 
-  return w->root == QCOW2_ROOT_ACTIVE && i < img->l1.nr &&
-    img->l1.v[i] == 0;
+  if (w->root != QCOW2_ROOT_ACTIVE)     /* root_size knows it */
+    return i >= img->snapshots.v[w->root - 1].l1_entries;
+  return i < img->l1.nr && img->l1.v[i] == 0;
 }
 
 /* Describe one cluster, or one missing table.  1: go on, 0: enough. */

@@ -39,16 +39,23 @@ header_bytes (const uint8_t *buf, size_t len)
   return len;
 }
 
+static const struct qcow2_header_fields *
+new_fields (const struct qcow2_image *img, const struct qcow2_plan *plan)
+{
+  return plan->new_header ? &plan->changes[0].header : &img->fields;
+}
+
+/* The first cluster as it will be; the caller's. */
 static int
-write_header (struct qcow2_image *img,
-              const struct qcow2_header_fields *fields, const uint8_t *ext,
-              struct fault *f)
+build_header (struct qcow2_image *img, const struct qcow2_plan *plan,
+              const uint8_t *ext, uint8_t **out, struct fault *f)
 {
   const size_t len = img->header.geo.cluster_size;
-  CLEANUP_FREE uint8_t *buf = malloc (len);     /* at most 2 MiB */
+  uint8_t *buf = malloc (len);                  /* at most 2 MiB */
   struct qcow2_header h;
   int r;
 
+  *out = buf;
   if (buf == NULL)
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
   r = io_pread (img->io, buf, len, 0);
@@ -56,7 +63,26 @@ write_header (struct qcow2_image *img,
     return fault_io (f, -r, 0, "reading the header: %s", strerror (-r));
   h = img->header;
   h.geo.autoclear = qcow2_kept_autoclear (img);
-  r = qcow2_header_rebuild (buf, &h, fields, ext, f);
+  return qcow2_header_rebuild (buf, &h, new_fields (img, plan), ext, f);
+}
+
+int
+qcow2_plan_check_header (struct qcow2_image *img, struct qcow2_plan *plan,
+                         const uint8_t *ext, struct fault *f)
+{
+  CLEANUP_FREE uint8_t *buf = NULL;
+
+  return build_header (img, plan, ext, &buf, f);
+}
+
+static int
+write_header (struct qcow2_image *img, const struct qcow2_plan *plan,
+              const uint8_t *ext, struct fault *f)
+{
+  const size_t len = img->header.geo.cluster_size;
+  CLEANUP_FREE uint8_t *buf = NULL;
+  int r = build_header (img, plan, ext, &buf, f);
+
   if (r < 0)
     return r;
   r = io_pwrite (img->io, buf, header_bytes (buf, len), 0);
@@ -72,12 +98,8 @@ qcow2_plan_commit_header (struct qcow2_image *img, struct qcow2_plan *plan,
                           const uint8_t *ext, struct fault *f)
 {
   struct qcow2_header *h = &img->header;
-  const struct qcow2_header_fields *fields = &img->fields;
-  int r;
+  int r = write_header (img, plan, ext, f);
 
-  if (plan->new_header)
-    fields = &plan->changes[0].header;
-  r = write_header (img, fields, ext, f);
   if (r < 0)
     return r;
   qcow2_bitmaps_warn (img);

@@ -510,6 +510,11 @@ int qcow2_plan_new (struct qcow2_image *img, const uint64_t *area_size,
 /* Write the tables that the plan's HEADER change points to.  No sync. */
 int qcow2_plan_write (struct qcow2_image *img, struct qcow2_plan *plan)
   MUST_CHECK;
+/* Would the first cluster hold what qcow2_plan_commit_header writes?  -ENOSPC;
+ * to be asked before anything is written. */
+int qcow2_plan_check_header (struct qcow2_image *img,
+                             struct qcow2_plan *plan, const uint8_t *ext,
+                             struct fault *f) MUST_CHECK;
 /* One write of the first cluster: the plan's header fields, the store's
  * extension EXT (32 bytes), bit 48 and its name; then sync. */
 int qcow2_plan_commit_header (struct qcow2_image *img,

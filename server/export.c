@@ -205,6 +205,7 @@ free_export (struct srv_export *e)
     dedup_free (e->disk);
   io_close (e->io);
   srv_range_lock_destroy (&e->ranges);
+  free (e->names);
   free (e->path);
   free (e);
 }
@@ -257,6 +258,11 @@ srv_open (const struct srv_params *p, struct srv_export **out,
   }
   e->writable = dedup_writable (e->disk);
   note_geometry (e);
+  r = srv_names_init (e);
+  if (r < 0) {
+    free_export (e);
+    return fault_io (f, -r, UINT64_MAX, "out of memory");
+  }
   *out = e;
   return 0;
 }

@@ -62,12 +62,34 @@ int srv_cache (struct srv_export *e, uint64_t guest_off, uint32_t len)
   MUST_CHECK;
 
 enum srv_extent_type { SRV_DATA, SRV_HOLE_ZERO, SRV_ZERO };
+typedef int (*srv_extent_cb) (void *opaque, uint64_t guest_off, uint64_t len,
+                              enum srv_extent_type type);
 /* Calls CB for extents in order, covering a prefix of the range (all of it
  * unless CB returns non-zero, which is passed on). */
 int srv_extents (struct srv_export *e, uint64_t guest_off, uint32_t len,
-                 bool only_one,
-                 int (*cb) (void *opaque, uint64_t guest_off, uint64_t len,
-                            enum srv_extent_type type),
-                 void *opaque) MUST_CHECK;
+                 bool only_one, srv_extent_cb cb, void *opaque) MUST_CHECK;
+
+/* --- Snapshots: other roots of the same image, read-only ------------------ */
+
+#define SRV_ROOT_ACTIVE 0
+
+/* The root with the export name NAME ("" is the active disk): -ENOENT. */
+int srv_find_root (const struct srv_export *e, const char *name,
+                   unsigned *root) MUST_CHECK;
+/* The snapshots' export names, in order of their names: the name of a
+ * snapshot, or its id where another one has the same name or it is no name
+ * for NBD.  The anchor is none.  CB returns non-zero to stop. */
+int srv_list_snapshots (const struct srv_export *e,
+                        int (*cb) (void *opaque, const char *name),
+                        void *opaque) MUST_CHECK;
+
+uint64_t srv_root_size (const struct srv_export *e, unsigned root);
+int srv_root_pread (struct srv_export *e, unsigned root, void *buf,
+                    uint64_t guest_off, uint32_t len) MUST_CHECK;
+int srv_root_cache (struct srv_export *e, unsigned root, uint64_t guest_off,
+                    uint32_t len) MUST_CHECK;
+int srv_root_extents (struct srv_export *e, unsigned root, uint64_t guest_off,
+                      uint32_t len, bool only_one, srv_extent_cb cb,
+                      void *opaque) MUST_CHECK;
 
 #endif

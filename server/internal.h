@@ -13,6 +13,8 @@ struct srv_existing {           /* how far indexing is */
   struct dedup_existing counts;
 };
 
+struct srv_name;                /* snapshot.c */
+
 struct srv_export {
   /* Constant after open: */
   struct io_store *io;
@@ -24,6 +26,8 @@ struct srv_export {
   unsigned cluster_bits;
   uint64_t nr_clusters;         /* the last one may be partial */
   uint64_t size_bytes;
+  struct srv_name *names;       /* of snapshots, sorted; owned */
+  size_t nr_names;
 
   /* Set by srv_start, cleared by srv_close, when no request runs: */
   struct srv_loop *loop;
@@ -40,5 +44,8 @@ struct srv_export {
  * failure nothing was changed, and the next call tries the same again. */
 int srv_existing_step (struct srv_export *e, bool all,
                        struct srv_existing *x) MUST_CHECK;
+
+/* snapshot.c: make and free e->names. */
+int srv_names_init (struct srv_export *e) MUST_CHECK;
 
 #endif

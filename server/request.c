@@ -90,6 +90,27 @@ check_range (const struct srv_export *e, uint64_t guest_off, uint64_t len)
   return 0;
 }
 
+uint64_t
+srv_root_size (const struct srv_export *e, unsigned root)
+{
+  const struct qcow2_snapshot *v;
+
+  if (root == SRV_ROOT_ACTIVE)
+    return e->size_bytes;
+  if (root > qcow2_snapshots (dedup_image (e->disk), &v))
+    return 0;
+  return MIN_OF (v[root - 1].disk_size, INT64_MAX);
+}
+
+static int MUST_CHECK
+check_root_range (const struct srv_export *e, unsigned root,
+                  uint64_t guest_off, uint64_t len)
+{
+  uint64_t size = srv_root_size (e, root);
+
+  return guest_off > size || len > size - guest_off ? -EINVAL : 0;
+}
+
 /* Also notes the time: the loop cleans up when nothing has changed for a
  * while. */
 static int MUST_CHECK
@@ -145,12 +166,27 @@ srv_pread (struct srv_export *e, void *buf, uint64_t guest_off, uint32_t len)
   return r;
 }
 
+/* Nobody writes to a snapshot, nor frees its clusters: no range lock. */
+int
+srv_root_pread (struct srv_export *e, unsigned root, void *buf,
+                uint64_t guest_off, uint32_t len)
+{
+  int r;
+
+  if (root == SRV_ROOT_ACTIVE)
+    return srv_pread (e, buf, guest_off, len);
+  r = check_root_range (e, root, guest_off, len);
+  return r < 0 ? r : nbd_result (dedup_read (e->disk, root, buf, guest_off,
+                                             len));
+}
+
 /* Reading is what warms the tables and the host's page cache. */
 int
-srv_cache (struct srv_export *e, uint64_t guest_off, uint32_t len)
+srv_root_cache (struct srv_export *e, unsigned root, uint64_t guest_off,
+                uint32_t len)
 {
   CLEANUP_FREE char *scratch = NULL;
-  int r = check_range (e, guest_off, len);
+  int r = check_root_range (e, root, guest_off, len);
 
   if (r < 0)
     return r;
@@ -160,11 +196,17 @@ srv_cache (struct srv_export *e, uint64_t guest_off, uint32_t len)
   while (r >= 0 && len > 0) {
     uint32_t step = MIN_OF (len, CACHE_STEP_BYTES);
 
-    r = nbd_result (read_locked_range (e, scratch, guest_off, step));
+    r = srv_root_pread (e, root, scratch, guest_off, step);
     guest_off += step;
     len -= step;
   }
   return r;
+}
+
+int
+srv_cache (struct srv_export *e, uint64_t guest_off, uint32_t len)
+{
+  return srv_root_cache (e, SRV_ROOT_ACTIVE, guest_off, len);
 }
 
 /* --- Write --------------------------------------------------------------- */
@@ -434,15 +476,15 @@ add_mapped (struct srv_export *e, struct extent_merge *m,
 
 /* One call's worth; *COVERED: how far it got. */
 static int MUST_CHECK
-add_range (struct srv_export *e, struct extent_merge *m, uint64_t guest_off,
-           uint64_t len, uint64_t *covered)
+add_range (struct srv_export *e, unsigned root, struct extent_merge *m,
+           uint64_t guest_off, uint64_t len, uint64_t *covered)
 {
   struct qcow2_extent ext[EXTENTS_PER_MAP];
   int nr, i, r = 0;
 
   *covered = 0;
-  nr = qcow2_map (dedup_image (e->disk), QCOW2_ROOT_ACTIVE, guest_off, len,
-                  ext, EXTENTS_PER_MAP);
+  nr = qcow2_map (dedup_image (e->disk), root, guest_off, len, ext,
+                  EXTENTS_PER_MAP);
   if (nr <= 0)
     return nr < 0 ? nbd_result (nr) : -EIO;
   for (i = 0; i < nr && r == 0 && !m->done; ++i) {
@@ -453,22 +495,27 @@ add_range (struct srv_export *e, struct extent_merge *m, uint64_t guest_off,
 }
 
 int
-srv_extents (struct srv_export *e, uint64_t guest_off, uint32_t len,
-             bool only_one,
-             int (*cb) (void *opaque, uint64_t guest_off, uint64_t len,
-                        enum srv_extent_type type),
-             void *opaque)
+srv_root_extents (struct srv_export *e, unsigned root, uint64_t guest_off,
+                  uint32_t len, bool only_one, srv_extent_cb cb, void *opaque)
 {
   struct extent_merge m = {
     .cb = cb, .opaque = opaque, .only_one = only_one, .guest_off = guest_off,
   };
   uint64_t covered;
-  int r = check_range (e, guest_off, len);
+  int r = check_root_range (e, root, guest_off, len);
 
   while (r == 0 && len > 0 && !m.done) {
-    r = add_range (e, &m, guest_off, len, &covered);
+    r = add_range (e, root, &m, guest_off, len, &covered);
     guest_off += covered;
     len -= covered;
   }
   return r == 0 ? emit_extent (&m) : r;
+}
+
+int
+srv_extents (struct srv_export *e, uint64_t guest_off, uint32_t len,
+             bool only_one, srv_extent_cb cb, void *opaque)
+{
+  return srv_root_extents (e, SRV_ROOT_ACTIVE, guest_off, len, only_one, cb,
+                           opaque);
 }
