@@ -42,6 +42,8 @@ entry_ok (const struct qcow2_image *img, uint64_t entry)
     return !(entry & QCOW2_L2_COPIED);
   if (entry & L2_RESERVED)
     return false;
+  if (qcow2_has_data_file (&img->header.geo))
+    return (entry & QCOW2_OFFSET_MASK) % img->header.geo.cluster_size == 0;
   if ((entry & QCOW2_OFFSET_MASK) == 0)
     return !(entry & QCOW2_L2_COPIED);
   return host_off_ok (img, entry & QCOW2_OFFSET_MASK);

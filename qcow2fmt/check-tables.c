@@ -104,6 +104,20 @@ walk_compressed (struct check *c, const struct walk *w,
   (void) check_count_range (c, site, host_off, len, data_mark (w));
 }
 
+/* Data in an external file is not counted, and lies at its guest offset. */
+static void
+check_data_file_entry (struct check *c, const struct check_site *site,
+                       uint64_t entry)
+{
+  char where[CHECK_SITE_TEXT];
+
+  if (qcow2_has_place (c->geo, entry) &&
+      (entry & QCOW2_OFFSET_MASK) != site->guest_off)
+    check_corrupt (c, "%s%s: its place in the data file is 0x%" PRIx64,
+                   site->what, check_site_text (site, where, sizeof where),
+                   entry & QCOW2_OFFSET_MASK);
+}
+
 static void
 walk_standard (struct check *c, const struct walk *w,
                struct check_site *site, uint64_t entry)
@@ -116,6 +130,10 @@ walk_standard (struct check *c, const struct walk *w,
                   c->geo->version < 3 || qcow2_extended_l2 (c->geo) ?
                   L2_RESERVED_V2 : L2_RESERVED);
   check_anchor_entry (c, w, site->guest_off, entry);
+  if (qcow2_has_data_file (c->geo)) {
+    check_data_file_entry (c, site, entry);
+    return;
+  }
   if (host_off != 0 &&
       check_count_table (c, site, host_off, c->geo->cluster_size,
                          data_mark (w)))
@@ -151,7 +169,7 @@ check_subclusters (struct check *c, const struct walk *w,
     wrong = bitmap ? "of a compressed cluster" : NULL;
   else if (allocated & bitmap >> 32)
     wrong = "which is both allocated and zero";
-  else if (allocated && !(entry & QCOW2_OFFSET_MASK))
+  else if (allocated && !qcow2_has_place (c->geo, entry))
     wrong = "without a cluster";
   else if (w->root->kind == CHECK_ROOT_ANCHOR &&
            bitmap != (entry ? QCOW2_BITMAP_ALLOCATED : 0))

@@ -199,7 +199,9 @@ qcow2_direct_flush (struct qcow2_image *img)
     r = qcow2_writeback_begin_locked (img, &wb);
   lock_release (&img->lock);
   if (r == 0)
-    r = io_sync (img->io);      /* the data that the tables point to */
+    r = io_sync (qcow2_data_io (img));   /* what the tables point to */
+  if (r == 0 && img->data)
+    r = io_sync (img->io);
   if (wb) {
     if (r == 0)
       r = write_tables (img, wb);

@@ -63,6 +63,7 @@ _Static_assert (sizeof (struct qcow2_wire_header) == 112, "header length");
 #define QCOW2_EXT_END             UINT32_C (0)
 #define QCOW2_EXT_BACKING_FORMAT  UINT32_C (0xe2792aca)
 #define QCOW2_EXT_FEATURE_NAMES   UINT32_C (0x6803f857)
+#define QCOW2_EXT_DATA_FILE       UINT32_C (0x44415441)
 #define QCOW2_EXT_BITMAPS         UINT32_C (0x23852875)
 #define QCOW2_EXT_STORE           UINT32_C (0xcd8e819b)   /* ours */
 

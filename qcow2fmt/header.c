@@ -265,8 +265,6 @@ check_features (const uint8_t *buf, size_t len, const struct qcow2_header *h,
   r = refuse_unknown (buf, len, h, f);
   if (r < 0)
     return r;
-  if (bits & QCOW2_INCOMPAT_DATA_FILE)
-    return fault_unsupported (f, "an external data file is not supported");
   if ((bits & QCOW2_INCOMPAT_EXTENDED_L2) &&
       h->geo.cluster_size < QCOW2_MIN_EXTENDED_CLUSTER)
     return fault_corrupt (f, 20, "clusters of %llu bytes are too small for "
@@ -398,6 +396,18 @@ take_store (struct qcow2_header *h, const struct qcow2_ext *e)
   h->has_store_ext = true;
 }
 
+static int
+take_data_file (struct qcow2_header *h, const struct qcow2_ext *e,
+                uint64_t off, struct fault *f)
+{
+  if (e->len > QCOW2_MAX_BACKING_NAME || memchr (e->data, '\0', e->len))
+    return fault_corrupt (f, off, "data file name is too long, or contains a "
+                          "zero byte");
+  memcpy (h->data_file_name, e->data, e->len);
+  h->data_file_name[e->len] = '\0';
+  return 0;
+}
+
 static void
 take_bitmaps (struct qcow2_header *h, const struct qcow2_ext *e)
 {
@@ -416,6 +426,8 @@ decode_extensions (const uint8_t *buf, size_t len, struct qcow2_header *h,
   while ((r = qcow2_ext_next (&w, &e)) == 1) {
     if (e.type == QCOW2_EXT_BACKING_FORMAT)
       r = take_backing_format (h, &e, e.data - buf, f);
+    else if (e.type == QCOW2_EXT_DATA_FILE)
+      r = take_data_file (h, &e, e.data - buf, f);
     else if (e.type == QCOW2_EXT_STORE)
       take_store (h, &e);
     else if (e.type == QCOW2_EXT_BITMAPS)

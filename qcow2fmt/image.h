@@ -362,6 +362,26 @@ int qcow2_host_file_open (const struct qcow2_image *img, const char *name,
                           int flags, enum io_file_lock lock, char **path,
                           struct io_store **io, struct fault *f) MUST_CHECK;
 
+/* --- data-file.c --------------------------------------------------------- */
+static inline bool
+qcow2_has_data_file (const struct qcow2_geometry *g)
+{
+  return g->incompatible & QCOW2_INCOMPAT_DATA_FILE;
+}
+
+/* Is there data where ENTRY, no compressed one, points to?  With an external
+ * data file offset 0 is a place like others. */
+static inline bool
+qcow2_has_place (const struct qcow2_geometry *g, uint64_t entry)
+{
+  return (entry & QCOW2_OFFSET_MASK) ||
+    (qcow2_has_data_file (g) && (entry & QCOW2_L2_COPIED));
+}
+
+/* Open the external data file, if the header names one. */
+int qcow2_data_file_open (struct qcow2_image *img, struct fault *f)
+  MUST_CHECK;
+
 /* --- backing.c ----------------------------------------------------------- */
 struct qcow2_backing;          /* raw file or another qcow2_image */
 
@@ -394,6 +414,7 @@ struct qcow2_header {          /* decoded, valid by construction */
   uint32_t header_length;
   char backing_name[QCOW2_MAX_BACKING_NAME + 1];
   char backing_format[64];
+  char data_file_name[QCOW2_MAX_BACKING_NAME + 1];
   uint8_t bitmaps_ext[24];     /* payload, bitmaps_ext_len of it; 0: none */
   uint32_t bitmaps_ext_len;
   bool has_store_ext;
@@ -430,6 +451,7 @@ struct qcow2_image {
   struct qcow2_header header;  /* but for fields, see below */
   uint64_t file_size;          /* at open */
   struct qcow2_backing *backing;
+  struct io_store *data;       /* external data file, NULL: none */
 
   struct lock lock;
 

@@ -42,10 +42,10 @@ store_u64 (uint8_t *p, uint64_t v)
 /* Bit 0, the zero flag of standard entries, is reserved in extended ones, and
  * nothing can be allocated and read as zero. */
 static bool
-extended_ok (uint64_t entry, uint64_t bitmap)
+extended_ok (const struct qcow2_geometry *g, uint64_t entry, uint64_t bitmap)
 {
   return !(entry & QCOW2_L2_ZERO) && !(bitmap >> 32 & bitmap) &&
-    ((entry & QCOW2_OFFSET_MASK) || !(bitmap & QCOW2_BITMAP_ALLOCATED));
+    (qcow2_has_place (g, entry) || !(bitmap & QCOW2_BITMAP_ALLOCATED));
 }
 
 uint64_t
@@ -61,11 +61,11 @@ qcow2_l2_load (const struct qcow2_geometry *g, const uint8_t *table,
   *bitmap = load_u64 (p + sizeof (be64));
   if (entry & QCOW2_L2_COMPRESSED)
     return entry;
-  if (!extended_ok (entry, *bitmap))
+  if (!extended_ok (g, entry, *bitmap))
     return entry | QCOW2_L2_INVALID;
   if (*bitmap == QCOW2_BITMAP_ZERO)
     return entry | QCOW2_L2_ZERO;
-  if (*bitmap == (entry & QCOW2_OFFSET_MASK ? QCOW2_BITMAP_ALLOCATED : 0))
+  if (*bitmap == (qcow2_has_place (g, entry) ? QCOW2_BITMAP_ALLOCATED : 0))
     return entry;
   return entry | QCOW2_L2_PARTIAL;
 }
@@ -85,7 +85,7 @@ qcow2_l2_store (const struct qcow2_geometry *g, uint8_t *table, uint64_t i,
     bitmap = 0;
   else if (entry & QCOW2_L2_ZERO)
     bitmap = QCOW2_BITMAP_ZERO;
-  else if (entry & QCOW2_OFFSET_MASK)
+  else if (qcow2_has_place (g, entry))
     bitmap = QCOW2_BITMAP_ALLOCATED;
   store_u64 (p, entry & QCOW2_L2_COMPRESSED ? entry : entry & ~QCOW2_L2_ZERO);
   store_u64 (p + sizeof (be64), bitmap);

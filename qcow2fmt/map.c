@@ -44,10 +44,13 @@ host_limit_locked (struct qcow2_image *img)
 }
 
 static bool
-valid_data (const struct qcow2_image *img, uint64_t entry, uint64_t limit)
+valid_data (const struct qcow2_image *img, uint64_t entry, uint64_t limit,
+            uint64_t guest_off)
 {
   uint64_t off = entry & QCOW2_OFFSET_MASK;
 
+  if (qcow2_has_data_file (&img->header.geo))
+    return !qcow2_has_place (&img->header.geo, entry) || off == guest_off;
   return off % img->header.geo.cluster_size == 0 && off < limit;
 }
 
@@ -66,6 +69,8 @@ static bool
 classify_locked (struct qcow2_image *img, uint64_t entry,
                  struct qcow2_extent *e)
 {
+  const struct qcow2_geometry *g = &img->header.geo;
+  uint64_t guest_off = round_down_pow2 (e->guest_off, g->cluster_size);
   uint64_t limit = host_limit_locked (img), len;
 
   if (is_partial (img, entry))
@@ -74,17 +79,17 @@ classify_locked (struct qcow2_image *img, uint64_t entry,
     e->kind = QCOW2_COMPRESSED;
     e->entry = entry;
     qcow2_compressed_extent (img, entry, &e->host_off, &len);
-    return e->host_off < limit;
+    return e->host_off < limit && !qcow2_has_data_file (g);
   }
   if (entry & L2_RESERVED)
     return false;
   e->host_off = entry & QCOW2_OFFSET_MASK;
   if (entry & QCOW2_L2_ZERO) {
     e->kind = QCOW2_ZERO;
-    return img->header.geo.version >= 3 && valid_data (img, entry, limit);
+    return g->version >= 3 && valid_data (img, entry, limit, guest_off);
   }
-  e->kind = e->host_off ? QCOW2_DATA : QCOW2_UNALLOCATED;
-  return valid_data (img, entry, limit);
+  e->kind = qcow2_has_place (g, entry) ? QCOW2_DATA : QCOW2_UNALLOCATED;
+  return valid_data (img, entry, limit, guest_off);
 }
 
 static enum qcow2_kind

@@ -192,6 +192,7 @@ qcow2_open_at_depth (struct io_store *io,
       (r = load_anchor (img, f)) < 0 ||
       (r = qcow2_bitmaps_load (img, f)) < 0 ||
       (r = init_memory (img, params->cache_bytes, f)) < 0 ||
+      (r = qcow2_data_file_open (img, f)) < 0 ||
       (r = open_backing (img, f)) < 0) {
     qcow2_close (img);
     return r;
@@ -213,6 +214,7 @@ qcow2_close (struct qcow2_image *img)
   if (img == NULL)
     return;
   qcow2_backing_close (img->backing);
+  io_close (img->data);
   qcow2_bitmaps_free (img);
   qcow2_direct_free (img);
   qcow2_alloc_free (img);               /* with the anchor and the holds */
@@ -243,7 +245,7 @@ qcow2_io (struct qcow2_image *img)
 struct io_store *
 qcow2_data_io (struct qcow2_image *img)
 {
-  return img->io;
+  return img->data ? img->data : img->io;
 }
 
 struct lock *

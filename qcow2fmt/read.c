@@ -39,7 +39,9 @@ read_extent (struct qcow2_image *img, const struct qcow2_extent *e,
 {
   switch (e->kind) {
   case QCOW2_DATA:
-    return io_pread (img->io, buf, e->len, e->host_off);
+    if (qcow2_has_data_file (&img->header.geo) && img->data == NULL)
+      return -EIO;             /* it was not to be opened */
+    return io_pread (qcow2_data_io (img), buf, e->len, e->host_off);
   case QCOW2_COMPRESSED:
     return read_compressed (img, e, buf);
   case QCOW2_UNALLOCATED:

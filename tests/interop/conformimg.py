@@ -22,8 +22,8 @@ DIMENSIONS = (
     ('l2', ('std', 'ext')),
     ('compression', ('zlib', 'zstd')),
     ('backing', ('none', 'raw', 'qcow2', 'chain', 'short', 'probed')),
-    ('extra', ('plain', 'snap', 'lazy', 'dirty', 'bitmap', 'odd',
-               'prealloc')),
+    ('extra', ('plain', 'snap', 'lazy', 'dirty', 'bitmap', 'rawdata',
+               'data', 'odd', 'prealloc')),
 )
 NAMES = [d[0] for d in DIMENSIONS]
 

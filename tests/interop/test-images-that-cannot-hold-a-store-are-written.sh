@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # What can't be deduplicated is said to be so in one line, and written without
 # a store: version 2 with dedup=off (else the line that upgrades it), refcounts
-# of 1 bit; refcounts of 2 bits with a store in which nothing is shared.  A
+# of 1 bit, external data files of both kinds; refcounts of 2 bits with a store in which nothing is shared.  A
 # dirty image gets its refcounts made anew, a corrupt one is read-only.
 # Breaks if: an image is refused that could be served, or a line is missing.
 . "$(dirname "$0")/lib.sh"
@@ -44,6 +44,23 @@ qemu-img create -q -f qcow2 -o refcount_bits=2 two.qcow2 16M
 written_twice two.qcow2
 grep -q 'without deduplication.*refcount_bits=16' "$SRV_LOG" ||
   die "does not say why: $(cat "$SRV_LOG")"
+
+say 'external data file'
+for raw in off on; do
+  rm -f data.raw
+  qemu-img create -q -f qcow2 -o data_file=data.raw,data_file_raw=$raw \
+    data.qcow2 16M
+  refused try_plugin data.qcow2
+  one_error_line data.qcow2 'data file data.raw: .*add backing=same-dir'
+  written_twice data.qcow2 backing=same-dir
+  grep -q 'external file: served without deduplication' "$SRV_LOG" ||
+    die "does not say why: $(cat "$SRV_LOG")"
+done
+cmp want.raw data.raw || die 'the raw data file is not the disk'
+ln -s data.raw link.raw
+qemu-img create -q -f qcow2 -o data_file=link.raw link.qcow2 16M
+refused try_plugin link.qcow2 backing=same-dir
+one_error_line link.qcow2 'symbolic link'
 
 say 'dirty'
 qemu-img create -q -f qcow2 -o lazy_refcounts=on dirty.qcow2 16M

@@ -15,8 +15,6 @@ unsupported () # PATTERN IMAGE
 }
 
 cd "$TMP"
-qemu-img create -q -f qcow2 -o data_file=data.raw data.qcow2 16M
-unsupported 'data file' data.qcow2
 qemu-img create -q -f qcow2 --object secret,id=s,data=x \
   -o encrypt.format=luks,encrypt.key-secret=s luks.qcow2 16M 2>/dev/null &&
   unsupported 'encrypt' luks.qcow2
