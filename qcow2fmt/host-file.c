@@ -11,6 +11,8 @@
  *              link.  A name that leads elsewhere is not even looked up, so
  *              that it can't make the host mount something, or tell by the
  *              error what there is.
+ *              Only to read: what an image may have written (its external
+ *              data file), it could point at another image beside it
  *   any        any name
  *
  * In same-dir every image of the chain lies in the directory of the first one,
@@ -97,11 +99,11 @@ name_in_directory (const char *name, const char *dir)
 /* --- Opening -------------------------------------------------------- */
 
 static int
-open_off (const char *base, struct fault *f)
+open_off (const char *base, int flags, struct fault *f)
 {
   return fault_set (f, FAULT_UNSUPPORTED, EPERM, UINT64_MAX, "images may not "
                     "name files unless you allow it: add backing=%s if you "
-                    "trust this one", base ? "same-dir" : "any");
+                    "trust this one", base && !(flags & IO_FILE_WRITE) ? "same-dir" : "any");
 }
 
 static int
@@ -115,7 +117,12 @@ open_same_dir (const char *dir, const char *base, int flags,
     return fault_set (f, FAULT_UNSUPPORTED, EPERM, UINT64_MAX, "is not in the "
                       "image's directory: add backing=any if you trust it "
                       "with every file that this server can read");
-  r = io_file_open_in (dir, base, flags, lock, io, &why);
+  if (flags & IO_FILE_WRITE)
+    return fault_set (f, FAULT_UNSUPPORTED, EPERM, UINT64_MAX, "would be "
+                      "written: add backing=any if you trust the image with "
+                      "every file that this server can write, or serve it "
+                      "read-only");
+  r = io_file_open_in (dir, base, 0, lock, io, &why);
   if (r == -ELOOP)
     return fault_set (f, FAULT_UNSUPPORTED, EPERM, UINT64_MAX, "is a symbolic "
                       "link: add backing=any if you trust the image with "
@@ -170,5 +177,5 @@ qcow2_host_file_open (const struct qcow2_image *img, const char *name,
   case QCOW2_FILES_IGNORE:      /* asked before (open.c) */
     break;
   }
-  return open_off (base, f);
+  return open_off (base, flags, f);
 }

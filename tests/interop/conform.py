@@ -59,7 +59,7 @@ class Server:
         with open(self.log, 'w', encoding='utf-8') as log:
             self.proc = subprocess.Popen(
                 ['nbdkit', '-f', '-U', self.sock, '--pidfile', self.pid,
-                 *flags, PLUGIN, image, 'backing=same-dir', *keys], stdout=log, stderr=log,
+                 *flags, PLUGIN, image, 'backing=any', *keys], stdout=log, stderr=log,
                 env=env)
         deadline = time.monotonic() + 60
         while not (os.path.exists(self.pid) and os.path.getsize(self.pid)):

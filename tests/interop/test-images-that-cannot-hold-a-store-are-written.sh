@@ -51,15 +51,18 @@ for raw in off on; do
   qemu-img create -q -f qcow2 -o data_file=data.raw,data_file_raw=$raw \
     data.qcow2 16M
   refused try_plugin data.qcow2
-  one_error_line data.qcow2 'data file data.raw: .*add backing=same-dir'
-  written_twice data.qcow2 backing=same-dir
+  one_error_line data.qcow2 'data file data.raw: .*add backing=any'
+  refused try_plugin data.qcow2 backing=same-dir
+  one_error_line data.qcow2 'data file data.raw: would be written'
+  try_plugin -r data.qcow2 backing=same-dir || die "not served read-only"
+  written_twice data.qcow2 backing=any
   grep -q 'external file: served without deduplication' "$SRV_LOG" ||
     die "does not say why: $(cat "$SRV_LOG")"
 done
 cmp want.raw data.raw || die 'the raw data file is not the disk'
 ln -s data.raw link.raw
 qemu-img create -q -f qcow2 -o data_file=link.raw link.qcow2 16M
-refused try_plugin link.qcow2 backing=same-dir
+refused try_plugin -r link.qcow2 backing=same-dir
 one_error_line link.qcow2 'symbolic link'
 
 say 'dirty'
