@@ -28,16 +28,41 @@ struct qcow2_backing {
 
 /* --- Open ----------------------------------------------------------- */
 
+/* What QEMU takes for something else than raw. */
+static const struct {
+  const char *format;
+  unsigned at, len;
+  const char *bytes;
+} other_formats[] = {
+  { "vmdk", 0, 4, "KDMV" }, { "vmdk", 0, 4, "COWD" },
+  { "vmdk", 0, 21, "# Disk DescriptorFile" },
+  { "vdi", 64, 4, "\x7f\x10\xda\xbe" },
+  { "vhdx", 0, 8, "vhdxfile" }, { "vpc", 0, 8, "conectix" },
+  { "qed", 0, 4, "QED\0" }, { "luks", 0, 6, "LUKS\xba\xbe" },
+  { "parallels", 0, 16, "WithoutFreeSpace" },
+  { "parallels", 0, 16, "WithouFreSpacExt" },
+  { "bochs", 0, 22, "Bochs Virtual HD Image" },
+};
+
+/* Where the header names no format the first bytes decide, as with QEMU. */
 static int
 probe (struct io_store *io, bool *is_qcow2, struct fault *f)
 {
+  char head[128];
   be32 magic;
   int r;
 
-  r = io_pread (io, &magic, sizeof magic, 0);
+  r = io_pread (io, head, sizeof head, 0);
   if (r < 0)
     return fault_io (f, -r, 0, "reading the header: %s", strerror (-r));
+  memcpy (&magic, head, sizeof magic);
   *is_qcow2 = be32_load (magic) == QCOW2_MAGIC;
+  for (size_t i = 0; i < sizeof other_formats / sizeof other_formats[0]; i++)
+    if (memcmp (head + other_formats[i].at, other_formats[i].bytes,
+                other_formats[i].len) == 0)
+      return fault_unsupported (f, "looks like %s: give its format with "
+                                "qemu-img rebase -u -F",
+                                other_formats[i].format);
   return 0;
 }
 

@@ -293,6 +293,28 @@ test_backing_faults_name_the_file (void **state)
   assert_refused ("loop", false, FAULT_UNSUPPORTED, "backing file loop: ");
 }
 
+/* A backing file whose format the header does not name, and which QEMU would
+ * not take for raw. */
+static void
+test_backing_files_of_other_formats_are_not_raw (void **state)
+{
+  run ("for f in vmdk vdi vhdx vpc qed parallels; do "
+       "qemu-img create -f $f other 8M && "
+       "qemu-img create -f qcow2 -u -b other -F raw top-$f 8M && "
+       "cp other other-$f; done");
+  for (const char *f = "vmdk\0vdi\0vhdx\0vpc\0qed\0parallels\0"; *f;
+       f += strlen (f) + 1) {
+    char cmd[100], top[32];
+
+    snprintf (cmd, sizeof cmd, "cp other-%s other", f);
+    run (cmd);
+    snprintf (top, sizeof top, "top-%s", f);
+    close_image (must_open (top, false));       /* it is named: raw */
+    hide_backing_format (top);
+    assert_refused (top, false, FAULT_UNSUPPORTED, "looks like");
+  }
+}
+
 /* --- Extended L2 entries ---------------------------------------------- */
 
 static void
@@ -487,6 +509,7 @@ main (void)
     TEST (test_plain_clusters_read_like_qemu),
     TEST (test_compressed_clusters_read_like_qemu),
     TEST (test_damaged_compressed_cluster_is_an_error),
+    TEST (test_backing_files_of_other_formats_are_not_raw),
     TEST (test_subclusters_read_like_qemu),
     TEST (test_impossible_subclusters_are_errors),
     TEST (test_version_2_reads_like_qemu),
