@@ -169,6 +169,12 @@ config_verify (const char *key, const char *value)
   return config_bool (key, value, &params.verify);
 }
 
+static int
+config_index_existing (const char *key, const char *value)
+{
+  return config_bool (key, value, &params.index_existing);
+}
+
 /* Whether it is known, the image's room says when it is opened. */
 static int
 config_hash (const char *key, const char *value)
@@ -235,6 +241,7 @@ static const struct {
   { "max-incarnations", config_max_incarnations },
   { "l2-cache-size", config_l2_cache_size },
   { "commit-interval", config_commit_interval },
+  { "index-existing", config_index_existing },
 };
 
 #define NR_KEYS (sizeof keys / sizeof keys[0])
@@ -275,7 +282,9 @@ plugin_config_complete (void)
   "max-incarnations=<N>  Bound on the index, 0 for none.\n"                  \
   "l2-cache-size=<SIZE>  RAM for qcow2 tables.\n"                            \
   "commit-interval=<T>   Make writes durable this often, 0 for never\n"      \
-  "                      (seconds, or as 500ms; default 5)."
+  "                      (seconds, or as 500ms; default 5).\n"               \
+  "index-existing=on|off Index and share what the image holds already, in\n" \
+  "                      the background (default off)."
 
 static void
 plugin_dump_plugin (void)

@@ -7,6 +7,9 @@
  */
 #include "internal.h"
 
+#include <errno.h>
+#include <inttypes.h>
+
 int
 srv_existing_step (struct srv_export *e, bool all,
                    struct srv_existing *x)
@@ -26,4 +29,31 @@ srv_existing_step (struct srv_export *e, bool all,
     return r;
   x->guest_idx += nr;
   return 1;
+}
+
+static void
+say_done (const struct srv_export *e)
+{
+  const struct dedup_existing *c = &e->existing.counts;
+
+  log_line (e->log, c->bad ? LOG_ERROR : LOG_INFO, "%s: what was there is "
+            "indexed: %" PRIu64 " clusters were new, %" PRIu64 " are shared now, "
+            "%" PRIu64 " were zeroes, %" PRIu64 " could not be read", e->path,
+            c->indexed, c->linked, c->zeroed, c->bad);
+}
+
+int
+srv_existing_background (void *opaque)
+{
+  struct srv_export *e = opaque;
+  int r = srv_existing_step (e, false, &e->existing);
+
+  if (r == -ENOTSUP) {
+    log_line (e->log, LOG_INFO, "%s: not deduplicated, so nothing is indexed",
+              e->path);
+    return 0;
+  }
+  if (r == 0)
+    say_done (e);
+  return r;
 }

@@ -224,6 +224,7 @@ new_export (const struct srv_params *p)
   }
   e->writable = !p->read_only;
   e->commit_interval_ms = p->commit_interval_ms;
+  e->index_existing = p->index_existing;
   e->log = p->log;
   srv_range_lock_init (&e->ranges);
   return e;
@@ -278,6 +279,8 @@ srv_start (struct srv_export *e)
     .log = e->log,
     .commit_interval_ms = e->commit_interval_ms,
     .last_change_ns = &e->last_change_ns,
+    .step = e->index_existing ? srv_existing_background : NULL,
+    .step_opaque = e,
   };
 
   assert (e->loop == NULL);

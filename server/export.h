@@ -28,6 +28,7 @@ struct srv_params {
   int64_t max_incarnations;     /* -1: as stored */
   int64_t l2_cache_bytes;       /* -1: default, by image size */
   unsigned commit_interval_ms;  /* 0: no timer */
+  bool index_existing;          /* in the background, what is there already */
   const struct log_sink *log;
 };
 

@@ -23,6 +23,7 @@ struct srv_export {
   const struct log_sink *log;
   bool writable;
   unsigned commit_interval_ms;
+  bool index_existing;
   unsigned cluster_bits;
   uint64_t nr_clusters;         /* the last one may be partial */
   uint64_t size_bytes;
@@ -31,6 +32,9 @@ struct srv_export {
 
   /* Set by srv_start, cleared by srv_close, when no request runs: */
   struct srv_loop *loop;
+
+  /* One step at a time: */
+  struct srv_existing existing;
 
   /* Locks itself: */
   struct srv_range_lock ranges;
@@ -44,6 +48,9 @@ struct srv_export {
  * failure nothing was changed, and the next call tries the same again. */
 int srv_existing_step (struct srv_export *e, bool all,
                        struct srv_existing *x) MUST_CHECK;
+
+/* The same as a step of the loop (loop.h); OPAQUE: the export. */
+int srv_existing_background (void *opaque) MUST_CHECK;
 
 /* snapshot.c: make and free e->names. */
 int srv_names_init (struct srv_export *e) MUST_CHECK;

@@ -2,15 +2,19 @@
 /* The background of an export, on libuv.
  *
  * One loop thread only decides; the jobs themselves run on libuv's pool, so
- * that the loop never blocks.  Three slots: commits and merges of the index
+ * that the loop never blocks.  Four slots: commits and merges of the index
  * have one each, for they may run beside anything; all other jobs share the
- * third, for the disk allows one of them at a time.
+ * third, for the disk allows one of them at a time.  The fourth is for steps of
+ * indexing what the image holds already (export.c says whether), which are
+ * requests more than jobs; while clients change something they take a fifth of
+ * the time.
  *
  * When a job runs:
  *  - one that the disk calls urgent: at once;
  *  - COMMIT: at each tick of the commit timer;
- *  - CLEAN: when no request has changed anything for IDLE_NS and no other
- *    job is due, since those would make it due again;
+ *  - CLEAN: when no request has changed anything for IDLE_NS, no step is
+ *    waiting for its turn and no other job is due, since those would make it
+ *    due again;
  *  - the rest: as soon as it is due and the slot is free.
  * A job that failed is left alone for a while, longer each time: a full disk
  * must not keep a core busy, and shall be noticed to have space again.
@@ -37,6 +41,9 @@
 
 #define NR_JOBS 8              /* bits of enum dedup_job */
 
+#define STEP_PAUSE 4           /* times as long as a step took */
+#define BUSY_NS (UINT64_C (1) * 1000 * 1000 * 1000)
+
 struct task {
   struct srv_loop *loop;       /* constant */
 
@@ -50,6 +57,19 @@ struct task {
 struct retry {
   uint64_t not_before_ms;      /* uv_now */
   unsigned delay_ms;           /* 0: the last run succeeded */
+};
+
+struct steps {
+  /* Constant after start: */
+  int (*run) (void *opaque);   /* NULL: none */
+  void *opaque;
+
+  /* Loop thread only, but for the pool thread while it runs: */
+  uv_work_t work;
+  int result;
+  uint64_t took_ns;
+  bool running, done;
+  struct retry retry;
 };
 
 struct srv_loop {
@@ -71,6 +91,7 @@ struct srv_loop {
   uv_loop_t uv;
   uv_timer_t commit_timer, housekeeping;
   struct task commit, maintenance, merge;
+  struct steps steps;
   struct retry retry[NR_JOBS];
   bool commit_wanted;          /* the timer ticked */
 };
@@ -135,13 +156,12 @@ run_task_cb (uv_work_t *work)
 }
 
 static void
-note_failure_on_loop (struct srv_loop *l, const struct task *t)
+note_failure_on_loop (struct srv_loop *l, struct retry *r, const char *what,
+                      int result)
 {
-  struct retry *r = retry_of (l, t->job);
-
   if (r->delay_ms == 0) {
-    log_line (l->log, LOG_ERROR, "%s: %s failed: %s", l->path,
-              job_name (t->job), strerror (-t->result));
+    log_line (l->log, LOG_ERROR, "%s: %s failed: %s", l->path, what,
+              strerror (-result));
     r->delay_ms = RETRY_FIRST_MS;
   }
   else
@@ -150,12 +170,10 @@ note_failure_on_loop (struct srv_loop *l, const struct task *t)
 }
 
 static void
-note_success_on_loop (struct srv_loop *l, const struct task *t)
+note_success_on_loop (struct srv_loop *l, struct retry *r, const char *what)
 {
-  struct retry *r = retry_of (l, t->job);
-
   if (r->delay_ms != 0)
-    log_line (l->log, LOG_INFO, "%s: %s goes on", l->path, job_name (t->job));
+    log_line (l->log, LOG_INFO, "%s: %s goes on", l->path, what);
   memset (r, 0, sizeof *r);
 }
 
@@ -168,10 +186,12 @@ finish_task_on_loop (uv_work_t *work, int status)
   t->running = false;
   uv_update_time (&l->uv);
   if (status == 0 && !stopping (l)) {
+    struct retry *r = retry_of (l, t->job);
+
     if (t->result < 0)
-      note_failure_on_loop (l, t);
+      note_failure_on_loop (l, r, job_name (t->job), t->result);
     else
-      note_success_on_loop (l, t);
+      note_success_on_loop (l, r, job_name (t->job));
   }
   consider_jobs_on_loop (l);
 }
@@ -187,6 +207,70 @@ start_task_on_loop (struct srv_loop *l, struct task *t, enum dedup_job job)
   r = uv_queue_work (&l->uv, &t->work, run_task_cb, finish_task_on_loop);
   assert (r == 0);             /* fails only without a callback */
   (void) r;
+}
+
+/* --- Steps --------------------------------------------------------------- */
+
+static bool
+clients_are_busy (const struct srv_loop *l)
+{
+  uint64_t last = __atomic_load_n (l->last_change_ns, __ATOMIC_RELAXED);
+
+  return last != 0 && uv_hrtime () - last < BUSY_NS;
+}
+
+static void
+run_step_cb (uv_work_t *work)
+{
+  struct steps *s = &((struct srv_loop *) work->data)->steps;
+  uint64_t start = uv_hrtime ();
+
+  s->result = s->run (s->opaque);
+  s->took_ns = uv_hrtime () - start;
+}
+
+static void
+finish_step_on_loop (uv_work_t *work, int status)
+{
+  struct srv_loop *l = work->data;
+  struct steps *s = &l->steps;
+
+  s->running = false;
+  uv_update_time (&l->uv);
+  if (status != 0 || stopping (l))
+    s->done = true;
+  else if (s->result < 0)
+    note_failure_on_loop (l, &s->retry, "indexing", s->result);
+  else {
+    note_success_on_loop (l, &s->retry, "indexing");
+    s->done = s->result == 0;
+    if (clients_are_busy (l))
+      s->retry.not_before_ms = uv_now (&l->uv) +
+        s->took_ns * STEP_PAUSE / 1000000;
+  }
+  consider_jobs_on_loop (l);
+}
+
+static void
+consider_step_on_loop (struct srv_loop *l)
+{
+  struct steps *s = &l->steps;
+  int r;
+
+  if (s->run == NULL || s->running || s->done ||
+      uv_now (&l->uv) < s->retry.not_before_ms)
+    return;
+  s->running = true;
+  r = uv_queue_work (&l->uv, &s->work, run_step_cb, finish_step_on_loop);
+  assert (r == 0);
+  (void) r;
+}
+
+/* Under way, or about to be: not waiting for space on the disk, say. */
+static bool
+steps_go_on (const struct srv_loop *l)
+{
+  return l->steps.run && !l->steps.done && l->steps.retry.delay_ms == 0;
 }
 
 /* --- Decisions ----------------------------------------------------------- */
@@ -220,7 +304,7 @@ choose_maintenance (struct srv_loop *l, unsigned due, unsigned urgent)
     job = first_of (l, due);
   if (job == 0 && may_start (l, due, DEDUP_JOB_CLEAN) &&
       !l->merge.running && !may_start (l, due, DEDUP_JOB_MERGE) &&
-      idle_long_enough (l))
+      idle_long_enough (l) && !steps_go_on (l))
     job = DEDUP_JOB_CLEAN;
   return job;
 }
@@ -274,7 +358,8 @@ consider_jobs_on_loop (struct srv_loop *l)
 
   if (stopping (l)) {
     /* Without handles and work the loop ends. */
-    if (!l->commit.running && !l->maintenance.running && !l->merge.running)
+    if (!l->commit.running && !l->maintenance.running &&
+        !l->merge.running && !l->steps.running)
       uv_walk (&l->uv, close_handle, NULL);
     return;
   }
@@ -282,6 +367,7 @@ consider_jobs_on_loop (struct srv_loop *l)
   consider_commit_on_loop (l, due, urgent);
   consider_maintenance_on_loop (l, due, urgent);
   consider_merge_on_loop (l, due);
+  consider_step_on_loop (l);
 }
 
 static void
@@ -380,6 +466,9 @@ new_loop (const struct srv_loop_params *p)
   init_task (l, &l->commit);
   init_task (l, &l->maintenance);
   init_task (l, &l->merge);
+  l->steps.run = p->step;
+  l->steps.opaque = p->step_opaque;
+  l->steps.work.data = l;
   return l;
 }
 

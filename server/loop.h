@@ -17,6 +17,10 @@ struct srv_loop_params {
   const struct log_sink *log;
   unsigned commit_interval_ms;      /* 0: no timer */
   const uint64_t *last_change_ns;   /* atomic, CLOCK_MONOTONIC */
+  /* Long work in short steps, beside everything else; NULL: none.  1: there
+   * is more, 0: done, -errno: to be tried again later. */
+  int (*step) (void *opaque);
+  void *step_opaque;
 };
 
 /* Start the thread.  -errno: nothing was started. */

@@ -147,9 +147,10 @@ const struct shape fault_shapes[] = {
   { .name = "waits", .base = BASE_STORE, .order = 5, .journal_areas = 4,
     .nr_ops = 330, .unique_in = 12, .flush_always = true, .no_jobs = true },
   { .name = "exact", .base = BASE_STORE, .order = 4, .journal_areas = 4,
-    .max_incarnations = 3, .nr_ops = 120, .unique_in = 3, .exact = true },
+    .max_incarnations = 3, .nr_ops = 120, .unique_in = 3, .exact = true,
+    .indexes = true },
   { .name = "adopts", .base = BASE_PLAIN, .order = 5, .journal_areas = 3,
-    .nr_ops = 20, .unique_in = 3 },
+    .nr_ops = 20, .unique_in = 3, .indexes = true },
   { .name = "creates", .base = BASE_NOTHING, .order = 5, .journal_areas = 3,
     .nr_ops = 5, .unique_in = 3 },
 };

@@ -170,6 +170,25 @@ do_read (struct world *w)
       die (w, "cluster %d reads as another", (int) (idx + i));
 }
 
+/* Contents stay, whatever fails. */
+static void
+do_index (struct world *w)
+{
+  struct dedup_existing counts = { 0 };
+  uint64_t idx = rnd (&w->rng, NR - 16);
+  size_t nr;
+  int r;
+
+  r = ENGINE (w, dedup_existing_next (w->d, &idx, &nr, &counts));
+  if (r != 1) {
+    known (w, r, "looking for clusters to index");
+    return;
+  }
+  nr = MIN_OF (nr, 1 + rnd (&w->rng, 16));
+  known (w, ENGINE (w, dedup_existing_index (w->d, idx, nr, true, &counts)),
+         "indexing");
+}
+
 static void
 do_flush (struct world *w)
 {
@@ -270,6 +289,8 @@ one_step (struct world *w)
     do_flush (w);
   if (!w->shape->no_jobs && rnd (&w->rng, 3) == 0)
     do_job (w);
+  if (w->shape->indexes && rnd (&w->rng, 3) == 0)
+    do_index (w);
   if (rnd (&w->rng, 6) == 0)
     do_read (w);
   check_state (w);

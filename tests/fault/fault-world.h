@@ -35,6 +35,7 @@ struct shape {                  /* a workload */
   bool flush_always;           /* a block of the journal for every operation */
   bool exact;                  /* verify=off */
   bool no_jobs;                /* writers make room for themselves */
+  bool indexes;                /* what is there is indexed again */
 };
 
 struct plan {                   /* which call fails, and how */

@@ -315,6 +315,24 @@ run_jobs (void *arg)
 }
 
 static void *
+run_indexing (void *arg)
+{
+  struct srv_existing x = { .guest_idx = 0 };
+  int r;
+
+  rng = (seed + 424242) | 1;
+  while (!__atomic_load_n (&stop, __ATOMIC_RELAXED)) {
+    r = srv_existing_step (&export, true, &x);
+    if (r == 0)
+      x.guest_idx = 0;
+    if (r != -ENOTSUP)
+      must (MIN_OF (r, 0), "indexing");
+    usleep ((useconds_t) rnd (1500));
+  }
+  return NULL;
+}
+
+static void *
 run_commits (void *arg)
 {
   rng = (seed + 1234567) | 1;
@@ -368,12 +386,15 @@ close_session (void)
 static void
 run_threads (void *(*work) (void *), unsigned round)
 {
-  pthread_t t[WORKERS], jobs, commits;
+  pthread_t t[WORKERS], jobs, commits, indexing;
+  bool index = work == worker;  /* the other one counts what is linked */
   uintptr_t i;
 
   stop = false;
   pthread_create (&jobs, NULL, run_jobs, NULL);
   pthread_create (&commits, NULL, run_commits, NULL);
+  if (index)
+    pthread_create (&indexing, NULL, run_indexing, NULL);
   for (i = 0; i < WORKERS; i++)
     pthread_create (&t[i], NULL, work, (void *) (i + 10 * round));
   for (i = 0; i < WORKERS; i++)
@@ -381,6 +402,8 @@ run_threads (void *(*work) (void *), unsigned round)
   __atomic_store_n (&stop, true, __ATOMIC_RELAXED);
   pthread_join (jobs, NULL);
   pthread_join (commits, NULL);
+  if (index)
+    pthread_join (indexing, NULL);
 }
 
 static void
