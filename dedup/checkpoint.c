@@ -120,20 +120,20 @@ dedup_config_commit (struct dedup_disk *d, bool frozen_done)
 
 /* --- checkpoint ------------------------------------------------------------------- */
 
-/* All records below *SEQ are durable, and a durable block shall say so before
+/* All records below END are durable, and a durable block shall say so before
  * tables are written: a record that they hold must not be taken for the end
  * of the journal if it rots, or a recovery would add older changes to newer
  * tables.  A block made for that, without records, is as good as below the
  * checkpoint: *SEQ moves past it.  Where the areas are full, it has to do
  * without. */
 static int
-say_durable (struct dedup_disk *d, uint64_t *seq)
+say_durable (struct dedup_disk *d, uint64_t end, uint64_t *seq)
 {
   bool last;
 
   lock_acquire (d->lock);
-  if (!d->recovery_bit || d->checkpoint >= *seq ||
-      dedup_journal_known_durable_locked (d->journal) >= *seq - 1) {
+  if (!d->recovery_bit || d->checkpoint >= end ||
+      dedup_journal_known_durable_locked (d->journal) >= end - 1) {
     lock_release (d->lock);
     return 0;
   }
@@ -145,15 +145,17 @@ say_durable (struct dedup_disk *d, uint64_t *seq)
   return commit_journal (d);
 }
 
+/* The copies hold all changes below *SEQ, and some below END. */
 static int
-write_tables (struct dedup_disk *d, struct qcow2_writeback *wb, uint64_t *seq)
+write_tables (struct dedup_disk *d, struct qcow2_writeback *wb, uint64_t end,
+              uint64_t *seq)
 {
   int r;
 
   r = mutation (MUTATION_LAW_3) ? 0 : commit_journal (d);   /* law 3 */
   if (r == 0 && !mutation (MUTATION_LAW_3) &&
       !mutation (MUTATION_LAW_3_NOT_RECORDED))
-    r = say_durable (d, seq);
+    r = say_durable (d, end, seq);
   if (r < 0)
     return r;
   r = qcow2_writeback_write (wb);
@@ -170,7 +172,7 @@ int
 dedup_checkpoint (struct dedup_disk *d)
 {
   struct qcow2_writeback *wb;
-  uint64_t seq;
+  uint64_t seq, end;
   int r;
 
   lock_acquire (d->lock);
@@ -180,10 +182,11 @@ dedup_checkpoint (struct dedup_disk *d)
   }
   seq = dedup_journal_seal_locked (d->journal);
   r = qcow2_writeback_begin_locked (d->img, &wb);
+  end = dedup_journal_seal_locked (d->journal);
   lock_release (d->lock);
   if (r < 0)
     return r;
-  r = write_tables (d, wb, &seq);
+  r = write_tables (d, wb, end, &seq);
   lock_acquire (d->lock);
   qcow2_writeback_end_locked (wb, r == 0);
   lock_release (d->lock);

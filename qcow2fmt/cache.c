@@ -379,6 +379,8 @@ qcow2_cache_dirty_locked (struct qcow2_image *img, struct qcow2_table *t)
   t->dirty_next = c->dirty;
   if (c->dirty)
     c->dirty->dirty_prev = t;
+  else
+    c->dirty_last = t;
   c->dirty = t;
   c->nr_dirty++;
 }
@@ -398,6 +400,8 @@ qcow2_cache_clean_locked (struct qcow2_image *img, struct qcow2_table *t)
     c->dirty = t->dirty_next;
   if (t->dirty_next)
     t->dirty_next->dirty_prev = t->dirty_prev;
+  else
+    c->dirty_last = t->dirty_prev;
   c->nr_dirty--;
 }
 

@@ -79,7 +79,8 @@ struct qcow2_cache {
   struct qcow2_table **clock;
   size_t nr_tables, max_clock, hand;
   size_t budget;               /* tables; pinned or dirty ones may exceed it */
-  struct qcow2_table *dirty;   /* a list of the changed ones */
+  struct qcow2_table *dirty, *dirty_last;    /* a list of the changed ones,
+                                              * the newest first */
   size_t nr_dirty;
 };
 

@@ -415,7 +415,9 @@ uint64_t qcow2_memory_bytes_locked (struct qcow2_image *img);
 struct qcow2_writeback;
 
 /* Copy every changed table; they count as clean from here on, but can't be
- * evicted until qcow2_writeback_end_locked. */
+ * evicted until qcow2_writeback_end_locked.  With a log it may give up the
+ * lock meanwhile: the copies hold all changes of before the call, and maybe
+ * some that were made during it. */
 int qcow2_writeback_begin_locked (struct qcow2_image *img,
                                   struct qcow2_writeback **wb) MUST_CHECK;
 /* Write the copies in place, sorted by host offset, neighbours together.

@@ -4,10 +4,14 @@
  * Three steps: begin, with the lock, copies everything that is changed, which
  * from then on counts as clean; write, without it, writes the copies; end,
  * with it, lets go of them, or marks them as changed again if the write
- * failed.  A table that changes between begin and end is changed, and stays
- * so: the copy is of the state at begin, and so are all other copies, which
- * makes the written tables one consistent state (law 3: whose records the
- * caller makes durable before it writes).
+ * failed.  A table that changes after it was copied is changed, and stays so.
+ *
+ * Where there is a log, begin gives up the lock from time to time, so that
+ * nobody waits for thousands of tables: then a copy holds all changes of
+ * before begin, and maybe some of after.  That is enough: the log still has
+ * these, as after-images, and the caller makes it durable to the end of begin
+ * before it writes (law 3).  Without a log (direct.c) all copies are of one
+ * moment.
  *
  * Until the end, the tables cannot be evicted: the file may still hold older
  * bytes than a reader must see.
@@ -25,12 +29,19 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "checked.h"
 #include "image.h"
 
 #define MAX_BATCH_BYTES (1u << 20)
 #define MAX_BATCH_VECS 256
+
+#ifdef DEDUP_MUTATIONS
+#define COPIES_PER_HOLD 2      /* the crash harness has small images */
+#else
+#define COPIES_PER_HOLD 64     /* of 4 KiB: some tens of microseconds */
+#endif
 
 #define FIELDS_OFF 48          /* specification: header bytes 48 to 71 */
 #define FIELDS_LEN 24
@@ -57,6 +68,10 @@ struct qcow2_writeback {
   size_t nr;
   uint8_t *buf;
   size_t used;                 /* of buf */
+  uint64_t max_tables, max_pages;      /* what there is room for */
+  uint64_t *parts;             /* of the anchor, to be copied */
+  size_t nr_parts;
+  unsigned breath;             /* see breathe_locked */
   uint64_t end;                /* bytes that the file should have */
 };
 
@@ -79,27 +94,83 @@ nr_flat_pages (const struct qcow2_image *img)
   return img->l1.nr_dirty + img->reftable.nr_dirty + img->anchor.l1.nr_dirty;
 }
 
-static int
-allocate (struct qcow2_image *img, struct qcow2_writeback **out)
+static size_t
+buf_size (const struct qcow2_image *img, uint64_t tables, uint64_t pages)
 {
-  uint64_t tables = img->cache.nr_dirty + img->anchor.nr_dirty;
-  uint64_t pages = nr_flat_pages (img);
+  return tables * img->header.geo.cluster_size +
+    pages * QCOW2_FLAT_PAGE_BYTES + FIELDS_LEN;
+}
+
+static void
+free_writeback (struct qcow2_writeback *wb)
+{
+  if (!wb)
+    return;
+  free (wb->copies);
+  free (wb->parts);
+  free (wb->buf);
+  free (wb);
+}
+
+/* Without the lock: memory for so many copies, touched already. */
+static struct qcow2_writeback *
+new_writeback (struct qcow2_image *img, uint64_t tables, uint64_t pages)
+{
   struct qcow2_writeback *wb = calloc (1, sizeof *wb);
 
   if (!wb)
-    return -ENOMEM;
+    return NULL;
   wb->img = img;
+  wb->max_tables = tables;
+  wb->max_pages = pages;
   wb->copies = calloc (tables + pages + 1, sizeof *wb->copies);
-  wb->buf = malloc (tables * img->header.geo.cluster_size +
-                    pages * QCOW2_FLAT_PAGE_BYTES + FIELDS_LEN);
-  if (wb->copies && wb->buf) {
-    *out = wb;
-    return 0;
+  wb->parts = calloc (tables + 1, sizeof *wb->parts);
+  wb->buf = malloc (buf_size (img, tables, pages));
+  if (wb->copies && wb->parts && wb->buf) {
+    memset (wb->buf, 0, buf_size (img, tables, pages));
+    return wb;
   }
-  free (wb->copies);
-  free (wb->buf);
-  free (wb);
-  return -ENOMEM;
+  free_writeback (wb);
+  return NULL;
+}
+
+/* Room for what is changed at this moment; gives up the lock meanwhile. */
+static int
+allocate_locked (struct qcow2_image *img, struct qcow2_writeback **out)
+{
+  struct qcow2_writeback *wb = NULL;
+  uint64_t tables, pages;
+
+  for (;;) {
+    tables = img->cache.nr_dirty + img->anchor.nr_dirty;
+    pages = nr_flat_pages (img);
+    if (wb && tables <= wb->max_tables && pages <= wb->max_pages) {
+      *out = wb;
+      return 0;
+    }
+    lock_release (&img->lock);
+    free_writeback (wb);
+    wb = new_writeback (img, tables + tables / 4 + 16,
+                        pages + pages / 4 + 4);
+    lock_acquire (&img->lock);
+    if (!wb)
+      return -ENOMEM;
+  }
+}
+
+/* After so many copies others get their turn.  Giving up the lock does not do
+ * that by itself: whoever waits has to wake up first. */
+static void
+breathe_locked (struct qcow2_writeback *wb)
+{
+  const struct timespec moment = { 0, 20000 };
+  struct qcow2_image *img = wb->img;
+
+  if (img->direct.on || ++wb->breath % COPIES_PER_HOLD != 0)
+    return;
+  lock_release (&img->lock);
+  nanosleep (&moment, NULL);
+  lock_acquire (&img->lock);
 }
 
 /* The next copy, of LEN bytes for HOST_OFF. */
@@ -117,21 +188,24 @@ add_copy (struct qcow2_writeback *wb, enum copy_kind kind, uint64_t host_off,
   return c;
 }
 
+/* The NR tables that were changed first: those that are added to the list
+ * meanwhile come after them. */
 static void
-copy_tables (struct qcow2_writeback *wb)
+copy_tables (struct qcow2_writeback *wb, size_t nr)
 {
   struct qcow2_image *img = wb->img;
   size_t size = img->header.geo.cluster_size;
   struct qcow2_table *t;
   struct copy *c;
 
-  while ((t = img->cache.dirty)) {
+  for (; nr > 0 && (t = img->cache.dirty_last); --nr) {
     c = add_copy (wb, COPY_TABLE, t->host_off, size);
     c->table = t;
     set_phase (img, c);
     memcpy (c->data, t->data, size);
     qcow2_cache_clean_locked (img, t);
     t->writing = true;
+    breathe_locked (wb);
   }
 }
 
@@ -153,21 +227,33 @@ copy_flat (struct qcow2_writeback *wb, struct qcow2_flat *t)
   }
 }
 
+/* Take the list of changed parts: they stay marked until they are copied, so
+ * that none comes on the new list before. */
+static void
+take_parts (struct qcow2_writeback *wb)
+{
+  struct qcow2_anchor *a = &wb->img->anchor;
+
+  wb->nr_parts = a->nr_dirty;
+  memcpy (wb->parts, a->dirty_list, a->nr_dirty * sizeof *wb->parts);
+  a->nr_dirty = 0;
+}
+
 static void
 copy_parts (struct qcow2_writeback *wb)
 {
   struct qcow2_image *img = wb->img;
-  struct qcow2_anchor *a = &img->anchor;
   struct copy *c;
   uint64_t part;
 
-  while (a->nr_dirty > 0) {
-    part = a->dirty_list[--a->nr_dirty];
-    a->parts[part].dirty = false;
-    c = add_copy (wb, COPY_PART, a->l1.v[part] & QCOW2_OFFSET_MASK,
+  for (size_t i = 0; i < wb->nr_parts; ++i) {
+    part = wb->parts[i];
+    img->anchor.parts[part].dirty = false;
+    c = add_copy (wb, COPY_PART, img->anchor.l1.v[part] & QCOW2_OFFSET_MASK,
                   img->header.geo.cluster_size);
     c->idx = part;
     qcow2_anchor_encode_locked (img, part, c->data);
+    breathe_locked (wb);
   }
 }
 
@@ -200,23 +286,27 @@ qcow2_writeback_begin_locked (struct qcow2_image *img,
                               struct qcow2_writeback **out)
 {
   struct qcow2_writeback *wb;
+  size_t nr_tables;
   int r;
 
   assert (lock_held (&img->lock));
   assert (!img->writing_back);
   if (!img->writable)
     return -EROFS;
-  r = allocate (img, &wb);
+  r = allocate_locked (img, &wb);
   if (r < 0)
     return r;
-  copy_tables (wb);
+  /* What there is room for must be taken before the lock is given up. */
+  img->writing_back = true;
+  nr_tables = img->cache.nr_dirty;
+  take_parts (wb);
   copy_flat (wb, &img->l1);
   copy_flat (wb, &img->reftable);
   copy_flat (wb, &img->anchor.l1);
-  copy_parts (wb);
   copy_fields (wb);
+  copy_tables (wb, nr_tables);
+  copy_parts (wb);
   wb->end = img->alloc.frontier << img->header.geo.cluster_bits;
-  img->writing_back = true;
   *out = wb;
   return 0;
 }
@@ -323,9 +413,7 @@ qcow2_writeback_end_locked (struct qcow2_writeback *wb, bool ok)
   }
   img->header_writing = false;
   img->writing_back = false;
-  free (wb->copies);
-  free (wb->buf);
-  free (wb);
+  free_writeback (wb);
 }
 
 /* --- How much ------------------------------------------------------------ */
