@@ -27,16 +27,17 @@ TIMEFORMAT='%U %S'
 failed=0
 for f in "${fuzzers[@]}"; do
   mkdir -p "$work/corpus-$f"
+  status=0
   { time "$bin/fuzz-$f" -max_total_time="$each" -timeout=25 \
       -rss_limit_mb=2048 -max_len=16384 -artifact_prefix="$work/crash/$f-" \
       -print_final_stats=1 "$work/corpus-$f" "$here/corpus/$f" \
-      >"$work/log-$f" 2>&1 || {
-        failed=1
-        grep -E 'ERROR|SUMMARY|runtime error' "$work/log-$f" >&2 || true
-        echo "fuzz-$f failed: $work/log-$f" >&2
-      }; } 2>"$work/time"
+      >"$work/log-$f" 2>&1; } 2>"$work/time" || status=$?
   cpu=$(tail -n 1 "$work/time")
-  sed '$d' "$work/time" >&2
+  if [ $status != 0 ]; then
+    failed=1
+    grep -E 'ERROR|SUMMARY|runtime error' "$work/log-$f" >&2 || true
+    echo "fuzz-$f failed: $work/log-$f" >&2
+  fi
   runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/log-$f")
   echo "$f ${cpu/ / + } s of CPU, ${runs:-?} runs"
   echo "$f $cpu ${runs:-0}" >>"$work/ledger"
