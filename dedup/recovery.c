@@ -470,7 +470,7 @@ read_mapping (struct replay *rp)
   return 0;
 }
 
-/* More than recoveries that a lost configuration may have seen. */
+/* More recoveries, and parts of the index, than came after what is lost. */
 #define EPOCH_LEAP 65536
 
 int
@@ -497,6 +497,7 @@ dedup_renew_epoch (struct dedup_disk *d, uint64_t next, bool *renewed,
             "than its journal: some of the index is lost", d->path);
   c->epoch = rest.epoch + EPOCH_LEAP;
   c->epoch_start = next;
+  c->next_incarnation_id += EPOCH_LEAP;   /* never used twice */
   c->flags &= ~DEDUP_CONFIG_EXACT;
   return 0;
 }
