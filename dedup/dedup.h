@@ -145,6 +145,8 @@ struct dedup_stats {
   unsigned order;
   uint64_t index_entries;        /* log stores and incarnations, without
                                   * tombstones; superseded ones count */
+  uint64_t log_store_entries, incarnation_entries, run_entries; /* of them */
+  uint64_t tombstones;           /* beside them */
   uint64_t nr_incarnations, max_incarnations, nr_runs;
   uint64_t index_memory_bytes, index_disk_bytes;
   uint64_t journal_bytes;        /* of all areas */

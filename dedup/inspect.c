@@ -21,14 +21,16 @@ count_config (struct dedup_disk *d, struct dedup_stats *s)
   for (i = 0; i < c->nr_areas; i++)
     s->journal_bytes += (uint64_t) c->areas[i].nr_blocks * DEDUP_BLOCK_SIZE;
   for (i = 0; i < c->nr_incarnations; i++) {
-    s->index_entries += c->incarnations[i].nr_entries -
+    s->incarnation_entries += c->incarnations[i].nr_entries -
       c->incarnations[i].nr_deleted;
+    s->tombstones += c->incarnations[i].nr_deleted;
     s->index_disk_bytes += c->incarnations[i].size_bytes;
   }
   for (i = 0; i < c->nr_segments; i++) {
     const struct dedup_segment_desc *g = &c->segments[i];
 
-    s->index_entries += g->nr_entries - g->nr_deleted;
+    s->run_entries += g->nr_entries - g->nr_deleted;
+    s->tombstones += g->nr_deleted;
     s->index_disk_bytes += g->size_bytes;
     s->nr_runs += i == 0 || g->age != g[-1].age || g->level != g[-1].level;
   }
@@ -41,8 +43,9 @@ count_log_store (const struct dedup_log_store *ls, struct dedup_stats *s)
 {
   if (ls == NULL)
     return;
-  s->index_entries += dedup_log_store_count (ls) -
+  s->log_store_entries += dedup_log_store_count (ls) -
     dedup_log_store_deleted (ls);
+  s->tombstones += dedup_log_store_deleted (ls);
   s->index_memory_bytes += dedup_log_store_memory (ls);
 }
 
@@ -62,7 +65,9 @@ dedup_get_stats (struct dedup_disk *d, struct dedup_stats *s)
     count_config (d, s);
     count_log_store (d->index.current, s);
     count_log_store (d->index.frozen, s);
-    s->index_entries += d->index.nr_spilled;
+    s->log_store_entries += d->index.nr_spilled;
+    s->index_entries = s->log_store_entries + s->incarnation_entries +
+      s->run_entries;
     if (d->hints)
       s->index_memory_bytes += dedup_hints_memory (d->hints);
     for (i = 0; i < d->index.set->nr; i++)

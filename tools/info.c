@@ -200,7 +200,10 @@ print_store (const struct dedup_stats *s)
   if (s->max_incarnations)
     snprintf (limit, sizeof limit, "at most %" PRIu64, s->max_incarnations);
   printf ("%-18s %s\n", "hash:", dedup_hash_name (s->hash));
-  printf ("%-18s %" PRIu64 "\n", "index entries:", s->index_entries);
+  printf ("%-18s %" PRIu64 ": %" PRIu64 " in log stores, %" PRIu64 " in "
+          "incarnations, %" PRIu64 " in runs; %" PRIu64 " tombstones\n",
+          "index entries:", s->index_entries, s->log_store_entries,
+          s->incarnation_entries, s->run_entries, s->tombstones);
   printf ("%-18s %" PRIu64 " (%s)\n", "incarnations:", s->nr_incarnations,
           limit);
   printf ("%-18s %" PRIu64 "\n", "runs:", s->nr_runs);
@@ -241,6 +244,10 @@ set_store (json_t *o, const struct dedup_stats *s)
 {
   json_object_set_new (o, "hash", json_string (dedup_hash_name (s->hash)));
   set (o, "index-entries", s->index_entries);
+  set (o, "log-store-entries", s->log_store_entries);
+  set (o, "incarnation-entries", s->incarnation_entries);
+  set (o, "run-entries", s->run_entries);
+  set (o, "tombstones", s->tombstones);
   set (o, "incarnations", s->nr_incarnations);
   set (o, "runs", s->nr_runs);
   set (o, "max-incarnations", s->max_incarnations);

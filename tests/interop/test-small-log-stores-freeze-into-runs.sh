@@ -20,6 +20,11 @@ check_clean "$disk"
 equal data-clusters "$(data_clusters "$disk")" $((mb * 256))
 at_least runs "$(info_field "$disk" runs)" 1
 at_least index-entries "$(info_field "$disk" index-entries)" $((mb * 256))
+at_least run-entries "$(info_field "$disk" run-entries)" $((mb * 128))
+equal "entries of all stages" "$(info_field "$disk" index-entries)" \
+  $(($(info_field "$disk" log-store-entries) +
+     $(info_field "$disk" incarnation-entries) +
+     $(info_field "$disk" run-entries)))
 
 say "after a restart, while the filters load"
 start_server "$disk"

@@ -46,4 +46,5 @@ for round in 1 2; do
 done
 # Else nothing was shown.
 at_least runs "$(info_field "$disk" runs)" 1
+at_least tombstones "$(info_field "$disk" tombstones)" 1
 at_most "file size" "$(stat -c %s "$disk")" $((24 << 20))

@@ -39,6 +39,9 @@ equal stored-bytes "$(field stored-bytes)" $((1 << 20))
 equal saved-bytes "$(field saved-bytes)" $((1 << 20))
 equal data-clusters "$(field data-clusters)" 128
 equal index-entries "$(field index-entries)" 128
+equal "entries of all stages" 128 $(($(field log-store-entries) +
+  $(field incarnation-entries) + $(field run-entries)))
+equal tombstones "$(field tombstones)" 0
 equal hash "$(field hash)" sha256
 equal state "$(field state)" clean
 equal ratio "$(field ratio | cut -c1-3)" 2.0
