@@ -426,7 +426,7 @@ main (int argc, char **argv)
   check (hits == lookups / 4 / BATCH * BATCH || hits >= lookups / 4,
          "hits: an entry is missing");
   check (!checked || r < 1.05, "reads for a hit");
-  pace (&b, MIN_OF (nr, 2000000));
+  pace (&b, MIN_OF (nr, checked ? 400000 : 2000000));
   settle (&b);
   reopen (&b);
   must (dedup_finish (b.d), "close");

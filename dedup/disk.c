@@ -700,6 +700,7 @@ dedup_free (struct dedup_disk *d)
   for (i = 0; i < d->nr_dropped; i++)
     dedup_segment_put (d->dropped[i].segment);
   free (d->dropped);
+  free (d->merge_claims);
   qcow2_close (d->img);
   pthread_cond_destroy (&d->claims.changed);
   pthread_cond_destroy (&d->gate);

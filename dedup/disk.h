@@ -253,6 +253,7 @@ struct dedup_disk {
   bool index_damaged;                /* at open: blocks of it are unreadable */
   struct dedup_dropped *dropped;     /* NR_DROPPED, newest last */
   size_t nr_dropped;
+  struct merge_claims *merge_claims; /* who works on a merge step only */
   bool merging;                      /* a merge step works without the mutex */
   pthread_cond_t merged;             /* it ended */
   bool merge_due;                    /* atomic */

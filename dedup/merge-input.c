@@ -129,7 +129,7 @@ merge_inputs_open (const struct merge_plan *p, struct merge_inputs **out)
 
 int
 merge_inputs_next (struct merge_inputs *in, const struct dedup_hash **hash,
-                   uint64_t *host_idx)
+                   uint64_t *host_idx, bool *oldest)
 {
   int r;
 
@@ -138,6 +138,7 @@ merge_inputs_next (struct merge_inputs *in, const struct dedup_hash **hash,
   in->current = *in->heap[0]->hash;
   *hash = &in->current;
   *host_idx = in->heap[0]->host_idx;
+  *oldest = in->heap[0]->rank + 1 == in->nr;
   do
     r = advance_first (in);
   while (r == 0 && in->nr_heap > 0 &&

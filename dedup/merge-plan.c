@@ -247,7 +247,8 @@ segment_entries (const struct dedup_config *c)
 }
 
 static void
-add_source (struct dedup_disk *d, const struct run *run, struct merge_plan *p)
+add_source (struct dedup_disk *d, const struct run *run, bool oldest,
+            struct merge_plan *p)
 {
   struct merge_source *src = &p->sources[p->nr_sources++];
   size_t k;
@@ -258,6 +259,8 @@ add_source (struct dedup_disk *d, const struct run *run, struct merge_plan *p)
     struct dedup_segment *seg = find_segment (d, s->id);
 
     p->ids[p->nr_ids++] = s->id;
+    if (seg != NULL && !oldest)
+      p->younger[p->nr_younger++] = dedup_segment_get (seg);
     if (s->lo <= p->out.hi && s->hi >= p->out.lo && seg != NULL)
       src->v[src->nr++] = dedup_segment_get (seg);
   }
@@ -267,11 +270,14 @@ static int
 add_sources (struct dedup_disk *d, const struct run *v, size_t nr,
              const struct choice *c, struct merge_plan *p)
 {
-  size_t i;
+  size_t i, first = 0;
 
+  while (first < nr && !is_input (&v[first], first, c))
+    first++;
   p->sources = calloc (nr, sizeof *p->sources);
   p->ids = calloc (d->config->nr_segments, sizeof *p->ids);
-  if (p->sources == NULL || p->ids == NULL)
+  p->younger = calloc (d->config->nr_segments, sizeof *p->younger);
+  if (p->sources == NULL || p->ids == NULL || p->younger == NULL)
     return -ENOMEM;
   for (i = nr; i-- > 0; ) {      /* youngest first */
     if (!is_input (&v[i], i, c))
@@ -279,7 +285,7 @@ add_sources (struct dedup_disk *d, const struct run *v, size_t nr,
     p->sources[p->nr_sources].v = calloc (v[i].nr, sizeof (void *));
     if (p->sources[p->nr_sources].v == NULL)
       return -ENOMEM;
-    add_source (d, &v[i], p);
+    add_source (d, &v[i], i == first, p);
   }
   return 0;
 }
@@ -444,7 +450,10 @@ merge_plan_free (struct merge_plan *p)
       dedup_segment_put (p->sources[i].v[k]);
     free (p->sources[i].v);
   }
+  for (i = 0; i < p->nr_younger; i++)
+    dedup_segment_put (p->younger[i]);
   dedup_segment_meta_free (p->meta);
+  free (p->younger);
   free (p->sources);
   free (p->ids);
   free (p);

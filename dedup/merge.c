@@ -10,7 +10,8 @@
  *
  * Of equal hashes the youngest entry stays.  Tombstones stay too, unless there
  * is nothing older.  An entry whose cluster is not anchored any more is
- * dropped: nobody could link it.  Not so where the index is exact, for that
+ * dropped: nobody could link it; and in the bottom, one whose cluster a younger
+ * entry names (merge-claims.c).  Not so where the index is exact, for that
  * could uncover an older entry which verify=off would trust; there, each dead
  * entry has a tombstone.
  *
@@ -122,10 +123,13 @@ join_inputs (struct emitter *e, struct merge_inputs *in)
   struct pace pace = { .resting = e->plan->unhurried };
   const struct dedup_hash *hash;
   uint64_t host_idx;
+  bool oldest;
   int r;
 
   clock_gettime (CLOCK_MONOTONIC, &pace.last);
-  while ((r = merge_inputs_next (in, &hash, &host_idx)) == 1) {
+  while ((r = merge_inputs_next (in, &hash, &host_idx, &oldest)) == 1) {
+    if (oldest && merge_claims_has (e->d, e->plan, host_idx))
+      continue;
     r = emit (e, hash, host_idx);
     if (r < 0)
       return r;
@@ -147,6 +151,9 @@ run_plan (struct dedup_disk *d, struct merge_plan *p)
   e->d = d;
   e->plan = p;
   e->look = p->look_for_dead;
+  r = merge_claims_make (d, p);
+  if (r < 0)
+    return r;
   r = dedup_segment_writer_new (d->io, p->store_id, &p->out, p->nr_bound,
                                 &d->stop, &e->w);
   if (r < 0)
@@ -247,8 +254,11 @@ list_step (struct dedup_disk *d, struct merge_plan *p)
     r = dedup_runs_list (c, &p->out);
     assert (r == 0);                     /* merge-plan.c saw to it */
   }
-  if (p->out.hi == UINT32_MAX)
+  if (p->out.hi == UINT32_MAX) {
     end_merge (c, p->merge);
+    if (p->out.level == DEDUP_MAX_LEVEL)
+      merge_claims_free (d);
+  }
   r = dedup_runs_commit (d, before, any ? &p->out : NULL,
                          any ? p->meta : NULL, false);
   if (any)

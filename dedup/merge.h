@@ -22,6 +22,8 @@ struct merge_plan {
   struct dedup_segment_desc out; /* lo and hi: the step's range */
   size_t nr_sources;
   struct merge_source *sources;  /* youngest first */
+  size_t nr_younger;             /* segments of all of them but the oldest */
+  struct dedup_segment **younger;
   size_t nr_ids;
   uint64_t *ids;                 /* of all segments of all inputs */
 
@@ -39,13 +41,21 @@ bool merge_plan_has_input (const struct merge_plan *p,
 bool merge_plan_holds (const struct dedup_disk *d,
                        const struct merge_plan *p);
 
+/* merge-claims.c: what the younger inputs say of clusters. */
+int merge_claims_make (struct dedup_disk *d, const struct merge_plan *p)
+  MUST_CHECK;
+/* Does one of them name it?  Then an entry of the oldest is dead. */
+bool merge_claims_has (const struct dedup_disk *d, const struct merge_plan *p,
+                       uint64_t host_idx);
+void merge_claims_free (struct dedup_disk *d);
+
 struct merge_inputs;
 int merge_inputs_open (const struct merge_plan *p, struct merge_inputs **out)
   MUST_CHECK;
 /* The next hash in order, with the youngest entry's value: 1; 0 at the end of
- * the step's range. */
+ * the step's range.  *OLDEST: it is the oldest input's. */
 int merge_inputs_next (struct merge_inputs *in, const struct dedup_hash **hash,
-                       uint64_t *host_idx) MUST_CHECK;
+                       uint64_t *host_idx, bool *oldest) MUST_CHECK;
 void merge_inputs_close (struct merge_inputs *in);
 
 #endif

@@ -20,6 +20,8 @@
 #include "disk.h"
 
 static uint64_t rng;
+/* Values are clusters: no two entries have one, but where it was used again. */
+static uint64_t next_value = 1;
 
 static uint64_t
 rnd (uint64_t n)
@@ -245,7 +247,7 @@ test_index_matches_a_plain_map (void **state)
       const uint64_t what = rnd (1000);
 
       if (what < 700)
-        set_value (&w, rnd (w.nr_keys), 1 + rnd (1000000));
+        set_value (&w, rnd (w.nr_keys), next_value++);
       else if (what < 800)
         set_value (&w, rnd (w.nr_keys), 0);
       else if (what < 960)
@@ -285,7 +287,7 @@ test_what_is_superseded_does_not_pile_up (void **state)
 
   make_world (&w, 6, 4000);
   for (i = 0; i < 12 * w.nr_keys; i++) {
-    set_value (&w, rnd (w.nr_keys), 1 + rnd (1000000));
+    set_value (&w, rnd (w.nr_keys), next_value++);
     if (i % 64 == 0)
       work (&w, false);
   }
@@ -295,6 +297,45 @@ test_what_is_superseded_does_not_pile_up (void **state)
   if (in_runs (&w) > 4 * w.nr_keys)
     fail_msg ("%" PRIu64 " entries for %" PRIu64 " keys", in_runs (&w),
               w.nr_keys);
+  end_world (&w);
+}
+
+/* Blocks rewritten all the time, with new contents, in a disk of 700 clusters:
+ * entries whose cluster has something else by now do not pile up. */
+static void
+test_clusters_used_again_take_no_room (void **state)
+{
+  const uint64_t clusters = 700;
+  uint64_t *owner = calloc (clusters, sizeof *owner), i, live = 0, most = 0;
+  struct world w;
+
+  assert_non_null (owner);
+  make_world (&w, 5, 60000);
+  for (i = 1; i < w.nr_keys; i++) {
+    const uint64_t c = 1 + rnd (clusters - 1);
+
+    w.values[owner[c]] = 0;      /* dead; the index is not told */
+    set_value (&w, i, c);
+    owner[c] = i;
+    if (i % 64 == 0)
+      work (&w, false);
+    if (i % 8192 == 0) {
+      merge_all (&w);
+      most = MAX_OF (most, in_runs (&w));
+    }
+  }
+  merge_all (&w);
+  for (i = 1; i < w.nr_keys; i++)
+    if (w.values[i]) {
+      check_keys (&w, &i, 1);
+      live++;
+    }
+  /* 128 log stores' worth wait above the bottom, and it may be as large again
+   * before it is merged with. */
+  if (live != clusters - 1 || most > 40000)
+    fail_msg ("%" PRIu64 " entries of %" PRIu64 " made, %" PRIu64 " live",
+              most, w.nr_keys, live);
+  free (owner);
   end_world (&w);
 }
 
@@ -338,7 +379,7 @@ test_merge_may_end_at_any_call (void **state)
 
   make_world (&w, 4, 3000);
   for (i = 0; i < w.nr_keys; i++) {
-    set_value (&w, i, 1 + i);
+    set_value (&w, i, next_value++);
     if (w.d->index.frozen)
       assert_int_equal (dedup_run (w.d, DEDUP_JOB_FREEZE), 0);
   }
@@ -389,7 +430,7 @@ test_limit_drops_the_oldest_whatever_it_is (void **state)
       w.d->config->max_incarnations = 1024;
     if (i == 4000)
       w.d->config->max_incarnations = 0;
-    set_value (&w, i, 1 + i);
+    set_value (&w, i, next_value++);
     work (&w, false);
   }
   dedup_get_stats (w.d, &s);
@@ -399,7 +440,7 @@ test_limit_drops_the_oldest_whatever_it_is (void **state)
   check_all (&w);
   w.d->config->max_incarnations = 4;
   for (i = 0; i < 1000; i++) {
-    set_value (&w, i, 5);
+    set_value (&w, i, next_value++);
     work (&w, false);
   }
   dedup_get_stats (w.d, &s);
@@ -416,6 +457,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_index_matches_a_plain_map),
     cmocka_unit_test (test_what_is_superseded_does_not_pile_up),
+    cmocka_unit_test (test_clusters_used_again_take_no_room),
     cmocka_unit_test (test_merge_may_end_at_any_call),
     cmocka_unit_test (test_limit_drops_the_oldest_whatever_it_is),
   };
