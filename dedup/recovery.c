@@ -482,7 +482,7 @@ dedup_renew_epoch (struct dedup_disk *d, uint64_t next, bool *renewed,
   int r;
 
   r = dedup_journal_newer (d->io, c, next, renewed);
-  if (mutation (MUTATION_OLD_EPOCH))
+  if (mutation (MUTATION_OLD_EPOCH) || mutation (MUTATION_LAW_1_NO_SYNC))
     *renewed = false;
   if (r == 0 && *renewed)
     r = dedup_journal_rest (d->io, c, c->areas[0].first_seq, &rest);
