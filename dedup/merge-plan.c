@@ -25,6 +25,7 @@
 #define MAX_TIER (2 * MERGE_TIER)   /* as many as that, where they are late */
 #define BOTTOM_LEVEL 2
 #define HURRY 12                 /* runs of level 0 that are too many */
+#define MANY 24                  /* runs of all levels that are */
 
 struct run {
   uint64_t age;
@@ -334,7 +335,7 @@ name_output (struct dedup_disk *d, const struct run *v, size_t nr,
   for (i = 0; i < conf->nr_incarnations; i++)
     if (conf->incarnations[i].id < p->out.age)
       p->bottom = false;
-  p->unhurried = young < HURRY;
+  p->unhurried = young < HURRY && nr < MANY;
   p->out.id = conf->next_incarnation_id++;
   p->merge = c->merge ? c->merge : (uint32_t) p->out.id | 1u << 31;
   p->out.bits = (uint8_t) dedup_run_bits (p->out.level,
