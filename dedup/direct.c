@@ -36,14 +36,13 @@ struct direct_op {
 static bool
 in_data_file (const struct dedup_disk *d)
 {
-  return qcow2_geometry (d->img)->incompatible & QCOW2_INCOMPAT_DATA_FILE;
+  return qcow2_geometry (d->img)->has_data_file;
 }
 
 static bool
 data_file_is_raw (const struct dedup_disk *d)
 {
-  return in_data_file (d) &&
-    (qcow2_geometry (d->img)->autoclear & QCOW2_AUTOCLEAR_RAW_DATA);
+  return qcow2_geometry (d->img)->data_file_raw;
 }
 
 static uint64_t

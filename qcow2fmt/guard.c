@@ -246,7 +246,7 @@ qcow2_guarded_locked (struct qcow2_image *img, uint64_t host_idx,
                       uint64_t count)
 {
   assert (lock_held (&img->lock));
-  if (img->header.geo.incompatible & QCOW2_INCOMPAT_DATA_FILE)
+  if (qcow2_has_data_file (&img->header.geo))
     return false;              /* data is in another file */
   return img->guard && count > 0 &&
     qcow2_bitmap_next (img->guard, host_idx) - host_idx < count;

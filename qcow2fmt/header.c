@@ -123,6 +123,9 @@ decode_version (const struct qcow2_wire_header *w, struct qcow2_header *h,
   g->incompatible = be64_load (w->incompatible);
   g->compatible = be64_load (w->compatible);
   g->autoclear = be64_load (w->autoclear);
+  g->has_data_file = (g->incompatible & QCOW2_INCOMPAT_DATA_FILE) != 0;
+  g->data_file_raw = g->has_data_file &&
+    (g->autoclear & QCOW2_AUTOCLEAR_RAW_DATA) != 0;
   *refcount_order = be32_load (w->refcount_order);
   if (*refcount_order > 6)
     return fault_corrupt (f, 96, "refcount order %u is above 6",

@@ -367,7 +367,7 @@ int qcow2_host_file_open (const struct qcow2_image *img, const char *name,
 static inline bool
 qcow2_has_data_file (const struct qcow2_geometry *g)
 {
-  return g->incompatible & QCOW2_INCOMPAT_DATA_FILE;
+  return g->has_data_file;
 }
 
 /* Is there data where ENTRY, no compressed one, points to?  With an external

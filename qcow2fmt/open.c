@@ -321,6 +321,7 @@ qcow2_set_recovery_bit (struct qcow2_image *img, bool on)
     r = io_sync (img->io);
   if (r < 0)
     return r;
+  LOCK_FOR_SCOPE (&img->lock);
   g->incompatible = bits;
   if (on)
     g->autoclear = be64_load (wire[2]);

@@ -76,6 +76,8 @@ struct qcow2_geometry {
   uint64_t compatible;
   uint64_t autoclear;
   bool has_backing;
+  bool has_data_file, data_file_raw;   /* by the feature bits at open, which
+                                        * a session changes */
 };
 
 /* Which files of the host may an image name (its backing file, and what that
