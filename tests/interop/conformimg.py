@@ -349,14 +349,18 @@ class Case:
         sock = os.path.join(self.dir, 'qsock')
         proc = subprocess.Popen(['qemu-nbd', '-r', '-f', 'qcow2', '-B', name,
                                  '-k', sock, image], cwd=self.dir)
-        while not os.path.exists(sock):
+        h, runs = None, []
+        while h is None:        # the socket is there before it listens
             if proc.poll() is not None:
                 raise subprocess.CalledProcessError(
                     proc.returncode, ['qemu-nbd', '-B', name], '', '')
             time.sleep(0.01)
-        h, runs = nbd.NBD(), []
-        h.add_meta_context('qemu:dirty-bitmap:' + name)
-        h.connect_unix(sock)
+            h = nbd.NBD()
+            h.add_meta_context('qemu:dirty-bitmap:' + name)
+            try:
+                h.connect_unix(sock)
+            except nbd.Error:
+                h = None
 
         def cb(_context, off, entries, _err):
             for n, flags in zip(entries[::2], entries[1::2]):
