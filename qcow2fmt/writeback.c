@@ -235,7 +235,8 @@ take_parts (struct qcow2_writeback *wb)
   struct qcow2_anchor *a = &wb->img->anchor;
 
   wb->nr_parts = a->nr_dirty;
-  memcpy (wb->parts, a->dirty_list, a->nr_dirty * sizeof *wb->parts);
+  if (a->nr_dirty > 0)
+    memcpy (wb->parts, a->dirty_list, a->nr_dirty * sizeof *wb->parts);
   a->nr_dirty = 0;
 }
 
