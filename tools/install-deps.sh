@@ -14,7 +14,7 @@ build=(
 serve=("${build[@]}" libnbd-bin)
 check=(
   "${serve[@]}" libcmocka-dev libnbd-dev python3-libnbd
-  e2fsprogs fio fuse3 qemu-utils
+  e2fsprogs fio fuse3 qemu-system-x86 qemu-utils
 )
 
 case "${1-}" in
