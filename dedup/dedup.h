@@ -150,7 +150,7 @@ struct dedup_stats {
   uint64_t nr_incarnations, max_incarnations, nr_runs;
   uint64_t index_memory_bytes, index_disk_bytes;
   uint64_t journal_bytes;        /* of all areas */
-  uint64_t lookups, hits, linked, stored, mismatches;  /* since open */
+  uint64_t lookups, linked, stored, mismatches;  /* since open */
 };
 void dedup_get_stats (struct dedup_disk *d, struct dedup_stats *s);
 

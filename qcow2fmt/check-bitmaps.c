@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The checker's walk over persistent dirty bitmaps (specification, "Bitmaps
- * extension"): their directory, tables and clusters.  This program neither
- * reads nor keeps them up to date, but an image that has them must not look
- * leaky.  As for QEMU, they exist only while autoclear bit 0 is set.
+ * extension"): their directory, tables and clusters, so that an image that
+ * has them does not look leaky.  As for QEMU, they exist only while autoclear
+ * bit 0 is set.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -10,60 +10,10 @@
 
 #include "checked.h"
 #include "check.h"
-
-#define AUTOCLEAR_BITMAPS UINT64_C (1)
-#define EXTENSION_BITMAPS 0x23852875u
-#define EXTENSION_END 0u
-#define EXTENSION_BITMAPS_SIZE 24
-
-/* QEMU's limit. */
-#define MAX_BITMAPS 65535
+#include "header-format.h"
 
 #define ENTRY_ALL_ONES UINT64_C (1)
 #define ENTRY_RESERVED UINT64_C (0xff000000000001fe)
-
-struct wire_bitmaps {         /* payload of the extension */
-  be32 nr_bitmaps;
-  be32 reserved;
-  be64 directory_size;
-  be64 directory_off;
-};
-WIRE_FIELD_AT (struct wire_bitmaps, directory_off, 16);
-
-struct wire_bitmap {          /* directory entry, fixed part */
-  be64 table_off;
-  be32 table_entries;
-  be32 flags;
-  uint8_t type;
-  uint8_t granularity_bits;
-  be16 name_size;
-  be32 extra_size;
-};
-WIRE_FIELD_AT (struct wire_bitmap, extra_size, 20);
-
-/* Find the extension in the first cluster, LEN bytes at BUF. */
-static bool
-find_extension (const uint8_t *buf, uint64_t len, uint64_t at,
-                struct wire_bitmaps *out)
-{
-  be32 head[2];
-  uint32_t type, size;
-
-  while (at + sizeof head <= len) {
-    memcpy (head, buf + at, sizeof head);
-    at += sizeof head;
-    type = be32_load (head[0]);
-    size = be32_load (head[1]);
-    if (type == EXTENSION_END || size > len - at)
-      return false;
-    if (type == EXTENSION_BITMAPS) {
-      memcpy (out, buf + at, MIN_OF (size, sizeof *out));
-      return size == EXTENSION_BITMAPS_SIZE;
-    }
-    at += round_up_pow2 (size, 8);
-  }
-  return false;
-}
 
 static void
 bitmap_entry (struct check *c, void *opaque, uint64_t i, uint64_t entry)
@@ -80,7 +30,7 @@ bitmap_entry (struct check *c, void *opaque, uint64_t i, uint64_t entry)
 }
 
 static void
-walk_bitmap (struct check *c, const struct wire_bitmap *b)
+walk_bitmap (struct check *c, const struct qcow2_wire_bitmap *b)
 {
   const struct check_site site = { .what = "bitmap table" };
   uint64_t host_off = be64_load (b->table_off);
@@ -94,7 +44,7 @@ static void
 walk_directory (struct check *c, uint64_t host_off, uint64_t size,
                 uint32_t nr)
 {
-  struct wire_bitmap b;
+  struct qcow2_wire_bitmap b;
   uint64_t at = 0, len;
   int r;
 
@@ -121,25 +71,18 @@ void
 check_bitmaps (struct check *c)
 {
   const struct check_site site = { .what = "bitmap directory" };
-  struct wire_bitmaps ext;
+  struct qcow2_wire_bitmaps ext;
   uint64_t host_off, size;
   uint32_t nr;
-  int r;
 
-  if (!(c->geo->autoclear & AUTOCLEAR_BITMAPS))
+  if (!(c->geo->autoclear & QCOW2_AUTOCLEAR_BITMAPS) ||
+      c->img->header.bitmaps_ext_len != sizeof ext)
     return;
-  r = io_pread (c->img->io, c->table, c->geo->cluster_size, 0);
-  if (r < 0) {
-    check_error (c, "header: cannot read: %s", strerror (-r));
-    return;
-  }
-  if (!find_extension (c->table, c->geo->cluster_size,
-                       c->img->header.header_length, &ext))
-    return;
+  memcpy (&ext, c->img->header.bitmaps_ext, sizeof ext);
   host_off = be64_load (ext.directory_off);
   size = be64_load (ext.directory_size);
   nr = be32_load (ext.nr_bitmaps);
-  if (nr > MAX_BITMAPS)
+  if (nr > QCOW2_MAX_BITMAPS)
     check_corrupt (c, "header: it claims %" PRIu32 " bitmaps", nr);
   else if (check_count_table (c, &site, host_off, size, CHECK_OWNED))
     walk_directory (c, host_off, size, nr);

@@ -40,26 +40,6 @@
 
 #define ENTRY_ALL_ONES UINT64_C (1)
 
-struct wire_bitmaps {          /* payload of the extension */
-  be32 nr_bitmaps;
-  be32 reserved;
-  be64 directory_size;
-  be64 directory_off;
-};
-WIRE_FIELD_AT (struct wire_bitmaps, directory_off, 16);
-
-struct wire_bitmap {           /* directory entry, fixed part */
-  be64 table_off;
-  be32 table_entries;
-  be32 flags;
-  uint8_t type;
-  uint8_t granularity_bits;
-  be16 name_size;
-  be32 extra_size;
-};
-WIRE_FIELD_AT (struct wire_bitmap, flags, 12);
-WIRE_FIELD_AT (struct wire_bitmap, extra_size, 20);
-
 struct qcow2_dirty_bitmap {
   uint64_t entry_off;          /* of its directory entry */
   uint64_t table_off;
@@ -81,7 +61,7 @@ bits_per_cluster (const struct qcow2_image *img)
 
 /* Is it one that this program can keep up to date? */
 static bool
-understood (const struct qcow2_image *img, const struct wire_bitmap *w,
+understood (const struct qcow2_image *img, const struct qcow2_wire_bitmap *w,
             const struct qcow2_dirty_bitmap *b)
 {
   uint64_t granules, entries;
@@ -113,7 +93,7 @@ static bool
 decode_entry (const struct qcow2_image *img, const uint8_t *dir, size_t len,
               uint64_t dir_off, size_t *at, struct qcow2_dirty_bitmap *b)
 {
-  struct wire_bitmap w;
+  struct qcow2_wire_bitmap w;
   uint64_t size, end;
 
   if (len - *at < sizeof w)
@@ -164,7 +144,7 @@ decode_directory (struct qcow2_image *img, const uint8_t *dir, size_t len,
 
 /* -EINVAL: the bitmaps can't be right. */
 static int
-load_directory (struct qcow2_image *img, const struct wire_bitmaps *w)
+load_directory (struct qcow2_image *img, const struct qcow2_wire_bitmaps *w)
 {
   uint64_t off = be64_load (w->directory_off), end;
   uint64_t len = be64_load (w->directory_size);
@@ -188,7 +168,7 @@ int
 qcow2_bitmaps_load (struct qcow2_image *img, struct fault *f)
 {
   struct qcow2_dirty_bitmaps *bs = &img->bitmaps;
-  struct wire_bitmaps w;
+  struct qcow2_wire_bitmaps w;
   int r;
 
   if (!(img->header.geo.autoclear & QCOW2_AUTOCLEAR_BITMAPS))
@@ -227,7 +207,7 @@ write_flags (struct qcow2_image *img, struct qcow2_dirty_bitmap *b,
 {
   be32 wire = be32_make (flags);
   int r = io_pwrite (img->io, &wire, sizeof wire, b->entry_off +
-                     offsetof (struct wire_bitmap, flags));
+                     offsetof (struct qcow2_wire_bitmap, flags));
 
   if (r == 0)
     b->flags = flags;

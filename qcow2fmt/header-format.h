@@ -128,4 +128,25 @@ struct qcow2_ext_walk qcow2_ext_first (const uint8_t *buf, size_t len,
 /* 1 with *E, 0 at the end, -EINVAL where an extension leaves the area. */
 int qcow2_ext_next (struct qcow2_ext_walk *w, struct qcow2_ext *e) MUST_CHECK;
 
+/* Persistent bitmaps ("Bitmaps extension"). */
+struct qcow2_wire_bitmaps {    /* payload of the extension */
+  be32 nr_bitmaps;
+  be32 reserved;
+  be64 directory_size;
+  be64 directory_off;
+};
+WIRE_FIELD_AT (struct qcow2_wire_bitmaps, directory_off, 16);
+
+struct qcow2_wire_bitmap {     /* directory entry, fixed part */
+  be64 table_off;
+  be32 table_entries;
+  be32 flags;
+  uint8_t type;
+  uint8_t granularity_bits;
+  be16 name_size;
+  be32 extra_size;
+};
+WIRE_FIELD_AT (struct qcow2_wire_bitmap, flags, 12);
+WIRE_FIELD_AT (struct qcow2_wire_bitmap, extra_size, 20);
+
 #endif
