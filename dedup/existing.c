@@ -156,11 +156,9 @@ hash_all (struct op *op)
       s->kind = SLOT_ZERO;
       continue;
     }
-    r = dedup_hash_compute (&d->hasher, slot_data (op, i), d->cluster_size,
-                            &s->hash);
+    r = dedup_hash_slot (op, i);
     if (r < 0)
       return r;
-    s->hashed = true;
   }
   return 0;
 }

@@ -97,26 +97,29 @@ guess (struct op *op)
   return r < 0 ? r : dedup_compare_candidates (op, SLOT_GUESS, &wrong);
 }
 
+int
+dedup_hash_slot (struct op *op, size_t i)
+{
+  struct dedup_disk *d = op->d;
+  struct slot *s = &op->slots[i];
+  int r = dedup_hash_compute (&d->hasher, slot_data (op, i), d->cluster_size,
+                              &s->hash);
+
+  s->hashed = r == 0;
+  return r;
+}
+
 /* Hash what is new as far as is known. */
 static int
 hash_new (struct op *op)
 {
-  struct dedup_disk *d = op->d;
   size_t i;
-  int r;
+  int r = 0;
 
-  for (i = 0; i < op->nr && d->dedup; i++) {
-    struct slot *s = &op->slots[i];
-
-    if (s->kind != SLOT_NEW || s->hashed)
-      continue;
-    r = dedup_hash_compute (&d->hasher, slot_data (op, i), d->cluster_size,
-                            &s->hash);
-    if (r < 0)
-      return r;
-    s->hashed = true;
-  }
-  return 0;
+  for (i = 0; i < op->nr && op->d->dedup && r == 0; i++)
+    if (op->slots[i].kind == SLOT_NEW && !op->slots[i].hashed)
+      r = dedup_hash_slot (op, i);
+  return r;
 }
 
 /* Remember where this operation's data is. */

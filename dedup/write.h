@@ -82,6 +82,9 @@ is_zero (const uint8_t *p, size_t len)
 /* Ask the incarnations about the slots of SLOT_PROBE, which become
  * SLOT_CANDIDATE or SLOT_NEW. */
 void dedup_probe (struct op *op);
+
+/* Hash the data of slot I. */
+int dedup_hash_slot (struct op *op, size_t i) MUST_CHECK;
 /* Hold the candidates of all slots of KIND; one that cannot be linked becomes
  * SLOT_NEW. */
 int dedup_hold_candidates (struct op *op, enum slot_kind kind) MUST_CHECK;
