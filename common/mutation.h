@@ -16,6 +16,7 @@ enum mutation {
   MUTATION_LAW_3,                 /* tables are written before the journal */
   MUTATION_LAW_3_NOT_RECORDED,    /* ... when no block says it is durable */
   MUTATION_LAW_4,                 /* checkpoint moves before tables are safe */
+  MUTATION_LAW_4_OPEN_BLOCK,      /* ... past a block that clients fill */
   MUTATION_LAW_5,                 /* bit 48 is cleared before the checkpoint */
   MUTATION_LAW_5_NO_SYNC,         /* ... before the checkpoint is durable */
   MUTATION_LAW_6_NO_QUARANTINE,   /* freed clusters are reused at once */

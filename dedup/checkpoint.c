@@ -129,7 +129,7 @@ dedup_config_commit (struct dedup_disk *d, bool frozen_done)
 static int
 say_durable (struct dedup_disk *d, uint64_t end, uint64_t *seq)
 {
-  bool last;
+  bool open, empty;
 
   lock_acquire (d->lock);
   if (!d->recovery_bit || d->checkpoint >= end ||
@@ -137,9 +137,10 @@ say_durable (struct dedup_disk *d, uint64_t end, uint64_t *seq)
     lock_release (d->lock);
     return 0;
   }
-  last = dedup_journal_seq_locked (d->journal) == *seq;
-  dedup_journal_force_locked (d->journal);
-  if (last)
+  /* Clients may have begun to fill block *SEQ: then it stays above. */
+  open = dedup_journal_seq_locked (d->journal) == *seq;
+  empty = dedup_journal_force_locked (d->journal);
+  if (open && (empty || mutation (MUTATION_LAW_4_OPEN_BLOCK)))
     *seq = dedup_journal_seq_locked (d->journal);
   lock_release (d->lock);
   return commit_journal (d);
@@ -411,7 +412,7 @@ dedup_commit_empty (struct dedup_disk *d)
   lock_acquire (d->lock);
   if (d->recovery_bit && !d->gate_closed &&
       dedup_journal_room_locked (d->journal, 1))
-    dedup_journal_force_locked (d->journal);
+    (void) dedup_journal_force_locked (d->journal);
   lock_release (d->lock);
   return commit_journal (d);
 }

@@ -325,18 +325,21 @@ dedup_journal_seal_locked (struct dedup_journal *j)
   return j->fill_seq;
 }
 
-void
+bool
 dedup_journal_force_locked (struct dedup_journal *j)
 {
+  bool empty = j->fill == NULL;
+
   assert (lock_held (j->lock));
-  if (j->fill == NULL) {
+  if (empty) {
     /* A block that waits already will carry the durable number as well; and
      * a full journal has no place for another. */
     if (j->sealed.first || j->fill_seq == end_seq (j))
-      return;
+      return false;
     start_block (j);
   }
   seal_block (j);
+  return empty;
 }
 
 uint64_t

@@ -52,8 +52,9 @@ uint64_t dedup_journal_seq_locked (const struct dedup_journal *j);
 uint64_t dedup_journal_seal_locked (struct dedup_journal *j);
 /* Seal even an empty block: the next commit then makes the durable number
  * durable.  Does nothing where a sealed block waits already, which will carry
- * that number as well, or where the areas are full. */
-void dedup_journal_force_locked (struct dedup_journal *j);
+ * that number as well, or where the areas are full.  True if it sealed a block
+ * without records: its number is one below the one being filled then. */
+bool dedup_journal_force_locked (struct dedup_journal *j);
 /* Bytes of records not yet durable. */
 uint64_t dedup_journal_pending_locked (const struct dedup_journal *j);
 

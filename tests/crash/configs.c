@@ -26,6 +26,8 @@ const struct cfg crash_configs[] = {
   { "three clients", 12, 4, 5, 2, 4, 192, 3, 300, 8, 100, 4, 6,
     BASE_CREATED },
   { "four clients", 12, 4, 5, 0, 4, 128, 4, 400, 10, 0, 8, 6, BASE_CREATED },
+  { "busy jobs, clients", 12, 4, 4, 0, 4, 128, 4, 600, 12, 0, 1, 6,
+    BASE_CREATED },
   { "two, odd end", 12, 4, 4, 3, 4, 96, 2, 300, 6, 70, 2, 5, BASE_CREATED,
     .partial_end = true },
   { "tiny clusters", 9, 4, 5, 2, 4, 512, 1, 250, 8, 60, 6, 6, BASE_CREATED },

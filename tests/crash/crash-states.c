@@ -45,6 +45,8 @@ static const struct {
   M (LAW_3, "tables are written before the journal"),
   M (LAW_3_NOT_RECORDED, "tables are written before a block says they may"),
   M (LAW_4, "the checkpoint moves before the tables are safe"),
+  M (LAW_4_OPEN_BLOCK, "the checkpoint passes a block that clients fill",
+     "busy jobs, clients", "four clients", "merges, clients"),
   M (LAW_5, "bit 48 is cleared before the checkpoint", "many closes"),
   M (LAW_5_NO_SYNC, "bit 48 is cleared before the checkpoint is safe",
      "many closes"),

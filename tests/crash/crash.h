@@ -90,6 +90,7 @@ struct world {
   size_t nr_units;
   uint64_t *base_ids;          /* before the first operation */
   bool created;                /* there was a store from the start */
+  bool paced;                  /* clients rest, and go on while a sync lasts */
   bool recovered;              /* it starts with a recovery */
 
   pthread_mutex_t mutex;       /* of what follows, while clients run */

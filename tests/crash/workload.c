@@ -271,6 +271,8 @@ some_jobs (struct world *w, struct dedup_disk *d, struct rng *r)
 {
   unsigned urgent, due = dedup_due (d, &urgent);
 
+  if (chance (r, w->paced ? 2 : 6))  /* due or not */
+    return run_jobs (w, d, urgent | DEDUP_JOB_CHECKPOINT);
   if (chance (r, 4))
     return run_jobs (w, d, due);
   if (chance (r, 3))
@@ -323,9 +325,12 @@ client_thread (void *opaque)
   struct client *c = opaque;
   unsigned i;
 
-  for (i = 0; i < c->nr_ops; i++)
+  for (i = 0; i < c->nr_ops; i++) {
     if (random_op (c->w, c->e, c->id, &c->rng) < 0)
       break;
+    if (c->w->paced)
+      usleep ((useconds_t) rnd (&c->rng, 300));
+  }
   return NULL;
 }
 
@@ -384,7 +389,9 @@ trouble_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
   uint64_t n = __atomic_add_fetch (&t->calls, 1, __ATOMIC_RELAXED);
   struct rng r = rng_of (w->seed, n);
 
-  if (w->cfg.clients > 1 && (call == IO_PWRITE || call == IO_SYNC) &&
+  if (w->paced && call == IO_SYNC)
+    usleep ((useconds_t) rnd (&r, 1000));
+  else if (w->cfg.clients > 1 && (call == IO_PWRITE || call == IO_SYNC) &&
       chance (&r, 3))
     usleep ((useconds_t) rnd (&r, 150));
   if (call != IO_SYNC ||
@@ -442,6 +449,8 @@ run_workload (struct world *w, struct io_store *below)
   struct io_store *io;
   unsigned left = w->cfg.nr_ops, n;
   size_t i;
+
+  w->paced = w->cfg.clients > 1 && chance (&r, 2);
 
   if (io_recording_new (below, &w->rec) < 0 ||
       io_faulty_new (w->rec, trouble_cb, &t, &io) < 0)

@@ -228,11 +228,11 @@ room (struct env *e, size_t nr)
   return dedup_journal_room_locked (e->j, nr);
 }
 
-static void
+static bool
 force (struct env *e)
 {
   LOCK_FOR_SCOPE (&e->lock);
-  dedup_journal_force_locked (e->j);
+  return dedup_journal_force_locked (e->j);
 }
 
 /* --- Records ------------------------------------------------------------ */
@@ -569,8 +569,8 @@ test_forced_block_makes_durable_number_durable (void **state)
   append_group (&e, 0, 1);
   assert_int_equal (dedup_journal_commit (e.j), 0);
   assert_int_equal (known_durable (&e), 40);
-  force (&e);
-  force (&e);                   /* one waits already */
+  assert_true (force (&e));
+  assert_false (force (&e));    /* one waits already */
   assert_int_equal (dedup_journal_commit (e.j), 0);
   assert_int_equal (durable (&e), 42);
   assert_int_equal (known_durable (&e), 41);
@@ -580,7 +580,7 @@ test_forced_block_makes_durable_number_durable (void **state)
 
   /* A block sealed before a commit carries what that commit made durable. */
   append_group (&e, 1, 1);
-  force (&e);
+  assert_false (force (&e));    /* it has records */
   assert_int_equal (dedup_journal_commit (e.j), 0);
   assert_int_equal (read_back (&e, 41, &f), 44);
   assert_int_equal (f.last_known, 42);
@@ -678,7 +678,7 @@ test_bad_areas_and_start_are_refused (void **state)
   lock_acquire (&e.lock);
   assert_false (dedup_journal_room_locked (j, 1));
   assert_int_equal (dedup_journal_left_locked (j), 0);
-  dedup_journal_force_locked (j);                       /* no place: no-op */
+  assert_false (dedup_journal_force_locked (j));        /* no place: no-op */
   lock_release (&e.lock);
   assert_int_equal (dedup_journal_commit (j), 0);
   dedup_journal_free (j);
