@@ -127,7 +127,11 @@ qcow2_hold_locked (struct qcow2_txn *txn, uint64_t host_idx, uint64_t limit)
   r = qcow2_get_refcount_locked (txn, host_idx, &refcount, &anchored);
   if (r < 0)
     return r;
-  if (!anchored || refcount < 2 || qcow2_guarded_locked (img, host_idx, 1))
+  if (!anchored || qcow2_guarded_locked (img, host_idx, 1))
+    return -ENOENT;
+  /* What another hold keeps is as good: its bytes stay.  Were it refused, they
+   * would be stored a second time while that one links them here. */
+  if (refcount < 2 && !qcow2_is_held_locked (img, host_idx))
     return -ENOENT;
   if (refcount >= limit)
     return -ERANGE;

@@ -314,8 +314,8 @@ int qcow2_drop_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t nr,
                        bool trimmed) MUST_CHECK;
 
 /* Keep a cluster that may be linked from being freed while its bytes are
- * compared.  -ENOENT: not anchored, or no guest refers to it; -ERANGE:
- * refcount at or above LIMIT. */
+ * compared.  -ENOENT: not anchored, or no guest refers to it and no other hold
+ * keeps it; -ERANGE: refcount at or above LIMIT. */
 int qcow2_hold_locked (struct qcow2_txn *txn, uint64_t host_idx,
                        uint64_t limit) MUST_CHECK;
 /* Memory for NR more holds, so that they cannot fail for want of it. */

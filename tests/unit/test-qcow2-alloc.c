@@ -106,10 +106,14 @@ test_held_cluster_outlives_its_last_reference (void **state)
   lock_acquire (&e.img->lock);
   change_refcount (&txn, b, 2, true);      /* a link */
   qcow2_unhold_locked (&txn, b);
+  /* What is held still can be held once more, though no guest has it. */
+  ok (RETRY (&txn, qcow2_hold_locked (&txn, a, 100)));
+  qcow2_unhold_locked (&txn, a);
   qcow2_unhold_locked (&txn, a);
   assert_int_equal (qcow2_quarantined_locked (e.img), 0);
   qcow2_unhold_locked (&txn, a);
   assert_int_equal (qcow2_quarantined_locked (e.img), 1);
+  assert_int_equal (RETRY (&txn, qcow2_hold_locked (&txn, a, 100)), -ENOENT);
   qcow2_txn_end_locked (&txn);
   lock_release (&e.img->lock);
   assert_int_equal (refcount_of (e.img, a, NULL), 0);
