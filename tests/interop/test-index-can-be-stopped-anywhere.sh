@@ -36,12 +36,18 @@ is_done ()
   same_as_raw "$TMP/a.raw" "$disk"
 }
 
+cp "$TMP/new.qcow2" "$disk"
+start=$(date +%s%N)
+tool index "$disk" >/dev/null
+whole=$((($(date +%s%N) - start) / 1000000))
+say "a whole run takes $whole ms"
+
 say "SIGINT and SIGTERM"
 interrupted=0
 for sig in INT TERM; do
-  for ms in 30 100 250; do
+  for percent in 20 50 70; do
     cp "$TMP/new.qcow2" "$disk"
-    index_and_send $sig $ms
+    index_and_send $sig $((whole * percent / 100))
     [ $rc != 0 ] || continue
     if [ $rc = 130 ]; then
       interrupted=$((interrupted + 1))
@@ -66,8 +72,12 @@ echo "seed $seed"
 RANDOM=$seed
 killed=0
 for ((i = 0; i < 8 * SCALE; i++)); do
-  index_and_send KILL $((20 + RANDOM % (100 + 40 * i)))
-  [ $rc = 0 ] || killed=$((killed + 1))
+  index_and_send KILL $((whole / 10 + RANDOM % (whole * 8 / 10 + 1)))
+  if [ $rc = 0 ]; then          # nothing is left to be done
+    cp "$TMP/new.qcow2" "$disk"
+    continue
+  fi
+  killed=$((killed + 1))
   case $((RANDOM % 3)) in
     0) tool recover "$disk" >/dev/null; check_clean "$disk" ;;
     1) start_server "$disk"; served_as_raw "$TMP/a.raw"; stop_server ;;
