@@ -21,7 +21,8 @@
 
 struct place {
   uint64_t old;                /* L2 entry */
-  uint64_t host_idx;
+  uint64_t host_idx;           /* if placed; in a data file 0 is a place, too */
+  bool placed;
   bool reserved;               /* new, and not linked yet */
 };
 
@@ -53,7 +54,7 @@ entry_of (const struct direct_op *op, const struct place *p)
 
 /* --- look ------------------------------------------------------------- */
 
-/* Where does cluster I go?  host_idx 0: to a new cluster. */
+/* Where does cluster I go?  Not placed: to a new cluster. */
 static int
 look_one (struct direct_op *op, size_t i)
 {
@@ -66,9 +67,10 @@ look_one (struct direct_op *op, size_t i)
                               &p->old);
   if (r < 0)
     return r;
-  p->host_idx = 0;
+  p->placed = false;
   if (in_data_file (op->d)) {
     p->host_idx = op->guest_idx + i;
+    p->placed = true;
     return 0;
   }
   if (!(p->old & QCOW2_L2_COPIED) || (p->old & QCOW2_L2_COMPRESSED) ||
@@ -80,8 +82,7 @@ look_one (struct direct_op *op, size_t i)
   r = qcow2_get_refcount_locked (&op->txn, p->host_idx, &refcount, &anchored);
   if (r == 0 && qcow2_guarded_locked (op->d->img, p->host_idx, 1))
     return -EIO;               /* an entry that names a table */
-  if (r == 0 && refcount != 1)
-    p->host_idx = 0;           /* COPIED is wrong */
+  p->placed = r == 0 && refcount == 1;   /* else COPIED is wrong */
   return r;
 }
 
@@ -144,7 +145,7 @@ reserve_run (struct direct_op *op, size_t i)
   size_t n = 1, k;
   int r;
 
-  while (i + n < op->nr && op->v[i + n].host_idx == 0)
+  while (i + n < op->nr && !op->v[i + n].placed)
     n++;
   r = reserve (op, n, &run);
   if (r == -ENOSPC && (r = find_space (op->d)) == 0)
@@ -153,7 +154,7 @@ reserve_run (struct direct_op *op, size_t i)
     return r;
   for (k = 0; k < run.count; k++) {
     op->v[i + k].host_idx = run.host_idx + k;
-    op->v[i + k].reserved = true;
+    op->v[i + k].placed = op->v[i + k].reserved = true;
   }
   return 0;
 }
@@ -165,7 +166,7 @@ reserve_all (struct direct_op *op)
   int r = 0;
 
   for (i = 0; i < op->nr && r == 0; i++)
-    if (op->v[i].host_idx == 0)
+    if (!op->v[i].placed)
       r = reserve_run (op, i);
   return r;
 }

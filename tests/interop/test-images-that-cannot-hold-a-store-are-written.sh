@@ -9,17 +9,22 @@
 
 cd "$TMP"
 random_file "$TMP/a.raw" 2 1
+random_file "$TMP/a2.raw" 1 2
+head -c 65536 "$TMP/a2.raw" >"$TMP/b.raw"
 written_twice () # IMAGE
 {
   start_server "$@"
   $PY "$HERE/put.py" "$URI" "$TMP/a.raw" $((1 << 20))
   $PY "$HERE/put.py" "$URI" "$TMP/a.raw" $((5 << 20))
+  # The place of the first cluster is 0 in a data file.
+  $PY "$HERE/put.py" "$URI" "$TMP/b.raw" 0
   stop_server
   qemu-img check -q "$1"
   tool_check_clean "$1"
   dd if=/dev/zero bs=1M count=16 of=want.raw status=none
   dd if=a.raw bs=1M seek=1 conv=notrunc of=want.raw status=none
   dd if=a.raw bs=1M seek=5 conv=notrunc of=want.raw status=none
+  dd if=b.raw conv=notrunc of=want.raw status=none
   same_as_raw want.raw "$1"
 }
 
