@@ -19,6 +19,8 @@ crashload.py verify URI REGION DIR
        answered is among them, of whatever connection the flush was;
      - what is there of one connection implies all that the others had been
        answered before it was sent (a prefix of the whole history).
+
+CRASHLOAD_CLUSTER: the image's cluster size in bytes (4096), if it is larger.
 """
 import hashlib
 import multiprocessing
@@ -34,6 +36,7 @@ import nbdclient
 from nbdclient import SECTOR
 
 PER_CLUSTER = 8                 # sectors of 512 bytes in 4 KiB
+TRIM_SECTORS = int(os.environ.get('CRASHLOAD_CLUSTER') or 4096) // SECTOR
 POOL = 400                      # contents that all connections share
 
 
@@ -79,8 +82,8 @@ def plan(rng, who, sectors):
             return 'zero', at, [0] * n, rng.random() < 0.02
         # A trim is whole clusters here: what happens to parts is the
         # server's choice, and this model has no room for choices.
-        at -= at % PER_CLUSTER
-        n = max(PER_CLUSTER, n // PER_CLUSTER * PER_CLUSTER)
+        at -= at % TRIM_SECTORS
+        n = max(TRIM_SECTORS, n // TRIM_SECTORS * TRIM_SECTORS)
         return 'trim', at, [0] * n, False
     if kind < 0.89:
         return 'flush', 0, [], False
