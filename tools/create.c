@@ -121,6 +121,20 @@ parse_option (int option, const char *value, struct dedup_create_params *p)
   }
 }
 
+/* qemu-img has cluster_size where others write cluster-size: both will do. */
+static void
+use_hyphens (char *arg)
+{
+  bool in_name = true;
+
+  for (; *arg; arg++) {
+    if (*arg == '=' || *arg == ',')
+      in_name = *arg == ',';
+    else if (in_name && *arg == '_')
+      *arg = '-';
+  }
+}
+
 /* The argument of -o; it is cut up.  -1: go on, else the exit code. */
 static int
 parse_options (char *arg, struct dedup_create_params *p)
@@ -128,6 +142,7 @@ parse_options (char *arg, struct dedup_create_params *p)
   char *value;
   int option;
 
+  use_hyphens (arg);
   while (*arg) {
     option = getsubopt (&arg, tokens, &value);
     if (option < 0)

@@ -6,7 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 
 disk=$TMP/disk.qcow2
-tool create -o cluster-size=8k,refcount-bits=32,max-incarnations=7 "$disk" 1G
+tool create -o cluster-size=8k,refcount_bits=32,max-incarnations=7 "$disk" 1G
 check_clean "$disk"
 qemu-img info --output=json "$disk" >"$TMP/q"
 equal virtual-size "$(json virtual-size <"$TMP/q")" $((1 << 30))
