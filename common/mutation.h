@@ -35,6 +35,7 @@ enum mutation {
   MUTATION_NO_LOOK_BEHIND,        /* recovery stops at a rotten block */
   MUTATION_NO_CUT,                /* refused groups get into the index */
   MUTATION_OLD_EPOCH,             /* an older configuration keeps its epoch */
+  MUTATION_STORE_FILE_NO_SYNC,    /* its areas are listed, not durable */
   NR_MUTATIONS
 };
 

@@ -216,6 +216,14 @@ area_at (const struct dedup_disk *d, size_t i)
   return (struct qcow2_area) { c->limbo[i].host_off, c->limbo[i].size_bytes };
 }
 
+/* Area I, if it lies in the image. */
+static bool
+image_area_at (const struct dedup_disk *d, size_t i, struct qcow2_area *a)
+{
+  *a = area_at (d, i);
+  return !dedup_in_store_file (a->host_off);
+}
+
 static size_t
 count_areas (const struct dedup_disk *d)
 {
@@ -226,14 +234,15 @@ count_areas (const struct dedup_disk *d)
 int
 dedup_areas (struct dedup_disk *d, struct qcow2_area **areas, size_t *nr)
 {
-  size_t i;
+  size_t i, all = d->has_store ? count_areas (d) : 0;
 
-  *nr = d->has_store ? count_areas (d) : 0;
-  *areas = calloc (*nr + 1, sizeof **areas);
+  *nr = 0;
+  *areas = calloc (all + 1, sizeof **areas);
   if (*areas == NULL)
     return -ENOMEM;
-  for (i = 0; i < *nr; i++)
-    (*areas)[i] = area_at (d, i);
+  for (i = 0; i < all; i++)
+    if (image_area_at (d, i, &(*areas)[*nr]))
+      ++*nr;
   return 0;
 }
 
@@ -244,9 +253,10 @@ dedup_area_contains (const struct dedup_disk *d, uint64_t host_idx)
   size_t i, nr = count_areas (d);
 
   for (i = 0; i < nr; i++) {
-    struct qcow2_area a = area_at (d, i);
+    struct qcow2_area a;
 
-    if (off >= a.host_off && off - a.host_off < a.size)
+    if (image_area_at (d, i, &a) &&
+        off >= a.host_off && off - a.host_off < a.size)
       return true;
   }
   return false;
@@ -289,10 +299,13 @@ dedup_area_guard (struct dedup_disk *d, struct fault *f)
 
   LOCK_FOR_SCOPE (d->lock);
   for (i = 0; i < nr; i++) {
-    struct qcow2_area a = area_at (d, i);
-    uint64_t idx = a.host_off >> d->cluster_bits;
-    uint64_t count = a.size >> d->cluster_bits;
+    struct qcow2_area a;
+    uint64_t idx, count;
 
+    if (!image_area_at (d, i, &a))
+      continue;
+    idx = a.host_off >> d->cluster_bits;
+    count = a.size >> d->cluster_bits;
     if (qcow2_guarded_locked (d->img, idx, count))
       return fault_corrupt (f, a.host_off, "an area of the store overlaps "
                             "the image's tables");
@@ -305,10 +318,12 @@ int
 dedup_area_check (struct dedup_disk *d, bool *ok)
 {
   size_t i, nr = count_areas (d);
+  struct qcow2_area a;
   int r = 0;
 
   *ok = true;
   for (i = 0; i < nr && *ok && r == 0; i++)
-    r = check_area (d, area_at (d, i), ok);
+    if (image_area_at (d, i, &a))
+      r = check_area (d, a, ok);
   return r;
 }

@@ -2,7 +2,7 @@
 /* What the fields of a configuration may be (docs/on-disk.md 3.1).
  *
  * Promises: every area of a configuration that passed is aligned, below 2^56
- * and apart from all others; every count is within dedup-limits.h; every sequence
+ * in its file and apart from all others; every count is within dedup-limits.h; every sequence
  * number, generation and id is so small that sums of two can't overflow.
  *
  * No state, no threads.  Left out: whether areas are inside the file
@@ -43,6 +43,12 @@ check_scalars (const struct dedup_config *c, uint64_t cluster_size,
   return 0;
 }
 
+static uint64_t
+in_its_file (uint64_t host_off)
+{
+  return host_off & ~DEDUP_IN_STORE_FILE;
+}
+
 /* One area of the store, of whatever kind. */
 static int
 check_place (const char *what, uint32_t i, uint64_t host_off,
@@ -57,6 +63,19 @@ check_place (const char *what, uint32_t i, uint64_t host_off,
     return wrong (f, "configuration: %s %" PRIu32 ": size %" PRIu64
                   " is out of range or not aligned", what, i, size_bytes);
   return 0;
+}
+
+/* One that may lie in the store file. */
+static int
+check_index_place (const struct dedup_config *c, const char *what, uint32_t i,
+                   uint64_t host_off, uint64_t size_bytes,
+                   uint64_t cluster_size, struct fault *f)
+{
+  if (dedup_in_store_file (host_off) && c->store_session == 0)
+    return wrong (f, "configuration: %s %" PRIu32 " lies in a store file, but "
+                  "there is none", what, i);
+  return check_place (what, i, in_its_file (host_off), size_bytes,
+                      cluster_size, f);
 }
 
 static uint64_t
@@ -118,13 +137,14 @@ check_sequence (const struct dedup_config *c, struct fault *f)
 }
 
 static int
-check_incarnation (const struct dedup_incarnation_desc *d, uint32_t i,
+check_incarnation (const struct dedup_config *c, uint32_t i,
                    uint64_t cluster_size, struct fault *f)
 {
+  const struct dedup_incarnation_desc *d = &c->incarnations[i];
   int r;
 
-  r = check_place ("incarnation", i, d->host_off, d->size_bytes,
-                   cluster_size, f);
+  r = check_index_place (c, "incarnation", i, d->host_off, d->size_bytes,
+                         cluster_size, f);
   if (r < 0)
     return r;
   if (d->order < DEDUP_MIN_ORDER || d->order > DEDUP_MAX_ORDER)
@@ -150,7 +170,7 @@ check_incarnations (const struct dedup_config *c, uint64_t cluster_size,
   int r;
 
   for (i = 0; i < c->nr_incarnations; ++i) {
-    r = check_incarnation (&c->incarnations[i], i, cluster_size, f);
+    r = check_incarnation (c, i, cluster_size, f);
     if (r < 0)
       return r;
     if (i > 0 && c->incarnations[i].id <= c->incarnations[i - 1].id)
@@ -172,8 +192,8 @@ check_limbo (const struct dedup_config *c, uint64_t cluster_size,
   int r;
 
   for (i = 0; i < c->nr_limbo; ++i) {
-    r = check_place ("limbo area", i, c->limbo[i].host_off,
-                     c->limbo[i].size_bytes, cluster_size, f);
+    r = check_index_place (c, "limbo area", i, c->limbo[i].host_off,
+                           c->limbo[i].size_bytes, cluster_size, f);
     if (r < 0)
       return r;
   }
@@ -181,12 +201,14 @@ check_limbo (const struct dedup_config *c, uint64_t cluster_size,
 }
 
 static int
-check_segment (const struct dedup_segment_desc *s, uint32_t i,
+check_segment (const struct dedup_config *c, uint32_t i,
                uint64_t cluster_size, struct fault *f)
 {
+  const struct dedup_segment_desc *s = &c->segments[i];
   int r;
 
-  r = check_place ("segment", i, s->host_off, s->size_bytes, cluster_size, f);
+  r = check_index_place (c, "segment", i, s->host_off, s->size_bytes,
+                         cluster_size, f);
   if (r < 0)
     return r;
   if (s->size_bytes < dedup_segment_size (s->nr_entries, 0))
@@ -222,7 +244,7 @@ check_segments (const struct dedup_config *c, uint64_t cluster_size,
   for (i = 0; i < c->nr_segments; ++i) {
     const struct dedup_segment_desc *s = &c->segments[i];
 
-    r = check_segment (s, i, cluster_size, f);
+    r = check_segment (c, i, cluster_size, f);
     if (r < 0)
       return r;
     if (i > 0 && !segments_in_order (s - 1, s))
@@ -349,6 +371,8 @@ dedup_config_check_file (const struct dedup_config *c,
   for (i = 0; i < n; ++i) {
     const struct place p = place_at (c, i);
 
+    if (dedup_in_store_file (p.host_off))
+      continue;                 /* which may be lost at any time */
     if (p.end > file_end)
       return wrong (f, "configuration: area at 0x%" PRIx64 " reaches past "
                     "the end of the file", p.host_off);

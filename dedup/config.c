@@ -18,8 +18,10 @@
 #include "wire.h"
 
 #define CONFIG_MAGIC UINT64_C (0x44445550434f4e46)   /* "DDUPCONF" */
-/* 2: with segments.  Without any it is 1, byte for byte as it was. */
-#define CONFIG_VERSION 2
+/* 2: with segments; 3: with a store file.  Without either it is 1, byte for
+ * byte as it was. */
+#define VERSION_SEGMENTS 2
+#define VERSION_STORE_FILE 3
 
 struct wire_config {
   be64 magic;
@@ -89,6 +91,12 @@ struct wire_segment {
   uint8_t zero;
 };
 
+/* Behind the segments, where there is a store file. */
+struct wire_store_file {
+  be64 session;
+  be64 zero;
+};
+
 struct wire_cut {
   be64 seq;
   be32 len;
@@ -143,25 +151,51 @@ _Static_assert (sizeof (struct wire_config) == 128, "configuration");
 _Static_assert (sizeof (struct wire_area) == 24, "journal area");
 _Static_assert (sizeof (struct wire_cut) == 16, "cut block");
 _Static_assert (sizeof (struct wire_segment) == 56, "segment");
+_Static_assert (sizeof (struct wire_store_file) == 16, "store file");
 _Static_assert (sizeof (struct wire_incarnation) == 40, "incarnation");
 _Static_assert (sizeof (struct wire_limbo) == 16, "limbo area");
 _Static_assert (128 + DEDUP_MAX_JOURNAL_AREAS * 24 +
                 DEDUP_MAX_INCARNATIONS * 40 + DEDUP_MAX_LIMBO * 16 <=
                 DEDUP_CONFIG_SLOT, "a full configuration fits its slot");
+_Static_assert (128 + DEDUP_MAX_JOURNAL_AREAS * 24 +
+                DEDUP_MAX_INCARNATIONS * 40 + DEDUP_MAX_LIMBO * 16 +
+                8 + DEDUP_MAX_SEGMENTS * 56 + 16 + DEDUP_MAX_CUTS * 16 <=
+                DEDUP_CONFIG_SLOT, "so does one of version 3");
 
 /* --- Encoding ------------------------------------------------------------ */
 
+/* What stands before the number of segments, or before the cut blocks. */
 static size_t
-config_length (uint32_t nr_areas, uint32_t nr_incarnations, uint32_t nr_limbo,
-               uint32_t nr_segments, uint32_t nr_cuts)
+fixed_length (uint32_t nr_areas, uint32_t nr_incarnations, uint32_t nr_limbo)
 {
   return sizeof (struct wire_config) +
     nr_areas * sizeof (struct wire_area) +
     nr_incarnations * sizeof (struct wire_incarnation) +
-    nr_limbo * sizeof (struct wire_limbo) +
-    (nr_segments ? sizeof (struct wire_count) : 0) +
+    nr_limbo * sizeof (struct wire_limbo);
+}
+
+/* What versions 2 and 3 add to that. */
+static size_t
+added_length (uint32_t version, uint32_t nr_segments)
+{
+  return (version >= VERSION_SEGMENTS ? sizeof (struct wire_count) : 0) +
     nr_segments * sizeof (struct wire_segment) +
-    nr_cuts * sizeof (struct wire_cut);
+    (version >= VERSION_STORE_FILE ? sizeof (struct wire_store_file) : 0);
+}
+
+static uint32_t
+config_version (const struct dedup_config *c)
+{
+  return c->store_session ? VERSION_STORE_FILE
+    : c->nr_segments ? VERSION_SEGMENTS : 1;
+}
+
+static size_t
+config_length (const struct dedup_config *c)
+{
+  return fixed_length (c->nr_areas, c->nr_incarnations, c->nr_limbo) +
+    added_length (config_version (c), c->nr_segments) +
+    c->nr_cuts * sizeof (struct wire_cut);
 }
 
 static struct wire_config
@@ -171,7 +205,7 @@ encode_fields (const struct dedup_config *c, size_t length)
 
   memset (&w, 0, sizeof w);
   w.magic = be64_make (CONFIG_MAGIC);
-  w.version = be32_make (c->nr_segments ? CONFIG_VERSION : 1);
+  w.version = be32_make (config_version (c));
   w.length = be32_make ((uint32_t) length);
   w.store_id = be64_make (c->store_id);
   w.generation = be64_make (c->generation);
@@ -240,7 +274,7 @@ encode_segments (const struct dedup_config *c, uint8_t *p)
   const struct wire_count count = { .nr_segments = be32_make (c->nr_segments) };
   uint32_t i;
 
-  if (c->nr_segments == 0)
+  if (config_version (c) < VERSION_SEGMENTS)
     return p;
   memcpy (p, &count, sizeof count);
   p += sizeof count;
@@ -260,6 +294,18 @@ encode_segments (const struct dedup_config *c, uint8_t *p)
     memcpy (p, &w, sizeof w);
   }
   return p;
+}
+
+static uint8_t *
+encode_store_file (const struct dedup_config *c, uint8_t *p)
+{
+  const struct wire_store_file w = {
+    .session = be64_make (c->store_session) };
+
+  if (config_version (c) < VERSION_STORE_FILE)
+    return p;
+  memcpy (p, &w, sizeof w);
+  return p + sizeof w;
 }
 
 static void
@@ -286,7 +332,7 @@ encode_arrays (const struct dedup_config *c, uint8_t *p)
     memcpy (p, &w, sizeof w);
     p += sizeof w;
   }
-  p = encode_segments (c, p);
+  p = encode_store_file (c, encode_segments (c, p));
   for (i = 0; i < c->nr_cuts; ++i) {
     const struct wire_cut w = encode_cut (&c->cuts[i]);
 
@@ -307,8 +353,7 @@ dedup_config_encode (const struct dedup_config *c,
   assert (c->nr_limbo <= DEDUP_MAX_LIMBO);
   assert (c->nr_cuts <= DEDUP_MAX_CUTS);
   assert (c->nr_segments <= DEDUP_MAX_SEGMENTS);
-  length = config_length (c->nr_areas, c->nr_incarnations, c->nr_limbo,
-                          c->nr_segments, c->nr_cuts);
+  length = config_length (c);
   w = encode_fields (c, length);
   memset (buf, 0, DEDUP_CONFIG_SLOT);
   memcpy (buf, &w, sizeof w);
@@ -348,7 +393,7 @@ check_envelope (const uint8_t *buf, const struct wire_config *w,
 
   if (be64_load (w->magic) != CONFIG_MAGIC)
     return wrong (f, "configuration: wrong magic");
-  if (be32_load (w->version) < 1 || be32_load (w->version) > CONFIG_VERSION)
+  if (be32_load (w->version) < 1 || be32_load (w->version) > VERSION_STORE_FILE)
     return wrong (f, "configuration: version %" PRIu32 " is unknown",
                   be32_load (w->version));
   if (length < sizeof *w || length > DEDUP_CONFIG_SLOT)
@@ -374,12 +419,12 @@ check_known (const struct wire_config *w, struct fault *f)
 static uint32_t
 load_nr_segments (const uint8_t *buf, const struct wire_config *w)
 {
-  const size_t at = config_length (be32_load (w->nr_areas),
-                                   be32_load (w->nr_incarnations),
-                                   be32_load (w->nr_limbo), 0, 0);
+  const size_t at = fixed_length (be32_load (w->nr_areas),
+                                  be32_load (w->nr_incarnations),
+                                  be32_load (w->nr_limbo));
   struct wire_count count;
 
-  if (be32_load (w->version) < 2 ||
+  if (be32_load (w->version) < VERSION_SEGMENTS ||
       at + sizeof count > be32_load (w->length))
     return 0;
   memcpy (&count, buf + at, sizeof count);
@@ -393,6 +438,7 @@ check_counts (const uint8_t *buf, const struct wire_config *w, struct fault *f)
   const uint32_t nr_incarnations = be32_load (w->nr_incarnations);
   const uint32_t nr_limbo = be32_load (w->nr_limbo);
   const uint32_t length = be32_load (w->length);
+  const uint32_t version = be32_load (w->version);
   uint32_t nr_segments;
   size_t rest;
 
@@ -405,10 +451,11 @@ check_counts (const uint8_t *buf, const struct wire_config *w, struct fault *f)
     return wrong (f, "configuration: %" PRIu32 " limbo areas", nr_limbo);
   nr_segments = load_nr_segments (buf, w);
   if (nr_segments > DEDUP_MAX_SEGMENTS ||
-      (nr_segments > 0) != (be32_load (w->version) == CONFIG_VERSION))
+      (nr_segments == 0 && version == VERSION_SEGMENTS))
     return wrong (f, "configuration: version %" PRIu32 " with %" PRIu32
-                  " segments", be32_load (w->version), nr_segments);
-  rest = config_length (nr_areas, nr_incarnations, nr_limbo, nr_segments, 0);
+                  " segments", version, nr_segments);
+  rest = fixed_length (nr_areas, nr_incarnations, nr_limbo) +
+    added_length (version, nr_segments);
   if (length < rest || (length - rest) % sizeof (struct wire_cut) != 0 ||
       (length - rest) / sizeof (struct wire_cut) > DEDUP_MAX_CUTS)
     return wrong (f, "configuration: length contradicts the counts");
@@ -435,18 +482,20 @@ load_fields (const struct wire_config *w, struct dedup_config *c)
   c->nr_limbo = be32_load (w->nr_limbo);
   /* The rest of the length; check_counts has seen that it comes out even. */
   c->nr_cuts = (be32_load (w->length) -
-                (uint32_t) config_length (c->nr_areas, c->nr_incarnations,
-                                          c->nr_limbo, c->nr_segments, 0)) /
+                (uint32_t) (fixed_length (c->nr_areas, c->nr_incarnations,
+                                          c->nr_limbo) +
+                            added_length (be32_load (w->version),
+                                          c->nr_segments))) /
     sizeof (struct wire_cut);
   memcpy (c->hash_key, w->hash_key, sizeof c->hash_key);
 }
 
 static const uint8_t *
-load_segments (const uint8_t *p, struct dedup_config *c)
+load_segments (const uint8_t *p, uint32_t version, struct dedup_config *c)
 {
   uint32_t i;
 
-  p += c->nr_segments ? sizeof (struct wire_count) : 0;
+  p += version >= VERSION_SEGMENTS ? sizeof (struct wire_count) : 0;
   for (i = 0; i < c->nr_segments; ++i, p += sizeof (struct wire_segment)) {
     struct dedup_segment_desc *s = &c->segments[i];
     struct wire_segment w;
@@ -468,9 +517,22 @@ load_segments (const uint8_t *p, struct dedup_config *c)
   return p;
 }
 
+static const uint8_t *
+load_store_file (const uint8_t *p, uint32_t version, struct dedup_config *c)
+{
+  struct wire_store_file w;
+
+  c->store_session = 0;
+  if (version < VERSION_STORE_FILE)
+    return p;
+  memcpy (&w, p, sizeof w);
+  c->store_session = be64_load (w.session);
+  return p + sizeof w;
+}
+
 /* The counts were checked against the limits and the length. */
 static void
-load_arrays (const uint8_t *p, struct dedup_config *c)
+load_arrays (const uint8_t *p, uint32_t version, struct dedup_config *c)
 {
   uint32_t i;
 
@@ -502,7 +564,8 @@ load_arrays (const uint8_t *p, struct dedup_config *c)
     c->limbo[i].host_off = be64_load (w.host_off);
     c->limbo[i].size_bytes = be64_load (w.size_bytes);
   }
-  p = load_segments (p, c);
+  p = load_segments (p, version, c);
+  p = load_store_file (p, version, c);
   for (i = 0; i < c->nr_cuts; ++i, p += sizeof (struct wire_cut)) {
     struct wire_cut w;
 
@@ -527,6 +590,8 @@ dedup_config_decode (const uint8_t buf[DEDUP_CONFIG_SLOT],
     return r;
   c->nr_segments = load_nr_segments (buf, &w);
   load_fields (&w, c);
-  load_arrays (buf + sizeof w, c);
+  load_arrays (buf + sizeof w, be32_load (w.version), c);
+  if (be32_load (w.version) == VERSION_STORE_FILE && c->store_session == 0)
+    return wrong (f, "configuration: session of the store file is 0");
   return dedup_config_check (c, cluster_size, f);
 }

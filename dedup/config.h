@@ -23,6 +23,16 @@ void dedup_ext_encode (const struct dedup_ext *e, uint8_t out[DEDUP_EXT_SIZE]);
 int dedup_ext_decode (const uint8_t in[DEDUP_EXT_SIZE], struct dedup_ext *e)
   MUST_CHECK;
 
+/* Set in the host offset of an incarnation, segment or limbo area that lies in
+ * the store file (docs/on-disk.md section 9). */
+#define DEDUP_IN_STORE_FILE (UINT64_C (1) << 62)
+
+static inline bool
+dedup_in_store_file (uint64_t host_off)
+{
+  return (host_off & DEDUP_IN_STORE_FILE) != 0;
+}
+
 struct dedup_journal_area {
   uint64_t host_off;
   uint64_t first_seq;
@@ -52,6 +62,7 @@ struct dedup_config {
   uint32_t max_incarnations;
   uint32_t flags;
   uint64_t next_incarnation_id;
+  uint64_t store_session;       /* of the store file; 0: none is in use */
   uint32_t max_journal_areas;
   uint32_t journal_area_size;
   uint8_t hash_key[DEDUP_HASH_KEY_SIZE];   /* 0 where the hash has none */

@@ -31,6 +31,8 @@ struct dedup_open_params {
   size_t cache_bytes;
   unsigned order;                /* of a new store; 0: by image size */
   unsigned journal_areas;        /* of a new store; 0: by order */
+  struct io_store *store;        /* the store file, the caller's; NULL: none */
+  const char *store_path;        /* for messages */
   const struct log_sink *log;
   void (*wake) (void *opaque);   /* something became due; any thread */
   void *opaque;
@@ -41,6 +43,12 @@ struct dedup_open_params {
  * nothing, replays in memory. */
 int dedup_open (struct io_store *io, const struct dedup_open_params *p,
                 struct dedup_disk **out, struct fault *f) MUST_CHECK;
+
+/* The store file at PATH, for dedup_open_params; WRITABLE makes it where it is
+ * missing (*CREATED); else *OUT is NULL then. */
+int dedup_store_file_open (const char *path, bool writable,
+                           struct io_store **out, bool *created,
+                           struct fault *f) MUST_CHECK;
 
 /* Commit, checkpoint, clear bit 48.  The disk stays open, unused. */
 int dedup_finish (struct dedup_disk *d) MUST_CHECK;

@@ -538,6 +538,8 @@ open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
   r = read_config (d, &why);
   if (r == 1) {
     r = check_hash (d, p, f);
+    if (r == 0)
+      r = dedup_store_file_attach (d, p, f);
     if (r < 0)
       return r;
     r = load_store (d, adopted, &why);
@@ -648,6 +650,9 @@ dedup_open (struct io_store *io, const struct dedup_open_params *p,
   keep_hash (*out, &q);
   dedup_free (*out);
   *out = NULL;                  /* callers free what is there on failure */
+  r = dedup_store_file_check_new (p, f);
+  if (r < 0)
+    return r;
   r = dedup_adopt (io, &q, f);
   if (r < 0)
     return r;
@@ -701,6 +706,7 @@ dedup_free (struct dedup_disk *d)
     dedup_segment_put (d->dropped[i].segment);
   free (d->dropped);
   free (d->merge_claims);
+  dedup_store_file_free (d->store_file);
   qcow2_close (d->img);
   pthread_cond_destroy (&d->claims.changed);
   pthread_cond_destroy (&d->gate);

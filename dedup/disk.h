@@ -251,6 +251,7 @@ struct dedup_disk {
   struct dedup_config *config;       /* as last written */
   bool session_begun;                /* direct: see qcow2_begin_session */
   bool index_damaged;                /* at open: blocks of it are unreadable */
+  struct dedup_store_file *store_file;   /* NULL: none */
   struct dedup_dropped *dropped;     /* NR_DROPPED, newest last */
   size_t nr_dropped;
   struct merge_claims *merge_claims; /* who works on a merge step only */
@@ -341,6 +342,33 @@ int dedup_area_check (struct dedup_disk *d, bool *ok) MUST_CHECK;
 /* Make the quotas of an image: order of log stores, journal areas. */
 unsigned dedup_default_order (uint64_t nr_clusters);
 uint32_t dedup_default_area_size (unsigned order, uint64_t cluster_size);
+
+/* --- store-file.c: areas of the index in a file of their own ---------------------- */
+
+/* Take the store file of P, or none, as what the configuration says of it
+ * allows; nothing is written.  FAULT_USAGE: it is not this image's. */
+int dedup_store_file_attach (struct dedup_disk *d,
+                             const struct dedup_open_params *p,
+                             struct fault *f) MUST_CHECK;
+/* Refuse the file of P if it can't be a new store's. */
+int dedup_store_file_check_new (const struct dedup_open_params *p,
+                                struct fault *f) MUST_CHECK;
+void dedup_store_file_free (struct dedup_store_file *sf);
+/* Where pages of incarnations and segments are read and written. */
+struct io_store *dedup_index_io (struct dedup_disk *d);
+/* Do new areas go to the store file?  Makes it this session's first, which
+ * writes the configuration.  Maintenance, as are those below. */
+bool dedup_store_file_ready (struct dedup_disk *d);
+/* Has the file failed that HOST_OFF lies in? */
+bool dedup_store_file_lost (struct dedup_disk *d, uint64_t host_off);
+/* As dedup_area_alloc and dedup_area_free, in the store file where there is
+ * one with space. */
+int dedup_index_area_alloc (struct dedup_disk *d, uint64_t size,
+                            uint64_t *host_off) MUST_CHECK;
+int dedup_index_area_free (struct dedup_disk *d, uint64_t host_off,
+                           uint64_t size) MUST_CHECK;
+/* Make durable what was written to the area (law 8). */
+int dedup_index_sync (struct dedup_disk *d, uint64_t host_off) MUST_CHECK;
 
 /* --- freeze.c, jobs.c ---------------------------------------------------------------------- */
 

@@ -26,6 +26,13 @@ remove_limbo (struct dedup_config *c, size_t i)
   c->nr_limbo--;
 }
 
+/* Do areas at HOST_OFF and new ones lie in the same file? */
+static bool
+goes_where (struct dedup_disk *d, uint64_t host_off)
+{
+  return dedup_in_store_file (host_off) == dedup_store_file_ready (d);
+}
+
 /* The area for the new incarnation; *LIMBO says which limbo entry it is. */
 static int
 find_area (struct dedup_disk *d, uint64_t size, uint64_t *host_off,
@@ -35,7 +42,8 @@ find_area (struct dedup_disk *d, uint64_t size, uint64_t *host_off,
   size_t i;
 
   for (i = 0; i < c->nr_limbo; i++)
-    if (c->limbo[i].size_bytes >= size) {
+    if (c->limbo[i].size_bytes >= size &&
+        goes_where (d, c->limbo[i].host_off)) {
       *host_off = c->limbo[i].host_off;
       *area_size = c->limbo[i].size_bytes;
       *limbo = (int) i;
@@ -43,15 +51,19 @@ find_area (struct dedup_disk *d, uint64_t size, uint64_t *host_off,
     }
   *limbo = -1;
   *area_size = round_up_pow2 (size, d->cluster_size);
-  return dedup_area_alloc (d, *area_size, host_off);
+  return dedup_index_area_alloc (d, *area_size, host_off);
 }
 
 /* Take incarnation I off the list; its area goes to limbo or, where that is
- * full, is left to the sweep. */
+ * full or new ones lie in the other file, is left to the sweep. */
 static void
-unlist (struct dedup_config *c, size_t i)
+unlist (struct dedup_disk *d, size_t i)
 {
-  if (c->nr_limbo < DEDUP_MAX_LIMBO)
+  struct dedup_config *c = d->config;
+
+  if (c->nr_limbo < DEDUP_MAX_LIMBO &&
+      dedup_in_store_file (c->incarnations[i].host_off) ==
+      (d->store_file != NULL))
     c->limbo[c->nr_limbo++] = (struct dedup_limbo_area) {
       c->incarnations[i].host_off, c->incarnations[i].size_bytes };
   c->nr_incarnations--;
@@ -102,7 +114,7 @@ drop_oldest (struct dedup_disk *d)
           c->segments[0].age < c->incarnations[0].id))
     drop_oldest_run (d);
   while (c->nr_incarnations + count_runs (c) >= max)
-    unlist (c, 0);
+    unlist (d, 0);
 }
 
 static int
@@ -111,10 +123,11 @@ write_incarnation (struct dedup_disk *d, const struct dedup_log_store *ls,
 {
   int r;
 
-  r = dedup_incarnation_write (d->io, d->config->store_id, ls, desc, &d->stop);
+  r = dedup_incarnation_write (dedup_index_io (d), d->config->store_id, ls,
+                               desc, &d->stop);
   if (mutation (MUTATION_LAW_8_NO_SYNC))
     return r;
-  return r < 0 ? r : dedup_sync (d);
+  return r < 0 ? r : dedup_index_sync (d, desc->host_off);
 }
 
 /* What the configuration will say, and the set to go with it.  On failure
@@ -134,7 +147,6 @@ edit_config (struct dedup_disk *d, const struct dedup_incarnation_desc *desc,
     remove_limbo (c, (size_t) limbo);
   drop_oldest (d);
   c->incarnations[c->nr_incarnations++] = *desc;
-  c->next_incarnation_id++;
   r = dedup_index_prepare (d, set);
   if (r < 0) {
     *c = *before;
@@ -163,10 +175,30 @@ list_incarnation (struct dedup_disk *d,
   return dedup_runs_reap (d);
 }
 
+/* Write LS to an area, which *LIMBO tells. */
+static int
+place_incarnation (struct dedup_disk *d, const struct dedup_log_store *ls,
+                   struct dedup_incarnation_desc *desc, int *limbo)
+{
+  int r;
+
+  r = find_area (d, dedup_incarnation_size (dedup_log_store_order (ls)),
+                 &desc->host_off, &desc->size_bytes, limbo);
+  if (r < 0)
+    return r;
+  desc->id = d->config->next_incarnation_id++;   /* pages have it from now */
+  r = write_incarnation (d, ls, desc);
+  if (r < 0 && *limbo < 0 &&
+      dedup_index_area_free (d, desc->host_off, desc->size_bytes) < 0)
+    log_line (d->log, LOG_DEBUG, "%s: an area is left to the next sweep",
+              d->path);
+  return r;
+}
+
 int
 dedup_freeze (struct dedup_disk *d)
 {
-  struct dedup_incarnation_desc desc = { .id = d->config->next_incarnation_id };
+  struct dedup_incarnation_desc desc = { .id = 0 };
   const struct dedup_log_store *ls;
   int r, limbo;
 
@@ -179,18 +211,11 @@ dedup_freeze (struct dedup_disk *d)
     return dedup_run_freeze (d, ls);
   if (mutation (MUTATION_LAW_9))
     drop_oldest (d);
-  r = find_area (d, dedup_incarnation_size (dedup_log_store_order (ls)),
-                 &desc.host_off, &desc.size_bytes, &limbo);
-  if (r < 0)
-    return r;
-  r = write_incarnation (d, ls, &desc);
-  if (r < 0) {
-    if (limbo < 0 && dedup_area_free (d, desc.host_off, desc.size_bytes) < 0)
-      log_line (d->log, LOG_DEBUG, "%s: an area is left to the next sweep",
-                d->path);
-    return r;
-  }
-  return list_incarnation (d, &desc, limbo);
+  do {
+    desc.host_off = 0;
+    r = place_incarnation (d, ls, &desc, &limbo);
+  } while (r < 0 && r != -EINTR && dedup_store_file_lost (d, desc.host_off));
+  return r < 0 ? r : list_incarnation (d, &desc, limbo);
 }
 
 int
@@ -250,7 +275,7 @@ dedup_drop_damaged (struct dedup_disk *d, uint64_t id)
     if (c->incarnations[i].id == id)
       break;
   if (i < c->nr_incarnations)
-    unlist (c, i);
+    unlist (d, i);
   r = dedup_index_prepare (d, &set);
   if (r < 0) {
     *c = *before;

@@ -370,7 +370,7 @@ alloc_output (struct dedup_disk *d, struct merge_plan *p)
   p->out.size_bytes = round_up_pow2 (dedup_segment_size (p->nr_bound,
                                                          p->out.bits),
                                      d->cluster_size);
-  return dedup_area_alloc (d, p->out.size_bytes, &p->out.host_off);
+  return dedup_index_area_alloc (d, p->out.size_bytes, &p->out.host_off);
 }
 
 /* Only for a test that breaks law 9. */
@@ -385,7 +385,7 @@ free_inputs_too_early (struct dedup_disk *d, const struct merge_plan *p)
       const struct dedup_segment_desc *s =
         dedup_segment_desc (p->sources[i].v[k]);
 
-      r = dedup_area_free (d, s->host_off, s->size_bytes);
+      r = dedup_index_area_free (d, s->host_off, s->size_bytes);
     }
   return r == 0 ? dedup_drain_quarantine (d) : r;
 }

@@ -154,8 +154,8 @@ run_plan (struct dedup_disk *d, struct merge_plan *p)
   r = merge_claims_make (d, p);
   if (r < 0)
     return r;
-  r = dedup_segment_writer_new (d->io, p->store_id, &p->out, p->nr_bound,
-                                &d->stop, &e->w);
+  r = dedup_segment_writer_new (dedup_index_io (d), p->store_id, &p->out,
+                                p->nr_bound, &d->stop, &e->w);
   if (r < 0)
     return r;
   r = merge_inputs_open (p, &in);
@@ -223,7 +223,8 @@ cut_area (struct dedup_disk *d, struct merge_plan *p)
 
   assert (size <= p->out.size_bytes);
   if (size < p->out.size_bytes)
-    r = dedup_area_free (d, p->out.host_off + size, p->out.size_bytes - size);
+    r = dedup_index_area_free (d, p->out.host_off + size,
+                               p->out.size_bytes - size);
   if (r == 0)
     p->out.size_bytes = size;
   return r;
@@ -242,9 +243,9 @@ list_step (struct dedup_disk *d, struct merge_plan *p)
   if (any && !mutation (MUTATION_MERGE_NO_SYNC)) {
     r = cut_area (d, p);
     if (r == 0)
-      r = dedup_sync (d);                /* law 8 */
+      r = dedup_index_sync (d, p->out.host_off);   /* law 8 */
     if (r < 0)
-      return r;
+      return dedup_store_file_lost (d, p->out.host_off) ? -EAGAIN : r;
   }
   *before = *c;
   cut_inputs (d, p);
@@ -293,7 +294,7 @@ finish_plan (struct dedup_disk *d, struct merge_plan *p)
     r = list_step (d, p);
   listed = r == 0 && p->nr_out > 0;
   if (!listed && !mutation (MUTATION_LAW_9_RUN) && dedup_failed (d) == 0 &&
-      dedup_area_free (d, p->out.host_off, p->out.size_bytes) < 0)
+      dedup_index_area_free (d, p->out.host_off, p->out.size_bytes) < 0)
     log_line (d->log, LOG_DEBUG, "%s: an area is left to the next sweep",
               d->path);
   if (r == 0)
@@ -328,10 +329,12 @@ step (struct dedup_disk *d, bool keep_mutex)
   if (r == 0)
     r = finish_plan (d, p);
   else if (dedup_failed (d) == 0) {
-    r2 = dedup_area_free (d, p->out.host_off, p->out.size_bytes);
+    r2 = dedup_index_area_free (d, p->out.host_off, p->out.size_bytes);
     if (r2 < 0)
       log_line (d->log, LOG_DEBUG, "%s: an area is left to the next sweep",
                 d->path);
+    if (dedup_store_file_lost (d, p->out.host_off) && r != -EINTR)
+      r = 0;                             /* the next one goes to the image */
   }
   merge_plan_free (p);
   return r == -EINTR && !keep_mutex ? 0 : r;

@@ -141,7 +141,7 @@ dedup_runs_reap (struct dedup_disk *d)
       continue;
     }
     if (!mutation (MUTATION_LAW_9_RUN))
-      r = dedup_area_free (d, p->host_off, p->size_bytes);
+      r = dedup_index_area_free (d, p->host_off, p->size_bytes);
     dedup_segment_put (p->segment);
   }
   d->nr_dropped = nr;
@@ -293,8 +293,8 @@ write_log_store (struct dedup_disk *d, const struct dedup_log_store *ls,
   r = sort_log_store (ls, &keys, &nr);
   if (r < 0)
     return r;
-  r = dedup_segment_writer_new (d->io, d->config->store_id, desc, nr,
-                                &d->stop, &w);
+  r = dedup_segment_writer_new (dedup_index_io (d), d->config->store_id, desc,
+                                nr, &d->stop, &w);
   if (r < 0)
     return r;
   for (i = 0; i < nr && r == 0; i++) {
@@ -310,7 +310,7 @@ write_log_store (struct dedup_disk *d, const struct dedup_log_store *ls,
 static void
 give_up_area (struct dedup_disk *d, const struct dedup_segment_desc *desc)
 {
-  if (dedup_area_free (d, desc->host_off, desc->size_bytes) < 0)
+  if (dedup_index_area_free (d, desc->host_off, desc->size_bytes) < 0)
     log_line (d->log, LOG_DEBUG, "%s: an area is left to the next sweep",
               d->path);
 }
@@ -326,12 +326,12 @@ write_run (struct dedup_disk *d, const struct dedup_log_store *ls,
                                          nr, nr);
   desc->size_bytes = round_up_pow2 (dedup_segment_size (nr, desc->bits),
                                     d->cluster_size);
-  r = dedup_area_alloc (d, desc->size_bytes, &desc->host_off);
+  r = dedup_index_area_alloc (d, desc->size_bytes, &desc->host_off);
   if (r < 0)
     return r;
   r = write_log_store (d, ls, desc, meta);
   if (r == 0 && !mutation (MUTATION_LAW_8_NO_SYNC)) {
-    r = dedup_sync (d);
+    r = dedup_index_sync (d, desc->host_off);
     if (r < 0)
       dedup_segment_meta_free (*meta);
   }
@@ -345,10 +345,7 @@ dedup_run_freeze (struct dedup_disk *d, const struct dedup_log_store *ls)
 {
   struct dedup_config *c = d->config;
   CLEANUP_FREE struct dedup_config *before = malloc (sizeof *before);
-  struct dedup_segment_desc desc = {
-    .id = c->next_incarnation_id, .age = c->next_incarnation_id,
-    .hi = UINT32_MAX,
-  };
+  struct dedup_segment_desc desc = { .hi = UINT32_MAX };
   struct dedup_segment_meta *meta = NULL;
   int r;
 
@@ -362,10 +359,12 @@ dedup_run_freeze (struct dedup_disk *d, const struct dedup_log_store *ls)
     r = dedup_merge_step_now (d);        /* merges could not keep up */
     if (r < 0)
       return r;
-    desc.id = desc.age = c->next_incarnation_id;
   }
-  c->next_incarnation_id++;              /* its pages may be written */
-  r = write_run (d, ls, &desc, &meta);
+  do {                                   /* the id is used: pages have it */
+    desc.id = desc.age = c->next_incarnation_id++;
+    desc.host_off = 0;
+    r = write_run (d, ls, &desc, &meta);
+  } while (r < 0 && r != -EINTR && dedup_store_file_lost (d, desc.host_off));
   if (r < 0)
     return r;
   *before = *c;

@@ -79,7 +79,8 @@ open_incarnation (struct dedup_disk *d,
       *out = dedup_incarnation_get (old->v[i]);
       return 0;
     }
-  return dedup_incarnation_open (d->io, d->config->store_id, desc, out);
+  return dedup_incarnation_open (dedup_index_io (d), d->config->store_id, desc,
+                                 out);
 }
 
 static int
@@ -94,7 +95,8 @@ open_segment (struct dedup_disk *d, const struct dedup_segment_desc *desc,
       *out = dedup_segment_get (old->segments[i]);
       return 0;
     }
-  return dedup_segment_open (d->io, d->config->store_id, desc, out);
+  return dedup_segment_open (dedup_index_io (d), d->config->store_id, desc,
+                             out);
 }
 
 static int

@@ -366,6 +366,57 @@ patch (struct fixture *x, size_t at, uint32_t value)
   memcpy (x->buf + 104, &sum, sizeof sum);
 }
 
+/* Version 3: areas in the store file, with segments or without. */
+static void
+test_store_file (void **state)
+{
+  struct fixture *x = *state;
+  struct fault f = { 0 };
+  size_t len;
+
+  x->c.store_session = UINT64_C (0x0123456789abcdef);
+  x->c.incarnations[1].host_off = DEDUP_IN_STORE_FILE | CLUSTER;
+  x->c.limbo[0].host_off = DEDUP_IN_STORE_FILE | (20 << 20);
+  len = dedup_config_encode (&x->c, x->buf);
+  assert_int_equal (len, 128 + 3 * 24 + 2 * 40 + 16 + 8 + 16 + 2 * 16);
+  assert_int_equal (x->buf[11], 3);
+  assert_int_equal (x->buf[128 + 3 * 24 + 2 * 40 + 16 + 8], 0x01);
+  assert_int_equal (x->buf[128 + 3 * 24 + 2 * 40 + 16 + 8 + 7], 0xef);
+  if (dedup_config_decode (x->buf, CLUSTER, &x->d, &f) < 0)
+    fail_msg ("%s", f.msg);
+  assert_memory_equal (&x->c, &x->d, sizeof x->c);
+
+  x->c.nr_segments = 1;
+  x->c.segments[0] = (struct dedup_segment_desc) {
+    .id = 3, .age = 3, .host_off = DEDUP_IN_STORE_FILE | (40 << 20),
+    .size_bytes = 1 << 20, .hi = UINT32_MAX, .nr_entries = 10, .bits = 7 };
+  len = dedup_config_encode (&x->c, x->buf);
+  assert_int_equal (len, 128 + 3 * 24 + 2 * 40 + 16 + 8 + 56 + 16 + 2 * 16);
+  if (dedup_config_decode (x->buf, CLUSTER, &x->d, &f) < 0)
+    fail_msg ("%s", f.msg);
+  assert_memory_equal (&x->c, &x->d, sizeof x->c);
+
+  /* They do not depend on the size of the image, but on each other. */
+  assert_int_equal (dedup_config_write (x->io, &x->ext, &x->c), 0);
+  x->c.segments[0].host_off = DEDUP_IN_STORE_FILE | (2 * CLUSTER);
+  dedup_config_encode (&x->c, x->buf);
+  must_refuse (x, "overlap");
+  x->c.segments[0].host_off = DEDUP_IN_STORE_FILE;
+  dedup_config_encode (&x->c, x->buf);
+  must_refuse (x, "host offset");
+  x->c.segments[0].host_off = (DEDUP_IN_STORE_FILE << 1) | (40 << 20);
+  dedup_config_encode (&x->c, x->buf);
+  must_refuse (x, "host offset");
+  x->c.segments[0].host_off = DEDUP_IN_STORE_FILE | (40 << 20);
+  x->c.areas[0].host_off |= DEDUP_IN_STORE_FILE;
+  dedup_config_encode (&x->c, x->buf);
+  must_refuse (x, "host offset");
+  x->c.areas[0].host_off &= ~DEDUP_IN_STORE_FILE;
+  x->c.store_session = 0;
+  dedup_config_encode (&x->c, x->buf);
+  must_refuse (x, "there is none");
+}
+
 /* What the encoder can't be made to write. */
 static void
 test_wrong_bytes (void **state)
@@ -637,6 +688,7 @@ main (void)
     TEST (test_full),
     TEST (test_any_byte_flipped),
     TEST (test_wrong_values),
+    TEST (test_store_file),
     TEST (test_wrong_bytes),
     TEST (test_newer_slot_counts),
     TEST (test_torn_slot),
