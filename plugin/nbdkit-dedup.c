@@ -41,6 +41,7 @@
 static struct srv_params params;
 static const char *file_name;     /* as given, for messages */
 static char *file_path;           /* absolute: nbdkit changes directory */
+static char *store_path;          /* likewise */
 static bool opening;              /* stderr is still the user's */
 static struct srv_export *export;
 
@@ -116,6 +117,16 @@ config_file (const char *key, const char *value)
   file_name = value;            /* nbdkit keeps the string */
   file_path = nbdkit_absolute_path (value);
   return file_path ? 0 : -1;
+}
+
+static int
+config_store (const char *key, const char *value)
+{
+  if (*value == '\0')
+    return bad_value (key, value, "must name a file");
+  free (store_path);
+  store_path = nbdkit_absolute_path (value);
+  return store_path ? 0 : -1;
 }
 
 static int
@@ -238,6 +249,7 @@ static const struct {
   { "hash", config_hash },
   { "verify", config_verify },
   { "backing", config_backing },
+  { "store", config_store },
   { "max-incarnations", config_max_incarnations },
   { "l2-cache-size", config_l2_cache_size },
   { "commit-interval", config_commit_interval },
@@ -279,6 +291,7 @@ plugin_config_complete (void)
   "verify=on|off         Compare bytes before sharing (default on).\n"       \
   "backing=off|same-dir|any  Open the backing files that the image names:\n" \
   "                      none (default), in its directory, anywhere.\n"     \
+  "store=<FILENAME>      Keep the index in a file of its own.\n"             \
   "max-incarnations=<N>  Bound on the index, 0 for none.\n"                  \
   "l2-cache-size=<SIZE>  RAM for qcow2 tables.\n"                            \
   "commit-interval=<T>   Make writes durable this often, 0 for never\n"      \
@@ -317,6 +330,7 @@ plugin_get_ready (void)
   int r;
 
   params.path = file_path;
+  params.store = store_path;
   params.read_only = command_line_is_readonly ();
   opening = true;
   r = srv_open (&params, &export, &f);
@@ -362,6 +376,7 @@ plugin_unload (void)
 {
   close_export ();
   free (file_path);
+  free (store_path);
 }
 
 /* --- Connections --------------------------------------------------------- */

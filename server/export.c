@@ -172,6 +172,8 @@ open_disk (struct srv_export *e, const struct srv_params *p,
     .hash_given = p->hash != NULL,
     .max_incarnations = p->max_incarnations,
     .host_files = host_files,
+    .store = e->store,
+    .store_path = p->store,
     .log = p->log,
     .wake = wake_cb,
     .opaque = e,
@@ -203,6 +205,7 @@ free_export (struct srv_export *e)
 {
   if (e->disk)
     dedup_free (e->disk);
+  io_close (e->store);
   io_close (e->io);
   srv_range_lock_destroy (&e->ranges);
   free (e->names);
@@ -237,7 +240,7 @@ srv_open (const struct srv_params *p, struct srv_export **out,
   enum dedup_hash_alg hash;
   enum qcow2_host_files host_files;
   struct srv_export *e;
-  bool created = false;
+  bool created = false, store_created = false;
   int r;
 
   if ((r = parse_hash (p, &hash, f)) < 0 ||
@@ -248,9 +251,15 @@ srv_open (const struct srv_params *p, struct srv_export **out,
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
   r = open_file (p, hash, &e->io, &created, f);
   if (r >= 0) {
-    r = open_disk (e, p, hash, host_files, f);
+    if (p->store)
+      r = dedup_store_file_open (p->store, !p->read_only, &e->store,
+                                 &store_created, f);
+    if (r >= 0)
+      r = open_disk (e, p, hash, host_files, f);
     if (r < 0 && created)
       unlink (p->path);
+    if (r < 0 && store_created)
+      unlink (p->store);
   }
   if (r < 0) {
     fault_io (f, -r, UINT64_MAX, "cannot open it: %s", strerror (-r));

@@ -25,6 +25,7 @@ struct srv_params {
   const char *hash;             /* NULL: as stored, sha256 for a new store */
   const char *backing;          /* policy for files that the image names: off
                                  * (also NULL), same-dir or any */
+  const char *store;            /* path of the store file; NULL: none */
   int64_t max_incarnations;     /* -1: as stored */
   int64_t l2_cache_bytes;       /* -1: default, by image size */
   unsigned commit_interval_ms;  /* 0: no timer */

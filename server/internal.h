@@ -18,6 +18,7 @@ struct srv_name;                /* snapshot.c */
 struct srv_export {
   /* Constant after open: */
   struct io_store *io;
+  struct io_store *store;       /* the store file, or NULL */
   struct dedup_disk *disk;
   char *path;                   /* for messages; owned */
   const struct log_sink *log;

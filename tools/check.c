@@ -25,7 +25,7 @@ struct findings {
 static void
 help (void)
 {
-  printf ("qcow2-dedup check [--output=human|json] FILE\n"
+  printf ("qcow2-dedup check [--output=human|json] [--store=PATH] FILE\n"
           "\n"
           "Check tables, refcounts and deduplication store.  Changes "
           "nothing.\n"
@@ -186,20 +186,25 @@ run_check (struct dedup_disk *d, const struct tool_args *a)
 static int
 check_store (struct io_store *io, const struct tool_args *a)
 {
-  const struct dedup_open_params p = {
+  struct dedup_open_params p = {
     .path = a->path, .dedup = true, .verify = true, .max_incarnations = -1,
     .cache_bytes = TOOL_CACHE_BYTES, .log = &tool_log_errors,
-    .host_files = QCOW2_FILES_IGNORE,
+    .host_files = QCOW2_FILES_IGNORE, .store_path = a->store_path,
   };
   struct dedup_disk *d;
   struct fault f = { 0 };
   int r;
 
-  r = dedup_open (io, &p, &d, &f);
-  if (r < 0)
+  r = tool_open_store (a->store_path, false, &p.store, &f);
+  if (r == 0)
+    r = dedup_open (io, &p, &d, &f);
+  if (r < 0) {
+    io_close (p.store);
     return tool_fault (a->path, r, &f);
+  }
   r = run_check (d, a);
   dedup_free (d);
+  io_close (p.store);
   return r;
 }
 

@@ -16,6 +16,7 @@
 #include <jansson.h>
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "dedup.h"
 
@@ -27,7 +28,7 @@
 #define EXIT_INTERRUPTED 130
 
 struct index_args {
-  const char *path;
+  const char *path, *store_path;
   enum dedup_hash_alg hash;
   bool hash_given, all, json;
 };
@@ -42,7 +43,7 @@ static volatile sig_atomic_t interrupted;
 static void
 help (void)
 {
-  printf ("qcow2-dedup index [--all] [--hash=NAME] [--output=human|json] FILE\n"
+  printf ("qcow2-dedup index [--all] [--hash=NAME] [--store=PATH] [--output=human|json] FILE\n"
           "\n"
           "Index what the image holds already and store equal clusters once.  "
           "Can be\ninterrupted, and goes on where it was when it is run "
@@ -52,6 +53,7 @@ help (void)
           "    --hash=NAME  of an image without an index:\n"
           "                 " DEDUP_HASH_NAMES "\n"
           "                 (sha256)\n"
+          "    --store=PATH the file that holds the index\n"
           "\n"
           "See qcow2-dedup-index(1).\n");
 }
@@ -216,13 +218,15 @@ report (const struct index_args *a, const struct outcome *o, int r,
 /* --- Command -------------------------------------------------------------------- */
 
 static int
-index_open (struct io_store *io, const struct index_args *a)
+index_open (struct io_store *io, struct io_store *store,
+            const struct index_args *a)
 {
   const struct dedup_open_params p = {
     .path = a->path, .writable = true, .dedup = true, .verify = true,
     .hash = a->hash, .hash_given = a->hash_given, .max_incarnations = -1,
     .cache_bytes = CACHE_BYTES, .log = &log_all,
     .host_files = QCOW2_FILES_IGNORE,
+    .store = store, .store_path = a->store_path,
   };
   struct outcome o = { .complete = false };
   uint64_t cluster_size;
@@ -263,6 +267,9 @@ parse_option (int c, char *argv[], struct index_args *a)
     return dedup_hash_parse (optarg, &a->hash) == 0 ? -1
       : tool_usage_error ("index", "--hash must be " DEDUP_HASH_NAMES
                           ", not '%s'", optarg);
+  case 's':
+    a->store_path = optarg;
+    return -1;
   case 'o':
     return tool_parse_output (optarg, &a->json) ? -1
       : tool_usage_error ("index", "--output must be human or json, not '%s'",
@@ -281,6 +288,7 @@ parse_args (int argc, char *argv[], struct index_args *a)
     { "version", no_argument, NULL, 'V' },
     { "all", no_argument, NULL, 'a' },
     { "hash", required_argument, NULL, 'H' },
+    { "store", required_argument, NULL, 's' },
     { "output", required_argument, NULL, 'o' },
     { NULL },
   };
@@ -303,7 +311,8 @@ tool_index (int argc, char *argv[])
 {
   struct index_args a = { .hash = DEDUP_HASH_SHA256 };
   struct fault f = { 0 };
-  struct io_store *io;
+  struct io_store *io, *store = NULL;
+  bool created = false;
   int r;
 
   r = parse_args (argc, argv, &a);
@@ -312,8 +321,18 @@ tool_index (int argc, char *argv[])
   r = io_file_open (a.path, IO_FILE_WRITE, IO_LOCK_WRITE, &io, &f);
   if (r < 0)
     return tool_fault (a.path, r, &f);
+  if (a.store_path) {
+    r = dedup_store_file_open (a.store_path, true, &store, &created, &f);
+    if (r < 0) {
+      io_close (io);
+      return tool_fault (a.path, r, &f);
+    }
+  }
   catch_signals ();
-  r = index_open (io, &a);
+  r = index_open (io, store, &a);
+  if (created && io_size (store) == 0)
+    unlink (a.store_path);               /* nothing came of it */
+  io_close (store);
   io_close (io);
   return r;
 }

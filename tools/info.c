@@ -44,7 +44,7 @@ struct report {
 static void
 help (void)
 {
-  printf ("qcow2-dedup info [--output=human|json] FILE\n"
+  printf ("qcow2-dedup info [--output=human|json] [--store=PATH] FILE\n"
           "\n"
           "Tell what the image maps, stores and saves, and what its index "
           "costs.\nChanges nothing; an image that was not closed is replayed "
@@ -306,20 +306,25 @@ info_disk (struct dedup_disk *d, const struct tool_args *a)
 static int
 info_open (struct io_store *io, const struct tool_args *a)
 {
-  const struct dedup_open_params p = {
+  struct dedup_open_params p = {
     .path = a->path, .dedup = true, .verify = true, .max_incarnations = -1,
     .cache_bytes = TOOL_CACHE_BYTES, .log = &tool_log_errors,
-    .host_files = QCOW2_FILES_IGNORE,
+    .host_files = QCOW2_FILES_IGNORE, .store_path = a->store_path,
   };
   struct dedup_disk *d;
   struct fault f = { 0 };
   int r;
 
-  r = dedup_open (io, &p, &d, &f);
-  if (r < 0)
+  r = tool_open_store (a->store_path, false, &p.store, &f);
+  if (r == 0)
+    r = dedup_open (io, &p, &d, &f);
+  if (r < 0) {
+    io_close (p.store);
     return tool_fault (a->path, r, &f);
+  }
   r = info_disk (d, a);
   dedup_free (d);
+  io_close (p.store);
   return r;
 }
 

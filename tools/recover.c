@@ -13,7 +13,7 @@
 static void
 help (void)
 {
-  printf ("qcow2-dedup recover FILE\n"
+  printf ("qcow2-dedup recover [--store=PATH] FILE\n"
           "\n"
           "Replay the journal of an image that was not closed, so that any "
           "tool can use\nit again.  Does nothing to a clean image.\n"
@@ -23,23 +23,29 @@ help (void)
 
 /* Opening replays and writes the tables; finishing clears the bit. */
 static int
-replay (struct io_store *io, const char *path)
+replay (struct io_store *io, const struct tool_args *a)
 {
-  const struct dedup_open_params p = {
+  const char *path = a->path;
+  struct dedup_open_params p = {
     .path = path, .writable = true, .dedup = true, .verify = true,
     .max_incarnations = -1, .cache_bytes = TOOL_CACHE_BYTES,
     .log = &tool_log_errors,
-    .host_files = QCOW2_FILES_IGNORE,
+    .host_files = QCOW2_FILES_IGNORE, .store_path = a->store_path,
   };
   struct dedup_disk *d;
   struct fault f = { 0 };
   int r;
 
-  r = dedup_open (io, &p, &d, &f);
-  if (r < 0)
+  r = tool_open_store (a->store_path, true, &p.store, &f);
+  if (r == 0)
+    r = dedup_open (io, &p, &d, &f);
+  if (r < 0) {
+    io_close (p.store);
     return tool_fault (path, r, &f);
+  }
   r = dedup_finish (d);
   dedup_free (d);
+  io_close (p.store);
   if (r < 0)
     return tool_error (path, "closing it after the replay failed: %s",
                        strerror (-r));
@@ -49,8 +55,9 @@ replay (struct io_store *io, const char *path)
 }
 
 static int
-recover_open (struct io_store *io, const char *path)
+recover_open (struct io_store *io, const struct tool_args *a)
 {
+  const char *path = a->path;
   bool needs_recovery;
   struct fault f = { 0 };
   int r;
@@ -59,7 +66,7 @@ recover_open (struct io_store *io, const char *path)
   if (r < 0)
     return tool_fault (path, r, &f);
   if (needs_recovery)
-    return replay (io, path);
+    return replay (io, a);
   printf ("%s: clean, nothing to recover.\n", path);
   return tool_finish_stdout (TOOL_OK);
 }
@@ -78,7 +85,7 @@ tool_recover (int argc, char *argv[])
   r = io_file_open (a.path, IO_FILE_WRITE, IO_LOCK_WRITE, &io, &f);
   if (r < 0)
     return tool_fault (a.path, r, &f);
-  r = recover_open (io, a.path);
+  r = recover_open (io, &a);
   io_close (io);
   return r;
 }

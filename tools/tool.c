@@ -171,6 +171,7 @@ tool_parse_args (int argc, char *argv[], struct tool_args *a)
     { "help", no_argument, NULL, 'h' },
     { "version", no_argument, NULL, 'V' },
     { "output", required_argument, NULL, 'o' },
+    { "store", required_argument, NULL, 's' },
     { NULL },
   };
   int c;
@@ -185,6 +186,10 @@ tool_parse_args (int argc, char *argv[], struct tool_args *a)
       tool_version ();
       return tool_finish_stdout (TOOL_OK);
     }
+    if (c == 's') {
+      a->store_path = optarg;
+      continue;
+    }
     if (c != 'o')
       return tool_usage_error (a->subcommand, "'%s' is not a valid option",
                                argv[optind - 1]);
@@ -198,6 +203,22 @@ tool_parse_args (int argc, char *argv[], struct tool_args *a)
     return tool_usage_error (a->subcommand, "exactly one FILE is needed");
   a->path = argv[optind];
   return -1;
+}
+
+int
+tool_open_store (const char *path, bool writable, struct io_store **out,
+                 struct fault *f)
+{
+  struct fault why = { 0 };
+  int r;
+
+  *out = NULL;
+  if (path == NULL)
+    return 0;
+  r = io_file_open (path, writable ? IO_FILE_WRITE : 0,
+                    writable ? IO_LOCK_WRITE : IO_LOCK_READ, out, &why);
+  return r < 0 ? fault_set (f, why.kind, -r, UINT64_MAX, "--store=%.200s: "
+                            "%.250s", path, why.msg) : 0;
 }
 
 /* --- Images --------------------------------------------------------------- */

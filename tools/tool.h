@@ -76,6 +76,7 @@ struct tool_args {
   bool has_output;            /* takes --output */
   bool json;                  /* out */
   const char *path;           /* out */
+  const char *store_path;     /* out: --store, or NULL */
 };
 /* For subcommands that take FILE alone.  -1: go on; else the exit code. */
 int tool_parse_args (int argc, char *argv[], struct tool_args *a);
@@ -83,6 +84,10 @@ int tool_parse_args (int argc, char *argv[], struct tool_args *a);
 int tool_on_image (int argc, char *argv[], struct tool_args *a,
                    int (*run) (struct io_store *io,
                                const struct tool_args *a));
+
+/* The store file at PATH (NULL: none), which must be there. */
+int tool_open_store (const char *path, bool writable, struct io_store **out,
+                     struct fault *f) MUST_CHECK;
 
 bool tool_parse_output (const char *s, bool *json) MUST_CHECK;
 
