@@ -38,6 +38,10 @@ open_disk (const struct world *w, struct io_store *io, bool writable,
     .journal_areas = w->cfg.journal_areas, .log = &sink,
   };
 
+  if (w->cfg.store_file) {
+    p.store = store_file_of (io);
+    p.store_path = "store";
+  }
   memset (f, 0, sizeof *f);
   *d = NULL;
   return dedup_open (io, &p, d, f);

@@ -75,6 +75,8 @@ static const struct {
   M (NO_CUT, "refused groups get into the index", "torn batches",
      "torn sessions"),
   M (OLD_EPOCH, "an older configuration goes on with its epoch"),
+  M (STORE_FILE_NO_SYNC, "the store file is not synced before it is listed",
+     "store file", "store file, clients"),
 #undef M
 };
 #define NR_MUTATION_TESTS (sizeof mutations / sizeof mutations[0])
@@ -238,14 +240,12 @@ minimize (const struct world *w, const struct bytes *base, struct state *st,
 {
   struct shrink s = { .w = w, .flags = flags };
 
-  s.flat = (struct bytes) { calloc (1, round_up_pow2 (base->size, 4096) +
-                                    4096), base->size };
-  memcpy (s.flat.p, base->p, base->size);
+  bytes_copy (base, &s.flat);
   bytes_play (w, 0, st->from, &s.flat);
   restore_order (&s, st);
   keep_records (&s, st, 0, st->nr);
   shorten (&s, st);
-  free (s.flat.p);
+  bytes_free (&s.flat);
 }
 
 /* --- failing ----------------------------------------------------------------------- */
@@ -260,7 +260,8 @@ describe (const struct world *w, const struct state *st)
   size_t i, shown = 0;
 
   fprintf (stderr, "crash-states: crash at record %zu of %zu, all before %zu "
-           "durable\n", st->pos, w->nr_log, st->from);
+           "durable; store file: %d\n", st->pos, w->nr_log, st->from,
+           (int) st->store_fate);
   for (i = 0; i < st->nr && shown < 20; i++)
     if (st->fate[i] != FATE_KEPT) {
       const struct io_record *r = &w->log[st->from + i];
@@ -349,13 +350,12 @@ judge_workload (struct run *run, struct world *w, const struct bytes *base)
 {
   struct rng r = rng_of (w->seed, 2);
   size_t pos[STATES_PER_WORKLOAD], i, played = 0;
-  struct bytes flat = { calloc (1, round_up_pow2 (base->size, 4096) + 4096),
-                        base->size };
+  struct bytes flat;
   struct verdict v;
   struct state st;
   unsigned flags;
 
-  memcpy (flat.p, base->p, base->size);
+  bytes_copy (base, &flat);
   choose_positions (w, &r, pos, STATES_PER_WORKLOAD);
   for (i = 0; i < STATES_PER_WORKLOAD && !enough (run); i++) {
     state_random (w, pos[i], rnd (&r, UINT32_MAX), &st);
@@ -371,7 +371,7 @@ judge_workload (struct run *run, struct world *w, const struct bytes *base)
     verdict_free (&v);
     state_free (&st);
   }
-  free (flat.p);
+  bytes_free (&flat);
 }
 
 static const struct cfg *
@@ -401,7 +401,8 @@ one_workload (struct run *run, uint64_t i)
   world_init (&w, choose_config (run, i), rnd (&r, UINT32_MAX) + 1);
   if (make_base (&w, &base) == 0) {
     now.w = &w;
-    run_workload (&w, store_of_bytes (&base));
+    run_workload (&w, w.cfg.store_file ? pair_of (store_of_bytes (&base))
+                  : store_of_bytes (&base));
     if (!w.error[0])
       judge_workload (run, &w, &base);
     now.w = NULL;
@@ -413,7 +414,7 @@ one_workload (struct run *run, uint64_t i)
     fail (run, &w, &base, &st, 0, &v);
     state_free (&st);
   }
-  free (base.p);
+  bytes_free (&base);
   world_free (&w);
 }
 

@@ -63,6 +63,8 @@ struct cfg {
   enum dedup_hash_alg hash;
   bool rot;                    /* bytes rot more often */
   unsigned index_one_in;       /* after an operation: a step of indexing */
+  bool store_file;             /* the index lies in a second file */
+  bool fail_store;             /* which fails some time */
 };
 
 extern const struct cfg crash_configs[];
@@ -92,6 +94,7 @@ struct world {
   bool created;                /* there was a store from the start */
   bool paced;                  /* clients rest, and go on while a sync lasts */
   bool recovered;              /* it starts with a recovery */
+  bool index_lost;             /* so did some of the index */
 
   pthread_mutex_t mutex;       /* of what follows, while clients run */
   struct mop *ops;
@@ -122,7 +125,31 @@ bool recognize_unit (const uint8_t *p, size_t len, uint64_t *id);
 
 /* --- images and byte stores ----------------------------------------------------- */
 
-struct bytes { uint8_t *p; size_t size; };   /* p: zero padded to pages */
+/* Byte stores here are one or two files: bytes of the store file have
+ * IN_STORE_FILE set in their offset.  Size and sync are those of the image. */
+#define IN_STORE_FILE (UINT64_C (1) << 62)
+
+/* The store file in IO as a byte store of its own; until the fourth call from
+ * now in this thread. */
+struct io_store *store_file_of (struct io_store *io);
+/* Is it a sync?  Then of which file: 0 or 1. */
+bool is_sync (const struct io_record *r, unsigned *file);
+unsigned file_of (const struct io_record *r);
+/* Two files as one; they are closed with it. */
+struct io_store *pair_new (struct io_store *image, struct io_store *store);
+/* With an empty one in memory. */
+struct io_store *pair_of (struct io_store *image);
+/* One of them; NULL: it is no pair. */
+struct io_store *pair_file (struct io_store *io, unsigned file);
+
+struct bytes {                 /* zero padded to pages */
+  uint8_t *p;
+  size_t size;
+  uint8_t *p2;                 /* the store file; may be NULL */
+  size_t size2;
+};
+void bytes_free (struct bytes *b);
+void bytes_copy (const struct bytes *from, struct bytes *to);
 
 int bytes_of_store (struct io_store *io, struct bytes *b);
 struct io_store *store_of_bytes (const struct bytes *b);
@@ -137,7 +164,13 @@ uint64_t cow_changes (struct io_store *s);   /* calls that changed it */
 /* What a crash made of one record of the log. */
 enum fate { FATE_KEPT, FATE_LOST, FATE_TORN_512, FATE_TORN_4096 };
 
+/* What became of the store file besides. */
+enum store_fate { STORE_KEPT, STORE_LOST, STORE_CUT, STORE_OLDER, STORE_HEADER,
+                  NR_STORE_FATES };
+
 struct state {
+  enum store_fate store_fate;
+  size_t store_pos;            /* OLDER: as of this record */
   size_t pos;                  /* the crash: records before it were called */
   size_t from;                 /* those before are all on disk */
   size_t nr;                   /* pos - from */

@@ -52,7 +52,7 @@ verdict_free (struct verdict *v)
   if (v->inner) {
     world_free (v->inner);
     free (v->inner);
-    free (v->inner_base.p);
+    bytes_free (&v->inner_base);
     state_free (&v->inner_state);
   }
 }
@@ -106,6 +106,13 @@ holds_read_only (struct judging *j, struct io_store *io,
   ok = holds (j, d, want, when);
   dedup_free (d);
   return ok;
+}
+
+/* Else pages may be wrong that nobody has looked at. */
+bool
+store_file_is_whole (const struct judging *j)
+{
+  return j->st->store_fate == STORE_KEPT && !j->w->index_lost;
 }
 
 /* --- 1. ------------------------------------------------------------------------ */
@@ -193,9 +200,11 @@ qemu_agrees (struct judging *j, struct io_store *io)
 
 /* Is what the disk holds bound to be in the index? */
 static bool
-index_is_whole (const struct world *w)
+index_is_whole (const struct judging *j)
 {
-  return w->created && !w->cfg.no_dedup && !w->cfg.no_verify &&
+  const struct world *w = j->w;
+
+  return w->created && store_file_is_whole (j) && !w->cfg.no_dedup && !w->cfg.no_verify &&
     w->cfg.max_incarnations == 0 && w->cfg.refcount_order >= 4;
 }
 
@@ -216,7 +225,7 @@ duplicate (struct judging *j, struct world *w, struct srv_export *e)
     if (do_write (w, e, 0, to, UNITS_PER_CLUSTER, j->got + from, false) < 0)
       return bad (j, "%s", w->error);
     dedup_get_stats (e->disk, &after);
-    if (after.stored > before.stored && !adopted && index_is_whole (j->w))
+    if (after.stored > before.stored && !adopted && index_is_whole (j))
       return bad (j, "cluster %zu (%llx), there before the crash, was not "
                   "found again", from / UNITS_PER_CLUSTER,
                   (unsigned long long) j->got[from]);
@@ -252,6 +261,7 @@ inner_world (struct judging *j)
   world_init (in, &cfg, j->st->seed);
   in->next_id = j->w->next_id + 0x10000;
   in->created = j->w->created;
+  in->index_lost = !store_file_is_whole (j);
   in->recovered = true;
   memcpy (in->base_ids, j->got, in->nr_units * sizeof *in->base_ids);
   return in;
@@ -329,7 +339,7 @@ crash_again (struct judging *j, struct world *in, size_t opened)
     if (j->v->bad)
       keep_inner (j, in, &st);
     io_close (io);
-    free (flat.p);
+    bytes_free (&flat);
     state_free (&st);
   }
   return !j->v->bad;
@@ -349,7 +359,7 @@ judge_all (struct judging *j, struct world *in)
     return false;
   memcpy (in->base_ids, j->got, in->nr_units * sizeof *in->base_ids);
   if (!recover_and_go_on (j, in, &opened) ||
-      !checks_clean (j, in->rec, true))
+      !checks_clean (j, in->rec, store_file_is_whole (j)))
     return false;
   if ((j->flags & JUDGE_QEMU) && !qemu_agrees (j, in->rec))
     return false;

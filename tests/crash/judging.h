@@ -18,6 +18,8 @@ struct judging {
   uint64_t *got;               /* what the state holds */
 };
 
+/* Has the store file, if there is one, what it should? */
+bool store_file_is_whole (const struct judging *j);
 /* Note what is wrong (the first counts); false. */
 bool bad (struct judging *j, const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 2, 3)));

@@ -137,7 +137,7 @@ rotten_recovers (struct judging *j, struct io_store *io, const uint64_t *ids)
   if (dedup_finish (d) < 0)
     ok = bad (j, "rotten journal: close");
   dedup_free (d);
-  return ok && checks_clean (j, io, true);
+  return ok && checks_clean (j, io, store_file_is_whole (j));
 }
 
 /* Refused for writing as well, and not a byte is another. */
@@ -160,8 +160,8 @@ rotten_refused (struct judging *j, struct io_store *io)
   else if (before.size != after.size ||
            memcmp (before.p, after.p, after.size) != 0)
     ok = bad (j, "rotten journal: refused, and changed");
-  free (before.p);
-  free (after.p);
+  bytes_free (&before);
+  bytes_free (&after);
   return ok;
 }
 

@@ -26,17 +26,17 @@ put (FILE *fp, const void *p, size_t len)
 
 /* In pages, without those that are zero. */
 static void
-put_image (FILE *fp, const struct bytes *b)
+put_image (FILE *fp, const uint8_t *p, size_t size)
 {
   static const uint8_t zero[4096];
-  uint64_t i, nr = div_round_up (b->size, 4096);
+  uint64_t i, nr = div_round_up (size, 4096);
   uint64_t end = UINT64_MAX;
 
-  PUT (fp, b->size);
+  PUT (fp, size);
   for (i = 0; i < nr; i++)
-    if (memcmp (b->p + i * 4096, zero, 4096) != 0) {
+    if (memcmp (p + i * 4096, zero, 4096) != 0) {
       PUT (fp, i);
-      put (fp, b->p + i * 4096, 4096);
+      put (fp, p + i * 4096, 4096);
     }
   PUT (fp, end);
 }
@@ -49,6 +49,7 @@ put_world (FILE *fp, const struct world *w, size_t nr_log)
   put (fp, w->base_ids, w->nr_units * sizeof *w->base_ids);
   PUT (fp, w->created);
   PUT (fp, w->recovered);
+  PUT (fp, w->index_lost);
   PUT (fp, w->next_id);
   PUT (fp, w->fault_from);
   PUT (fp, w->fault_to);
@@ -82,7 +83,8 @@ save_state (const char *path, const struct world *w,
   put (fp, magic, sizeof magic);
   PUT (fp, w->cfg);
   PUT (fp, w->seed);
-  put_image (fp, base);
+  put_image (fp, base->p, base->size);
+  put_image (fp, base->p2, base->size2);
   put_world (fp, w, st->pos);
   PUT (fp, *st);
   put (fp, st->fate, st->nr);
@@ -105,17 +107,17 @@ get (FILE *fp, void *p, size_t len)
 #define GET(fp, x) get ((fp), &(x), sizeof (x))
 
 static void
-get_image (FILE *fp, struct bytes *b)
+get_image (FILE *fp, uint8_t **p, size_t *size)
 {
   uint64_t i;
 
-  GET (fp, b->size);
-  b->p = calloc (1, round_up_pow2 (b->size, 4096) + 4096);
+  GET (fp, *size);
+  *p = calloc (1, round_up_pow2 (*size, 4096) + 4096);
   for (;;) {
     GET (fp, i);
     if (i == UINT64_MAX)
       return;
-    get (fp, b->p + i * 4096, 4096);
+    get (fp, *p + i * 4096, 4096);
   }
 }
 
@@ -148,6 +150,7 @@ get_world (FILE *fp, struct world *w)
   get (fp, w->base_ids, w->nr_units * sizeof *w->base_ids);
   GET (fp, w->created);
   GET (fp, w->recovered);
+  GET (fp, w->index_lost);
   GET (fp, w->next_id);
   GET (fp, w->fault_from);
   GET (fp, w->fault_to);
@@ -183,7 +186,8 @@ load_state (const char *path, struct world *w, struct bytes *base,
   GET (fp, cfg);
   GET (fp, seed);
   world_init (w, &cfg, seed);
-  get_image (fp, base);
+  get_image (fp, &base->p, &base->size);
+  get_image (fp, &base->p2, &base->size2);
   get_world (fp, w);
   GET (fp, *st);
   st->fate = calloc (st->nr + 1, 1);

@@ -31,16 +31,46 @@ padded (uint64_t size)
   return (size_t) round_up_pow2 (size, PAGE);
 }
 
+static int
+read_all (struct io_store *io, uint8_t **p, size_t *size)
+{
+  int64_t n = io_size (io);
+
+  if (n < 0)
+    return (int) n;
+  *size = (size_t) n;
+  *p = calloc (1, padded (*size) + PAGE);
+  return io_pread (io, *p, *size, 0);
+}
+
 int
 bytes_of_store (struct io_store *io, struct bytes *b)
 {
-  int64_t size = io_size (io);
+  int r;
 
-  if (size < 0)
-    return (int) size;
-  b->size = (size_t) size;
-  b->p = calloc (1, padded (b->size) + PAGE);
-  return io_pread (io, b->p, b->size, 0);
+  memset (b, 0, sizeof *b);
+  r = read_all (io, &b->p, &b->size);
+  if (r == 0 && pair_file (io, 1) != NULL)
+    r = read_all (store_file_of (io), &b->p2, &b->size2);
+  return r;
+}
+
+void
+bytes_copy (const struct bytes *from, struct bytes *to)
+{
+  *to = *from;
+  to->p = calloc (1, padded (from->size) + PAGE);
+  memcpy (to->p, from->p, from->size);
+  to->p2 = calloc (1, padded (from->size2) + PAGE);
+  if (from->p2)
+    memcpy (to->p2, from->p2, from->size2);
+}
+
+void
+bytes_free (struct bytes *b)
+{
+  free (b->p);
+  free (b->p2);
 }
 
 struct io_store *
@@ -55,17 +85,17 @@ store_of_bytes (const struct bytes *b)
 }
 
 static void
-bytes_resize (struct bytes *b, uint64_t size)
+resize (uint8_t **p, size_t *old_size, uint64_t size)
 {
-  size_t old = padded (b->size) + PAGE, new = padded (size) + PAGE;
+  size_t old = *p ? padded (*old_size) + PAGE : 0, new = padded (size) + PAGE;
 
   if (new > old) {
-    b->p = realloc (b->p, new);
-    memset (b->p + old, 0, new - old);
+    *p = realloc (*p, new);
+    memset (*p + old, 0, new - old);
   }
-  if (size < b->size)
-    memset (b->p + size, 0, b->size - size);
-  b->size = (size_t) size;
+  if (size < *old_size)
+    memset (*p + size, 0, *old_size - size);
+  *old_size = (size_t) size;
 }
 
 void
@@ -75,20 +105,25 @@ bytes_play (const struct world *w, size_t from, size_t to, struct bytes *b)
 
   for (i = from; i < to; i++) {
     const struct io_record *r = &w->log[i];
-    uint64_t end = r->host_off + r->len;
+    uint8_t **p = file_of (r) ? &b->p2 : &b->p;
+    size_t *size = file_of (r) ? &b->size2 : &b->size;
+    uint64_t off = r->host_off & ~IN_STORE_FILE, end = off + r->len;
+    unsigned file;
 
+    if (is_sync (r, &file))
+      continue;
     switch (r->call) {
     case IO_PWRITE:
-      if (end > b->size)
-        bytes_resize (b, end);
-      memcpy (b->p + r->host_off, r->data, r->len);
+      if (end > *size)
+        resize (p, size, end);
+      memcpy (*p + off, r->data, r->len);
       break;
     case IO_DISCARD:
-      if (r->host_off < b->size)
-        memset (b->p + r->host_off, 0, MIN_OF (end, b->size) - r->host_off);
+      if (off < *size)
+        memset (*p + off, 0, MIN_OF (end, *size) - off);
       break;
     case IO_TRUNCATE:
-      bytes_resize (b, r->host_off);
+      resize (p, size, off);
       break;
     default:
       break;
@@ -100,7 +135,8 @@ bytes_play (const struct world *w, size_t from, size_t to, struct bytes *b)
 
 struct cow {
   struct io_store store;
-  const struct bytes *flat;
+  const uint8_t *flat;         /* or a parent, or nothing */
+  size_t flat_size;
   struct cow *parent;
   uint8_t **pages;
   size_t nr_pages;             /* length of the array */
@@ -117,7 +153,7 @@ page_of (const struct cow *c, size_t i)
     if (i < c->nr_pages && c->pages[i])
       return c->pages[i];
     if (c->flat)
-      return i * PAGE < c->flat->size ? c->flat->p + i * PAGE : zero_page;
+      return i * PAGE < c->flat_size ? c->flat + i * PAGE : zero_page;
   }
   return zero_page;
 }
@@ -256,55 +292,78 @@ static const struct io_ops cow_ops = {
   .truncate = cow_truncate, .size = cow_size, .close = cow_close,
 };
 
-struct io_store *
-cow_new (const struct bytes *flat, struct io_store *parent)
+static struct io_store *
+one_cow (const uint8_t *flat, size_t size, struct io_store *parent)
 {
   struct cow *c = calloc (1, sizeof *c);
 
-  assert ((flat == NULL) != (parent == NULL));
   c->store.ops = &cow_ops;
   c->flat = flat;
+  c->flat_size = size;
   c->parent = (struct cow *) parent;
-  c->size = flat ? flat->size : c->parent->size;
+  c->size = parent ? c->parent->size : size;
   return &c->store;
+}
+
+static struct cow *
+cow_of (struct io_store *pair, unsigned file)
+{
+  return (struct cow *) pair_file (pair, file);
+}
+
+struct io_store *
+cow_new (const struct bytes *flat, struct io_store *parent)
+{
+  assert ((flat == NULL) != (parent == NULL));
+  if (flat)
+    return pair_new (one_cow (flat->p, flat->size, NULL),
+                     one_cow (flat->p2, flat->size2, NULL));
+  return pair_new (one_cow (NULL, 0, &cow_of (parent, 0)->store),
+                   one_cow (NULL, 0, &cow_of (parent, 1)->store));
 }
 
 uint64_t
 cow_changes (struct io_store *s)
 {
-  return ((struct cow *) s)->changes;
+  return cow_of (s, 0)->changes + cow_of (s, 1)->changes;
 }
 
 /* --- states ------------------------------------------------------------------------ */
 
+/* The last sync of FILE before POS; all records of it from before are sure. */
+static size_t
+last_sync (const struct world *w, size_t pos, unsigned file)
+{
+  unsigned of;
+
+  while (pos > 0 && (!is_sync (&w->log[pos - 1], &of) || of != file))
+    pos--;
+  return pos;
+}
+
 size_t
 state_window (const struct world *w, size_t pos)
 {
-  size_t i;
+  size_t i = last_sync (w, pos, 0), k;
 
-  for (i = pos; i > 0; i--)
-    if (w->log[i - 1].call == IO_SYNC)
-      break;
+  if (w->cfg.store_file) {
+    k = last_sync (w, pos, 1);
+    while (k < i && !file_of (&w->log[k]))
+      k++;
+    i = MIN_OF (i, k);
+  }
   /* What a failed sync left open stays open for ever. */
   if (w->fault_to != NEVER && pos > w->fault_from)
     i = MIN_OF (i, w->fault_from);
   return i;
 }
 
-/* Is record I sure to be there, with a crash at POS? */
+/* Is record I sure to be there, SYNCED being the last syncs of both files? */
 static bool
-is_sure (const struct world *w, size_t i, size_t last_sync)
+is_sure (const struct world *w, size_t i, const size_t synced[2])
 {
-  return i < last_sync &&
+  return i < synced[file_of (&w->log[i])] &&
     (w->fault_to == NEVER || i < w->fault_from || i >= w->fault_to);
-}
-
-static size_t
-last_sync (const struct world *w, size_t pos)
-{
-  while (pos > 0 && w->log[pos - 1].call != IO_SYNC)
-    pos--;
-  return pos;
 }
 
 static enum fate
@@ -323,7 +382,7 @@ state_random (const struct world *w, size_t pos, uint64_t seed,
               struct state *st)
 {
   struct rng r = rng_of (seed, 77);
-  size_t sure = last_sync (w, pos), i, k;
+  size_t sure[2] = { last_sync (w, pos, 0), last_sync (w, pos, 1) }, i, k;
   unsigned kind = (unsigned) rnd (&r, 6), lose;
   bool tear = chance (&r, 2), reorder = chance (&r, 2);
 
@@ -340,8 +399,14 @@ state_random (const struct world *w, size_t pos, uint64_t seed,
     if (!is_sure (w, st->from + i, sure))
       st->fate[i] = random_fate (&r, lose, tear && kind > 1);
   }
-  /* What a later sync made sure lies above what a failed one left open. */
-  reorder = reorder && kind > 1 && w->fault_to == NEVER;
+  /* What a later sync made sure lies above what a failed one left open, or a
+   * sync of the other file. */
+  reorder = reorder && kind > 1 && w->fault_to == NEVER &&
+    st->from >= sure[0] && (!w->cfg.store_file || st->from >= sure[1]);
+  if (w->cfg.store_file && chance (&r, 4)) {
+    st->store_fate = (enum store_fate) rnd (&r, NR_STORE_FATES);
+    st->store_pos = rnd (&r, pos + 1);
+  }
   for (i = 1; reorder && i < st->nr; i++) {
     uint32_t t = st->order[i];
 
@@ -368,15 +433,20 @@ state_copy (const struct state *a, struct state *out)
   memcpy (out->order, a->order, a->nr * sizeof *out->order);
 }
 
+/* OFF: as in the record. */
 static void
 apply_part (const struct io_record *r, uint64_t off, uint64_t len,
-            struct cow *to)
+            struct io_store *pair)
 {
-  uint64_t end = off + len;
+  struct cow *to = cow_of (pair, file_of (r));
+  const uint8_t *data = r->data + (off - r->host_off);
+  uint64_t end;
 
+  off &= ~IN_STORE_FILE;
+  end = off + len;
   switch (r->call) {
   case IO_PWRITE:
-    put (to, r->data + (off - r->host_off), off, len);
+    put (to, data, off, len);
     to->size = MAX_OF (to->size, end);
     break;
   case IO_DISCARD:
@@ -385,7 +455,7 @@ apply_part (const struct io_record *r, uint64_t off, uint64_t len,
     break;
   case IO_TRUNCATE:
     /* Allocations that grew the file: none is recorded that cut it off. */
-    to->size = MAX_OF (to->size, r->host_off);
+    to->size = MAX_OF (to->size, off);
     break;
   default:
     break;
@@ -395,7 +465,7 @@ apply_part (const struct io_record *r, uint64_t off, uint64_t len,
 /* Of each aligned piece of UNIT bytes, chance says whether it is there. */
 static void
 apply_torn (const struct io_record *r, uint64_t unit, struct rng rng,
-            struct cow *to)
+            struct io_store *to)
 {
   uint64_t off = r->host_off, end = r->host_off + r->len, n;
 
@@ -410,27 +480,72 @@ static bool
 can_tear (const struct io_record *r)
 {
   return (r->call == IO_PWRITE || r->call == IO_DISCARD) &&
-    (r->host_off > 0 || r->len > 4096);
+    ((r->host_off & ~IN_STORE_FILE) > 0 || r->len > 4096);
+}
+
+/* The store file as it was when the log was shorter.  Whatever BELOW it is
+ * stays, where that holds records of the log already. */
+static void
+apply_older (const struct world *w, size_t pos, struct cow *c)
+{
+  struct bytes b = { 0 };
+  size_t i;
+
+  for (i = 0; i < pos; i++)
+    if (file_of (&w->log[i]))
+      bytes_play (w, i, i + 1, &b);
+  put (c, NULL, 0, c->size);
+  put (c, b.p2, 0, b.size2);
+  c->size = b.size2;
+  bytes_free (&b);
+}
+
+static void
+apply_store_fate (const struct world *w, const struct state *st,
+                  struct cow *c)
+{
+  static const uint8_t spoilt[8] = { 0xbd, 1, 2, 3, 4, 5, 6, 7 };
+
+  switch (st->store_fate) {
+  case STORE_LOST:
+    put (c, NULL, 0, c->size);
+    c->size = 0;
+    break;
+  case STORE_CUT:
+    put (c, NULL, c->size / 2, c->size - c->size / 2);
+    c->size /= 2;
+    break;
+  case STORE_OLDER:
+    apply_older (w, st->store_pos, c);
+    break;
+  case STORE_HEADER:
+    if (c->size > 0)
+      put (c, spoilt, 16, sizeof spoilt);
+    break;
+  default:
+    break;
+  }
 }
 
 void
 state_apply (const struct world *w, const struct state *st,
              struct io_store *to)
 {
-  struct cow *c = (struct cow *) to;
   size_t i, k;
+  unsigned file;
 
   for (k = 0; k < st->nr; k++) {
     const struct io_record *r = &w->log[st->from + (i = st->order[k])];
     enum fate fate = st->fate[i];
 
-    if (fate == FATE_LOST)
+    if (fate == FATE_LOST || is_sync (r, &file))
       continue;
     if (fate == FATE_KEPT || !can_tear (r))
-      apply_part (r, r->host_off, r->len, c);
+      apply_part (r, r->host_off, r->len, to);
     else
       apply_torn (r, fate == FATE_TORN_512 ? 512 : 4096,
-                  rng_of (st->seed, 1000 + st->from + i), c);
+                  rng_of (st->seed, 1000 + st->from + i), to);
   }
-  c->changes = 0;
+  apply_store_fate (w, st, cow_of (to, 1));
+  cow_of (to, 0)->changes = cow_of (to, 1)->changes = 0;
 }

@@ -379,7 +379,17 @@ struct trouble {
   uint64_t calls;              /* atomic */
   uint64_t fail_at;            /* the sync that fails; 0: none */
   uint64_t syncs;              /* atomic */
+  uint64_t store_calls, store_fails_at;   /* 0: never */
 };
+
+/* The store file fails from some call on: space, a write, a sync. */
+static bool
+store_fails (struct trouble *t, enum io_call call, uint64_t host_off)
+{
+  return (host_off & IN_STORE_FILE) && call != IO_PREAD &&
+    __atomic_add_fetch (&t->store_calls, 1, __ATOMIC_RELAXED) >=
+    t->store_fails_at && t->store_fails_at > 0;
+}
 
 static int
 trouble_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
@@ -394,6 +404,8 @@ trouble_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
   else if (w->cfg.clients > 1 && (call == IO_PWRITE || call == IO_SYNC) &&
       chance (&r, 3))
     usleep ((useconds_t) rnd (&r, 150));
+  if (store_fails (t, call, host_off))
+    return -EIO;
   if (call != IO_SYNC ||
       __atomic_add_fetch (&t->syncs, 1, __ATOMIC_RELAXED) != t->fail_at)
     return 0;
@@ -457,6 +469,8 @@ run_workload (struct world *w, struct io_store *below)
     abort ();
   if (w->cfg.fail_sync)
     t.fail_at = 3 + rnd (&r, w->cfg.nr_ops / w->cfg.flush_one_in);
+  if (w->cfg.fail_store)
+    t.store_fails_at = 1 + rnd (&r, w->cfg.nr_ops / 4);
   while (left > 0 && !w->error[0] && !w->faulted) {
     n = w->cfg.reopen_one_in ?
       1 + (unsigned) rnd (&r, 2 * w->cfg.reopen_one_in) : left;
