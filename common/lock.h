@@ -3,6 +3,10 @@
  *
  * Every function whose name ends in _locked starts with
  * assert (lock_held (...)).
+ *
+ * With -Dlock_profile=true each place that takes a lock counts how often it
+ * did and had to wait, and how long it waited and held it; lock-profile.c
+ * prints that (bench/contention).
  */
 #ifndef DEDUP_LOCK_H
 #define DEDUP_LOCK_H
@@ -11,10 +15,17 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#ifdef DEDUP_LOCK_PROFILE
+#include "lock-profile.h"
+#endif
+
 struct lock {
   pthread_mutex_t mutex;
   pthread_t owner;    /* valid while held; atomic, see lock_held */
   bool held;          /* atomic */
+#ifdef DEDUP_LOCK_PROFILE
+  struct lock_hold hold;      /* valid while held */
+#endif
 };
 
 static inline void
@@ -31,19 +42,51 @@ lock_destroy (struct lock *l)
 }
 
 static inline void
-lock_acquire (struct lock *l)
+lock_set_owner (struct lock *l)
 {
-  pthread_mutex_lock (&l->mutex);
   __atomic_store_n (&l->owner, pthread_self (), __ATOMIC_RELAXED);
   __atomic_store_n (&l->held, true, __ATOMIC_RELAXED);
 }
 
 static inline void
-lock_release (struct lock *l)
+lock_clear_owner (struct lock *l)
 {
   __atomic_store_n (&l->held, false, __ATOMIC_RELAXED);
+}
+
+#ifndef DEDUP_LOCK_PROFILE
+static inline void
+lock_acquire (struct lock *l)
+{
+  pthread_mutex_lock (&l->mutex);
+  lock_set_owner (l);
+}
+
+static inline void
+lock_release (struct lock *l)
+{
+  lock_clear_owner (l);
   pthread_mutex_unlock (&l->mutex);
 }
+#else
+#define lock_acquire(l) lock_acquire_at (l, LOCK_SITE)
+
+static inline void
+lock_acquire_at (struct lock *l, struct lock_site *site)
+{
+  lock_profile_mutex (&l->mutex, site);
+  lock_set_owner (l);
+  lock_profile_begin (&l->hold, site);
+}
+
+static inline void
+lock_release (struct lock *l)
+{
+  lock_profile_end (&l->hold);
+  lock_clear_owner (l);
+  pthread_mutex_unlock (&l->mutex);
+}
+#endif
 
 /* Does the calling thread hold L? */
 static inline bool
@@ -55,15 +98,38 @@ lock_held (struct lock *l)
 }
 
 /* Wait on COND, giving up L meanwhile. */
+#ifndef DEDUP_LOCK_PROFILE
 static inline void
 lock_wait (struct lock *l, pthread_cond_t *cond)
 {
   assert (lock_held (l));
-  __atomic_store_n (&l->held, false, __ATOMIC_RELAXED);
+  lock_clear_owner (l);
   pthread_cond_wait (cond, &l->mutex);
-  __atomic_store_n (&l->owner, pthread_self (), __ATOMIC_RELAXED);
-  __atomic_store_n (&l->held, true, __ATOMIC_RELAXED);
+  lock_set_owner (l);
 }
+#else
+#define lock_wait(l, cond) lock_wait_at (l, cond, LOCK_SITE)
+
+/* What follows counts as a new hold, from here. */
+static inline void
+lock_wait_at (struct lock *l, pthread_cond_t *cond, struct lock_site *site)
+{
+  assert (lock_held (l));
+  lock_profile_end (&l->hold);
+  lock_clear_owner (l);
+  pthread_cond_wait (cond, &l->mutex);
+  lock_set_owner (l);
+  lock_profile_begin (&l->hold, site);
+}
+#endif
+
+/* What follows is work that nobody does while he holds a lock: IO, HASH or
+ * COMPARE. */
+#ifdef DEDUP_LOCK_PROFILE
+#define WORK_WITHOUT_LOCK(what) lock_profile_work (LOCK_PROFILE_ ## what)
+#else
+#define WORK_WITHOUT_LOCK(what) ((void) 0)
+#endif
 
 static inline void
 lock_scope_end (struct lock **l)

@@ -63,6 +63,7 @@ compare_run (struct op *op, const size_t *idx, size_t nr, uint8_t *tmp)
   if (io_pread (d->io, tmp, nr * size,
                 op->slots[idx[0]].host_idx * size) < 0)
     return;
+  WORK_WITHOUT_LOCK (COMPARE);
   for (k = 0; k < nr; k++)
     op->slots[idx[k]].same =
       memcmp (tmp + k * size, slot_data (op, idx[k]), size) == 0;

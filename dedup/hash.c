@@ -27,6 +27,7 @@
 #include <xxh_x86dispatch.h>    /* the same names, as fast as the CPU can */
 #endif
 
+#include "lock.h"
 #include "skein.h"
 #include "wire.h"
 
@@ -151,6 +152,7 @@ int
 dedup_hash_compute (const struct dedup_hasher *h, const void *data,
                     size_t len, struct dedup_hash *out)
 {
+  WORK_WITHOUT_LOCK (HASH);
   switch (h->alg) {
   case DEDUP_HASH_SHA256:
   case DEDUP_HASH_SHA3_256:
@@ -173,5 +175,6 @@ dedup_hash_compute (const struct dedup_hasher *h, const void *data,
 uint64_t
 dedup_checksum (const void *data, size_t len)
 {
+  WORK_WITHOUT_LOCK (HASH);
   return XXH3_64bits (data, len);
 }

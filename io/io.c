@@ -10,6 +10,7 @@
 #include <errno.h>
 
 #include "checked.h"
+#include "lock.h"
 
 static int
 check_range (uint64_t host_off, uint64_t len)
@@ -44,6 +45,7 @@ io_preadv (struct io_store *s, const struct iovec *iov, int iovcnt,
     return -EINVAL;
   if (total == 0)
     return 0;
+  WORK_WITHOUT_LOCK (IO);
   return s->ops->preadv (s, iov, iovcnt, host_off);
 }
 
@@ -57,6 +59,7 @@ io_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
     return -EINVAL;
   if (total == 0)
     return 0;
+  WORK_WITHOUT_LOCK (IO);
   return s->ops->pwritev (s, iov, iovcnt, host_off);
 }
 
@@ -80,6 +83,7 @@ io_pwrite (struct io_store *s, const void *buf, size_t len, uint64_t host_off)
 int
 io_sync (struct io_store *s)
 {
+  WORK_WITHOUT_LOCK (IO);
   return s->ops->sync (s);
 }
 
@@ -90,6 +94,7 @@ io_discard (struct io_store *s, uint64_t host_off, uint64_t len)
 
   if (r < 0 || len == 0)
     return r;
+  WORK_WITHOUT_LOCK (IO);
   return s->ops->discard (s, host_off, len);
 }
 
@@ -100,6 +105,7 @@ io_allocate (struct io_store *s, uint64_t host_off, uint64_t len)
 
   if (r < 0 || len == 0)
     return r;
+  WORK_WITHOUT_LOCK (IO);
   return s->ops->allocate (s, host_off, len);
 }
 
@@ -110,6 +116,7 @@ io_truncate (struct io_store *s, uint64_t size)
 
   if (r < 0)
     return r;
+  WORK_WITHOUT_LOCK (IO);
   return s->ops->truncate (s, size);
 }
 

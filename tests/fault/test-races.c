@@ -11,6 +11,9 @@
  * itself ended before the read began.  At the end the image must check clean,
  * map what is not zero, and store each content as often as the refcounts ask.
  *
+ * And nobody may do I/O, hash, or compare clusters while he holds the image's
+ * lock: the byte store and the wrapped functions (meson.build) look.
+ *
  * Fit for -Db_sanitize=thread.  FAULT_SCALE scales, FAULT_SEED seeds (threads
  * make the rest of the chance).
  */
@@ -343,9 +346,56 @@ run_commits (void *arg)
   return NULL;
 }
 
+/* --- what nobody does with a lock ----------------------------------------- */
+
+static struct lock *image_lock;           /* atomic; NULL: no session */
+
+static void
+hold_no_lock (const char *what)
+{
+  struct lock *l = __atomic_load_n (&image_lock, __ATOMIC_ACQUIRE);
+
+  if (l && lock_held (l))
+    die ("%s under the image lock", what);
+}
+
+int __real_dedup_hash_compute (const struct dedup_hasher *h, const void *data,
+                               size_t len, struct dedup_hash *out);
+int __wrap_dedup_hash_compute (const struct dedup_hasher *h, const void *data,
+                               size_t len, struct dedup_hash *out);
+uint64_t __real_dedup_checksum (const void *data, size_t len);
+uint64_t __wrap_dedup_checksum (const void *data, size_t len);
+int __real_memcmp (const void *a, const void *b, size_t n);
+int __wrap_memcmp (const void *a, const void *b, size_t n);
+
+int
+__wrap_dedup_hash_compute (const struct dedup_hasher *h, const void *data,
+                           size_t len, struct dedup_hash *out)
+{
+  hold_no_lock ("hashing");
+  return __real_dedup_hash_compute (h, data, len, out);
+}
+
+/* The checksum of journal blocks and of the configuration too. */
+uint64_t
+__wrap_dedup_checksum (const void *data, size_t len)
+{
+  hold_no_lock ("a checksum");
+  return __real_dedup_checksum (data, len);
+}
+
+int
+__wrap_memcmp (const void *a, const void *b, size_t n)
+{
+  if (n >= 256)
+    hold_no_lock ("comparing");
+  return __real_memcmp (a, b, n);
+}
+
 static int
 delay (void *opaque, enum io_call call, uint64_t off, uint64_t len)
 {
+  hold_no_lock ("I/O");
   if (rnd (6) == 0)
     usleep ((useconds_t) rnd (150));
   else if (rnd (4) == 0)
@@ -374,11 +424,14 @@ open_session (struct io_store *io, bool writable)
   export.size_bytes = qcow2_geometry (dedup_image (disk))->virtual_size;
   export.nr_clusters = qcow2_geometry (dedup_image (disk))->nr_clusters;
   srv_range_lock_init (&export.ranges);
+  __atomic_store_n (&image_lock, qcow2_lock (dedup_image (disk)),
+                    __ATOMIC_RELEASE);
 }
 
 static void
 close_session (void)
 {
+  __atomic_store_n (&image_lock, NULL, __ATOMIC_RELEASE);
   srv_range_lock_destroy (&export.ranges);
   dedup_free (disk);
 }
