@@ -19,6 +19,14 @@
 #define SMALLEST_ORDER 10
 #define USUAL_ORDER 16
 
+/* Clusters of an area that are changed or looked at under one hold of the
+ * lock. */
+#ifdef DEDUP_MUTATIONS
+#define CLUSTERS_PER_HOLD 24   /* so that the crash harness sees halves */
+#else
+#define CLUSTERS_PER_HOLD 4096
+#endif
+
 static uint64_t
 holds (unsigned order)
 {
@@ -76,10 +84,9 @@ area_room_locked (struct dedup_disk *d, uint64_t count, bool *flushed)
   return r < 0 ? r : -EAGAIN;
 }
 
-/* One REFCOUNT record for the whole range, as one group. */
+/* One REFCOUNT record, as one group: all or nothing. */
 static int
-set_area_refcount (struct dedup_disk *d, uint64_t host_idx, uint64_t count,
-                   bool used)
+set_part (struct dedup_disk *d, uint64_t host_idx, uint64_t count, bool used)
 {
   struct qcow2_change c = {
     .type = QCOW2_CHANGE_REFCOUNT, .host_idx = host_idx,
@@ -121,6 +128,25 @@ set_area_refcount (struct dedup_disk *d, uint64_t host_idx, uint64_t count,
   return r;
 }
 
+/* The range part by part, so that nobody waits for all of a large one.  *DONE:
+ * how far it came; what a crash leaves of it is garbage, for no configuration
+ * lists it. */
+static int
+set_area_refcount (struct dedup_disk *d, uint64_t host_idx, uint64_t count,
+                   bool used, uint64_t *done)
+{
+  uint64_t n;
+  int r = 0;
+
+  for (*done = 0; *done < count; *done += n) {
+    n = MIN_OF (count - *done, CLUSTERS_PER_HOLD);
+    r = set_part (d, host_idx + *done, n, used);
+    if (r < 0)
+      break;
+  }
+  return r;
+}
+
 static int
 reserve_area (struct dedup_disk *d, uint64_t count, uint64_t *host_idx)
 {
@@ -128,11 +154,19 @@ reserve_area (struct dedup_disk *d, uint64_t count, uint64_t *host_idx)
   return qcow2_reserve_area_locked (d->img, count, host_idx);
 }
 
+/* DONE clusters of the area have their refcount already; where they can't be
+ * freed, they are left to the next session's sweep. */
 static void
-unreserve_area (struct dedup_disk *d, uint64_t host_idx, uint64_t count)
+unreserve_area (struct dedup_disk *d, uint64_t host_idx, uint64_t count,
+                uint64_t done)
 {
-  struct qcow2_run run = { .host_idx = host_idx, .count = count };
+  struct qcow2_run run = { .host_idx = host_idx + done,
+                           .count = count - done };
+  uint64_t freed;
 
+  if (set_area_refcount (d, host_idx, done, false, &freed) < 0)
+    log_line (d->log, LOG_DEBUG, "%s: part of an area is left to the next "
+              "sweep", d->path);
   LOCK_FOR_SCOPE (d->lock);
   qcow2_unreserve_locked (d->img, &run);
 }
@@ -152,7 +186,7 @@ allocate_space (struct dedup_disk *d, uint64_t host_off, uint64_t size)
 int
 dedup_area_alloc (struct dedup_disk *d, uint64_t size, uint64_t *host_off)
 {
-  uint64_t count = size >> d->cluster_bits, host_idx;
+  uint64_t count = size >> d->cluster_bits, host_idx, done = 0;
   int r;
 
   assert (size % d->cluster_size == 0 && count <= UINT32_MAX);
@@ -164,9 +198,9 @@ dedup_area_alloc (struct dedup_disk *d, uint64_t size, uint64_t *host_off)
     *host_off = host_idx << d->cluster_bits;
     r = allocate_space (d, *host_off, size);
     if (r == 0)
-      r = set_area_refcount (d, host_idx, count, true);
+      r = set_area_refcount (d, host_idx, count, true, &done);
     if (r < 0)
-      unreserve_area (d, host_idx, count);
+      unreserve_area (d, host_idx, count, done);
   }
   dedup_change_end (d);
   return r;
@@ -175,13 +209,14 @@ dedup_area_alloc (struct dedup_disk *d, uint64_t size, uint64_t *host_off)
 int
 dedup_area_free (struct dedup_disk *d, uint64_t host_off, uint64_t size)
 {
+  uint64_t done;
   int r;
 
   r = dedup_change_begin (d);
   if (r < 0)
     return r;
   r = set_area_refcount (d, host_off >> d->cluster_bits,
-                         size >> d->cluster_bits, false);
+                         size >> d->cluster_bits, false, &done);
   dedup_change_end (d);
   return r;
 }
@@ -264,31 +299,44 @@ dedup_area_contains (const struct dedup_disk *d, uint64_t host_idx)
 
 /* --- are they what they should be? ------------------------------------------------ */
 
+/* *N: how many clusters from HOST_IDX on, at most COUNT, are as they should
+ * be. */
+static int
+check_part (struct dedup_disk *d, uint64_t host_idx, uint64_t count,
+            uint64_t *n)
+{
+  struct qcow2_txn txn;
+  int r;
+
+  qcow2_txn_begin (d->img, &txn);
+  for (;;) {
+    lock_acquire (d->lock);
+    r = qcow2_anchored_run_locked (&txn, host_idx, count, 1, n);
+    lock_release (d->lock);
+    if (r != -EAGAIN)
+      break;
+    r = qcow2_txn_load (&txn);
+    if (r < 0)
+      break;
+  }
+  qcow2_txn_end (&txn);
+  return r;
+}
+
+/* All of it: what is freed later, or written over, must not be a guest's.
+ * That is some nanoseconds for each cluster, and one table read for a few
+ * hundred. */
 static int
 check_area (struct dedup_disk *d, struct qcow2_area a, bool *ok)
 {
-  uint64_t idx = a.host_off >> d->cluster_bits;
-  uint64_t end = (a.host_off + a.size) >> d->cluster_bits, refcount;
-  struct qcow2_txn txn;
-  bool anchored;
+  uint64_t idx = a.host_off >> d->cluster_bits, n;
+  uint64_t end = (a.host_off + a.size) >> d->cluster_bits;
   int r = 0;
 
-  qcow2_txn_begin (d->img, &txn);
-  lock_acquire (d->lock);
-  while (idx < end && *ok && r == 0) {
-    r = qcow2_get_refcount_locked (&txn, idx, &refcount, &anchored);
-    if (r == 0) {
-      *ok = anchored && refcount == 1;
-      idx++;
-    }
-    else if (r == -EAGAIN) {
-      lock_release (d->lock);
-      r = qcow2_txn_load (&txn);
-      lock_acquire (d->lock);
-    }
+  for (; idx < end && *ok && r == 0; idx += n) {
+    r = check_part (d, idx, MIN_OF (end - idx, CLUSTERS_PER_HOLD), &n);
+    *ok = r < 0 || n > 0;
   }
-  qcow2_txn_end_locked (&txn);
-  lock_release (d->lock);
   return r;
 }
 

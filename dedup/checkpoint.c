@@ -319,16 +319,25 @@ forget_runs (struct dedup_disk *d, const struct qcow2_run *runs, size_t nr)
   return r < 0 ? r : commit_journal (d);
 }
 
+/* Runs taken, put back or released under one hold of the lock: some hundred
+ * microseconds. */
+#ifdef DEDUP_MUTATIONS
+#define RUNS_PER_HOLD 4        /* the crash harness has few */
+#else
+#define RUNS_PER_HOLD 2048
+#endif
+
 /* They could not be forgotten now: later. */
 static void
 requeue (struct dedup_disk *d, const struct qcow2_run *runs, size_t nr)
 {
   size_t i;
 
-  LOCK_FOR_SCOPE (d->lock);
-  for (i = 0; i < nr; i++)
+  for (i = 0; i < nr; i++) {
+    LOCK_FOR_SCOPE (d->lock);
     qcow2_quarantine_locked (d->img, &runs[i],
                              dedup_journal_seq_locked (d->journal));
+  }
 }
 
 /* Given back at a time: the host keeps writers out of the file meanwhile. */
@@ -370,22 +379,65 @@ reusable_seq_locked (struct dedup_disk *d)
                  dedup_journal_certain_locked (d->journal), d->checkpoint - 1);
 }
 
+/* All that may be reused by now, taken in slices; what there is no memory for
+ * stays. */
+static int
+take_reusable (struct dedup_disk *d, struct qcow2_run **runs, size_t *nr)
+{
+  struct qcow2_run *more;
+  uint64_t seq;
+  size_t n;
+
+  *runs = NULL;
+  *nr = 0;
+  lock_acquire (d->lock);
+  seq = reusable_seq_locked (d);
+  lock_release (d->lock);
+  do {
+    more = realloc (*runs, (*nr + RUNS_PER_HOLD) * sizeof *more);
+    if (more == NULL)
+      return *nr == 0 ? -ENOMEM : 0;
+    *runs = more;
+    lock_acquire (d->lock);
+    n = qcow2_quarantine_take_locked (d->img, seq, *runs + *nr, RUNS_PER_HOLD);
+    lock_release (d->lock);
+    *nr += n;
+  } while (n == RUNS_PER_HOLD);
+  return 0;
+}
+
+static void
+release_runs (struct dedup_disk *d, const struct qcow2_run *runs, size_t nr)
+{
+  size_t i, k, n;
+
+  for (i = 0; i < nr; i += n) {
+    LOCK_FOR_SCOPE (d->lock);
+    n = MIN_OF (nr - i, RUNS_PER_HOLD);
+    qcow2_release_locked (d->img, runs + i, n);
+    for (k = i; k < i + n; k++)
+      dedup_spare_keep_locked (d, &runs[k]);
+  }
+}
+
+static bool
+is_exact (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return d->exact;
+}
+
 int
 dedup_release_quarantine (struct dedup_disk *d)
 {
-  struct qcow2_run *runs;
-  bool exact;
-  size_t nr, i;
-  int r;
+  CLEANUP_FREE struct qcow2_run *runs = NULL;
+  size_t nr;
+  int r = take_reusable (d, &runs, &nr);
 
-  lock_acquire (d->lock);
-  r = qcow2_quarantine_take_locked (d->img, reusable_seq_locked (d), &runs,
-                                    &nr);
-  exact = d->exact;
-  lock_release (d->lock);
   if (r < 0 || nr == 0)
     return r;
-  if (exact)
+  nr = qcow2_coalesce (runs, nr);
+  if (is_exact (d))
     r = forget_runs (d, runs, nr);
   if (r < 0)
     requeue (d, runs, nr);
@@ -393,13 +445,8 @@ dedup_release_quarantine (struct dedup_disk *d)
     r = 0;                      /* no room for tombstones now: next time */
   else if (r == 0) {
     give_back (d, runs, nr);
-    lock_acquire (d->lock);
-    qcow2_release_locked (d->img, runs, nr);
-    for (i = 0; i < nr; i++)
-      dedup_spare_keep_locked (d, &runs[i]);
-    lock_release (d->lock);
+    release_runs (d, runs, nr);
   }
-  free (runs);
   return r;
 }
 

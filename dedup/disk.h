@@ -329,7 +329,9 @@ int dedup_drain_quarantine (struct dedup_disk *d) MUST_CHECK;
  * listed by any configuration.  Maintenance. */
 int dedup_area_alloc (struct dedup_disk *d, uint64_t size,
                       uint64_t *host_off) MUST_CHECK;
-/* Free one that no durable configuration lists.  Maintenance. */
+/* Free one that no durable configuration lists.  On failure part of it may be
+ * free already: never try again, the next session's sweep finds the rest.
+ * Maintenance. */
 int dedup_area_free (struct dedup_disk *d, uint64_t host_off, uint64_t size)
   MUST_CHECK;
 /* Is a cluster inside an area that the configuration lists? */

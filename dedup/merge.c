@@ -210,7 +210,8 @@ end_merge (struct dedup_config *c, uint32_t merge)
     }
 }
 
-/* What the area has behind the segment's end goes back. */
+/* What the area has behind the segment's end goes back.  On failure some of it
+ * has: it is the segment's no more. */
 static int
 cut_area (struct dedup_disk *d, struct merge_plan *p)
 {
@@ -225,8 +226,7 @@ cut_area (struct dedup_disk *d, struct merge_plan *p)
   if (size < p->out.size_bytes)
     r = dedup_index_area_free (d, p->out.host_off + size,
                                p->out.size_bytes - size);
-  if (r == 0)
-    p->out.size_bytes = size;
+  p->out.size_bytes = size;
   return r;
 }
 

@@ -471,9 +471,8 @@ by_host_idx (const void *a, const void *b)
   return (ra->host_idx > rb->host_idx) - (ra->host_idx < rb->host_idx);
 }
 
-/* Sort and join NR runs; returns how many are left. */
-static size_t
-coalesce (struct qcow2_run *runs, size_t nr)
+size_t
+qcow2_coalesce (struct qcow2_run *runs, size_t nr)
 {
   size_t n = 0;
 
@@ -484,33 +483,23 @@ coalesce (struct qcow2_run *runs, size_t nr)
   return n;
 }
 
-int
+size_t
 qcow2_quarantine_take_locked (struct qcow2_image *img, uint64_t seq,
-                              struct qcow2_run **runs, size_t *nr)
+                              struct qcow2_run *runs, size_t max)
 {
   struct qcow2_alloc *a = &img->alloc;
-  size_t n = 0;
+  size_t n;
 
   assert (lock_held (&img->lock));
-  *runs = NULL;
-  *nr = 0;
   if (img->header_dirty || img->header_writing)
     return 0;
-  while (n < a->q_len && ring_at (a, n)->seq <= seq)
-    n++;
-  if (n == 0)
-    return 0;
-  *runs = calloc (n, sizeof **runs);
-  if (!*runs)
-    return -ENOMEM;
-  for (size_t i = 0; i < n; ++i) {
-    (*runs)[i] = ring_at (a, i)->run;
-    a->nr_quarantined -= (*runs)[i].count;
+  for (n = 0; n < max && a->q_len > 0 && a->q[a->q_head].seq <= seq; ++n) {
+    runs[n] = a->q[a->q_head].run;
+    a->nr_quarantined -= runs[n].count;
+    a->q_head = (a->q_head + 1) % a->q_max;
+    a->q_len--;
   }
-  a->q_head = (a->q_head + n) % a->q_max;
-  a->q_len -= n;
-  *nr = coalesce (*runs, n);
-  return 0;
+  return n;
 }
 
 void

@@ -26,6 +26,8 @@
 
 #include "image.h"
 
+#define RELEASE_SLICE 2048     /* runs taken or released under one hold */
+
 void
 qcow2_direct_begin (struct qcow2_image *img)
 {
@@ -133,23 +135,25 @@ static int
 release (struct qcow2_image *img)
 {
   unsigned bits = img->header.geo.cluster_bits;
-  struct qcow2_run *runs;
+  CLEANUP_FREE struct qcow2_run *runs = calloc (RELEASE_SLICE, sizeof *runs);
   size_t nr, i;
-  int r, given = 0;
+  int given = 0;
 
-  lock_acquire (&img->lock);
-  r = qcow2_quarantine_take_locked (img, UINT64_MAX, &runs, &nr);
-  lock_release (&img->lock);
-  if (r < 0)
-    return r;
-  for (i = 0; i < nr && given == 0; i++)
-    if (runs[i].trimmed)
-      given = io_discard (img->io, runs[i].host_idx << bits,
-                          runs[i].count << bits);
-  lock_acquire (&img->lock);
-  qcow2_release_locked (img, runs, nr);
-  lock_release (&img->lock);
-  free (runs);
+  if (!runs)
+    return -ENOMEM;
+  do {
+    lock_acquire (&img->lock);
+    nr = qcow2_quarantine_take_locked (img, UINT64_MAX, runs, RELEASE_SLICE);
+    lock_release (&img->lock);
+    nr = qcow2_coalesce (runs, nr);
+    for (i = 0; i < nr && given == 0; i++)
+      if (runs[i].trimmed)
+        given = io_discard (img->io, runs[i].host_idx << bits,
+                            runs[i].count << bits);
+    lock_acquire (&img->lock);
+    qcow2_release_locked (img, runs, nr);
+    lock_release (&img->lock);
+  } while (nr > 0);
   return 0;
 }
 

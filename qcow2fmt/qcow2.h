@@ -286,6 +286,13 @@ int qcow2_prepare_entry_locked (struct qcow2_txn *txn, unsigned root,
 int qcow2_get_refcount_locked (struct qcow2_txn *txn, uint64_t host_idx,
                                uint64_t *refcount, bool *anchored) MUST_CHECK;
 
+/* How many clusters from HOST_IDX on, at most COUNT, are anchored with that
+ * refcount?  *N: 0 if the first one is not; it ends with a refcount block at
+ * the latest. */
+int qcow2_anchored_run_locked (struct qcow2_txn *txn, uint64_t host_idx,
+                               uint64_t count, uint64_t refcount,
+                               uint64_t *n) MUST_CHECK;
+
 /* Which of NR clusters are surely not anchored?  What is not in memory may
  * be. */
 void qcow2_find_unanchored_locked (struct qcow2_image *img,
@@ -373,13 +380,14 @@ int qcow2_reserve_area_locked (struct qcow2_image *img, uint64_t count,
 void qcow2_quarantine_locked (struct qcow2_image *img,
                               const struct qcow2_run *run, uint64_t seq);
 
-/* Take from quarantine what was freed by records up to SEQ, coalesced into
- * runs, sorted by host index; trimmed and other runs are not mixed.  The
- * caller frees *RUNS.  The clusters can't be allocated until
- * qcow2_release_locked. */
-int qcow2_quarantine_take_locked (struct qcow2_image *img, uint64_t seq,
-                                  struct qcow2_run **runs, size_t *nr)
-  MUST_CHECK;
+/* Take from quarantine what was freed by records up to SEQ, into RUNS, at most
+ * MAX of them (a few thousand: nobody else gets on meanwhile); how many.  They
+ * can't be allocated until qcow2_release_locked. */
+size_t qcow2_quarantine_take_locked (struct qcow2_image *img, uint64_t seq,
+                                     struct qcow2_run *runs, size_t max);
+/* Sort RUNS by host index and join neighbours, but not trimmed with other
+ * ones; how many are left.  Without the lock. */
+size_t qcow2_coalesce (struct qcow2_run *runs, size_t nr);
 void qcow2_release_locked (struct qcow2_image *img,
                            const struct qcow2_run *runs, size_t nr);
 uint64_t qcow2_quarantined_locked (struct qcow2_image *img);  /* clusters */

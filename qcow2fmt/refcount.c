@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "checked.h"
 #include "image.h"
 
 uint64_t
@@ -158,6 +159,28 @@ qcow2_get_refcount_locked (struct qcow2_txn *txn, uint64_t host_idx,
   *refcount = t ? qcow2_refblock_get_locked (img, t, host_idx) : 0;
   *anchored = qcow2_anchor_test_locked (img, host_idx);
   return 0;
+}
+
+int
+qcow2_anchored_run_locked (struct qcow2_txn *txn, uint64_t host_idx,
+                           uint64_t count, uint64_t refcount, uint64_t *n)
+{
+  struct qcow2_image *img = txn->img;
+  uint64_t per = img->header.geo.refblock_entries;
+  struct qcow2_table *t;
+  int r;
+
+  assert (lock_held (&img->lock));
+  *n = 0;
+  count = MIN_OF (count, per - host_idx % per);
+  r = qcow2_refblock_locked (txn, host_idx, &t);
+  if (r == 0)
+    r = qcow2_anchor_need_range_locked (txn, host_idx, count);
+  while (r == 0 && t && *n < count &&
+         qcow2_refblock_get_locked (img, t, host_idx + *n) == refcount &&
+         qcow2_anchor_test_locked (img, host_idx + *n))
+    ++*n;
+  return r;
 }
 
 /* Cluster C, which is reserved, becomes refcount block B.  The block of C is

@@ -364,14 +364,13 @@ unmap (struct qcow2_image *img, uint64_t guest_idx)
 static UNUSED void
 release_all (struct qcow2_image *img)
 {
-  struct qcow2_run *runs;
+  struct qcow2_run runs[16];
   size_t nr;
 
   lock_acquire (&img->lock);
-  ok (qcow2_quarantine_take_locked (img, UINT64_MAX, &runs, &nr));
-  qcow2_release_locked (img, runs, nr);
+  while ((nr = qcow2_quarantine_take_locked (img, UINT64_MAX, runs, 16)) > 0)
+    qcow2_release_locked (img, runs, nr);
   lock_release (&img->lock);
-  free (runs);
 }
 
 static UNUSED void

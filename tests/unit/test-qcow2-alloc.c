@@ -176,7 +176,7 @@ count_garbage (void *opaque, uint64_t host_idx)
 static void
 test_quarantine_keeps_order_and_kinds_apart (void **state)
 {
-  struct qcow2_run *runs, run = { .count = 1 };
+  struct qcow2_run runs[8], run = { .count = 1 };
   struct env e;
   size_t nr;
   static const struct { uint64_t idx; bool trimmed; uint64_t seq; } in[] = {
@@ -191,10 +191,11 @@ test_quarantine_keeps_order_and_kinds_apart (void **state)
     run.trimmed = in[i].trimmed;
     qcow2_quarantine_locked (e.img, &run, in[i].seq);
   }
-  ok (qcow2_quarantine_take_locked (e.img, 0, &runs, &nr));
-  assert_int_equal (nr, 0);
-  ok (qcow2_quarantine_take_locked (e.img, 3, &runs, &nr));
-  assert_int_equal (nr, 3);
+  assert_int_equal (qcow2_quarantine_take_locked (e.img, 0, runs, 8), 0);
+  nr = qcow2_quarantine_take_locked (e.img, 3, runs, 2);
+  assert_int_equal (nr, 2);
+  nr += qcow2_quarantine_take_locked (e.img, 3, runs + nr, 6);
+  assert_int_equal (qcow2_coalesce (runs, nr), 3);
   assert_int_equal (runs[0].host_idx, 500);
   assert_int_equal (runs[0].count, 3);
   assert_true (runs[0].trimmed);
@@ -203,7 +204,6 @@ test_quarantine_keeps_order_and_kinds_apart (void **state)
   assert_false (runs[1].trimmed);
   assert_int_equal (runs[2].host_idx, 505);
   assert_int_equal (qcow2_quarantined_locked (e.img), 1);
-  free (runs);
   lock_release (&e.img->lock);
   env_free (&e);
 }
@@ -325,9 +325,8 @@ test_nothing_is_released_before_the_header_is_written (void **state)
 {
   struct qcow2_change c = { QCOW2_CHANGE_HEADER };
   struct qcow2_writeback *wb;
-  struct qcow2_run *runs;
+  struct qcow2_run runs[2];
   struct env e;
-  size_t nr;
 
   env_new (&e, 9, 4, 64);
   write_new (e.img, 0);
@@ -336,15 +335,14 @@ test_nothing_is_released_before_the_header_is_written (void **state)
   c.header.reftable_off += 51200;
   lock_acquire (&e.img->lock);
   ok (qcow2_apply_locked (&(struct qcow2_txn) { .img = e.img }, &c));
-  ok (qcow2_quarantine_take_locked (e.img, UINT64_MAX, &runs, &nr));
-  assert_int_equal (nr, 0);
+  assert_int_equal (qcow2_quarantine_take_locked (e.img, UINT64_MAX, runs, 2),
+                    0);
   ok (qcow2_writeback_begin_locked (e.img, &wb));
-  ok (qcow2_quarantine_take_locked (e.img, UINT64_MAX, &runs, &nr));
-  assert_int_equal (nr, 0);
+  assert_int_equal (qcow2_quarantine_take_locked (e.img, UINT64_MAX, runs, 2),
+                    0);
   qcow2_writeback_end_locked (wb, true);
-  ok (qcow2_quarantine_take_locked (e.img, UINT64_MAX, &runs, &nr));
-  assert_int_equal (nr, 1);
-  free (runs);
+  assert_int_equal (qcow2_quarantine_take_locked (e.img, UINT64_MAX, runs, 2),
+                    1);
   lock_release (&e.img->lock);
   env_free (&e);
 }
