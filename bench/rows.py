@@ -116,6 +116,13 @@ SCALE = [
         prep=('seqwrite --size={O}',),
         timed='randread --size={O} --depth=1 --ops=1',
         check=('verify --size={O}',), limit=0.2),
+    Row('open-shared', 'the same, 64 times --size mapped, to the clusters of '
+        'the first', 'seconds', kind='open', disk='{S_at[64]}',
+        prep=(FILL, *(f'seqwrite --offset={{S_at[{i}]}} --size={{S}} --gen=2 '
+                      '--dup=all --block=2M' for i in range(1, 64))),
+        timed='randread --offset={S} --size={S} --depth=1 --ops=1',
+        check=(WHOLE, 'verify --offset={S_at[63]} --size={S} --gen=2 '
+               '--dup=all'), limit=0.2, servers=('dedup',)),
     Row('close', 'end of the server after a random rewrite', 'seconds',
         kind='close', prep=(FILL,), timed='randwrite --size={S} --gen=2',
         limit=2.0),
@@ -182,7 +189,7 @@ def sizes(size, discard, mapped, big):
     """What the names in steps stand for."""
     blocks = size // 4096
     return {
-        'S': size, 'S2': 2 * size,
+        'S': size, 'S2': 2 * size, 'S_at': [i * size for i in range(65)],
         'D': discard, 'D_block': math.gcd(discard, 1 << 30),
         'O': mapped,
         'B': big, 'B_cache': max(big // 4096 * 8 // 8, 1 << 16),
