@@ -316,6 +316,41 @@ test_dirty_image_survives_a_crash_while_it_is_mended (void **state)
   free (m);
 }
 
+/* Guest cluster 0 of an external data file is at 0 there: it once got a
+ * cluster of the image, and its bytes went over those of another. */
+static void
+test_first_cluster_of_a_data_file_has_its_place (void **state)
+{
+  const struct dedup_open_params p = {
+    .path = "e", .writable = true, .max_incarnations = -1,
+    .host_files = QCOW2_FILES_ANY, .cache_bytes = 1 << 16,
+  };
+  uint8_t *buf = malloc (CLUSTERS * 4096), *got = malloc (CLUSTERS * 4096);
+  struct fault f = { 0 };
+  struct dedup_disk *d;
+  struct io_store *io;
+
+  must_run ("qemu-img create -q -f qcow2 -o data_file=e.data,cluster_size=4k "
+            "e 800k");
+  assert_int_equal (io_file_open ("e", IO_FILE_WRITE, IO_LOCK_WRITE, &io, &f),
+                    0);
+  if (dedup_open (io, &p, &d, &f) < 0)
+    fail_msg ("open: %s", f.msg);
+  for (unsigned i = 0; i < CLUSTERS; i++)
+    memset (buf + i * 4096, 1 + i, 4096);
+  assert_int_equal (dedup_write (d, 0, buf + 4096, 1, CLUSTERS - 1), 0);
+  assert_int_equal (dedup_write (d, 0, buf, 0, 3), 0);
+  assert_int_equal (dedup_read (d, 0, got, 0, CLUSTERS * 4096), 0);
+  assert_memory_equal (got, buf, CLUSTERS * 4096);
+  assert_int_equal (dedup_finish (d), 0);
+  assert_harmless (d);
+  dedup_free (d);
+  io_close (io);
+  must_run ("qemu-img check -q e");
+  free (buf);
+  free (got);
+}
+
 static int
 enter_directory (void **state)
 {
@@ -342,6 +377,7 @@ main (void)
     cmocka_unit_test (test_v2_in_small_clusters_grows),
     cmocka_unit_test (test_refcounts_of_one_bit),
     cmocka_unit_test (test_dirty_image_survives_a_crash_while_it_is_mended),
+    cmocka_unit_test (test_first_cluster_of_a_data_file_has_its_place),
   };
 
   return cmocka_run_group_tests_name ("direct", tests, enter_directory,
