@@ -12,7 +12,8 @@ the disk and of each internal snapshot, and `qemu-img check` must be content.
 
 Environment: CONFORM_SEED (printed), CONFORM_SECONDS (how long to go on, 45),
 CONFORM_ALL=1 (the whole product, however long), CONFORM_CASE (one case, as a
-failure prints it)."""
+failure prints it), CONFORM_SKIP (begin after so many cases), CONFORM_GO_ON=1
+(do not end at the first failure)."""
 import itertools
 import json
 import os
@@ -236,11 +237,19 @@ def run_case(name, seed):
         read_phase(case)
         if case.writable():
             write_phase(case, rnd)
-    except Failure as e:
-        sys.exit(f'FAIL: {e}\nCONFORM_SEED={seed} CONFORM_CASE={name}')
+    except (Failure, nbd.Error) as e:
+        return failed(f'{e}', name, seed)
     except subprocess.CalledProcessError as e:
-        sys.exit(f'FAIL: {e}: {e.stderr}\n'
-                 f'CONFORM_SEED={seed} CONFORM_CASE={name}')
+        return failed(f'{e}: {e.stderr}', name, seed)
+    return 0
+
+
+def failed(what, name, seed):
+    print(f'FAIL: {what}\nCONFORM_SEED={seed} CONFORM_CASE={name}',
+          flush=True)
+    if os.environ.get('CONFORM_GO_ON') != '1':
+        sys.exit(1)
+    return 1
 
 
 def main():
@@ -251,15 +260,17 @@ def main():
         else conformimg.all_cases(random.Random(seed))
     print(f'CONFORM_SEED={seed}, {len(names)} cases', flush=True)
     end = time.monotonic() + seconds
-    done = 0
-    for name in itertools.islice(names, None):
+    done = failures = 0
+    skip = int(os.environ.get('CONFORM_SKIP') or 0)
+    for name in itertools.islice(names, skip, None):
         if done and not whole and time.monotonic() > end:
             break
         if os.environ.get('CONFORM_VERBOSE'):
             print(name, flush=True)
-        run_case(name, seed)
+        failures += run_case(name, seed)
         done += 1
-    print(f'{done} images conform')
+    print(f'{done - failures} images conform')
+    sys.exit(1 if failures else 0)
 
 
 main()
