@@ -182,12 +182,20 @@ count_down_all (struct qcow2_image *img, size_t nr)
 
 /* --- Flush ------------------------------------------------------------ */
 
+/* ENOSPC from a write leaves everything to be tried again; from a sync it
+ * says that data is lost, as any error does. */
+int
+qcow2_final_sync (struct io_store *io)
+{
+  return io_sync (io) < 0 ? -EIO : 0;
+}
+
 static int
 write_tables (struct qcow2_image *img, struct qcow2_writeback *wb)
 {
   int r = qcow2_writeback_write (wb);
 
-  return r == 0 ? io_sync (img->io) : r;
+  return r == 0 ? qcow2_final_sync (img->io) : r;
 }
 
 int
@@ -203,9 +211,9 @@ qcow2_direct_flush (struct qcow2_image *img)
     r = qcow2_writeback_begin_locked (img, &wb);
   lock_release (&img->lock);
   if (r == 0)
-    r = io_sync (qcow2_data_io (img));   /* what the tables point to */
+    r = qcow2_final_sync (qcow2_data_io (img));   /* what the tables point to */
   if (r == 0 && img->data)
-    r = io_sync (img->io);
+    r = qcow2_final_sync (img->io);
   if (wb) {
     if (r == 0)
       r = write_tables (img, wb);

@@ -317,6 +317,8 @@ int qcow2_direct_reserve_locked (struct qcow2_image *img) MUST_CHECK;
 void qcow2_direct_drop_locked (struct qcow2_image *img,
                                const struct qcow2_run *run);
 void qcow2_direct_free (struct qcow2_image *img);
+/* fdatasync, after which a failure is final: 0 or -EIO. */
+int qcow2_final_sync (struct io_store *io) MUST_CHECK;
 
 /* --- dirty-bitmaps.c: persistent bitmaps ---------------------------------- */
 struct qcow2_dirty_bitmap;

@@ -371,7 +371,7 @@ qcow2_writeback_write (struct qcow2_writeback *wb)
   qsort (wb->copies, wb->nr, sizeof *wb->copies, by_host_off);
   for (size_t i = 0; i < wb->nr && r == 0; ) {
     if (i > 0 && wb->copies[i].phase != wb->copies[i - 1].phase)
-      r = io_sync (wb->img->io);
+      r = qcow2_final_sync (wb->img->io);
     if (r == 0)
       r = write_batch (wb, &i);
   }
