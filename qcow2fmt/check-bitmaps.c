@@ -56,8 +56,8 @@ walk_directory (struct check *c, uint64_t host_off, uint64_t size,
     }
     r = io_pread (c->img->io, &b, sizeof b, host_off + at);
     if (r < 0) {
-      check_error (c, "bitmap directory at 0x%" PRIx64 ": cannot read: %s",
-                   host_off, strerror (-r));
+      check_error (c, -r, "bitmap directory at 0x%" PRIx64 ": cannot read: "
+                   "%s", host_off, strerror (-r));
       return;
     }
     walk_bitmap (c, &b);

@@ -169,7 +169,7 @@ check_each_entry (struct check *c, const char *what, uint64_t host_off,
     r = io_pread (c->img->io, chunk, n * sizeof chunk[0],
                   host_off + i * sizeof chunk[0]);
     if (r < 0) {
-      check_error (c, "%s at 0x%" PRIx64 ": cannot read: %s", what,
+      check_error (c, -r, "%s at 0x%" PRIx64 ": cannot read: %s", what,
                    host_off + i * sizeof chunk[0], strerror (-r));
       continue;
     }

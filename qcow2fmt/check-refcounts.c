@@ -65,7 +65,7 @@ read_block (struct check *c, uint64_t i)
   int r = io_pread (c->img->io, c->table, c->geo->cluster_size, host_off);
 
   if (r < 0)
-    check_error (c, "refcount block at 0x%" PRIx64 ": cannot read: %s",
+    check_error (c, -r, "refcount block at 0x%" PRIx64 ": cannot read: %s",
                  host_off, strerror (-r));
   return r == 0;
 }

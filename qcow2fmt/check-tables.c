@@ -220,7 +220,7 @@ walk_l2 (struct check *c, const struct walk *w, uint64_t host_off)
 
   r = io_pread (c->img->io, c->table, c->geo->cluster_size, host_off);
   if (r < 0) {
-    check_error (c, "L2 table at 0x%" PRIx64 ": cannot read: %s", host_off,
+    check_error (c, -r, "L2 table at 0x%" PRIx64 ": cannot read: %s", host_off,
                  strerror (-r));
     return;
   }

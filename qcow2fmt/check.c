@@ -67,11 +67,13 @@ check_leak (struct check *c, const char *fmt, ...)
 }
 
 void
-check_error (struct check *c, const char *fmt, ...)
+check_error (struct check *c, int err, const char *fmt, ...)
 {
   va_list ap;
 
   c->r->errors++;
+  if (c->err == 0)
+    c->err = err;
   va_start (ap, fmt);
   report (c, false, fmt, ap);
   va_end (ap);

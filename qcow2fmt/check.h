@@ -34,6 +34,7 @@ struct check {
   uint8_t *table;         /* one cluster: the table being read */
   uint64_t done, total;   /* progress, in tables */
   bool rebuilding;        /* the stored refcounts mean nothing */
+  int err;                /* errno of the first part that was not checked */
 };
 
 /* A place that refers to host clusters, for messages. */
@@ -48,9 +49,9 @@ void check_corrupt (struct check *c, const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 2, 3)));
 void check_leak (struct check *c, const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 2, 3)));
-/* A part could not be checked. */
-void check_error (struct check *c, const char *fmt, ...)
-  __attribute__ ((__format__ (__printf__, 2, 3)));
+/* A part could not be checked, for ERR (positive). */
+void check_error (struct check *c, int err, const char *fmt, ...)
+  __attribute__ ((__format__ (__printf__, 3, 4)));
 void check_step (struct check *c);
 /* Count everything that refers to clusters, but for the refcount structures
  * themselves. */

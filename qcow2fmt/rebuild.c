@@ -244,7 +244,10 @@ count_references (struct rebuild *b, struct fault *f)
   if (r < 0)
     return r;
   check_references (&b->c);
-  if (found->corruptions + found->errors > 0)
+  if (found->errors > 0)
+    return fault_io (f, b->c.err, UINT64_MAX, "its refcounts have to be made "
+                     "anew: reading its tables: %s", strerror (b->c.err));
+  if (found->corruptions > 0)
     return fault_corrupt (f, UINT64_MAX, "its refcounts have to be made anew, "
                           "but more is wrong: run qemu-img check -r all, or "
                           "open it read-only");
