@@ -13,7 +13,9 @@
  *                   and once all that is durable the marks go
  *
  * A bitmap that is disabled does not change.  One that is in use already, or
- * that this program does not understand, is marked and left.  If the directory
+ * that this program does not understand, is marked and left.  (The mark is
+ * written again in each session: what is in the host's cache may be what a
+ * failed sync has lost.)  If the directory
  * itself can't be right, autoclear bit 0 is cleared with the first change,
  * which gives all of them up.
  *
@@ -243,9 +245,9 @@ qcow2_bitmaps_begin (struct qcow2_image *img)
   for (size_t i = 0; bs->valid && i < bs->nr && r == 0; i++) {
     struct qcow2_dirty_bitmap *b = &bs->v[i];
 
-    if (!(b->flags & FLAG_AUTO) || (b->flags & FLAG_IN_USE))
+    if (!(b->flags & FLAG_AUTO))
       continue;
-    if (!b->tracked)
+    if (!b->tracked && !(b->flags & FLAG_IN_USE))
       say (img, b, "can't be kept up to date: marked in use");
     r = write_flags (img, b, b->flags | FLAG_IN_USE);
     written = true;

@@ -283,7 +283,8 @@ qcow2_begin_session (struct qcow2_image *img)
   be64 wire = be64_make (qcow2_kept_autoclear (img));
   int r = qcow2_bitmaps_begin (img);
 
-  if (r < 0 || g->version < 3 || g->autoclear == be64_load (wire))
+  /* Also where the file seems to say so: see dirty-bitmaps.c on marks. */
+  if (r < 0 || g->version < 3)
     return r;
   r = io_pwrite (img->io, &wire, sizeof wire,
                  offsetof (struct qcow2_wire_header, autoclear));
