@@ -307,7 +307,7 @@ test_backing_files_of_other_formats_are_not_raw (void **state)
     char cmd[100], top[32];
 
     snprintf (cmd, sizeof cmd, "cp other-%s other", f);
-    run (cmd);
+    run ("%s", cmd);
     snprintf (top, sizeof top, "top-%s", f);
     close_image (must_open (top, false));       /* it is named: raw */
     hide_backing_format (top);
