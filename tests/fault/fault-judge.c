@@ -17,9 +17,9 @@
 
 /* --- judging ------------------------------------------------------------- */
 
-static struct dedup_disk *
-open_again (struct world *w, struct io_store *io, bool writable,
-            const char *which)
+struct dedup_disk *
+open_again (struct world *w, struct io_store *io, struct io_store *data,
+            bool writable, const char *which)
 {
   struct dedup_open_params p;
   struct fault f = { 0 };
@@ -30,6 +30,7 @@ open_again (struct world *w, struct io_store *io, bool writable,
   if (dedup_open (io, &p, &d, &f) < 0)
     die (w, "%s it does not open%s: %s", which, writable ? "" : " read-only",
          f.msg);
+  data_attach (d, data);
   return d;
 }
 
@@ -42,7 +43,7 @@ report (void *opaque, bool is_leak, const char *line)
 static void
 judge_check (struct world *w, struct io_store *io, const char *which)
 {
-  struct dedup_disk *d = open_again (w, io, false, which);
+  struct dedup_disk *d = open_again (w, io, NULL, false, which);
   struct qcow2_check_params p = { .problem = report };
   struct dedup_check_result r;
   struct dedup_stats s;
@@ -59,7 +60,7 @@ judge_check (struct world *w, struct io_store *io, const char *which)
   dedup_free (d);
 }
 
-static void
+void
 read_disk (struct world *w, struct dedup_disk *d, uint64_t ids[NR],
            const char *which)
 {
@@ -76,7 +77,7 @@ read_disk (struct world *w, struct dedup_disk *d, uint64_t ids[NR],
 }
 
 /* Known and new contents over part of the disk, and read all of it back. */
-static void
+void
 judge_writing (struct world *w, struct dedup_disk *d, uint64_t ids[NR],
                const char *which)
 {
@@ -121,12 +122,13 @@ judge (struct world *w, struct io_store *io, const char *which)
 
   if (never_was (w, io))
     return;
-  d = open_again (w, io, false, which);
+  d = open_again (w, io, NULL, false, which);
   read_disk (w, d, got, which);
   dedup_free (d);
   if (!is_prefix (w, got))
     die (w, "%s: what is left is no prefix", which);
-  d = open_again (w, io, true, which);
+  judge_bitmaps (w, io, got, which);
+  d = open_again (w, io, NULL, true, which);
   read_disk (w, d, again, which);
   if (memcmp (got, again, sizeof got) != 0)
     die (w, "%s: recovered, it holds something else", which);
@@ -135,6 +137,7 @@ judge (struct world *w, struct io_store *io, const char *which)
     die (w, "%s: it does not close", which);
   dedup_free (d);
   judge_check (w, io, which);
+  judge_bitmaps (w, io, again, which);
 }
 
 /* --- which plans --------------------------------------------------------- */
@@ -153,6 +156,20 @@ const struct shape fault_shapes[] = {
     .nr_ops = 20, .unique_in = 3, .indexes = true },
   { .name = "creates", .base = BASE_NOTHING, .order = 5, .journal_areas = 3,
     .nr_ops = 5, .unique_in = 3 },
+  { .name = "mends", .base = BASE_QEMU, .order = 5, .journal_areas = 3,
+    .nr_ops = 20, .unique_in = 3, .dirty = true, .bitmaps = true,
+    .options = "lazy_refcounts=on" },
+  { .name = "v2", .base = BASE_QEMU, .nr_ops = 60, .unique_in = 2,
+    .direct = true, .snapshot = true, .options = "compat=0.10" },
+  { .name = "onebit", .base = BASE_QEMU, .nr_ops = 60, .unique_in = 2,
+    .direct = true, .dirty = true, .bitmaps = true,
+    .options = "refcount_bits=1,lazy_refcounts=on" },
+  { .name = "datafile", .base = BASE_QEMU, .nr_ops = 60, .unique_in = 2,
+    .direct = true, .empty = true, .bitmaps = true, .data_file = true,
+    .options = "data_file=image.data" },
+  { .name = "rawdata", .base = BASE_QEMU, .nr_ops = 60, .unique_in = 2,
+    .direct = true, .data_file = true,
+    .options = "data_file=image.data,data_file_raw=on" },
 };
 const size_t nr_fault_shapes = sizeof fault_shapes / sizeof fault_shapes[0];
 

@@ -9,6 +9,9 @@
  * After the fault it goes on for a while, into the next session, then the
  * process "dies" (dedup_free) and what is left is judged, and after a sync
  * that failed, also what a power cut at that moment would have left.
+ *
+ * A disk without a store promises less (fault-direct.c): an operation that
+ * failed may be there in parts, and so may be what was not flushed.
  */
 #include "fault-world.h"
 
@@ -79,6 +82,24 @@ read_ids (struct world *w, struct dedup_disk *d, uint64_t idx, uint64_t nr,
   w->armed = armed;
 }
 
+/* OP failed without a store: of each cluster all is there, or nothing; and
+ * the rest may come with a crash. */
+static void
+settle_parts (struct world *w, const struct op *op, const uint64_t got[NR])
+{
+  struct op parts = *op;
+  size_t i;
+
+  for (i = 0; i < NR; i++)
+    if (got[i] != w->now[i] &&
+        (i < op->idx || i >= op->idx + op->nr ||
+         got[i] != op->ids[i - op->idx]))
+      die (w, "an operation that failed did something else");
+  took_effect (w, op);
+  memcpy (parts.ids, got + op->idx, op->nr * sizeof parts.ids[0]);
+  took_effect (w, &parts);
+}
+
 /* OP failed: is all of it there, or nothing? */
 static void
 settle_failed (struct world *w, const struct op *op)
@@ -90,9 +111,12 @@ settle_failed (struct world *w, const struct op *op)
   read_ids (w, w->d, 0, NR, got);
   if (memcmp (got, w->now, sizeof got) == 0)
     return;
-  if (memcmp (got, new, sizeof got) != 0)
+  if (w->shape->direct)
+    settle_parts (w, op, got);
+  else if (memcmp (got, new, sizeof got) != 0)
     die (w, "an operation that failed did something else");
-  took_effect (w, op);
+  else
+    took_effect (w, op);
 }
 
 bool
@@ -244,13 +268,14 @@ start_session (struct world *w)
   w->sessions++;
   w->sync_failed = false;
   w->d = NULL;
-  r = ENGINE (w, dedup_open (w->io, &p, &w->d, &f));
+  r = ENGINE (w, dedup_open (w->image.io, &p, &w->d, &f));
   if (r < 0 && f.err != -r)
     die (w, "open returned %d, its fault says %d", r, f.err);
   if (known (w, r, "open") < 0) {
     w->d = NULL;
     return false;
   }
+  data_attach (w->d, w->data.io);
   check_state (w);
   return true;
 }
@@ -261,7 +286,7 @@ image_is_marked (struct world *w)
   uint8_t byte;
 
   /* Incompatible features are bytes 72 to 79: bit 48 is in byte 73. */
-  if (io_pread (w->mem, &byte, 1, 73) < 0)
+  if (io_pread (w->image.mem, &byte, 1, 73) < 0)
     die (w, "the test itself: header");
   return byte & 1;
 }
@@ -277,8 +302,7 @@ end_session (struct world *w)
     die (w, "closed, and still to be recovered");
   if (r == 0)
     w->durable = w->nr_ops;
-  dedup_free (w->d);
-  w->d = NULL;
+  world_close (w);
 }
 
 static void
@@ -307,7 +331,21 @@ make_image (struct world *w)
   };
   struct fault f = { 0 };
 
-  return known (w, ENGINE (w, dedup_create (w->io, &p, &f)), "create") == 0;
+  return known (w, ENGINE (w, dedup_create (w->image.io, &p, &f)), "create") == 0;
+}
+
+/* Without a store nothing has made durable what is there now. */
+static void
+take_stock_of_parts (struct world *w, const uint64_t got[NR])
+{
+  struct op op = { .nr = 16 };
+
+  if (!is_explained (w, got))
+    die (w, "the process died: what is left nobody wrote");
+  for (; op.idx < NR; op.idx += op.nr) {
+    memcpy (op.ids, got + op.idx, sizeof op.ids);
+    took_effect (w, &op);
+  }
 }
 
 /* What the dead process had not flushed may be gone; what is there now, the
@@ -318,6 +356,10 @@ take_stock (struct world *w)
   uint64_t got[NR];
 
   read_ids (w, w->d, 0, NR, got);
+  if (w->shape->direct) {
+    take_stock_of_parts (w, got);
+    return;
+  }
   if (!is_prefix (w, got))
     die (w, "the process died: what is left is no prefix");
   memcpy (w->base_ids, got, sizeof got);
@@ -329,12 +371,16 @@ take_stock (struct world *w)
 static bool
 next_session (struct world *w)
 {
-  if (rnd (&w->rng, 3) || (w->shape->exact && !w->hit))
-    end_session (w);            /* a crash ends exactness */
-  else {                        /* the process dies, the host does not */
-    dedup_free (w->d);
-    w->d = NULL;
-  }
+  /* A crash ends exactness, and leaves bitmaps marked for ever. */
+  if (rnd (&w->rng, 3) ||
+      ((w->shape->exact || w->shape->bitmaps) && !w->hit))
+    end_session (w);
+  else                          /* the process dies, the host does not */
+    world_close (w);
+  /* Nobody writes again what the host threw away then: only a recovery from a
+   * journal could. */
+  if (w->shape->direct && w->sync_failed)
+    return false;
   if (!start_session (w) && !start_session (w))
     return false;
   take_stock (w);
@@ -370,9 +416,12 @@ play (struct world *w)
   if (w->shape->base != BASE_NOTHING || make_image (w))
     act (w);
   w->armed = false;
-  dedup_free (w->d);
-  w->d = NULL;
-  judge (w, w->mem, "after the process died");
+  world_close (w);
+  if (w->shape->direct) {
+    judge_all_direct (w);
+    return;
+  }
+  judge (w, w->image.mem, "after the process died");
   if (w->plan.kind == IO_SYNC)
-    judge (w, w->power, "after a power cut");
+    judge (w, w->image.power, "after a power cut");
 }

@@ -4,7 +4,8 @@
  * Beside the bytes that other processes see there are those that a power cut
  * would leave: brought up to date by each sync, and where a sync fails, never
  * given what was written before it, as a host does that throws the dirty
- * pages away and tells it once.
+ * pages away and tells it once.  (Of a disk without a store, which depends on
+ * the order alone, some pages got there before.)
  */
 #include "fault-world.h"
 
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #include "checked.h"
+#include "image.h"
 
 const char *const fault_kind_names[FAULT_KINDS] = {
   "pread", "pwrite", "sync", "discard", "allocate", "truncate", "malloc",
@@ -23,9 +25,13 @@ const char *const fault_kind_names[FAULT_KINDS] = {
 
 struct world *fault_running;
 
+struct bytes { uint8_t *p; size_t size; };
+
 static struct {
-  uint8_t *bytes;
-  size_t size;
+  struct bytes image, data;     /* data: p is NULL where there is none */
+  uint64_t ids[NR];
+  char dir[32];                 /* of BASE_QEMU: images name files in it */
+  char path[64];
 } stage;
 
 /* --- contents ------------------------------------------------------------ */
@@ -101,6 +107,15 @@ fault_ask (struct world *w, unsigned kind)
   return -p->err;
 }
 
+static uint64_t
+get_be64 (const uint8_t *p)
+{
+  be64 wire;
+
+  memcpy (&wire, p, sizeof wire);
+  return be64_load (wire);
+}
+
 static void
 must (struct world *w, int r, const char *what)
 {
@@ -110,67 +125,77 @@ must (struct world *w, int r, const char *what)
 
 /* A host keeps track by pages. */
 static void
-note_dirty (struct world *w, uint64_t off, uint64_t len)
+note_dirty (struct fault_file *t, uint64_t off, uint64_t len)
 {
   uint64_t end = round_up_pow2 (off + len, 4096);
 
   off = round_down_pow2 (off, 4096);
   len = end - off;
-  if (w->nr_dirty == w->max_dirty) {
-    w->max_dirty = w->max_dirty ? 2 * w->max_dirty : 256;
-    w->dirty = realloc (w->dirty, w->max_dirty * sizeof *w->dirty);
+  if (t->nr_dirty == t->max_dirty) {
+    t->max_dirty = t->max_dirty ? 2 * t->max_dirty : 256;
+    t->dirty = realloc (t->dirty, t->max_dirty * sizeof *t->dirty);
   }
-  w->dirty[w->nr_dirty].off = off;
-  w->dirty[w->nr_dirty++].len = len;
+  t->dirty[t->nr_dirty].off = off;
+  t->dirty[t->nr_dirty++].len = len;
+}
+
+static void
+settle (struct fault_file *t, uint64_t *chance)
+{
+  int64_t size = io_size (t->mem);
+  uint8_t *buf;
+  size_t i;
+
+  for (i = 0; i < t->nr_dirty; i++) {
+    uint64_t off = t->dirty[i].off, len = t->dirty[i].len;
+
+    if (chance && rnd (chance, 2))
+      continue;
+    buf = malloc (len);
+    must (t->w, io_pread (t->mem, buf, len, off), "settle");
+    must (t->w, io_pwrite (t->power, buf, len, off), "settle");
+    free (buf);
+  }
+  must (t->w, io_truncate (t->power, (uint64_t) size), "settle");
+  t->nr_dirty = 0;
 }
 
 void
 world_settle (struct world *w, uint64_t *chance)
 {
-  int64_t size = io_size (w->mem);
-  uint8_t *buf;
-  size_t i;
-
-  for (i = 0; i < w->nr_dirty; i++) {
-    uint64_t off = w->dirty[i].off, len = w->dirty[i].len;
-
-    if (chance && rnd (chance, 2))
-      continue;
-    buf = malloc (len);
-    must (w, io_pread (w->mem, buf, len, off), "settle");
-    must (w, io_pwrite (w->power, buf, len, off), "settle");
-    free (buf);
-  }
-  must (w, io_truncate (w->power, (uint64_t) size), "settle");
-  w->nr_dirty = 0;
+  settle (&w->image, chance);
+  if (w->data.mem)
+    settle (&w->data, chance);
 }
 
 static void
-sync_called (struct world *w, int r)
+sync_called (struct fault_file *t, int r)
 {
   if (r == 0)
-    world_settle (w, NULL);
+    settle (t, NULL);
   else {
-    w->sync_failed = true;
-    if (!w->remembers)
-      w->nr_dirty = 0;          /* thrown away */
+    t->w->sync_failed = true;
+    if (t->w->shape->direct)
+      settle (t, &t->w->chance);
+    if (!t->w->remembers)
+      t->nr_dirty = 0;          /* thrown away */
   }
 }
 
 static int
 before_call (void *opaque, enum io_call call, uint64_t off, uint64_t len)
 {
-  struct world *w = opaque;
+  struct fault_file *t = opaque;
   struct world *running = fault_running;
   int r;
 
   fault_running = NULL;         /* the test's own memory */
-  r = fault_ask (w, call);
+  r = fault_ask (t->w, call);
   if (call == IO_SYNC)
-    sync_called (w, r);
+    sync_called (t, r);
   else if (r == 0 && (call == IO_PWRITE || call == IO_DISCARD ||
                       call == IO_ALLOCATE))
-    note_dirty (w, off, len);
+    note_dirty (t, off, len);
   fault_running = running;
   return r;
 }
@@ -190,7 +215,8 @@ open_params (const struct shape *s, struct dedup_open_params *p)
   static const struct log_sink sink = { print_line, NULL };
 
   *p = (struct dedup_open_params) {
-    .path = "test", .writable = true, .dedup = true, .verify = !s->exact,
+    .path = stage.dir[0] ? stage.path : "test", .writable = true,
+    .dedup = !s->direct, .verify = !s->exact, .host_files = QCOW2_FILES_ANY,
     .max_incarnations = s->max_incarnations, .cache_bytes = 1 << 16,
     .order = s->order, .journal_areas = s->journal_areas, .log = &sink,
   };
@@ -217,6 +243,94 @@ make_exact (const struct shape *s, struct io_store *io,
   return r;
 }
 
+static void
+take_bytes (struct io_store *io, struct bytes *b)
+{
+  int64_t size = io_size (io);
+
+  if (size < 0)
+    abort ();
+  b->size = (size_t) size;
+  b->p = malloc (b->size + 1);
+  if (io_pread (io, b->p, b->size, 0) < 0)
+    abort ();
+}
+
+static struct io_store *
+host_file (const char *name)
+{
+  struct fault f = { 0 };
+  struct io_store *io;
+  char path[64];
+
+  snprintf (path, sizeof path, "%s/%s", stage.dir, name);
+  if (io_file_open (path, 0, IO_LOCK_NONE, &io, &f) < 0)
+    abort ();
+  return io;
+}
+
+/* Every second run of clusters holds something. */
+static void
+write_raw (const struct shape *s)
+{
+  uint8_t buf[CLUSTER];
+  char path[64];
+  size_t i;
+  FILE *fp;
+
+  snprintf (path, sizeof path, "%s/raw", stage.dir);
+  fp = fopen (path, "wb");
+  for (i = 0; fp && i < NR; i++) {
+    stage.ids[i] = !s->empty && i % 16 < 8 ? 1 + i % 40 : 0;
+    fill_cluster (buf, stage.ids[i]);
+    if (fwrite (buf, 1, sizeof buf, fp) != sizeof buf)
+      abort ();
+  }
+  if (fp == NULL || fclose (fp) != 0)
+    abort ();
+}
+
+/* As lazy refcounts may leave it: all above the first few are 0. */
+static void
+make_dirty (struct bytes *b)
+{
+  uint64_t reftable = get_be64 (b->p + 48);
+  uint64_t block = get_be64 (b->p + reftable);
+
+  b->p[79] |= 1;
+  memset (b->p + block + CLUSTER / 16, 0, CLUSTER - CLUSTER / 16);
+}
+
+static int
+make_by_qemu (const struct shape *s, struct io_store *io)
+{
+  struct io_store *file;
+  struct bytes b;
+  char cmd[512];
+  int r;
+
+  strcpy (stage.dir, "/tmp/fault-XXXXXX");
+  if (mkdtemp (stage.dir) == NULL)
+    return -errno;
+  snprintf (stage.path, sizeof stage.path, "%s/image", stage.dir);
+  write_raw (s);
+  snprintf (cmd, sizeof cmd, "cd %s && qemu-img convert -f raw -O qcow2 "
+            "-o cluster_size=4k,%s raw image%s%s", stage.dir, s->options,
+            s->snapshot ? " && qemu-img snapshot -c s image" : "",
+            s->bitmaps ? " && qemu-img bitmap --add image b0 && "
+            "qemu-img bitmap --add -g 4k image b1" : "");
+  if (system (cmd) != 0)
+    return -EIO;
+  file = host_file ("image");
+  take_bytes (file, &b);
+  io_close (file);
+  if (s->dirty)
+    make_dirty (&b);
+  r = io_pwrite (io, b.p, b.size, 0);
+  free (b.p);
+  return r;
+}
+
 static int
 make_base (const struct shape *s, struct io_store *io)
 {
@@ -233,36 +347,66 @@ make_base (const struct shape *s, struct io_store *io)
     : dedup_create (io, &p, &f);
   case BASE_PLAIN: return qcow2_create (io, &p.image, &f);
   case BASE_NOTHING: return 0;
+  case BASE_QEMU: return make_by_qemu (s, io);
   }
   return -EINVAL;
+}
+
+static void
+remove_dir (void)
+{
+  char cmd[64];
+
+  snprintf (cmd, sizeof cmd, "rm -rf %s", stage.dir);
+  if (stage.dir[0] && system (cmd) != 0)
+    fprintf (stderr, "%s is left\n", stage.dir);
+  stage.dir[0] = '\0';
 }
 
 void
 stage_init (const struct shape *s)
 {
+  static bool once;
   struct io_store *io;
-  int64_t size;
 
-  free (stage.bytes);
-  if (io_memory_new (0, &io) < 0 || make_base (s, io) < 0 ||
-      (size = io_size (io)) < 0)
+  if (!once)
+    atexit (remove_dir);
+  once = true;
+  remove_dir ();
+  free (stage.image.p);
+  free (stage.data.p);
+  memset (&stage, 0, sizeof stage);
+  if (io_memory_new (0, &io) < 0 || make_base (s, io) < 0)
     abort ();
-  stage.size = (size_t) size;
-  stage.bytes = malloc (stage.size + 1);
-  if (io_pread (io, stage.bytes, stage.size, 0) < 0)
-    abort ();
+  take_bytes (io, &stage.image);
   io_close (io);
+  if (s->data_file) {
+    io = host_file ("image.data");
+    take_bytes (io, &stage.data);
+    io_close (io);
+  }
 }
 
 static struct io_store *
-base_copy (struct world *w)
+copy_of (struct world *w, const struct bytes *b)
 {
   struct io_store *io;
 
-  must (w, io_memory_new (stage.size, &io), "base");
-  if (stage.size > 0)
-    must (w, io_pwrite (io, stage.bytes, stage.size, 0), "base");
+  must (w, io_memory_new (b->size, &io), "base");
+  if (b->size > 0)
+    must (w, io_pwrite (io, b->p, b->size, 0), "base");
   return io;
+}
+
+static void
+file_init (struct world *w, struct fault_file *t, const struct bytes *b)
+{
+  t->w = w;
+  if (b->p == NULL)
+    return;
+  t->mem = copy_of (w, b);
+  t->power = copy_of (w, b);
+  must (w, io_faulty_new (t->mem, before_call, t, &t->io), "faulty");
 }
 
 struct world *
@@ -273,20 +417,53 @@ world_new (const struct shape *s, const struct plan *p)
   w->shape = s;
   w->plan = *p;
   w->rng = 0x9e3779b97f4a7c15u;
+  w->chance = p->k + 1;
   w->next_id = 1000;
-  w->mem = base_copy (w);
-  w->power = base_copy (w);
-  must (w, io_faulty_new (w->mem, before_call, w, &w->io), "faulty");
+  memcpy (w->first_ids, stage.ids, sizeof w->first_ids);
+  memcpy (w->base_ids, stage.ids, sizeof w->base_ids);
+  memcpy (w->now, stage.ids, sizeof w->now);
+  file_init (w, &w->image, &stage.image);
+  file_init (w, &w->data, &stage.data);
   return w;
+}
+
+/* What the engine opened, by its name in the image, is not used. */
+void
+data_attach (struct dedup_disk *d, struct io_store *data)
+{
+  struct qcow2_image *img = dedup_image (d);
+
+  if (data == NULL)
+    return;
+  io_close (img->data);
+  img->data = data;
+}
+
+void
+world_close (struct world *w)
+{
+  if (w->d && w->data.io)
+    dedup_image (w->d)->data = NULL;
+  dedup_free (w->d);
+  w->d = NULL;
+}
+
+static void
+file_free (struct fault_file *t)
+{
+  if (t->w == NULL)
+    return;
+  io_close (t->io);
+  io_close (t->power);
+  free (t->dirty);
 }
 
 void
 world_free (struct world *w)
 {
   fault_running = NULL;
-  dedup_free (w->d);
-  io_close (w->io);
-  io_close (w->power);
-  free (w->dirty);
+  world_close (w);
+  file_free (&w->image);
+  file_free (&w->data);
   free (w);
 }

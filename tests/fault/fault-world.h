@@ -24,7 +24,7 @@
 #define FAULT_MALLOC IO_NR_CALLS
 #define FAULT_KINDS (IO_NR_CALLS + 1)
 
-enum base { BASE_STORE, BASE_PLAIN, BASE_NOTHING };
+enum base { BASE_STORE, BASE_PLAIN, BASE_NOTHING, BASE_QEMU };
 
 struct shape {                  /* a workload */
   const char *name;
@@ -36,6 +36,12 @@ struct shape {                  /* a workload */
   bool exact;                  /* verify=off */
   bool no_jobs;                /* writers make room for themselves */
   bool indexes;                /* what is there is indexed again */
+  bool direct;                 /* without a store: fault-direct.c */
+
+  /* BASE_QEMU: made by qemu-img, half full if not EMPTY. */
+  const char *options;         /* of qemu-img convert */
+  bool empty, snapshot, bitmaps, data_file;
+  bool dirty;                  /* marked so, and its refcounts are wrong */
 };
 
 struct plan {                   /* which call fails, and how */
@@ -47,13 +53,20 @@ struct plan {                   /* which call fails, and how */
 
 struct op { uint64_t idx, nr, ids[16]; };
 
+struct fault_file {
+  struct world *w;
+  struct io_store *mem;         /* what other processes see */
+  struct io_store *power;       /* what is left when the power fails */
+  struct io_store *io;          /* over mem, failing */
+  struct { uint64_t off, len; } *dirty;    /* written since the last sync */
+  size_t nr_dirty, max_dirty;
+};
+
 struct world {
   const struct shape *shape;
   struct plan plan;
 
-  struct io_store *mem;         /* what other processes see */
-  struct io_store *power;       /* what is left when the power fails */
-  struct io_store *io;          /* over mem, failing */
+  struct fault_file image, data;    /* data: NULLs where there is none */
   struct dedup_disk *d;         /* NULL: closed */
 
   /* Faults: */
@@ -62,15 +75,14 @@ struct world {
   bool sync_failed;             /* in this session */
   bool remembers;               /* what was dirty stays so then */
   unsigned long calls[FAULT_KINDS];
-  struct { uint64_t off, len; } *dirty;    /* written since the last sync */
-  size_t nr_dirty, max_dirty;
 
   /* The model: */
-  uint64_t base_ids[NR];
+  uint64_t first_ids[NR];       /* of the base image */
+  uint64_t base_ids[NR];        /* when the last process had died */
   struct op ops[MAX_OPS];       /* those that took effect, in order */
   size_t nr_ops, durable;       /* the first DURABLE of them are */
   uint64_t now[NR];
-  uint64_t rng, next_id;
+  uint64_t rng, chance, next_id;
   unsigned long jobs_done, sessions;
 };
 
@@ -90,6 +102,11 @@ void world_free (struct world *w);
 void die (struct world *w, const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 2, 3), __noreturn__));
 
+/* Give an open disk its data file in memory, and take it away before the disk
+ * is freed. */
+void data_attach (struct dedup_disk *d, struct io_store *data);
+/* dedup_free and more. */
+void world_close (struct world *w);
 /* What is dirty survives a power cut: all of it, or what CHANCE takes. */
 void world_settle (struct world *w, uint64_t *chance);
 /* Ask whether the call now made shall fail: 0 or -errno. */
@@ -106,6 +123,21 @@ void play (struct world *w);
 /* Is GOT what some prefix that has all that is durable left? */
 bool is_prefix (const struct world *w, const uint64_t got[NR]);
 void judge (struct world *w, struct io_store *io, const char *which);
+/* Of a disk without a store. */
+bool is_explained (const struct world *w, const uint64_t got[NR]);
+void judge_all_direct (struct world *w);
+/* A bitmap that says it can be relied on knows what differs in GOT. */
+void judge_bitmaps (struct world *w, struct io_store *io,
+                    const uint64_t got[NR], const char *which);
+
+/* Steps of judging, in fault-judge.c. */
+struct dedup_disk *open_again (struct world *w, struct io_store *io,
+                               struct io_store *data, bool writable,
+                               const char *which);
+void read_disk (struct world *w, struct dedup_disk *d, uint64_t ids[NR],
+                const char *which);
+void judge_writing (struct world *w, struct dedup_disk *d, uint64_t ids[NR],
+                    const char *which);
 
 /* --- the loop ------------------------------------------------------------ */
 

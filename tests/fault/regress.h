@@ -36,7 +36,7 @@ world_open (const struct shape *s)
 
   stage_init (s);
   w = world_new (s, &none);
-  w->d = must_open (s, w->io, true);
+  w->d = must_open (s, w->image.io, true);
   w->armed = true;
   return w;
 }
@@ -98,7 +98,7 @@ finish_clean (struct world *w)
   assert_int_equal (dedup_finish (w->d), 0);
   dedup_free (w->d);
   w->d = NULL;
-  assert_clean (w->shape, w->mem);
+  assert_clean (w->shape, w->image.mem);
   world_free (w);
 }
 

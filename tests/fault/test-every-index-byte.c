@@ -193,7 +193,7 @@ flip_all (bool closed)
   for (i = 0; i < nr; i++) {
     for (; at < parts[i].len; at += 1 + (step > 1 ? rnd (&chance, 2 * step - 1)
                                          : 0)) {
-      copy_store (w->mem, io);
+      copy_store (w->image.mem, io);
       assert_int_equal (io_pread (io, &b, 1, parts[i].off + at), 0);
       b ^= 0xff;
       assert_int_equal (io_pwrite (io, &b, 1, parts[i].off + at), 0);

@@ -50,7 +50,7 @@ test_a_sync_that_fails_in_a_job_fails_the_next_flush (void **state)
         assert_int_equal (dedup_flush (w->d), -EIO);
         assert_int_equal (write_id (w->d, 3, 12), -EROFS);
         read_id (w->d, 3);
-        d = must_open (&small, w->power, true);
+        d = must_open (&small, w->image.power, true);
         assert_true (read_id (d, NR - 1) == 4711 || read_id (d, NR - 1) == 11);
         dedup_free (d);
       }
@@ -87,7 +87,7 @@ test_maintenance_writes_nothing_after_a_failed_sync (void **state)
   assert_int_equal (w->calls[IO_PWRITE], writes);
   w->armed = false;
   dedup_free (w->d);
-  w->d = must_open (&two, w->io, true);
+  w->d = must_open (&two, w->image.io, true);
   finish_clean (w);
 }
 
@@ -108,7 +108,7 @@ test_an_exact_index_forgets_what_is_in_quarantine_at_the_close (void **state)
   assert_int_equal (write_id (w->d, 0, 2222), 0);
   assert_int_equal (dedup_finish (w->d), 0);
   dedup_free (w->d);
-  w->d = must_open (&exact, w->io, true);
+  w->d = must_open (&exact, w->image.io, true);
   while (dedup_due (w->d, NULL) & DEDUP_JOB_SCAN)
     assert_int_equal (dedup_run (w->d, DEDUP_JOB_SCAN), 0);
   for (i = 0; i < 150; i++)
@@ -174,7 +174,7 @@ recover_and_cut (unsigned kind, unsigned long k, unsigned round,
   fail_call (w, kind, k, EIO);
   w->plan.for_ever = true;
   open_params (&small, &p);
-  r = dedup_open (w->io, &p, &w->d, &f);
+  r = dedup_open (w->image.io, &p, &w->d, &f);
   hit = w->hit;
   assert_true (r == (hit ? -EIO : 0));
   if (r == 0) {                 /* what it shows now, it may not lose */
@@ -185,11 +185,11 @@ recover_and_cut (unsigned kind, unsigned long k, unsigned round,
   w->d = NULL;
   world_settle (w, chance);
   w->armed = false;
-  d = must_open (&small, w->power, true);
+  d = must_open (&small, w->image.power, true);
   assert_prefix (w, d);
   assert_int_equal (dedup_finish (d), 0);
   dedup_free (d);
-  assert_clean (&small, w->power);
+  assert_clean (&small, w->image.power);
   world_free (w);
   return hit;
 }
@@ -267,8 +267,8 @@ test_the_last_reference_may_go_while_a_candidate_is_compared (void **state)
   between.step = DONE;
   dedup_free (w->d);
   w->d = NULL;
-  assert_int_equal (io_faulty_new (w->io, interleave, NULL, &io), 0);
-  w->io = io;                   /* closes the one below */
+  assert_int_equal (io_faulty_new (w->image.io, interleave, NULL, &io), 0);
+  w->image.io = io;                   /* closes the one below */
   w->d = must_open (&mid, io, true);
   assert_int_equal (write_id (w->d, 5, 1), 0);
   assert_int_equal (qcow2_map (dedup_image (w->d), 0, 5 * CLUSTER, CLUSTER,
@@ -299,7 +299,7 @@ open_unread (struct world *w, unsigned long k, bool writable, bool *refused)
   open_params (&small, &p);
   p.writable = writable;
   fail_call (w, IO_PREAD, k, EIO);
-  r = dedup_open (w->io, &p, &d, &f);
+  r = dedup_open (w->image.io, &p, &d, &f);
   if (r == 0 && writable) {     /* a page of an incarnation, or none */
     dedup_get_stats (d, &s);
     assert_true (s.index_entries > 50);
@@ -341,7 +341,7 @@ test_what_cannot_be_read_at_open_is_not_thrown_away (void **state)
   }
   assert_true (refusals > 3);
   w->armed = false;
-  w->d = must_open (&small, w->io, true);
+  w->d = must_open (&small, w->image.io, true);
   dedup_get_stats (w->d, &s);
   for (i = 0; i < 100; i++)
     assert_int_equal (write_id (w->d, 100 + i % 50, 1000 + i), 0);

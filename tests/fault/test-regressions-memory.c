@@ -103,7 +103,7 @@ test_enomem_in_a_freeze_leaves_a_valid_configuration (void **state)
     }
     want = read_id (w->d, 7);
     dedup_free (w->d);
-    w->d = must_open (&small, w->io, true);
+    w->d = must_open (&small, w->image.io, true);
     dedup_get_stats (w->d, &s);
     assert_true (s.index_entries >= before);
     assert_int_equal (read_id (w->d, 7), want);
@@ -150,17 +150,17 @@ test_enomem_at_open_keeps_the_index (void **state)
     failed = 0;
     countdown = ++k;
     fault_running = w;
-    r = dedup_open (w->io, &p, &w->d, &f);
+    r = dedup_open (w->image.io, &p, &w->d, &f);
     fault_running = NULL;
     assert_true (r == 0 || (r == -ENOMEM && f.err == ENOMEM && f.msg[0]));
     if (r < 0)
-      w->d = must_open (&small, w->io, true);
+      w->d = must_open (&small, w->image.io, true);
     assert_int_equal (index_entries (w->d), entries);
     dedup_free (w->d);
   } while (failed > 0);
   assert_true (k > 10);
   fault_malloc_fails = NULL;
-  w->d = must_open (&small, w->io, true);
+  w->d = must_open (&small, w->image.io, true);
   finish_clean (w);
 }
 
