@@ -2,6 +2,9 @@
 /* The entries of several runs as one sequence in hash order, of equal hashes
  * the youngest: a heap of cursors.
  *
+ * An entry out of order, which no program of ours writes, is passed over: what
+ * comes out is in order and in range whatever the pages say.
+ *
  * One thread.  256 KiB are read ahead for each run.
  */
 #include "merge.h"
@@ -16,6 +19,8 @@ struct input {
   uint64_t word0;                /* of hash */
   const struct dedup_hash *hash;
   uint64_t host_idx;
+  bool begun;
+  struct dedup_hash last;
 };
 
 struct merge_inputs {
@@ -37,6 +42,8 @@ advance (struct merge_inputs *in, struct input *i)
   for (;;) {
     if (i->cursor)
       r = dedup_cursor_next (i->cursor, &i->hash, &i->host_idx, &ordinal);
+    if (r == 1 && i->begun && memcmp (&i->last, i->hash, sizeof i->last) >= 0)
+      continue;
     if (r != 0)
       break;
     dedup_cursor_free (i->cursor);
@@ -49,6 +56,8 @@ advance (struct merge_inputs *in, struct input *i)
   }
   if (r < 0)
     return r;
+  i->begun = true;
+  i->last = *i->hash;
   i->word0 = dedup_hash_word (i->hash, 0);
   return i->word0 >> 32 <= in->to;
 }

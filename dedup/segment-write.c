@@ -51,6 +51,7 @@ struct dedup_segment_writer {
   uint32_t *fences;
   size_t nr_fences, max_fences;
   struct seg_wire_page *batch;
+  uint32_t max_batch;            /* pages; more than expected may come */
   uint64_t first_page;           /* of the batch */
   uint32_t in_batch;             /* pages begun */
   uint32_t in_page;              /* entries of the last */
@@ -73,8 +74,8 @@ dedup_segment_writer_new (struct io_store *io, uint64_t store_id,
   w->stop = stop;
   w->max_pages = desc->size_bytes / DEDUP_PAGE_SIZE - 1;
   w->in_page = SEG_PAGE_ENTRIES;
-  w->batch = calloc (MIN_OF (BATCH_PAGES, seg_pages (nr_entries) + 1),
-                     sizeof *w->batch);
+  w->max_batch = (uint32_t) MIN_OF (BATCH_PAGES, seg_pages (nr_entries) + 1);
+  w->batch = calloc (w->max_batch, sizeof *w->batch);
   if (w->batch == NULL)
     r = -ENOMEM;
   if (r == 0 && desc->bits)
@@ -159,7 +160,7 @@ begin_page (struct dedup_segment_writer *w, const struct dedup_hash *hash)
 {
   int r;
 
-  if (w->in_batch == BATCH_PAGES) {
+  if (w->in_batch == w->max_batch) {
     r = write_batch (w);
     if (r < 0)
       return r;

@@ -447,7 +447,7 @@ count_fences (const struct dedup_segment *s, const struct dedup_segment_meta *m,
   const uint32_t limit = prefix - strictly;      /* fences up to this count */
   uint64_t guess, lo, hi, mid, step = 4;
 
-  if (strictly && prefix == 0)
+  if ((strictly && prefix == 0) || m->nr_pages == 0)
     return 0;
   guess = interpolate (prefix, m->filter.bits ? m->filter.lo : s->desc.lo,
                        m->filter.bits ? m->filter.hi : s->desc.hi,

@@ -13,7 +13,8 @@
 
 #include "checked.h"
 #include "dedup-limits.h"
-#include "segment.h"
+#include "merge.h"
+#include "segment-page.h"
 
 #define STORE UINT64_C (0x1234)
 #define HOST_OFF 8192
@@ -382,6 +383,104 @@ test_failed_write_and_full_area_are_errors (void **state)
   free (hashes);
 }
 
+/* More entries may come than were counted, if fences lie. */
+static void
+test_writer_takes_more_entries_than_expected (void **state)
+{
+  const size_t nr = 3000;
+  struct dedup_segment_writer *sw;
+  struct dedup_segment *s;
+  struct world w = { .hashes = random_hashes (nr), .nr = nr };
+  size_t i;
+
+  w.desc = (struct dedup_segment_desc) {
+    .id = 7, .host_off = HOST_OFF, .hi = UINT32_MAX, .bits = 8,
+    .size_bytes = dedup_segment_size (nr, 8),
+  };
+  assert_int_equal (io_memory_new (HOST_OFF + w.desc.size_bytes, &w.io), 0);
+  assert_int_equal (dedup_segment_writer_new (w.io, STORE, &w.desc, 1, NULL,
+                                              &sw), 0);
+  for (i = 0; i < nr; i++)
+    assert_int_equal (dedup_segment_writer_add (sw, &w.hashes[i],
+                                                value_of (i)), 0);
+  assert_int_equal (dedup_segment_writer_finish (sw, &w.desc, &w.meta), 0);
+  dedup_segment_writer_free (sw);
+  s = open_segment (&w);
+  assert_all_found (&w, s);
+  dedup_segment_put (s);
+  end (&w);
+}
+
+/* Swap entries A and B of the first page, and make its checksum right. */
+static void
+swap_entries (struct world *w, unsigned a, unsigned b)
+{
+  struct seg_wire_page p;
+  struct seg_wire_entry e;
+
+  assert_int_equal (io_pread (w->io, &p, sizeof p, HOST_OFF + 4096), 0);
+  e = p.entries[a];
+  p.entries[a] = p.entries[b];
+  p.entries[b] = e;
+  p.checksum = be64_make (seg_checksum (&p, &p.checksum));
+  assert_int_equal (io_pwrite (w->io, &p, sizeof p, HOST_OFF + 4096), 0);
+}
+
+/* The writer once met an assertion; entries that are lost cost ratio. */
+static void
+test_merge_passes_over_entries_out_of_order (void **state)
+{
+  struct world w;
+  struct dedup_segment *s;
+  struct merge_source source = { .nr = 1, .v = &s };
+  struct merge_plan p = { .out = { .hi = UINT32_MAX }, .nr_sources = 1,
+                          .sources = &source };
+  struct merge_inputs *in;
+  const struct dedup_hash *h;
+  struct dedup_hash last = { { 0 } };
+  uint64_t at;
+  bool oldest;
+  size_t n = 0;
+
+  write_segment (&w, random_hashes (90), 90, 8);
+  swap_entries (&w, 10, 11);
+  swap_entries (&w, 40, 60);
+  s = open_segment (&w);
+  assert_int_equal (merge_inputs_open (&p, &in), 0);
+  for (; merge_inputs_next (in, &h, &at, &oldest) == 1; n++) {
+    assert_true (memcmp (&last, h, sizeof last) < 0);
+    last = *h;
+  }
+  assert_in_range (n, 60, 88);
+  merge_inputs_close (in);
+  dedup_segment_put (s);
+  end (&w);
+}
+
+/* A configuration may list a segment with no entries. */
+static void
+test_segment_without_entries_is_empty (void **state)
+{
+  struct world w;
+  struct dedup_segment *s;
+  struct dedup_cursor *c;
+  const struct dedup_hash *h;
+  struct dedup_hash any = random_hash ();
+  uint64_t at, ordinal;
+
+  write_segment (&w, random_hashes (0), 0, 0);
+  s = open_segment (&w);
+  assert_int_equal (dedup_segment_load (s), 0);
+  assert_int_equal (dedup_segment_bound (s, 0, UINT32_MAX), 0);
+  assert_int_equal (dedup_segment_bound (s, UINT32_MAX, UINT32_MAX), 0);
+  assert_int_equal (dedup_segment_lookup (s, &any, &at), 0);
+  assert_int_equal (dedup_cursor_open (s, UINT32_MAX, &c), 0);
+  assert_int_equal (dedup_cursor_next (c, &h, &at, &ordinal), 0);
+  dedup_cursor_free (c);
+  dedup_segment_put (s);
+  end (&w);
+}
+
 int
 main (void)
 {
@@ -393,6 +492,9 @@ main (void)
       (test_filters_say_yes_in_vain_as_often_as_the_formula_says),
     cmocka_unit_test (test_damage_is_a_miss_and_never_wrong),
     cmocka_unit_test (test_failed_write_and_full_area_are_errors),
+    cmocka_unit_test (test_writer_takes_more_entries_than_expected),
+    cmocka_unit_test (test_merge_passes_over_entries_out_of_order),
+    cmocka_unit_test (test_segment_without_entries_is_empty),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);
