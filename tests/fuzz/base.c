@@ -15,11 +15,14 @@
 #include "../../dedup/disk.h"
 #include "../../dedup/incarnation-page.h"
 #include "../../dedup/journal-block.h"
+#include "../../dedup/segment-page.h"
 
 /* --- The plain image ------------------------------------------------------ */
 
 enum { HEADER, REFTABLE, REFBLOCK, L1, L2, SHARED, OWN, OLD, COMPRESSED,
-       SNAPSHOTS, SNAP_L1, SNAP_L2, SHARED_L2, SHARED_DATA, NR_CLUSTERS };
+       SNAPSHOTS, SNAP_L1, SNAP_L2, SHARED_L2, SHARED_DATA, NR_CLUSTERS,
+       BITMAP_DIR = PLAIN_BYTES / PLAIN_CLUSTER, BITMAP_TABLE, BITMAP_TABLE2,
+       BITMAP_DATA };
 
 static void
 put (uint8_t *buf, size_t off, unsigned bytes, uint64_t v)
@@ -114,6 +117,41 @@ make_plain (uint8_t buf[PLAIN_BYTES])
   deflate_cluster (buf + at (COMPRESSED), PLAIN_CLUSTER);
 }
 
+/* A directory entry: table, its entries, enabled, granularity, name. */
+static size_t
+put_bitmap (uint8_t *buf, size_t off, uint64_t table, unsigned granularity,
+            char name)
+{
+  put (buf, off, 8, table);
+  put (buf, off + 8, 4, 1);
+  put (buf, off + 12, 4, 2);
+  put (buf, off + 16, 1, 1);
+  put (buf, off + 17, 1, granularity);
+  put (buf, off + 18, 2, 1);
+  buf[off + 24] = (uint8_t) name;
+  return off + 32;
+}
+
+void
+make_bitmaps (uint8_t buf[BITMAPS_BYTES])
+{
+  size_t ext = 112, end;
+
+  memset (buf, 0, BITMAPS_BYTES);
+  make_plain (buf);
+  put (buf, 88, 8, 1);
+  put (buf, ext, 4, 0x23852875);
+  put (buf, ext + 4, 4, 24);
+  put (buf, ext + 8, 4, 2);
+  put (buf, ext + 24, 8, at (BITMAP_DIR));
+  end = put_bitmap (buf, at (BITMAP_DIR), at (BITMAP_TABLE), 9, 'a');
+  end = put_bitmap (buf, end, at (BITMAP_TABLE2), 12, 'b');
+  put (buf, ext + 16, 8, end - at (BITMAP_DIR));
+  put (buf, at (BITMAP_TABLE), 8, at (BITMAP_DATA));
+  for (unsigned i = BITMAP_DIR; i <= BITMAP_DATA; i++)
+    put (buf, at (REFBLOCK) + 2 * i, 2, 1);
+}
+
 /* --- Images with a store -------------------------------------------------- */
 
 static const struct dedup_open_params open_params = {
@@ -157,6 +195,22 @@ run_due (struct dedup_disk *d, unsigned jobs)
 
   for (unsigned n = 0; n < 1000 && (due = dedup_due (d, NULL) & jobs); n++)
     MUST (dedup_run (d, (enum dedup_job) (due & -due)) >= 0);
+}
+
+/* A limit makes freezes write incarnations. */
+static void
+add_incarnations (struct io_store *io)
+{
+  struct dedup_open_params p = open_params;
+  struct fault f = { 0 };
+  struct dedup_disk *d;
+
+  p.max_incarnations = 8;
+  MUST (dedup_open (io, &p, &d, &f) == 0);
+  write_ids (d, 1200, 200, 'e');
+  run_due (d, DEDUP_JOB_FREEZE | DEDUP_JOB_FILTERS);
+  MUST (dedup_finish (d) == 0);
+  dedup_free (d);
 }
 
 static struct io_store *
@@ -237,6 +291,36 @@ add_incarnation (struct base *b, const struct dedup_incarnation_desc *inc)
 }
 
 static void
+add_segment (struct base *b, const struct dedup_segment_desc *s)
+{
+  const uint64_t meta = seg_page_off (s, seg_pages (s->nr_entries));
+  const uint64_t end = s->host_off + s->size_bytes;
+  size_t first = b->nr_places;
+
+  add_place (b, PLACE_SEG_HEAD, s->host_off, 72);
+  for (uint64_t off = s->host_off + 4096; off < meta; off += 4096)
+    add_place (b, PLACE_SEG_PAGE, off, 4096);
+  for (uint64_t off = meta; off < end; off += 4096)
+    add_place (b, PLACE_SEG_HEAD, off, MIN_OF (4096, end - off));
+  for (; first < b->nr_places; first++) {
+    b->places[first].head_off = s->host_off;
+    b->places[first].meta_off = meta;
+    b->places[first].area_end = end;
+  }
+}
+
+static void
+add_bitmaps (struct base *b)
+{
+  add_place (b, PLACE_BITMAP, 112, 32);
+  add_place (b, PLACE_BITMAP, at (BITMAP_DIR), 32);
+  add_place (b, PLACE_BITMAP, at (BITMAP_DIR) + 32, 32);
+  add_place (b, PLACE_TABLE, at (BITMAP_TABLE), PLAIN_CLUSTER);
+  add_place (b, PLACE_TABLE, at (BITMAP_TABLE2), PLAIN_CLUSTER);
+  add_place (b, PLACE_TABLE, at (BITMAP_DATA), PLAIN_CLUSTER);
+}
+
+static void
 add_store (struct base *b, const struct dedup_disk *d)
 {
   const struct dedup_config *c = d->config;
@@ -249,6 +333,8 @@ add_store (struct base *b, const struct dedup_disk *d)
       add_place (b, PLACE_JOURNAL, c->areas[i].host_off + k * 4096, 4096);
   for (uint32_t i = 0; i < c->nr_incarnations; i++)
     add_incarnation (b, &c->incarnations[i]);
+  for (uint32_t i = 0; i < c->nr_segments; i++)
+    add_segment (b, &c->segments[i]);
 }
 
 static void
@@ -264,19 +350,26 @@ make_base (struct base *b, enum base_kind kind)
 {
   struct dedup_open_params p = open_params;
   struct fault f = { 0 };
-  uint8_t plain[PLAIN_BYTES];
+  bool plain = kind == BASE_PLAIN || kind == BASE_BITMAPS;
+  uint8_t buf[BITMAPS_BYTES];
   struct io_store *io;
   struct dedup_disk *d;
 
-  make_plain (plain);
-  io = kind == BASE_PLAIN ? store_of (plain, sizeof plain)
+  make_bitmaps (buf);
+  if (kind == BASE_PLAIN)
+    make_plain (buf);
+  io = plain ? store_of (buf, kind == BASE_PLAIN ? PLAIN_BYTES : sizeof buf)
     : disk_with_history (kind == BASE_CRASHED);
+  if (kind == BASE_BOTH)
+    add_incarnations (io);
   take_bytes (b, io);
   p.writable = false;
   MUST (dedup_open (io, &p, &d, &f) == 0);
   add_tables (b, dedup_image (d));
-  if (kind != BASE_PLAIN)
+  if (!plain)
     add_store (b, d);
+  if (kind == BASE_BITMAPS)
+    add_bitmaps (b);
   dedup_free (d);
   io_close (io);
 }
@@ -337,11 +430,39 @@ fix_filter (struct io_store *io, const struct place *p)
   MUST (io_pwrite (io, sum, sizeof sum, p->head_off + 48) == 0);
 }
 
+/* Of fences and filter: as long as page 0 says, if that is in the area. */
+static void
+fix_segment (struct io_store *io, const struct place *p)
+{
+  struct seg_wire_head h;
+  CLEANUP_FREE uint8_t *buf = NULL;
+  uint64_t pages, len;
+  uint8_t sum[8];
+
+  MUST (io_pread (io, &h, sizeof h, p->head_off) == 0);
+  pages = seg_meta_pages ((p->meta_off - p->head_off) / 4096 - 1,
+                          be32_load (h.nr_shards),
+                          be64_load (h.nr_words) & 0xffffffff);
+  len = MIN_OF (pages * 4096, p->area_end - p->meta_off);
+  buf = malloc (len + 1);
+  MUST (buf && io_pread (io, buf, len, p->meta_off) == 0);
+  put (sum, 0, 8, dedup_checksum (buf, len));
+  MUST (io_pwrite (io, sum, sizeof sum, p->head_off + 56) == 0);
+}
+
 void
 fix_checksum (struct io_store *io, const struct place *p)
 {
   switch (p->kind) {
   case PLACE_TABLE:
+  case PLACE_BITMAP:
+    break;
+  case PLACE_SEG_HEAD:
+    fix_segment (io, p);
+    fix_at (io, p->head_off, 4096, 64);
+    break;
+  case PLACE_SEG_PAGE:
+    fix_at (io, p->host_off, 4096, 24);
     break;
   case PLACE_CONFIG:
     fix_at (io, p->host_off, length_at (io, p->host_off + 12, 128,

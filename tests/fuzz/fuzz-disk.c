@@ -71,6 +71,8 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t len)
   struct input in = { data, len };
   unsigned mode = (unsigned) take (&in, 1), nr;
   const struct base *b = get_base (mode % 16 == 0 ? BASE_PLAIN
+                                   : mode % 16 == 8 ? BASE_BOTH
+                                   : mode % 16 == 4 ? BASE_BITMAPS
                                    : mode & 1 ? BASE_CLEAN : BASE_CRASHED);
   struct io_store *io;
 

@@ -46,10 +46,13 @@ struct place {
   uint64_t host_off;
   uint32_t len;
   enum { PLACE_TABLE, PLACE_CONFIG, PLACE_JOURNAL, PLACE_INC_HEAD,
-         PLACE_INC_PAGE } kind;
-  uint64_t head_off;           /* PLACE_INC_HEAD: page 0, also for a page of
-                                * the filter, whose sum is there */
+         PLACE_INC_PAGE, PLACE_SEG_HEAD, PLACE_SEG_PAGE, PLACE_BITMAP } kind;
+  uint64_t head_off;           /* PLACE_INC_HEAD, PLACE_SEG_HEAD: page 0, also
+                                * for a page of the filter, whose sum is
+                                * there */
   uint32_t filter_bytes;
+  uint64_t meta_off, area_end; /* PLACE_SEG_HEAD: fences and filter, and what
+                                * they lie in */
 };
 
 #define MAX_PLACES 4096
@@ -65,8 +68,10 @@ struct base {
 enum base_kind {
   BASE_PLAIN,      /* 512-byte clusters: snapshot, shared and compressed
                     * clusters, shared L2 table; no store */
-  BASE_CLEAN,      /* a store with incarnations, closed */
+  BASE_CLEAN,      /* a store with runs, closed */
   BASE_CRASHED,    /* the same, bit 48 set, records in the journal */
+  BASE_BOTH,       /* runs, and incarnations above them, closed */
+  BASE_BITMAPS,    /* as BASE_PLAIN, with two persistent bitmaps */
   NR_BASES
 };
 
@@ -80,6 +85,9 @@ struct io_store *store_of (const uint8_t *bytes, size_t len);
 #define PLAIN_CLUSTER 512u
 #define PLAIN_BYTES (16 * PLAIN_CLUSTER)
 void make_plain (uint8_t buf[PLAIN_BYTES]);
+/* The same with bitmaps, which are enabled. */
+#define BITMAPS_BYTES (20 * PLAIN_CLUSTER)
+void make_bitmaps (uint8_t buf[BITMAPS_BYTES]);
 
 /* Compute the checksum of what lies at P anew (docs/on-disk.md 3), so that
  * it does not end where all the rest would begin. */

@@ -88,6 +88,31 @@ static const struct field table_fields[] = {
   F (half, 6, 2), F (half, 24, 2), F (half, 100, 2), { NULL }
 };
 
+static const struct field seg_head_fields[] = {
+  F (magic, 0, 8), F (store_id, 8, 8), F (id, 16, 8), F (lo, 24, 4),
+  F (hi, 28, 4), F (entries, 32, 4), F (tombstones, 36, 4), F (bits, 40, 4),
+  F (shards, 44, 4), F (words, 48, 8), { NULL }
+};
+static const struct field seg_meta_fields[] = {     /* behind the entries */
+  F (fence, 0, 4), F (fence, 4, 4), F (fence, 8, 4), F (shard, 12, 4),
+  F (seed, 16, 4), F (shard, 20, 4), F (words, 24, 8), F (words, 64, 8),
+  F (words, 504, 8), { NULL }
+};
+static const struct field seg_page_fields[] = {
+  F (magic, 0, 8), F (id, 8, 8), F (number, 16, 4), F (entries, 20, 4),
+  F (hash, 32, 8), F (host_idx, 64, 8), F (hash, 72, 8), F (host_idx, 104, 8),
+  F (hash, 4032, 8), F (host_idx, 4064, 8), { NULL }
+};
+static const struct field bitmap_fields[] = {
+  F (table, 0, 8), F (table_entries, 8, 4), F (flags, 12, 4), F (type, 16, 1),
+  F (granularity, 17, 1), F (name_len, 18, 2), F (extra_len, 20, 4),
+  F (name, 24, 1), { NULL }
+};
+static const struct field bitmap_ext_fields[] = {
+  F (type, 0, 4), F (len, 4, 4), F (nr, 8, 4), F (reserved, 12, 4),
+  F (dir_size, 16, 8), F (dir_off, 24, 8), { NULL }
+};
+
 struct poke {
   const struct base *base;
   enum base_kind kind;
@@ -114,6 +139,11 @@ fields_of (const struct base *b, const struct place *p, size_t i)
   case PLACE_JOURNAL: return block_fields;
   case PLACE_INC_HEAD: return head_fields;
   case PLACE_INC_PAGE: return page_fields;
+  case PLACE_SEG_HEAD: return p->host_off == p->head_off ? seg_head_fields
+      : seg_meta_fields;
+  case PLACE_SEG_PAGE: return seg_page_fields;
+  case PLACE_BITMAP: return p->host_off < PLAIN_CLUSTER ? bitmap_ext_fields
+      : bitmap_fields;
   case PLACE_TABLE: break;
   }
   if (i == 0)
@@ -399,7 +429,8 @@ try_base (enum base_kind kind)
   for (size_t i = 0; i < k.base->nr_places; i++) {
     k.place = &k.base->places[i];
     if ((k.place->kind == PLACE_JOURNAL && ++nr_blocks > 40) ||
-        (k.place->kind == PLACE_INC_PAGE && ++nr_pages > 4))
+        ((k.place->kind == PLACE_INC_PAGE || k.place->kind == PLACE_SEG_PAGE)
+         && ++nr_pages > 4))
       continue;
     if (k.place->kind == PLACE_JOURNAL &&
         k.base->bytes[k.place->host_off] == 0)
