@@ -19,5 +19,8 @@
 #define DEDUP_MAX_ORDER 20             /* 4 M entries, 168 MB in RAM */
 #define DEDUP_MAX_HINTS (1u << 20)     /* 8 MiB: the last 4 GiB at 4 KiB */
 #define DEDUP_PAGE_SIZE 4096           /* incarnation page */
+#define DEDUP_PAGE_ENTRIES 101         /* of a segment; 100 of an incarnation */
+#define DEDUP_CENSUS_ENTRIES 8192      /* looked at to tell live from dead */
+#define DEDUP_CENSUS_BYTES (256u << 20)   /* of data read for it */
 
 #endif

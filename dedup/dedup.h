@@ -158,9 +158,29 @@ struct dedup_stats {
   uint64_t nr_incarnations, max_incarnations, nr_runs;
   uint64_t index_memory_bytes, index_disk_bytes;
   uint64_t journal_bytes;        /* of all areas */
-  uint64_t lookups, linked, stored, mismatches;  /* since open */
+  /* Since open: */
+  uint64_t stored, linked;       /* clusters written; shared instead */
+  uint64_t guessed;              /* found by a hint, without the index */
+  uint64_t lookups, hits;        /* in the index; that named a cluster */
+  uint64_t mismatches;           /* named clusters with other bytes */
+  uint64_t hit_reads, miss_reads;  /* index pages read by lookups */
+  uint64_t false_positives;      /* tables that a filter had read in vain */
 };
 void dedup_get_stats (struct dedup_disk *d, struct dedup_stats *s);
+
+struct dedup_census {            /* of index entries, without tombstones */
+  uint64_t live;                 /* a lookup leads to data with this hash that
+                                  * a guest has */
+  uint64_t dead;                 /* the others */
+  uint64_t looked_at;            /* fewer than all: the others are estimates */
+};
+/* Tell live entries from dead ones in a disk that nobody changes meanwhile.
+ * Reads at most DEDUP_CENSUS_BYTES of data, so of a large index it is a
+ * sample. */
+int dedup_take_census (struct dedup_disk *d, struct dedup_census *c)
+  MUST_CHECK;
+/* Two lines on what the index is and did since open, for the debug log. */
+void dedup_log_stats (struct dedup_disk *d);
 
 /* Areas of the store, for qcow2_check.  *AREAS is the caller's. */
 int dedup_areas (struct dedup_disk *d, struct qcow2_area **areas, size_t *nr)

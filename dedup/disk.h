@@ -80,12 +80,17 @@ struct dedup_probe {
   struct dedup_hash hash;
   uint64_t host_idx;
   enum dedup_found found;
+  unsigned reads;                    /* pages */
+  unsigned vain;                     /* tables whose filter said yes in vain */
 };
 void dedup_index_probe_many (struct dedup_incarnations *set,
                              struct dedup_probe *p, size_t nr);
 enum dedup_found dedup_index_probe (struct dedup_incarnations *set,
                                     const struct dedup_hash *h,
                                     uint64_t *host_idx);
+/* Does a table before number TABLE (a younger one) say anything of H? */
+bool dedup_index_hidden (const struct dedup_incarnations *set, size_t table,
+                         const struct dedup_hash *h);
 /* Is a page of it damaged?  Then a tombstone may be hidden. */
 bool dedup_index_damaged (const struct dedup_incarnations *set);
 /* Can NR entries be inserted?  Sets a full log store aside if none waits to

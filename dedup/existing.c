@@ -188,12 +188,7 @@ look_up_all (struct op *op)
 
     if (!s->hashed)
       continue;
-    d->stats.lookups++;
-    switch (dedup_index_lookup_locked (d, &s->hash, &s->host_idx)) {
-    case DEDUP_HIT: s->kind = SLOT_CANDIDATE; break;
-    case DEDUP_PROBE: s->kind = SLOT_PROBE; op->probes = true; break;
-    case DEDUP_MISS: break;
-    }
+    dedup_look_up_locked (op, s);
   }
   if (op->probes)
     op->set = dedup_index_set_locked (d);
@@ -309,6 +304,7 @@ let_go (struct op *op)
     dedup_unhold_slot_locked (op, &op->slots[i]);
   dedup_journal_end_locked (op->d->journal);   /* unhold may have freed */
   qcow2_txn_end_locked (&op->txn);
+  dedup_count_lookups_locked (op);
   lock_release (op->d->lock);
   dedup_incarnations_put (op->set);
 }

@@ -284,12 +284,15 @@ tag_in_bucket (const uint16_t *filter, uint64_t bucket, uint16_t tag)
 static int
 lookup_in_page (struct dedup_incarnation *inc, uint64_t number,
                 const uint64_t bucket[2], const bool wanted[2],
-                const struct dedup_hash *hash, uint64_t *host_idx)
+                const struct dedup_hash *hash, uint64_t *host_idx,
+                unsigned *reads)
 {
   struct inc_wire_page page;
   unsigned i;
   int r;
 
+  if (reads)
+    ++*reads;
   r = read_page (inc, number, &page);
   if (r <= 0)
     return r;
@@ -304,7 +307,8 @@ lookup_in_page (struct dedup_incarnation *inc, uint64_t number,
 
 int
 dedup_incarnation_lookup (struct dedup_incarnation *inc,
-                          const struct dedup_hash *hash, uint64_t *host_idx)
+                          const struct dedup_hash *hash, uint64_t *host_idx,
+                          unsigned *reads)
 {
   const uint16_t *filter = filter_of (inc);
   const uint16_t tag = inc_tag_of (hash);
@@ -325,9 +329,35 @@ dedup_incarnation_lookup (struct dedup_incarnation *inc,
     if (!wanted[i] ||
         (i == 1 && wanted[0] && number == bucket[0] / INC_PAGE_BUCKETS))
       continue;
-    r = lookup_in_page (inc, number, bucket, wanted, hash, host_idx);
+    r = lookup_in_page (inc, number, bucket, wanted, hash, host_idx, reads);
     if (r != 0)
       return r;
+  }
+  return 0;
+}
+
+uint64_t
+dedup_incarnation_pages (const struct dedup_incarnation *inc)
+{
+  return inc->layout.table_pages;
+}
+
+int
+dedup_incarnation_read (struct dedup_incarnation *inc, uint64_t page,
+                        struct dedup_entry *v, size_t *nr)
+{
+  struct inc_wire_page buf;
+  size_t i;
+  int r = read_page (inc, page, &buf);
+
+  if (r <= 0)
+    return r < 0 ? r : -EBADMSG;
+  *nr = 0;
+  for (i = 0; i < INC_PAGE_BUCKETS * DEDUP_BUCKET_SLOTS; i++) {
+    const struct inc_wire_slot *s = &buf.slots[0][0] + i;
+
+    if (be64_load (s->host_idx) != 0)
+      v[(*nr)++] = (struct dedup_entry) { s->hash, be64_load (s->host_idx) };
   }
   return 0;
 }

@@ -55,10 +55,17 @@ bool dedup_incarnation_loaded (struct dedup_incarnation *inc);
 
 /* 1 and *HOST_IDX (perhaps DEDUP_DELETED) if found; 0 if not; -errno.  Before
  * the filter is loaded both bucket pages are read: slower, as exact.  A page
- * that fails its checksum counts as a miss (the index is advice). */
+ * that fails its checksum counts as a miss (the index is advice).  The number
+ * of pages read is added to *READS (may be NULL). */
 int dedup_incarnation_lookup (struct dedup_incarnation *inc,
                               const struct dedup_hash *hash,
-                              uint64_t *host_idx) MUST_CHECK;
+                              uint64_t *host_idx, unsigned *reads) MUST_CHECK;
+
+/* Its table pages, and the entries of one of them (DEDUP_PAGE_ENTRIES at the
+ * most).  -EBADMSG: the page is wrong. */
+uint64_t dedup_incarnation_pages (const struct dedup_incarnation *inc);
+int dedup_incarnation_read (struct dedup_incarnation *inc, uint64_t page,
+                            struct dedup_entry *v, size_t *nr) MUST_CHECK;
 
 /* Read every page and verify everything; fault says what is wrong. */
 int dedup_incarnation_check (struct dedup_incarnation *inc, struct fault *f)

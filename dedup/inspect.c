@@ -7,6 +7,7 @@
 #include "disk.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 
 static void
@@ -78,6 +79,37 @@ dedup_get_stats (struct dedup_disk *d, struct dedup_stats *s)
   }
   lock_release (d->lock);
   pthread_mutex_unlock (&d->maintenance);
+}
+
+static double
+percent (uint64_t n, uint64_t of)
+{
+  return of ? 100.0 * (double) n / (double) of : 0;
+}
+
+void
+dedup_log_stats (struct dedup_disk *d)
+{
+  struct dedup_stats s;
+  uint64_t misses;
+
+  dedup_get_stats (d, &s);
+  if (!s.has_store || !d->dedup)
+    return;
+  misses = s.lookups - s.hits;
+  log_line (d->log, LOG_DEBUG, "%s: clusters: %" PRIu64 " stored, %" PRIu64
+            " shared, %" PRIu64 " of these by hints; index: %" PRIu64
+            " entries, %" PRIu64 " tombstones, %" PRIu64 " runs, %" PRIu64
+            " incarnations, %" PRIu64 " bytes of memory", d->path, s.stored,
+            s.linked, s.guessed, s.index_entries, s.tombstones, s.nr_runs,
+            s.nr_incarnations, s.index_memory_bytes);
+  log_line (d->log, LOG_DEBUG, "%s: index: %" PRIu64 " lookups, %" PRIu64
+            " hits (%.2f %%), %" PRIu64 " with other bytes; pages read: %"
+            PRIu64 " by hits (%.4f each), %" PRIu64 " by misses (%.4f each); "
+            "%" PRIu64 " false positives", d->path, s.lookups, s.hits,
+            percent (s.hits, s.lookups), s.mismatches, s.hit_reads,
+            percent (s.hit_reads, s.hits) / 100, s.miss_reads,
+            percent (s.miss_reads, misses) / 100, s.false_positives);
 }
 
 /* --- check --------------------------------------------------------------------- */

@@ -15,6 +15,11 @@
 #define DEDUP_BUCKET_SLOTS 4
 #define DEDUP_MAX_KICKS 128
 
+struct dedup_entry {
+  struct dedup_hash hash;
+  uint64_t host_idx;
+};
+
 struct dedup_log_store;
 
 int dedup_log_store_new (unsigned order, struct dedup_log_store **out)

@@ -12,7 +12,7 @@
 #define SEG_HEAD_MAGIC UINT64_C (0x4444555053454748)   /* "DDUPSEGH" */
 #define SEG_PAGE_MAGIC UINT64_C (0x4444555053454750)   /* "DDUPSEGP" */
 
-#define SEG_PAGE_ENTRIES 101   /* (4096 - 32) / 40 */
+#define SEG_PAGE_ENTRIES DEDUP_PAGE_ENTRIES   /* (4096 - 32) / 40 */
 
 struct seg_wire_head {         /* page 0 */
   be64 magic;

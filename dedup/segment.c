@@ -377,9 +377,11 @@ seg_page_fault (const struct dedup_segment *s, uint64_t number,
 
 static bool
 read_page (struct dedup_segment *s, uint64_t number,
-           struct seg_wire_page *page)
+           struct seg_wire_page *page, unsigned *reads)
 {
   __atomic_add_fetch (&s->page_reads, 1, __ATOMIC_RELAXED);
+  if (reads)
+    ++*reads;
   if (io_pread (s->io, page, sizeof *page, seg_page_off (&s->desc, number))
       == 0 && seg_page_fault (s, number, page) == NULL)
     return true;
@@ -477,14 +479,15 @@ count_fences (const struct dedup_segment *s, const struct dedup_segment_meta *m,
 
 static int
 lookup_by_fences (struct dedup_segment *s, const struct dedup_segment_meta *m,
-                  const struct dedup_hash *hash, uint64_t *host_idx)
+                  const struct dedup_hash *hash, uint64_t *host_idx,
+                  unsigned *reads)
 {
   const uint32_t prefix = dedup_hash_prefix (hash);
   uint64_t page = count_fences (s, m, prefix, false);
   struct seg_wire_page buf;
 
   while (page-- > 0) {
-    if (!read_page (s, page, &buf))
+    if (!read_page (s, page, &buf, reads))
       return 0;
     if (find_in_page (s, page, &buf, hash, host_idx))
       return 1;
@@ -502,7 +505,7 @@ lookup_by_fences (struct dedup_segment *s, const struct dedup_segment_meta *m,
 
 static int
 lookup_by_guessing (struct dedup_segment *s, const struct dedup_hash *hash,
-                    uint64_t *host_idx)
+                    uint64_t *host_idx, unsigned *reads)
 {
   const uint32_t prefix = dedup_hash_prefix (hash);
   uint32_t lo_prefix = s->desc.lo, hi_prefix = s->desc.hi;
@@ -514,7 +517,7 @@ lookup_by_guessing (struct dedup_segment *s, const struct dedup_hash *hash,
   for (tries = 0; lo < hi; tries++) {
     page = tries >= GUESSES ? lo + (hi - lo) / 2
       : lo + interpolate (prefix, lo_prefix, hi_prefix, hi - lo);
-    if (!read_page (s, page, &buf))
+    if (!read_page (s, page, &buf, reads))
       return 0;
     side = side_of_page (s, page, &buf, hash);
     if (side == 0)
@@ -534,14 +537,14 @@ lookup_by_guessing (struct dedup_segment *s, const struct dedup_hash *hash,
 
 int
 dedup_segment_lookup (struct dedup_segment *s, const struct dedup_hash *hash,
-                      uint64_t *host_idx)
+                      uint64_t *host_idx, unsigned *reads)
 {
   const struct dedup_segment_meta *m = dedup_segment_meta (s);
 
   if (dedup_segment_useless (s) || s->nr_pages == 0)
     return 0;
-  return m ? lookup_by_fences (s, m, hash, host_idx)
-    : lookup_by_guessing (s, hash, host_idx);
+  return m ? lookup_by_fences (s, m, hash, host_idx, reads)
+    : lookup_by_guessing (s, hash, host_idx, reads);
 }
 
 void
@@ -586,7 +589,7 @@ seg_first_page (struct dedup_segment *s, uint32_t prefix)
   }
   while (lo < hi) {              /* pages before LO begin below PREFIX */
     mid = (lo + hi) / 2;
-    if (!read_page (s, mid, &buf))
+    if (!read_page (s, mid, &buf, NULL))
       return 0;                  /* from the start, then: slower, as right */
     if (dedup_hash_prefix (&buf.entries[0].hash) < prefix)
       lo = mid + 1;
@@ -594,6 +597,28 @@ seg_first_page (struct dedup_segment *s, uint32_t prefix)
       hi = mid;
   }
   return lo > 0 ? lo - 1 : 0;
+}
+
+uint64_t
+dedup_segment_pages (const struct dedup_segment *s)
+{
+  return s->nr_pages;
+}
+
+int
+dedup_segment_read (struct dedup_segment *s, uint64_t page,
+                    struct dedup_entry *v, size_t *nr)
+{
+  struct seg_wire_page buf;
+  size_t i;
+
+  if (!read_page (s, page, &buf, NULL))
+    return -EBADMSG;
+  *nr = entries_in_page (s, page);
+  for (i = 0; i < *nr; i++)
+    v[i] = (struct dedup_entry) { buf.entries[i].hash,
+                                  be64_load (buf.entries[i].host_idx) };
+  return 0;
 }
 
 /* --- Check --------------------------------------------------------------- */

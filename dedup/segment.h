@@ -87,9 +87,16 @@ void dedup_segment_place (struct dedup_segment *s,
 /* 1 and *HOST_IDX (perhaps DEDUP_DELETED) if the pages have it; 0 if not.
  * Never fails: a page that can't be read or is wrong is a miss.  Asks no
  * filter.  One page is read, rarely two; before the fences are loaded about
- * three. */
+ * three.  The number of pages is added to *READS (may be NULL). */
 int dedup_segment_lookup (struct dedup_segment *s,
-                          const struct dedup_hash *hash, uint64_t *host_idx);
+                          const struct dedup_hash *hash, uint64_t *host_idx,
+                          unsigned *reads);
+
+/* Its pages of entries, and those of one of them (DEDUP_PAGE_ENTRIES at the
+ * most).  -EBADMSG: the page is wrong. */
+uint64_t dedup_segment_pages (const struct dedup_segment *s);
+int dedup_segment_read (struct dedup_segment *s, uint64_t page,
+                        struct dedup_entry *v, size_t *nr) MUST_CHECK;
 
 /* Read everything and verify it; the fault says what is wrong. */
 int dedup_segment_check (struct dedup_segment *s, struct fault *f)

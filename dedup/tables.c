@@ -264,16 +264,31 @@ add_pairs (struct batch *b, const struct dedup_table *t, size_t nr)
   return nr;
 }
 
+static bool
+has_filter (const struct pair *p)
+{
+  const struct dedup_segment_meta *m;
+
+  if (p->inc)
+    return dedup_incarnation_loaded (p->inc);
+  m = dedup_segment_meta (p->segment);
+  return m != NULL && m->filter.bits > 0;
+}
+
 static void
 look (struct dedup_probe *probe, const struct pair *p)
 {
+  unsigned reads = 0;
   uint64_t at;
   int r;
 
-  r = p->inc ? dedup_incarnation_lookup (p->inc, &probe->hash, &at)
-    : dedup_segment_lookup (p->segment, &probe->hash, &at);
-  if (r != 1)
+  r = p->inc ? dedup_incarnation_lookup (p->inc, &probe->hash, &at, &reads)
+    : dedup_segment_lookup (p->segment, &probe->hash, &at, &reads);
+  probe->reads += reads;
+  if (r != 1) {
+    probe->vain += reads > 0 && has_filter (p);
     return;
+  }
   probe->host_idx = at;
   probe->found = at == DEDUP_DELETED ? DEDUP_MISS : DEDUP_HIT;
 }
@@ -308,6 +323,7 @@ probe_batch (struct batch *b, size_t nr)
   for (i = 0; i < nr; i++) {
     dedup_filter_key (&b->probes[i].hash, &b->keys[i]);
     b->probes[i].found = DEDUP_PROBE;
+    b->probes[i].reads = b->probes[i].vain = 0;
     b->pending[i] = (uint8_t) i;
   }
   b->nr_pending = nr;
@@ -337,6 +353,43 @@ dedup_index_probe_many (struct dedup_incarnations *set, struct dedup_probe *p,
     b.probes = p + done;
     probe_batch (&b, n);
   }
+}
+
+static bool
+filter_denies (struct dedup_segment *s, const struct dedup_filter_key *key)
+{
+  struct dedup_filter_place place;
+  uint16_t maybe;
+
+  dedup_segment_place (s, key, &place);
+  return dedup_filter_test (&place, 1, &maybe) == 0;
+}
+
+bool
+dedup_index_hidden (const struct dedup_incarnations *set, size_t table,
+                    const struct dedup_hash *h)
+{
+  struct dedup_filter_key key;
+  struct dedup_segment *s;
+  uint64_t at;
+  size_t i;
+  int r;
+
+  dedup_filter_key (h, &key);
+  for (i = 0; i < table; i++) {
+    const struct dedup_table *t = &set->tables[i];
+
+    if (t->inc)
+      r = dedup_incarnation_lookup (t->inc, h, &at, NULL);
+    else {
+      s = segment_for (set, t, dedup_hash_prefix (h));
+      r = s && !filter_denies (s, &key) &&
+        dedup_segment_lookup (s, h, &at, NULL);
+    }
+    if (r == 1)
+      return true;
+  }
+  return false;
 }
 
 enum dedup_found

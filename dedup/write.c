@@ -94,7 +94,11 @@ guess (struct op *op)
   if (!op->guesses)
     return 0;
   r = dedup_hold_candidates (op, SLOT_GUESS);
-  return r < 0 ? r : dedup_compare_candidates (op, SLOT_GUESS, &wrong);
+  if (r == 0)
+    r = dedup_compare_candidates (op, SLOT_GUESS, &wrong);
+  if (r == 0)
+    op->counted.guessed = dedup_count_slots (op, SLOT_GUESS);
+  return r;
 }
 
 int
@@ -136,6 +140,31 @@ leave_hints (struct op *op)
 
 /* --- claim and look up -------------------------------------------------------- */
 
+void
+dedup_look_up_locked (struct op *op, struct slot *s)
+{
+  op->counted.lookups++;
+  switch (dedup_index_lookup_locked (op->d, &s->hash, &s->host_idx)) {
+  case DEDUP_HIT: s->kind = SLOT_CANDIDATE; op->counted.hits++; break;
+  case DEDUP_PROBE: s->kind = SLOT_PROBE; op->probes = true; break;
+  case DEDUP_MISS: break;
+  }
+}
+
+void
+dedup_count_lookups_locked (struct op *op)
+{
+  struct dedup_stats *s = &op->d->stats;
+  const struct dedup_lookups *c = &op->counted;
+
+  s->guessed += c->guessed;
+  s->lookups += c->lookups;
+  s->hits += c->hits;
+  s->hit_reads += c->hit_reads;
+  s->miss_reads += c->miss_reads;
+  s->false_positives += c->false_positives;
+}
+
 static int
 claim_all (struct op *op)
 {
@@ -159,17 +188,12 @@ claim_all (struct op *op)
 
     if (!s->hashed)
       continue;
-    d->stats.lookups++;
     s->claim = dedup_claim_get_locked (d, &s->hash, &s->owner);
     if (!s->owner) {
       s->kind = SLOT_JOIN;
       continue;
     }
-    switch (dedup_index_lookup_locked (d, &s->hash, &s->host_idx)) {
-    case DEDUP_HIT: s->kind = SLOT_CANDIDATE; break;
-    case DEDUP_PROBE: s->kind = SLOT_PROBE; op->probes = true; break;
-    case DEDUP_MISS: break;
-    }
+    dedup_look_up_locked (op, s);
   }
   if (op->probes)
     op->set = dedup_index_set_locked (d);
@@ -199,6 +223,11 @@ probe_some (struct op *op, struct dedup_probe *p, const size_t *idx, size_t nr)
 
   dedup_index_probe_many (op->set, p, nr);
   for (i = 0; i < nr; i++) {
+    const bool hit = p[i].found == DEDUP_HIT;
+
+    op->counted.hits += hit;
+    *(hit ? &op->counted.hit_reads : &op->counted.miss_reads) += p[i].reads;
+    op->counted.false_positives += p[i].vain;
     op->slots[idx[i]].kind = p[i].found == DEDUP_HIT ? SLOT_CANDIDATE
       : SLOT_NEW;
     op->slots[idx[i]].host_idx = p[i].host_idx;
@@ -571,6 +600,7 @@ finish (struct op *op)
     finish_slot_locked (op, &op->slots[i]);
   dedup_journal_end_locked (d->journal); /* unhold may have freed */
   qcow2_txn_end_locked (&op->txn);
+  dedup_count_lookups_locked (op);
   dedup_change_end_locked (d);
   lock_release (d->lock);
   dedup_incarnations_put (op->set);

@@ -37,6 +37,7 @@ struct report {
   const struct qcow2_geometry *geo;
   struct usage usage;
   struct dedup_stats stats;
+  struct dedup_census census;
   uint64_t stored_bytes, saved_bytes, actual_size;
   double ratio;               /* mapped / stored; 0 while nothing is stored */
 };
@@ -168,6 +169,9 @@ collect (struct dedup_disk *d, const char *path, struct report *rep,
   if (r < 0)
     return r;
   load_filters (d);
+  r = dedup_take_census (d, &rep->census);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "out of memory");
   dedup_get_stats (d, &rep->stats);
   rep->actual_size = stat (path, &st) == 0
     ? (uint64_t) st.st_blocks * 512 : 0;
@@ -193,8 +197,21 @@ print_bytes (const char *label, uint64_t bytes)
 }
 
 static void
-print_store (const struct dedup_stats *s)
+print_census (const struct report *rep)
 {
+  const struct dedup_census *c = &rep->census;
+
+  printf ("%-18s %" PRIu64 " live, %" PRIu64 " dead", "of them:", c->live,
+          c->dead);
+  if (c->looked_at < rep->stats.index_entries)
+    printf (", estimated by %" PRIu64, c->looked_at);
+  printf ("\n");
+}
+
+static void
+print_store (const struct report *rep)
+{
+  const struct dedup_stats *s = &rep->stats;
   char limit[40] = "no limit";
 
   if (s->max_incarnations)
@@ -204,6 +221,7 @@ print_store (const struct dedup_stats *s)
           "incarnations, %" PRIu64 " in runs; %" PRIu64 " tombstones\n",
           "index entries:", s->index_entries, s->log_store_entries,
           s->incarnation_entries, s->run_entries, s->tombstones);
+  print_census (rep);
   printf ("%-18s %" PRIu64 " (%s)\n", "incarnations:", s->nr_incarnations,
           limit);
   printf ("%-18s %" PRIu64 "\n", "runs:", s->nr_runs);
@@ -228,7 +246,7 @@ print_human (const struct report *rep)
           rep->usage.zero_clusters, rep->usage.compressed_clusters);
   printf ("%-18s %s\n", "state:", state (rep));
   if (rep->stats.has_store)
-    print_store (&rep->stats);
+    print_store (rep);
   else
     printf ("%-18s no store\n", "deduplication:");
 }
@@ -240,13 +258,18 @@ set (json_t *o, const char *key, uint64_t v)
 }
 
 static void
-set_store (json_t *o, const struct dedup_stats *s)
+set_store (json_t *o, const struct report *rep)
 {
+  const struct dedup_stats *s = &rep->stats;
+
   json_object_set_new (o, "hash", json_string (dedup_hash_name (s->hash)));
   set (o, "index-entries", s->index_entries);
   set (o, "log-store-entries", s->log_store_entries);
   set (o, "incarnation-entries", s->incarnation_entries);
   set (o, "run-entries", s->run_entries);
+  set (o, "live-entries", rep->census.live);
+  set (o, "dead-entries", rep->census.dead);
+  set (o, "entries-looked-at", rep->census.looked_at);
   set (o, "tombstones", s->tombstones);
   set (o, "incarnations", s->nr_incarnations);
   set (o, "runs", s->nr_runs);
@@ -277,7 +300,7 @@ print_json (const struct report *rep)
   json_object_set_new (o, "state", json_string (state (rep)));
   json_object_set_new (o, "store", json_boolean (rep->stats.has_store));
   if (rep->stats.has_store)
-    set_store (o, &rep->stats);
+    set_store (o, rep);
   json_dumpf (o, stdout, JSON_INDENT (4) | JSON_PRESERVE_ORDER);
   putchar ('\n');
   json_decref (o);

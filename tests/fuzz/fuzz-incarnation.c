@@ -41,7 +41,7 @@ ask (struct dedup_incarnation *inc)
 
   for (unsigned i = 0; i < 2 * NR_ENTRIES; i++) {
     hash_of (i, &h);
-    r = dedup_incarnation_lookup (inc, &h, &host_idx);
+    r = dedup_incarnation_lookup (inc, &h, &host_idx, NULL);
     MUST (r <= 1);
   }
 }

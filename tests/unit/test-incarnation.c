@@ -132,7 +132,7 @@ look_up (struct fixture *x, struct dedup_incarnation *inc, uint64_t first,
   for (key = first; key <= last; ++key) {
     const struct dedup_hash h = hash_of (key);
 
-    r = dedup_incarnation_lookup (inc, &h, &v);
+    r = dedup_incarnation_lookup (inc, &h, &v, NULL);
     assert_in_range (r, 0, 1);
     if (r == 1) {
       assert_true (key <= x->nr);
@@ -363,7 +363,7 @@ test_stale_pages_are_not_ours (void **state)
   d = x.desc;
   x.desc.id++;
   inc = open_it (&x);
-  assert_int_equal (dedup_incarnation_lookup (inc, &h, &v), 0);
+  assert_int_equal (dedup_incarnation_lookup (inc, &h, &v, NULL), 0);
   assert_int_equal (dedup_incarnation_load (inc), -EBADMSG);
   dedup_incarnation_put (inc);
 
@@ -463,7 +463,7 @@ test_stop_and_failures (void **state)
   x.meddle.read_error = -EIO;
   inc = open_it (&x);
   assert_int_equal (dedup_incarnation_load (inc), -EIO);
-  assert_int_equal (dedup_incarnation_lookup (inc, &h, &v), -EIO);
+  assert_int_equal (dedup_incarnation_lookup (inc, &h, &v, NULL), -EIO);
   assert_true (dedup_incarnation_damaged (inc));
   x.meddle.read_error = 0;
   assert_int_equal (dedup_incarnation_load (inc), 0);
@@ -496,7 +496,7 @@ test_false_positive_rate (void **state)
       w[i] = dedup_checksum (&w[i], sizeof w[i]);
     }
     memcpy (h.b, w, sizeof h.b);
-    assert_int_equal (dedup_incarnation_lookup (inc, &h, &v), 0);
+    assert_int_equal (dedup_incarnation_lookup (inc, &h, &v, NULL), 0);
   }
   dedup_incarnation_reads (inc, &reads, &vain);
   print_message ("%u of %u misses read a page\n", (unsigned) vain,
@@ -527,7 +527,7 @@ reader_thread (void *opaque)
   for (key = 1; key <= rd->x->nr; ++key) {
     const struct dedup_hash h = hash_of (key);
 
-    if (dedup_incarnation_lookup (rd->inc, &h, &v) != 1 ||
+    if (dedup_incarnation_lookup (rd->inc, &h, &v, NULL) != 1 ||
         v != value_of (key))
       rd->failed = true;
   }

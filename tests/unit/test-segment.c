@@ -132,7 +132,7 @@ assert_all_found (struct world *w, struct dedup_segment *s)
 
   dedup_segment_reads (s, &before, &fp);
   for (i = 0; i < w->nr; i++) {
-    assert_int_equal (dedup_segment_lookup (s, &w->hashes[i], &at), 1);
+    assert_int_equal (dedup_segment_lookup (s, &w->hashes[i], &at, NULL), 1);
     assert_int_equal (at, value_of (i));
   }
   dedup_segment_reads (s, &after, &fp);
@@ -149,7 +149,7 @@ assert_others_missed (struct dedup_segment *s)
   for (i = 0; i < 2000; i++) {
     struct dedup_hash h = random_hash ();
 
-    assert_int_equal (dedup_segment_lookup (s, &h, &at), 0);
+    assert_int_equal (dedup_segment_lookup (s, &h, &at, NULL), 0);
   }
 }
 
@@ -324,7 +324,7 @@ test_damage_is_a_miss_and_never_wrong (void **state)
     assert_int_equal (io_pwrite (w.io, &flipped, 1, HOST_OFF + off), 0);
     loaded = dedup_segment_load (s) == 0;
     for (i = 0; i < nr; i++)
-      if (dedup_segment_lookup (s, &w.hashes[i], &at)) {
+      if (dedup_segment_lookup (s, &w.hashes[i], &at, NULL)) {
         assert_int_equal (at, value_of (i));
         found++;
       }
