@@ -28,6 +28,7 @@ struct dedup_open_params {
   bool hash_given;               /* else whatever the store has */
   enum qcow2_host_files host_files;
   int64_t max_incarnations;      /* -1: as stored */
+  uint64_t index_memory;         /* bytes of RAM for the index; 0: no bound */
   size_t cache_bytes;
   unsigned order;                /* of a new store; 0: by image size */
   unsigned journal_areas;        /* of a new store; 0: by order */
@@ -157,6 +158,7 @@ struct dedup_stats {
   uint64_t tombstones;           /* beside them */
   uint64_t nr_incarnations, max_incarnations, nr_runs;
   uint64_t index_memory_bytes, index_disk_bytes;
+  uint64_t index_memory_bound;   /* 0: none */
   uint64_t journal_bytes;        /* of all areas */
   /* Since open: */
   uint64_t stored, linked;       /* clusters written; shared instead */
@@ -165,6 +167,7 @@ struct dedup_stats {
   uint64_t mismatches;           /* named clusters with other bytes */
   uint64_t hit_reads, miss_reads;  /* index pages read by lookups */
   uint64_t false_positives;      /* tables that a filter had read in vain */
+  uint64_t renewed, forgotten;   /* entries, under a bound */
 };
 void dedup_get_stats (struct dedup_disk *d, struct dedup_stats *s);
 

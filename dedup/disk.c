@@ -15,6 +15,7 @@
 #include "direct.h"
 
 #include <errno.h>
+#include <inttypes.h>
 
 /* --- messages and failure --------------------------------------------------- */
 
@@ -514,6 +515,24 @@ check_hash (const struct dedup_disk *d, const struct dedup_open_params *p,
   return dedup_check_verify (d->hasher.alg, p->verify, f);
 }
 
+/* Is the bound enough for an index with log stores of this order? */
+static int
+check_window (const struct dedup_disk *d, const struct dedup_open_params *p,
+              unsigned order, struct fault *f)
+{
+  const bool incarnations = p->max_incarnations < 0
+    ? d->config->max_incarnations > 0 : p->max_incarnations > 0;
+  const uint64_t least =
+    dedup_window_least (order, qcow2_geometry (d->img)->nr_clusters,
+                        incarnations);
+
+  if (p->index_memory == 0 || p->index_memory >= least || !d->writable)
+    return 0;
+  return fault_usage (f, "index-memory=%" PRIu64 ": the index of this image "
+                      "needs at least %" PRIu64 " bytes", p->index_memory,
+                      least);
+}
+
 /* Open with the store there is.  ADOPTED: it was made just now.  1: done; 0:
  * opened without a store. */
 static int
@@ -540,6 +559,8 @@ open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
     r = check_hash (d, p, f);
     if (r == 0)
       r = dedup_store_file_attach (d, p, f);
+    if (r == 0)
+      r = check_window (d, p, d->config->order, f);
     if (r < 0)
       return r;
     r = load_store (d, adopted, &why);
@@ -587,6 +608,21 @@ give_up_exact (struct dedup_disk *d, struct fault *f)
                            "configuration: %s", strerror (-r)) : 0;
 }
 
+/* What an earlier session kept may be too much for this one. */
+static int
+set_window (struct dedup_disk *d, const struct dedup_open_params *p,
+            struct fault *f)
+{
+  int r;
+
+  d->index_memory = p->index_memory;
+  r = d->index_memory ? dedup_window_trim (d) : 0;
+  if (r == 0)
+    d->index.set->aging = dedup_window_aging (d);
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "making the index smaller: %s",
+                           strerror (-r)) : 0;
+}
+
 static int
 mend_index (struct dedup_disk *d, struct fault *f)
 {
@@ -611,11 +647,12 @@ open_once (struct io_store *io, const struct dedup_open_params *p,
   r = open_with_store (d, p, adopted, f);
   if (r == 1 && d->writable) {
     set_max_incarnations (d, p);
-    d->merge_due = dedup_merge_wanted (d);
-    if ((r = give_up_exact (d, f)) == 0 &&
+    if ((r = set_window (d, p, f)) == 0 &&
+        (r = give_up_exact (d, f)) == 0 &&
         (r = mend_index (d, f)) == 0 &&
         (r = grow_tables (d, f)) == 0)
       r = 1;
+    __atomic_store_n (&d->merge_due, dedup_merge_wanted (d), __ATOMIC_RELAXED);
   }
   if (r < 0) {
     dedup_free (d);
@@ -648,12 +685,14 @@ dedup_open (struct io_store *io, const struct dedup_open_params *p,
   if (r != 0 || !(*out)->writable || (*out)->direct)
     return MIN_OF (r, 0);
   keep_hash (*out, &q);
+  r = check_window (*out, p, p->order ? p->order : dedup_default_order
+                    (qcow2_geometry ((*out)->img)->nr_clusters), f);
   dedup_free (*out);
   *out = NULL;                  /* callers free what is there on failure */
-  r = dedup_store_file_check_new (p, f);
-  if (r < 0)
-    return r;
-  r = dedup_adopt (io, &q, f);
+  if (r == 0)
+    r = dedup_store_file_check_new (p, f);
+  if (r == 0)
+    r = dedup_adopt (io, &q, f);
   if (r < 0)
     return r;
   r = open_once (io, &q, true, out, f);

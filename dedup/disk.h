@@ -27,6 +27,7 @@ struct dedup_table {
 /* Incarnations and runs; immutable, counted, so that lookups need no lock. */
 struct dedup_incarnations {
   unsigned users;                    /* atomic */
+  uint64_t aging;                    /* see dedup_window_aging */
   size_t nr_tables;
   struct dedup_table *tables;        /* youngest first */
   size_t nr_segments;
@@ -82,6 +83,7 @@ struct dedup_probe {
   enum dedup_found found;
   unsigned reads;                    /* pages */
   unsigned vain;                     /* tables whose filter said yes in vain */
+  bool aging;                        /* a hit that will be forgotten soon */
 };
 void dedup_index_probe_many (struct dedup_incarnations *set,
                              struct dedup_probe *p, size_t nr);
@@ -120,7 +122,7 @@ void dedup_index_publish (struct dedup_disk *d,
 int dedup_index_reset_locked (struct dedup_disk *d, uint64_t start)
   MUST_CHECK;
 
-/* --- runs.c, merge.c: the third stage ----------------------------------------- */
+/* --- runs.c: the third stage ---------------------------------------------------- */
 
 /* Write the frozen log store LS as a run.  Maintenance. */
 int dedup_run_freeze (struct dedup_disk *d, const struct dedup_log_store *ls)
@@ -146,6 +148,34 @@ int dedup_runs_reap (struct dedup_disk *d) MUST_CHECK;
 unsigned dedup_run_bits (unsigned level, uint64_t in_all, uint64_t nr_entries);
 /* Number of entries that all tables of C hold. */
 uint64_t dedup_config_entries (const struct dedup_config *c);
+
+/* Outputs of merges that have no input left are runs like others. */
+void dedup_runs_settle (struct dedup_config *c);
+
+/* --- window.c: the bound on the index's RAM.  Maintenance. ------------------ */
+
+/* The smallest bound for log stores of this order, which become runs or
+ * INCARNATIONS, and so many clusters. */
+uint64_t dedup_window_least (unsigned order, uint64_t nr_clusters,
+                             bool incarnations);
+/* Take what is oldest off the list until the rest fits; true: something
+ * went.  The caller writes the configuration. */
+bool dedup_window_drop (struct dedup_disk *d);
+/* The same, written. */
+int dedup_window_trim (struct dedup_disk *d) MUST_CHECK;
+/* Let go of what is oldest whether the rest fits or not, written. */
+int dedup_window_shift (struct dedup_disk *d) MUST_CHECK;
+/* Entries in tables of this age and older are about to be forgotten; 0:
+ * none. */
+uint64_t dedup_window_aging (const struct dedup_disk *d);
+/* A log store became a table. */
+void dedup_window_moved (struct dedup_disk *d);
+/* Bytes that a merge may make one run of; that NR segments take. */
+uint64_t dedup_window_largest_run (const struct dedup_disk *d);
+uint64_t dedup_window_run_bytes (const struct dedup_disk *d, size_t first,
+                                 size_t nr);
+
+/* --- merge.c ------------------------------------------------------------------ */
 
 /* Is there something to merge?  Maintenance. */
 bool dedup_merge_wanted (struct dedup_disk *d);
@@ -246,6 +276,7 @@ struct dedup_disk {
   uint64_t ref_limit;                /* no new reference at or above it */
   bool has_backing;
   size_t dirty_high, dirty_max;      /* bytes of changed tables */
+  uint64_t index_memory;             /* bound, 0: none; see window.c */
   struct dedup_ext ext;
   void (*wake) (void *opaque);
   void *wake_opaque;
@@ -259,6 +290,8 @@ struct dedup_disk {
   struct dedup_store_file *store_file;   /* NULL: none */
   struct dedup_dropped *dropped;     /* NR_DROPPED, newest last */
   size_t nr_dropped;
+  uint64_t nr_forgotten;             /* entries, since open */
+  uint64_t moved_since_wipe;         /* bytes of tables; of the hints */
   struct merge_claims *merge_claims; /* who works on a merge step only */
   bool merging;                      /* a merge step works without the mutex */
   pthread_cond_t merged;             /* it ended */
@@ -380,6 +413,9 @@ int dedup_index_sync (struct dedup_disk *d, uint64_t host_off) MUST_CHECK;
 /* --- freeze.c, jobs.c ---------------------------------------------------------------------- */
 
 int dedup_freeze (struct dedup_disk *d) MUST_CHECK;
+/* Take incarnation I off the list; its area goes to limbo or, where that is
+ * full, is left to the sweep. */
+void dedup_incarnation_unlist (struct dedup_disk *d, size_t i);
 /* Where there is no space for an incarnation, and writers cannot wait: give
  * the frozen log store up.  Costs ratio only. */
 int dedup_drop_frozen (struct dedup_disk *d) MUST_CHECK;

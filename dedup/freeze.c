@@ -54,10 +54,10 @@ find_area (struct dedup_disk *d, uint64_t size, uint64_t *host_off,
   return dedup_index_area_alloc (d, *area_size, host_off);
 }
 
-/* Take incarnation I off the list; its area goes to limbo or, where that is
- * full or new ones lie in the other file, is left to the sweep. */
-static void
-unlist (struct dedup_disk *d, size_t i)
+/* Its area goes to limbo or, where that is full or new ones lie in the other
+ * file, is left to the sweep. */
+void
+dedup_incarnation_unlist (struct dedup_disk *d, size_t i)
 {
   struct dedup_config *c = d->config;
 
@@ -114,7 +114,7 @@ drop_oldest (struct dedup_disk *d)
           c->segments[0].age < c->incarnations[0].id))
     drop_oldest_run (d);
   while (c->nr_incarnations + count_runs (c) >= max)
-    unlist (d, 0);
+    dedup_incarnation_unlist (d, 0);
 }
 
 static int
@@ -147,6 +147,8 @@ edit_config (struct dedup_disk *d, const struct dedup_incarnation_desc *desc,
     remove_limbo (c, (size_t) limbo);
   drop_oldest (d);
   c->incarnations[c->nr_incarnations++] = *desc;
+  dedup_window_drop (d);
+  dedup_runs_settle (c);
   r = dedup_index_prepare (d, set);
   if (r < 0) {
     *c = *before;
@@ -172,6 +174,7 @@ list_incarnation (struct dedup_disk *d,
   }
   __atomic_store_n (&d->filters_loaded, false, __ATOMIC_RELAXED);
   dedup_index_publish (d, set, true);
+  dedup_window_moved (d);
   return dedup_runs_reap (d);
 }
 
@@ -275,7 +278,7 @@ dedup_drop_damaged (struct dedup_disk *d, uint64_t id)
     if (c->incarnations[i].id == id)
       break;
   if (i < c->nr_incarnations)
-    unlist (d, i);
+    dedup_incarnation_unlist (d, i);
   r = dedup_index_prepare (d, &set);
   if (r < 0) {
     *c = *before;

@@ -24,16 +24,24 @@ struct dedup_hints {
   void *memory;                        /* what they are in */
 };
 
+static size_t
+number_for (uint64_t nr_clusters)
+{
+  size_t nr = 8 * WAYS;
+
+  while (nr < nr_clusters && nr < DEDUP_MAX_HINTS)
+    nr *= 2;
+  return nr;
+}
+
 int
 dedup_hints_new (uint64_t nr_clusters, struct dedup_hints **out)
 {
   struct dedup_hints *h = calloc (1, sizeof *h);
-  size_t nr = 8 * WAYS;
+  const size_t nr = number_for (nr_clusters);
 
   if (h == NULL)
     return -ENOMEM;
-  while (nr < nr_clusters && nr < DEDUP_MAX_HINTS)
-    nr *= 2;
   h->set_mask = nr / WAYS - 1;
   /* Not aligned_alloc: pages that are never used are never touched. */
   h->memory = calloc (nr + WAYS, sizeof *h->entries);
@@ -102,6 +110,24 @@ dedup_hints_put (struct dedup_hints *h, uint64_t checksum, uint64_t host_idx)
     return;
   __atomic_store_n (&set[place_for (set, checksum)], entry,
                     __ATOMIC_RELAXED);
+}
+
+void
+dedup_hints_wipe (struct dedup_hints *h)
+{
+  const size_t nr = (h->set_mask + 1) * WAYS;
+  size_t i;
+
+  for (i = 0; i < nr; i++)       /* pages never written stay untouched */
+    if (__atomic_load_n (&h->entries[i], __ATOMIC_RELAXED) != 0)
+      __atomic_store_n (&h->entries[i], 0, __ATOMIC_RELAXED);
+}
+
+size_t
+dedup_hints_size (uint64_t nr_clusters)
+{
+  return sizeof (struct dedup_hints) +
+    number_for (nr_clusters) * sizeof (uint64_t);
 }
 
 size_t

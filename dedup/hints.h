@@ -28,6 +28,11 @@ uint64_t dedup_hints_find (const struct dedup_hints *h, uint64_t checksum);
 void dedup_hints_put (struct dedup_hints *h, uint64_t checksum,
                       uint64_t host_idx);
 
+/* Forget all. */
+void dedup_hints_wipe (struct dedup_hints *h);
+
 size_t dedup_hints_memory (const struct dedup_hints *h);
+/* The same of those for a disk of NR_CLUSTERS. */
+size_t dedup_hints_size (uint64_t nr_clusters);
 
 #endif

@@ -62,6 +62,8 @@ dedup_get_stats (struct dedup_disk *d, struct dedup_stats *s)
   s->needs_recovery = d->recovery_bit;
   s->hash = d->hasher.alg;
   s->exact = d->exact;
+  s->index_memory_bound = d->index_memory;
+  s->forgotten = d->nr_forgotten;
   if (d->has_store) {
     count_config (d, s);
     count_log_store (d->index.current, s);
@@ -110,6 +112,11 @@ dedup_log_stats (struct dedup_disk *d)
             percent (s.hits, s.lookups), s.mismatches, s.hit_reads,
             percent (s.hit_reads, s.hits) / 100, s.miss_reads,
             percent (s.miss_reads, misses) / 100, s.false_positives);
+  if (s.index_memory_bound)
+    log_line (d->log, LOG_DEBUG, "%s: index: at most %" PRIu64 " bytes of "
+              "memory: %" PRIu64 " entries were renewed, %" PRIu64
+              " forgotten", d->path, s.index_memory_bound, s.renewed,
+              s.forgotten);
 }
 
 /* --- check --------------------------------------------------------------------- */

@@ -238,7 +238,8 @@ nr_inserts (const struct op *op)
   size_t i, nr = 0;
 
   for (i = 0; i < op->nr; i++)
-    nr += op->slots[i].hashed && is_first_link (&op->slots[i]);
+    nr += op->slots[i].aging ||
+      (op->slots[i].hashed && is_first_link (&op->slots[i]));
   return nr;
 }
 
@@ -392,6 +393,16 @@ take_over (struct op *op, size_t i)
   s->linked = true;
 }
 
+/* The index named the slot's cluster, rightly, and is about to forget it. */
+static void
+enter_anew (struct op *op, struct slot *s)
+{
+  if (!s->aging || s->kind != SLOT_CANDIDATE)
+    return;
+  dedup_index_log_locked (op->d, &s->hash, s->host_idx);
+  op->d->stats.renewed++;
+}
+
 /* What slot I and the NR - 1 behind it referred to. */
 static void
 drop_old (struct op *op, size_t i, size_t nr)
@@ -427,6 +438,7 @@ change_all (struct op *op)
 
     if (s->skip) {
       s->linked = true;
+      enter_anew (op, s);
       i++;
       continue;
     }
@@ -441,8 +453,10 @@ change_all (struct op *op)
         link_first (op, i);
         op->d->stats.stored++;
       }
-      else
+      else {
         link_again (op, i);
+        enter_anew (op, s);
+      }
       drop_old (op, i, 1);
     }
     i++;

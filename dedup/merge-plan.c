@@ -123,6 +123,39 @@ consider_bottom (const struct run *v, size_t nr, struct choice *best,
       .out_level = DEDUP_MAX_LEVEL });
 }
 
+/* Under a bound on RAM, runs stay in order of age, and none becomes so large
+ * that much goes with it; what is about to go is left alone (window.c). */
+static void
+consider_window (const struct dedup_disk *d, const struct run *v, size_t nr,
+                 struct choice *best, bool *any)
+{
+  const uint64_t most = dedup_window_largest_run (d);
+  const uint64_t aging = d->index.set->aging;
+  uint64_t bytes;
+  size_t i, n, m;
+
+  for (i = 0; i < nr; i++) {
+    if (v[i].merge || v[i].age <= aging ||
+        v[i].level >= DEDUP_MAX_LEVEL - 1 ||
+        (*any && best->level <= v[i].level))
+      continue;
+    for (n = 0; i + n < nr && v[i + n].merge == 0 &&
+           v[i + n].level == v[i].level; n++)
+      ;
+    if (n < MERGE_TIER)
+      continue;
+    for (m = 0, bytes = 0; m < MIN_OF (n, MAX_TIER); m++) {
+      bytes += dedup_window_run_bytes (d, v[i + m].first, v[i + m].nr);
+      if (bytes > most)
+        break;
+    }
+    if (m >= 2)
+      consider (best, any, (struct choice) {
+        .first = i, .nr = m, .level = v[i].level,
+        .out_level = v[i].level + 1 });
+  }
+}
+
 static bool
 choose (const struct dedup_disk *d, const struct run *v, size_t nr,
         struct choice *best)
@@ -135,6 +168,10 @@ choose (const struct dedup_disk *d, const struct run *v, size_t nr,
       d->config->nr_segments >= DEDUP_MAX_SEGMENTS - 1)
     return false;
   consider_begun (v, nr, best, &any);
+  if (d->index_memory != 0) {
+    consider_window (d, v, nr, best, &any);
+    return any;
+  }
   consider_bottom (v, nr, best, &any);
   consider_tiers (v, nr, best, &any);
   return any;

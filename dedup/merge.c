@@ -255,6 +255,7 @@ list_step (struct dedup_disk *d, struct merge_plan *p)
     r = dedup_runs_list (c, &p->out);
     assert (r == 0);                     /* merge-plan.c saw to it */
   }
+  dedup_window_drop (d);
   if (p->out.hi == UINT32_MAX) {
     end_merge (c, p->merge);
     if (p->out.level == DEDUP_MAX_LEVEL)

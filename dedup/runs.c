@@ -164,6 +164,29 @@ adopt (struct dedup_incarnations *set, const struct dedup_segment_desc *new,
     }
 }
 
+static bool
+has_input (const struct dedup_config *c, uint32_t merge)
+{
+  size_t i;
+
+  for (i = 0; i < c->nr_segments; i++)
+    if (c->segments[i].merge == merge && !c->segments[i].output)
+      return true;
+  return false;
+}
+
+void
+dedup_runs_settle (struct dedup_config *c)
+{
+  size_t i;
+
+  for (i = 0; i < c->nr_segments; i++)
+    if (c->segments[i].output && !has_input (c, c->segments[i].merge)) {
+      c->segments[i].merge = 0;
+      c->segments[i].output = false;
+    }
+}
+
 int
 dedup_runs_commit (struct dedup_disk *d, const struct dedup_config *before,
                    const struct dedup_segment_desc *new,
@@ -172,6 +195,7 @@ dedup_runs_commit (struct dedup_disk *d, const struct dedup_config *before,
   struct dedup_incarnations *set;
   int r;
 
+  dedup_runs_settle (d->config);
   r = dedup_index_prepare (d, &set);
   if (r < 0) {
     *d->config = *before;
@@ -357,6 +381,8 @@ dedup_run_freeze (struct dedup_disk *d, const struct dedup_log_store *ls)
   }
   while (c->nr_segments >= DEDUP_MAX_SEGMENTS - DEDUP_SPARE_SEGMENTS) {
     r = dedup_merge_step_now (d);        /* merges could not keep up */
+    if (r == -ENOSPC && d->index_memory)
+      r = dedup_window_shift (d);
     if (r < 0)
       return r;
   }
@@ -370,5 +396,10 @@ dedup_run_freeze (struct dedup_disk *d, const struct dedup_log_store *ls)
   *before = *c;
   r = dedup_runs_list (c, &desc);
   assert (r == 0);
-  return dedup_runs_commit (d, before, &desc, meta, true);
+  dedup_window_drop (d);
+  r = dedup_runs_commit (d, before, &desc, meta, true);
+  if (r < 0)
+    return r;
+  dedup_window_moved (d);
+  return dedup_runs_reap (d);
 }

@@ -28,6 +28,17 @@ dedup_segment_size (uint64_t nr_entries, unsigned bits)
   return dedup_segment_used (nr_entries, nr_shards, blocks * bits);
 }
 
+/* 128: the structs, which are in segment.c. */
+uint64_t
+dedup_segment_likely_memory (uint64_t nr_entries, unsigned bits)
+{
+  const uint64_t nr_shards = bits ? dedup_filter_shards (nr_entries) : 0;
+  const uint64_t blocks = nr_entries * 1035 / 1000 / 64 + nr_shards * 3;
+
+  return 128 + sizeof (struct dedup_segment_meta) +
+    seg_meta_bytes (seg_pages (nr_entries), nr_shards, (blocks + 1) * bits);
+}
+
 uint64_t
 dedup_segment_used (uint64_t nr_entries, uint64_t nr_shards,
                     uint64_t nr_words)

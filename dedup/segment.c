@@ -36,6 +36,8 @@ struct dedup_segment {
   uint64_t page_reads, false_positives;
 };
 
+_Static_assert (sizeof (struct dedup_segment) <= 128, "likely_memory counts so");
+
 /* --- Lifetime ------------------------------------------------------------ */
 
 int

@@ -45,6 +45,9 @@ uint64_t dedup_segment_size (uint64_t nr_entries, unsigned bits);
 uint64_t dedup_segment_used (uint64_t nr_entries, uint64_t nr_shards,
                              uint64_t nr_words);
 
+/* Memory that such a segment takes, loaded; rarely some percent more. */
+uint64_t dedup_segment_likely_memory (uint64_t nr_entries, unsigned bits);
+
 /* --- Reading -------------------------------------------------------------- */
 
 /* Fences and filter; read from the file or left by the writer. */

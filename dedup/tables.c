@@ -163,6 +163,7 @@ dedup_index_prepare (struct dedup_disk *d, struct dedup_incarnations **out)
     return r;
   }
   qsort (s->tables, s->nr_tables, sizeof *s->tables, compare_ages);
+  s->aging = d->index.set ? dedup_window_aging (d) : 0;
   *out = s;
   return 0;
 }
@@ -218,6 +219,7 @@ struct batch {
     uint8_t probe;
     struct dedup_incarnation *inc;     /* or */
     struct dedup_segment *segment;
+    bool aging;
   } pairs[BATCH_PAIRS];
   struct dedup_filter_place places[BATCH_PAIRS];
 };
@@ -252,6 +254,7 @@ add_pairs (struct batch *b, const struct dedup_table *t, size_t nr)
 
     p->probe = b->pending[i];
     p->inc = t->inc;
+    p->aging = t->age <= b->set->aging;
     if (t->inc) {                      /* asks its own filter */
       b->places[nr].w = &somewhere;
       b->places[nr++].bits = 0;
@@ -290,6 +293,7 @@ look (struct dedup_probe *probe, const struct pair *p)
     return;
   }
   probe->host_idx = at;
+  probe->aging = p->aging;
   probe->found = at == DEDUP_DELETED ? DEDUP_MISS : DEDUP_HIT;
 }
 
@@ -324,6 +328,7 @@ probe_batch (struct batch *b, size_t nr)
     dedup_filter_key (&b->probes[i].hash, &b->keys[i]);
     b->probes[i].found = DEDUP_PROBE;
     b->probes[i].reads = b->probes[i].vain = 0;
+    b->probes[i].aging = false;
     b->pending[i] = (uint8_t) i;
   }
   b->nr_pending = nr;

@@ -231,6 +231,7 @@ probe_some (struct op *op, struct dedup_probe *p, const size_t *idx, size_t nr)
     op->slots[idx[i]].kind = p[i].found == DEDUP_HIT ? SLOT_CANDIDATE
       : SLOT_NEW;
     op->slots[idx[i]].host_idx = p[i].host_idx;
+    op->slots[idx[i]].aging = hit && p[i].aging;
   }
 }
 

@@ -23,6 +23,7 @@ struct slot {        /* one guest cluster of the operation */
   bool held;         /* this slot holds host_idx */
   bool same;         /* compared equal */
   bool spare;        /* host_idx was a spare cluster */
+  bool aging;        /* the index would soon forget it: to be entered anew */
   bool stored;       /* host_idx was reserved and written by this slot */
   bool linked;       /* and an L2 entry points to it */
   bool skip;         /* the entry is as wanted already */

@@ -216,6 +216,12 @@ config_max_incarnations (const char *key, const char *value)
 }
 
 static int
+config_index_memory (const char *key, const char *value)
+{
+  return config_size (key, value, &params.index_memory);
+}
+
+static int
 config_l2_cache_size (const char *key, const char *value)
 {
   return config_size (key, value, &params.l2_cache_bytes);
@@ -252,6 +258,7 @@ static const struct {
   { "backing", config_backing },
   { "store", config_store },
   { "max-incarnations", config_max_incarnations },
+  { "index-memory", config_index_memory },
   { "l2-cache-size", config_l2_cache_size },
   { "commit-interval", config_commit_interval },
   { "index-existing", config_index_existing },
@@ -294,6 +301,7 @@ plugin_config_complete (void)
   "                      none (default), in its directory, anywhere.\n"     \
   "store=<FILENAME>      Keep the index in a file of its own.\n"             \
   "max-incarnations=<N>  Bound on the index, 0 for none.\n"                  \
+  "index-memory=<SIZE>   Bound on the RAM of the index, 0 for none.\n"       \
   "l2-cache-size=<SIZE>  RAM for qcow2 tables.\n"                            \
   "commit-interval=<T>   Make writes durable this often, 0 for never\n"      \
   "                      (seconds, or as 500ms; default 5).\n"               \

@@ -27,6 +27,7 @@ struct srv_params {
                                  * (also NULL), same-dir or any */
   const char *store;            /* path of the store file; NULL: none */
   int64_t max_incarnations;     /* -1: as stored */
+  int64_t index_memory;         /* bytes of RAM for the index; 0: no bound */
   int64_t l2_cache_bytes;       /* -1: default, by image size */
   unsigned commit_interval_ms;  /* 0: no timer */
   bool index_existing;          /* in the background, what is there already */

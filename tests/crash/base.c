@@ -34,7 +34,7 @@ open_disk (const struct world *w, struct io_store *io, bool writable,
   struct dedup_open_params p = {
     .path = "crash", .writable = writable, .dedup = !w->cfg.no_dedup,
     .verify = !w->cfg.no_verify, .hash = w->cfg.hash, .max_incarnations = w->cfg.max_incarnations,
-    .cache_bytes = 1 << 20, .order = w->cfg.order,
+    .index_memory = w->cfg.index_memory, .cache_bytes = 1 << 20, .order = w->cfg.order,
     .journal_areas = w->cfg.journal_areas, .log = &sink,
   };
 

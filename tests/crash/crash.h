@@ -62,6 +62,7 @@ struct cfg {
   bool deep;                   /* crash again more often */
   enum dedup_hash_alg hash;
   bool rot;                    /* bytes rot more often */
+  uint64_t index_memory;       /* bound, bytes; 0: none */
   unsigned index_one_in;       /* after an operation: a step of indexing */
   bool store_file;             /* the index lies in a second file */
   bool fail_store;             /* which fails some time */

@@ -204,8 +204,9 @@ index_is_whole (const struct judging *j)
 {
   const struct world *w = j->w;
 
-  return w->created && store_file_is_whole (j) && !w->cfg.no_dedup && !w->cfg.no_verify &&
-    w->cfg.max_incarnations == 0 && w->cfg.refcount_order >= 4;
+  return w->created && store_file_is_whole (j) && !w->cfg.no_dedup &&
+    !w->cfg.no_verify && w->cfg.max_incarnations == 0 &&
+    w->cfg.index_memory == 0 && w->cfg.refcount_order >= 4;
 }
 
 /* Write the content of some clusters to others. */

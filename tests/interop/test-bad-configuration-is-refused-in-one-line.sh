@@ -70,6 +70,9 @@ bad cluster-size '' "$TMP/new" size=1G cluster-size=256
 bad max-incarnations '' "$good" max-incarnations=many
 bad max-incarnations '' "$good" max-incarnations=-1
 bad l2-cache-size '' "$good" l2-cache-size=huge
+bad index-memory "" "$good" index-memory=much
+bad good "index-memory=4096.*at least [0-9]* bytes" "$good" index-memory=4k
+bad new "index-memory=4096.*at least" "$TMP/new" size=1G index-memory=4k
 bad commit-interval '' "$good" commit-interval=often
 bad commit-interval '' "$good" commit-interval=-1
 bad file '' size=1G
