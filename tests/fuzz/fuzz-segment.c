@@ -103,7 +103,7 @@ ask (struct dedup_segment *s)
 
   for (unsigned i = 0; i < 2 * MAX_ENTRIES; i += 7) {
     hash_of (i, &h);
-    r = dedup_segment_lookup (s, &h, &host_idx);
+    r = dedup_segment_lookup (s, &h, &host_idx, NULL);
     MUST (r == 0 || (r == 1 && host_idx != 0));
     dedup_filter_key (&h, &key);
     dedup_segment_place (s, &key, &place);

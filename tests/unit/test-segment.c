@@ -473,7 +473,7 @@ test_segment_without_entries_is_empty (void **state)
   assert_int_equal (dedup_segment_load (s), 0);
   assert_int_equal (dedup_segment_bound (s, 0, UINT32_MAX), 0);
   assert_int_equal (dedup_segment_bound (s, UINT32_MAX, UINT32_MAX), 0);
-  assert_int_equal (dedup_segment_lookup (s, &any, &at), 0);
+  assert_int_equal (dedup_segment_lookup (s, &any, &at, NULL), 0);
   assert_int_equal (dedup_cursor_open (s, UINT32_MAX, &c), 0);
   assert_int_equal (dedup_cursor_next (c, &h, &at, &ordinal), 0);
   dedup_cursor_free (c);
