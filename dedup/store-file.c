@@ -229,26 +229,6 @@ dedup_store_file_check_new (const struct dedup_open_params *p, struct fault *f)
   return p->store ? check_header (p, 0, &w, &found, f) : 0;
 }
 
-/* Merges of which no input is left are over. */
-static void
-end_orphaned_merges (struct dedup_config *c)
-{
-  struct dedup_segment_desc *s = c->segments;
-  size_t i, k;
-
-  for (i = 0; i < c->nr_segments; i++) {
-    for (k = 0; s[i].merge != 0 && k < c->nr_segments; k++)
-      if (s[k].merge == s[i].merge && !s[k].output)
-        break;
-    if (s[i].merge != 0 && k == c->nr_segments)
-      for (k = c->nr_segments; k-- > i; )
-        if (k == i || s[k].merge == s[i].merge) {
-          s[k].merge = 0;
-          s[k].output = false;
-        }
-  }
-}
-
 /* Take all that lies in the store file off the list in memory; returns the
  * number of entries that are lost with it. */
 static uint64_t
@@ -276,7 +256,7 @@ forget_areas (struct dedup_config *c)
   c->store_session = 0;
   if (lost > 0) {
     c->flags &= ~DEDUP_CONFIG_EXACT;     /* tombstones are lost with them */
-    end_orphaned_merges (c);
+    dedup_runs_settle (c);
   }
   return lost;
 }
