@@ -38,7 +38,7 @@ say "overwritten ten times with new contents: the file does not grow"
 for i in 1 2 3 4 5 6 7 8 9 10; do
   random_file "$TMP/b.raw" 8 $((i + 50))
   $PY "$HERE/put.py" "$URI" "$TMP/b.raw" $((128 << 20))
-  sleep 0.2
+  sleep 0.6
 done
 stop_server
 check_clean "$disk"
