@@ -165,8 +165,6 @@ reserve_all (struct direct_op *op)
   size_t i;
   int r = 0;
 
-  if (in_data_file (op->d))
-    return 0;                  /* 0 is a place there */
   for (i = 0; i < op->nr && r == 0; i++)
     if (!op->v[i].placed)
       r = reserve_run (op, i);
