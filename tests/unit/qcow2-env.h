@@ -19,6 +19,7 @@
 #include "bitmap.h"
 #include "checked.h"
 #include "image.h"
+#include "splitmix.h"
 
 #define UNUSED __attribute__ ((__unused__))
 #define ok(call) assert_int_equal ((call), 0)
@@ -30,11 +31,7 @@ static uint64_t seed;   /* of random runs: TEST_SEED repeats one */
 static UNUSED uint64_t
 rnd_of (uint64_t *state, uint64_t n)
 {
-  *state += UINT64_C (0x9e3779b97f4a7c15);
-  uint64_t z = *state;
-  z = (z ^ z >> 30) * UINT64_C (0xbf58476d1ce4e5b9);
-  z = (z ^ z >> 27) * UINT64_C (0x94d049bb133111eb);
-  return (z ^ z >> 31) % n;
+  return splitmix64 (state) % n;
 }
 
 static UNUSED uint64_t

@@ -18,6 +18,7 @@
 #include <cmocka.h>
 
 #include "disk.h"
+#include "splitmix.h"
 
 static uint64_t rng;
 /* Values are clusters: no two entries have one, but where it was used again. */
@@ -26,11 +27,7 @@ static uint64_t next_value = 1;
 static uint64_t
 rnd (uint64_t n)
 {
-  uint64_t z = rng += UINT64_C (0x9e3779b97f4a7c15);
-
-  z = (z ^ z >> 30) * UINT64_C (0xbf58476d1ce4e5b9);
-  z = (z ^ z >> 27) * UINT64_C (0x94d049bb133111eb);
-  return (z ^ z >> 31) % n;
+  return splitmix64 (&rng) % n;
 }
 
 static uint64_t

@@ -15,6 +15,7 @@
 #include "dedup-limits.h"
 #include "merge.h"
 #include "segment-page.h"
+#include "splitmix.h"
 
 #define STORE UINT64_C (0x1234)
 #define HOST_OFF 8192
@@ -24,11 +25,7 @@ static uint64_t seed = 1;
 static uint64_t
 random_word (void)
 {
-  uint64_t z = seed += UINT64_C (0x9e3779b97f4a7c15);
-
-  z = (z ^ z >> 30) * UINT64_C (0xbf58476d1ce4e5b9);
-  z = (z ^ z >> 27) * UINT64_C (0x94d049bb133111eb);
-  return z ^ z >> 31;
+  return splitmix64 (&seed);
 }
 
 static struct dedup_hash
