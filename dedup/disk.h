@@ -55,6 +55,7 @@ struct dedup_index {
   /* Protected by the disk's lock: */
   struct dedup_log_store *current;
   struct dedup_log_store *frozen;    /* NULL: none */
+  struct dedup_log_store *spare;     /* empty, to be the next; NULL: none */
   uint64_t current_start;            /* first block with entries of it */
   uint64_t frozen_start;
   struct dedup_incarnations *set;
@@ -108,6 +109,8 @@ void dedup_index_log_locked (struct dedup_disk *d,
                              const struct dedup_hash *h, uint64_t host_idx);
 /* Set the current log store aside, at block START. */
 int dedup_index_swap_locked (struct dedup_disk *d, uint64_t start) MUST_CHECK;
+/* LS was set aside and is written: for the next time.  NULL is fine. */
+void dedup_index_keep_spare (struct dedup_disk *d, struct dedup_log_store *ls);
 /* The first block whose entries are in no incarnation. */
 uint64_t dedup_index_start_locked (struct dedup_disk *d);
 /* The set of incarnations that the configuration in memory lists; known ones

@@ -8,7 +8,7 @@
  * tried again with other rows, and then with more slots: it ends, for a shard
  * with plenty of slots has a solution nearly always.
  *
- * Memory: about 50 bytes an entry of one shard, and the filter itself.
+ * Memory: about 50 bytes an entry of one shard, and the filter twice.
  */
 #include <assert.h>
 #include <errno.h>
@@ -24,6 +24,7 @@
 
 struct dedup_filter_builder {
   struct dedup_filter f;
+  uint64_t *words;               /* as they are written */
   uint64_t max_words;            /* allocated */
   uint32_t shard;                /* the one that is being collected */
 
@@ -65,6 +66,7 @@ dedup_filter_builder_free (struct dedup_filter_builder *b)
   if (b == NULL)
     return;
   dedup_filter_free (&b->f);
+  free (b->words);
   free (b->keys);
   free (b->lo);
   free (b->hi);
@@ -192,7 +194,7 @@ make_room (struct dedup_filter_builder *b, uint32_t nr_blocks)
 {
   const size_t slots = (size_t) nr_blocks * 64;
   const uint64_t words = dedup_filter_words (&b->f) +
-    (nr_blocks + 1) * (uint64_t) b->f.bits;
+    nr_blocks * (uint64_t) b->f.bits;
   int r;
 
   if (slots > b->max_slots) {
@@ -205,7 +207,7 @@ make_room (struct dedup_filter_builder *b, uint32_t nr_blocks)
   if (words > b->max_words) {
     const uint64_t max = MAX_OF (words, b->max_words * 5 / 4);
 
-    if ((r = grow (&b->f.words, max, sizeof *b->f.words)) < 0)
+    if ((r = grow (&b->words, max, sizeof *b->words)) < 0)
       return r;
     b->max_words = max;
   }
@@ -244,7 +246,7 @@ finish_shard (struct dedup_filter_builder *b)
   }
   s->seed = b->nr_keys ? tries : 0;
   if (nr_blocks)
-    solve (b, nr_blocks, b->f.words + (uint64_t) first * b->f.bits);
+    solve (b, nr_blocks, b->words + (uint64_t) first * b->f.bits);
   b->f.shards[b->f.nr_shards].first_block = first + nr_blocks;
   b->shard++;
   b->nr_keys = 0;
@@ -283,17 +285,18 @@ int
 dedup_filter_builder_finish (struct dedup_filter_builder *b,
                              struct dedup_filter *out)
 {
-  uint64_t words;
+  uint64_t nr, i;
   int r;
 
   while (b->shard < b->f.nr_shards)
     if ((r = finish_shard (b)) < 0)
       return r;
-  words = dedup_filter_words (&b->f) + b->f.bits;
-  r = grow (&b->f.words, words, sizeof *b->f.words);
+  r = dedup_filter_alloc (&b->f);
   if (r < 0)
     return r;
-  memset (b->f.words + words - b->f.bits, 0, b->f.bits * sizeof *b->f.words);
+  nr = b->f.shards[b->f.nr_shards].first_block;
+  for (i = 0; i < nr; i++)
+    dedup_filter_put (&b->f, i, b->words + i * b->f.bits);
   *out = b->f;
   memset (&b->f, 0, sizeof b->f);
   return 0;

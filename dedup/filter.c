@@ -5,7 +5,8 @@
  * solution has BITS bits, and the exclusive or of those slots whose
  * coefficient is 1 is the key's fingerprint.  64 slots are a block of BITS
  * words, word C with bit C of each slot: so a test takes three words for each
- * bit, and a hash that is not in it is refused after two bits on average.
+ * bit.  Four bits refuse 15 of 16 hashes that are not in it; those of three
+ * blocks are 96 bytes in a row, two lines of the cache.
  *
  * Slots follow hash order: a key's slot is its place in the range of hashes,
  * scaled.  No state, no threads: a filter does not change.
@@ -13,10 +14,12 @@
 #include "filter.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 
 #include "checked.h"
 #include "filter-slots.h"
+#include "large-pages.h"
 
 static uint64_t
 mix (uint64_t x)
@@ -57,11 +60,60 @@ dedup_filter_init (struct dedup_filter *f)
   f->inverse = UINT64_MAX / width;
 }
 
+static unsigned
+head_columns (unsigned bits)
+{
+  return MIN_OF (bits, DEDUP_FILTER_HEAD);
+}
+
+/* NR words, 0. */
+static uint64_t *
+alloc_words (uint64_t nr)
+{
+  const size_t align = nr * 8 >= LARGE_PAGE ? LARGE_PAGE : 64;
+  uint64_t *p = aligned_alloc (align, round_up_pow2 (nr * 8, align));
+
+  if (p == NULL)
+    return NULL;
+  large_pages_advise (p, nr * 8);
+  memset (p, 0, nr * 8);
+  return p;
+}
+
+int
+dedup_filter_alloc (struct dedup_filter *f)
+{
+  const unsigned head = head_columns (f->bits);
+  const uint64_t blocks = (uint64_t) f->shards[f->nr_shards].first_block + 1;
+
+  f->head = alloc_words (blocks * f->bits);
+  f->tail = f->head + blocks * head;
+  return f->head ? 0 : -ENOMEM;
+}
+
+void
+dedup_filter_put (struct dedup_filter *f, uint64_t block, const uint64_t *words)
+{
+  const unsigned head = head_columns (f->bits), tail = f->bits - head;
+
+  memcpy (f->head + block * head, words, head * sizeof *words);
+  memcpy (f->tail + block * tail, words + head, tail * sizeof *words);
+}
+
+void
+dedup_filter_get (const struct dedup_filter *f, uint64_t block, uint64_t *words)
+{
+  const unsigned head = head_columns (f->bits), tail = f->bits - head;
+
+  memcpy (words, f->head + block * head, head * sizeof *words);
+  memcpy (words + head, f->tail + block * tail, tail * sizeof *words);
+}
+
 void
 dedup_filter_free (struct dedup_filter *f)
 {
   free (f->shards);
-  free (f->words);
+  free (f->head);
   memset (f, 0, sizeof *f);
 }
 
@@ -69,7 +121,7 @@ size_t
 dedup_filter_memory (const struct dedup_filter *f)
 {
   return (f->nr_shards + 1) * sizeof f->shards[0] +
-    (dedup_filter_words (f) + f->bits) * sizeof f->words[0];
+    (dedup_filter_words (f) + f->bits) * sizeof f->head[0];
 }
 
 void
@@ -81,9 +133,10 @@ dedup_filter_find (const struct dedup_filter *f,
   struct dedup_filter_key seeded;
   uint32_t shard, nr_blocks;
   uint64_t fraction, slot;
+  const unsigned head = head_columns (f->bits);
   unsigned shift;
 
-  p->w = NULL;
+  p->head = NULL;
   if (k->pos >> 32 < f->lo || k->pos >> 32 > f->hi)
     return;
   shard = filter_shard_of (f, k->pos, &fraction);
@@ -98,7 +151,8 @@ dedup_filter_find (const struct dedup_filter *f,
   }
   slot = filter_slot_of (fraction, nr_blocks);
   shift = slot % 64;
-  p->w = f->words + (s->first_block + slot / 64) * f->bits;
+  p->head = f->head + (s->first_block + slot / 64) * head;
+  p->tail = f->tail + (s->first_block + slot / 64) * (f->bits - head);
   p->fingerprint = k->fingerprint;
   p->bits = f->bits;
   p->c[0] = (k->lo | 1) << shift;
@@ -108,31 +162,37 @@ dedup_filter_find (const struct dedup_filter *f,
     p->c[1] |= (k->lo | 1) >> (64 - shift);
     p->c[2] = k->hi >> (64 - shift);
   }
-  __builtin_prefetch (p->w);
-  __builtin_prefetch (p->w + f->bits);
-  __builtin_prefetch (p->w + 2 * f->bits);
+  __builtin_prefetch (p->head);
+  __builtin_prefetch (p->head + 3 * head - 1);
 }
 
-/* Four bits of the fingerprint at once, as tests that end at the first wrong
- * bit are hard to foresee for the processor; then one by one. */
+/* Is one of the columns of three blocks wrong, NR of each block, from bit
+ * FIRST of the fingerprint on? */
+static inline __attribute__ ((__always_inline__)) bool
+differs (const struct dedup_filter_place *p, const uint64_t *w, unsigned nr,
+         unsigned first, bool popcount)
+{
+  unsigned i, wrong = 0;
+
+  for (i = 0; i < nr; i++)
+    wrong |= filter_parity ((w[i] & p->c[0]) ^ (w[nr + i] & p->c[1]) ^
+                            (w[2 * nr + i] & p->c[2]), popcount) ^
+      (p->fingerprint >> (first + i) & 1);
+  return wrong;
+}
+
 static inline __attribute__ ((__always_inline__)) bool
 test (const struct dedup_filter_place *p, bool popcount)
 {
-  const uint64_t *w = p->w;
   const unsigned bits = p->bits;
-  const unsigned first = MIN_OF (bits, 4);
-  unsigned i, wrong = 0;
 
-  if (w == NULL)
+  if (p->head == NULL)
     return false;
-  for (i = 0; i < bits; i++) {
-    wrong |= filter_parity ((w[i] & p->c[0]) ^ (w[bits + i] & p->c[1]) ^
-                            (w[2 * bits + i] & p->c[2]), popcount) ^
-      (p->fingerprint >> i & 1);
-    if (i + 1 >= first && wrong)
-      return false;
-  }
-  return true;
+  if (bits < DEDUP_FILTER_HEAD)
+    return !differs (p, p->head, bits, 0, popcount);
+  return !differs (p, p->head, DEDUP_FILTER_HEAD, 0, popcount) &&
+    !differs (p, p->tail, bits - DEDUP_FILTER_HEAD, DEDUP_FILTER_HEAD,
+              popcount);
 }
 
 static size_t FILTER_POPCOUNT_TARGET

@@ -14,6 +14,7 @@
 #ifndef DEDUP_FILTER_H
 #define DEDUP_FILTER_H
 
+#include "checked.h"
 #include "hash.h"
 
 #define DEDUP_FILTER_MAX_BITS 16
@@ -37,26 +38,40 @@ struct dedup_filter {
   unsigned bits;
   uint32_t nr_shards;
   struct dedup_filter_shard *shards;
-  uint64_t *words;                 /* and BITS words of padding */
+  /* The first columns of each block, which most tests end with, and then the
+   * others; with a block of padding each.  One piece of memory. */
+  uint64_t *head, *tail;
   uint64_t inverse;                /* 2^64 / (hi - lo + 1) */
 };
+
+#define DEDUP_FILTER_HEAD 4        /* columns, or all if they are fewer */
 
 /* Shards for so many entries. */
 uint32_t dedup_filter_shards (uint64_t nr_entries);
 /* Fill in INVERSE after the other numbers are known. */
 void dedup_filter_init (struct dedup_filter *f);
+/* Room for the words, all 0, after the shards are known. */
+int dedup_filter_alloc (struct dedup_filter *f) MUST_CHECK;
 void dedup_filter_free (struct dedup_filter *f);
+
+/* Words in all, as they are written (docs/on-disk.md section 3.4): block by
+ * block, BITS for each. */
 static inline uint64_t
 dedup_filter_words (const struct dedup_filter *f)
 {
   return (uint64_t) f->shards[f->nr_shards].first_block * f->bits;
 }
+void dedup_filter_put (struct dedup_filter *f, uint64_t block,
+                       const uint64_t *words);
+void dedup_filter_get (const struct dedup_filter *f, uint64_t block,
+                       uint64_t *words);
 size_t dedup_filter_memory (const struct dedup_filter *f);
 
 /* Where a key's bits are: computed first, for many keys, so that memory has
  * time to bring them. */
 struct dedup_filter_place {
-  const uint64_t *w;               /* NULL: not in it */
+  const uint64_t *head;            /* NULL: not in it */
+  const uint64_t *tail;
   uint64_t c[3];
   uint32_t fingerprint;
   uint32_t bits;                   /* to be compared; 0: it may be in */

@@ -32,6 +32,7 @@ dedup_index_free (struct dedup_disk *d)
 {
   dedup_log_store_free (d->index.current);
   dedup_log_store_free (d->index.frozen);
+  dedup_log_store_free (d->index.spare);
   dedup_incarnations_put (d->index.set);
 }
 
@@ -74,14 +75,17 @@ int
 dedup_index_swap_locked (struct dedup_disk *d, uint64_t start)
 {
   struct dedup_index *x = &d->index;
-  struct dedup_log_store *ls;
+  struct dedup_log_store *ls = x->spare;
   int r;
 
   assert (lock_held (d->lock));
   assert (x->frozen == NULL);
-  r = dedup_log_store_new (dedup_log_store_order (x->current), &ls);
-  if (r < 0)
-    return r;
+  if (ls == NULL) {
+    r = dedup_log_store_new (dedup_log_store_order (x->current), &ls);
+    if (r < 0)
+      return r;
+  }
+  x->spare = NULL;
   x->frozen = x->current;
   x->frozen_start = x->current_start;
   x->current = ls;
@@ -163,6 +167,23 @@ dedup_index_insert_locked (struct dedup_disk *d, const struct dedup_hash *h,
       d->index.nr_spilled < DEDUP_MAX_SPILLED)
     d->index.spilled[d->index.nr_spilled++]
       = (struct dedup_spilled) { *h, host_idx };
+}
+
+/* Kept, as the memory of a new one would have to be fetched page by page,
+ * under the lock. */
+void
+dedup_index_keep_spare (struct dedup_disk *d, struct dedup_log_store *ls)
+{
+  if (ls == NULL)
+    return;
+  dedup_log_store_clear (ls);
+  lock_acquire (d->lock);
+  if (d->index.spare == NULL) {
+    d->index.spare = ls;
+    ls = NULL;
+  }
+  lock_release (d->lock);
+  dedup_log_store_free (ls);
 }
 
 uint64_t

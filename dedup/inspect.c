@@ -68,6 +68,7 @@ dedup_get_stats (struct dedup_disk *d, struct dedup_stats *s)
     count_config (d, s);
     count_log_store (d->index.current, s);
     count_log_store (d->index.frozen, s);
+    count_log_store (d->index.spare, s);
     s->log_store_entries += d->index.nr_spilled;
     s->index_entries = s->log_store_entries + s->incarnation_entries +
       s->run_entries;

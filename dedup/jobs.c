@@ -43,10 +43,19 @@ area_blocks (const struct dedup_disk *d)
 
 /* --- room ------------------------------------------------------------------------- */
 
+static bool
+commit_due_locked (struct dedup_disk *d)
+{
+  return d->uncommitted_bytes > DEDUP_UNCOMMITTED_HIGH ||
+    dedup_journal_filling_locked (d->journal);
+}
+
 bool
 dedup_room_locked (struct dedup_disk *d, size_t nr, size_t nr_inserts)
 {
   assert (lock_held (d->lock));
+  if (commit_due_locked (d))
+    dedup_wake (d);
   /* The last half area is for maintenance, which makes room. */
   if (dedup_journal_left_locked (d->journal) < area_blocks (d) / 2 ||
       !dedup_journal_room_locked (d->journal, nr * RECORDS_PER_CLUSTER +
@@ -546,7 +555,7 @@ dedup_due (struct dedup_disk *d, unsigned *urgent)
   if (dedup_journal_pending_locked (d->journal) > 0 ||
       qcow2_quarantined_locked (d->img) > 0)
     due |= DEDUP_JOB_COMMIT;
-  if (d->uncommitted_bytes > DEDUP_UNCOMMITTED_HIGH ||
+  if (commit_due_locked (d) ||
       qcow2_quarantined_locked (d->img) << d->cluster_bits >
       DEDUP_QUARANTINE_HIGH || dedup_spare_due_locked (d))
     now |= DEDUP_JOB_COMMIT;

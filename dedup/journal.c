@@ -298,6 +298,13 @@ dedup_journal_room_locked (const struct dedup_journal *j, size_t nr_records)
   return need <= places && need + RESERVE <= j->nr_free;
 }
 
+bool
+dedup_journal_filling_locked (const struct dedup_journal *j)
+{
+  assert (lock_held (j->lock));
+  return !j->committing && j->nr_free < NR_BLOCKS - MAX_WAITING / 4;
+}
+
 uint64_t
 dedup_journal_left_locked (const struct dedup_journal *j)
 {

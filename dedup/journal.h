@@ -42,6 +42,9 @@ void dedup_journal_end_locked (struct dedup_journal *j);
  * caller keeps the lock and doesn't seal or force. */
 bool dedup_journal_room_locked (const struct dedup_journal *j,
                                 size_t nr_records);
+/* Does so much wait in memory (2 MiB), and no commit is under way, that one
+ * should begin before there is no room? */
+bool dedup_journal_filling_locked (const struct dedup_journal *j);
 /* Blocks left in the areas behind the block being filled. */
 uint64_t dedup_journal_left_locked (const struct dedup_journal *j);
 

@@ -467,7 +467,7 @@ int
 dedup_link (struct op *op)
 {
   struct dedup_disk *d = op->d;
-  bool searched = false, wake;
+  bool searched = false;
   int r;
 
   for (;;) {
@@ -476,7 +476,6 @@ dedup_link (struct op *op)
     if (r == 0)
       change_all (op);
     dedup_journal_end_locked (d->journal);
-    wake = d->uncommitted_bytes > DEDUP_UNCOMMITTED_HIGH;
     lock_release (d->lock);
     if (r == 0 || r == -ERANGE)
       break;
@@ -484,8 +483,6 @@ dedup_link (struct op *op)
     if (r < 0)
       return r;
   }
-  if (wake)
-    dedup_wake (d);
   if (op->corrupt)
     return dedup_fail (d, -EIO, "a refcount was zero already");
   return r;

@@ -19,6 +19,7 @@
 #include <errno.h>
 
 #include "dedup-limits.h"
+#include "large-pages.h"
 
 struct slot {
   struct dedup_hash hash;
@@ -34,6 +35,8 @@ struct dedup_log_store {
   struct slot *slots;
 };
 
+#define FIRST_RANDOM UINT64_C (0x9e3779b97f4a7c15)
+
 int
 dedup_log_store_new (unsigned order, struct dedup_log_store **out)
 {
@@ -46,10 +49,11 @@ dedup_log_store_new (unsigned order, struct dedup_log_store **out)
     return -ENOMEM;
   ls->order = order;
   ls->nr_slots = (size_t) DEDUP_BUCKET_SLOTS << order;
-  ls->random = UINT64_C (0x9e3779b97f4a7c15);
+  ls->random = FIRST_RANDOM;
   ls->slots = calloc (ls->nr_slots, sizeof *ls->slots);
   if (ls->slots == NULL)
     return -ENOMEM;
+  large_pages_advise (ls->slots, ls->nr_slots * sizeof *ls->slots);
   *out = ls;
   ls = NULL;
   return 0;
@@ -62,6 +66,14 @@ dedup_log_store_free (struct dedup_log_store *ls)
     return;
   free (ls->slots);
   free (ls);
+}
+
+void
+dedup_log_store_clear (struct dedup_log_store *ls)
+{
+  ls->count = ls->deleted = 0;
+  ls->random = FIRST_RANDOM;
+  memset (ls->slots, 0, ls->nr_slots * sizeof *ls->slots);
 }
 
 void

@@ -25,6 +25,8 @@ struct dedup_log_store;
 int dedup_log_store_new (unsigned order, struct dedup_log_store **out)
   MUST_CHECK;
 void dedup_log_store_free (struct dedup_log_store *ls);
+/* Empty again, as if new. */
+void dedup_log_store_clear (struct dedup_log_store *ls);
 
 /* Insert, or replace the value of a hash that is there.  HOST_IDX may be
  * DEDUP_DELETED.  -ENOSPC: full, nothing changed (no entry is lost). */

@@ -247,7 +247,7 @@ static void
 encode_meta (const struct dedup_segment_meta *m, uint8_t *p)
 {
   const struct dedup_filter *f = &m->filter;
-  uint64_t i, nr_words = f->bits ? dedup_filter_words (f) : 0;
+  uint64_t i;
 
   for (i = 0; i < m->nr_pages; i++, p += 4) {
     be32 v = be32_make (m->fences[i]);
@@ -260,10 +260,16 @@ encode_meta (const struct dedup_segment_meta *m, uint8_t *p)
 
     memcpy (p, v, sizeof v);
   }
-  for (i = 0; i < nr_words; i++, p += 8) {
-    be64 v = be64_make (f->words[i]);
+  for (i = 0; f->bits && i < f->shards[f->nr_shards].first_block; i++) {
+    uint64_t words[DEDUP_FILTER_MAX_BITS];
+    unsigned c;
 
-    memcpy (p, &v, sizeof v);
+    dedup_filter_get (f, i, words);
+    for (c = 0; c < f->bits; c++, p += 8) {
+      be64 v = be64_make (words[c]);
+
+      memcpy (p, &v, sizeof v);
+    }
   }
 }
 

@@ -152,7 +152,8 @@ dedup_segment_reads (struct dedup_segment *s, uint64_t *page_reads,
 
 /* --- First page, fences, filter ------------------------------------------ */
 
-/* NULL, or what is wrong with the first page. */
+/* NULL, or what is wrong with the first page.  A filter has half as many slots again as entries at the most, and a row's
+ * width for each shard (filter-build.c). */
 static const char *
 head_fault (const struct dedup_segment *s, struct seg_wire_head *h)
 {
@@ -175,7 +176,8 @@ head_fault (const struct dedup_segment *s, struct seg_wire_head *h)
   if (be32_load (h->lo) > d->lo || be32_load (h->hi) < d->hi)
     return "range";
   if (bits != d->bits || (bits == 0) != (nr_shards == 0) ||
-      (bits == 0 && nr_words != 0) || nr_words >> 40 != 0)
+      (bits == 0 && nr_words != 0) || nr_words >> 40 != 0 ||
+      nr_words > bits * (d->nr_entries / 32 + 4 * nr_shards))
     return "filter";
   if (1 + s->nr_pages + seg_meta_pages (s->nr_pages, nr_shards, nr_words) >
       d->size_bytes / DEDUP_PAGE_SIZE)
@@ -200,12 +202,13 @@ shards_fit (const struct dedup_filter *f, uint64_t nr_words)
     dedup_filter_words (f) == nr_words;
 }
 
-static const char *
+static int
 decode_filter (const struct seg_wire_head *h, const uint8_t *p,
-               struct dedup_filter *f)
+               struct dedup_filter *f, const char **why)
 {
   const uint64_t nr_words = be64_load (h->nr_words);
   uint64_t i;
+  int r;
 
   f->lo = be32_load (h->lo);
   f->hi = be32_load (h->hi);
@@ -219,15 +222,25 @@ decode_filter (const struct seg_wire_head *h, const uint8_t *p,
     f->shards[i].first_block = be32_load (v[0]);
     f->shards[i].seed = be32_load (v[1]);
   }
+  *why = "filter";
   if (!shards_fit (f, nr_words))
-    return "filter";
-  for (i = 0; i < nr_words; i++, p += 8) {
-    be64 v;
+    return -EBADMSG;
+  r = dedup_filter_alloc (f);
+  if (r < 0)
+    return r;
+  for (i = 0; i < f->shards[f->nr_shards].first_block; i++) {
+    uint64_t words[DEDUP_FILTER_MAX_BITS];
+    unsigned c;
 
-    memcpy (&v, p, sizeof v);
-    f->words[i] = be64_load (v);
+    for (c = 0; c < f->bits; c++, p += 8) {
+      be64 v;
+
+      memcpy (&v, p, sizeof v);
+      words[c] = be64_load (v);
+    }
+    dedup_filter_put (f, i, words);
   }
-  return NULL;
+  return 0;
 }
 
 /* Fences grow, so that a search in them ends where it should. */
@@ -259,11 +272,9 @@ alloc_meta (const struct dedup_segment *s, const struct seg_wire_head *h,
     return -ENOMEM;
   if (nr_shards == 0)
     return 0;
-  /* Both are in the area, so no larger than the file. */
+  /* They are in the area, so no larger than the file. */
   m->filter.shards = calloc (nr_shards + 1, sizeof *m->filter.shards);
-  m->filter.words = calloc (be64_load (h->nr_words) + be32_load (h->bits),
-                            sizeof *m->filter.words);
-  return m->filter.shards && m->filter.words ? 0 : -ENOMEM;
+  return m->filter.shards ? 0 : -ENOMEM;
 }
 
 static int
@@ -288,9 +299,10 @@ fill_meta (struct dedup_segment *s, const struct seg_wire_head *h,
   if (r < 0)
     return r;
   *why = decode_fences (buf, m);
-  if (*why == NULL && be32_load (h->nr_shards))
-    *why = decode_filter (h, buf + s->nr_pages * 4, &m->filter);
-  return *why ? -EBADMSG : 0;
+  if (*why)
+    return -EBADMSG;
+  return be32_load (h->nr_shards) == 0 ? 0
+    : decode_filter (h, buf + s->nr_pages * 4, &m->filter, why);
 }
 
 /* *WHY is set with -EBADMSG. */
@@ -560,7 +572,7 @@ dedup_segment_place (struct dedup_segment *s,
   if (m && m->filter.bits)
     dedup_filter_find (&m->filter, key, p);
   else {
-    p->w = dedup_segment_useless (s) || s->nr_pages == 0 ? NULL : &somewhere;
+    p->head = dedup_segment_useless (s) || s->nr_pages == 0 ? NULL : &somewhere;
     p->bits = 0;
   }
 }

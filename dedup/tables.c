@@ -184,7 +184,7 @@ dedup_index_publish (struct dedup_disk *d, struct dedup_incarnations *set,
   }
   lock_release (d->lock);
   dedup_incarnations_put (old);
-  dedup_log_store_free (done);
+  dedup_index_keep_spare (d, done);
   __atomic_store_n (&d->merge_due, dedup_merge_wanted (d), __ATOMIC_RELAXED);
 }
 
@@ -256,7 +256,7 @@ add_pairs (struct batch *b, const struct dedup_table *t, size_t nr)
     p->inc = t->inc;
     p->aging = t->age <= b->set->aging;
     if (t->inc) {                      /* asks its own filter */
-      b->places[nr].w = &somewhere;
+      b->places[nr].head = &somewhere;
       b->places[nr++].bits = 0;
       continue;
     }

@@ -18,7 +18,6 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +29,7 @@
 #include "checked.h"
 #include "command-line.h"
 #include "export.h"
+#include "malloc-limits.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
@@ -322,25 +322,10 @@ plugin_dump_plugin (void)
 
 /* --- Start and stop ------------------------------------------------------ */
 
-/* glibc learns to take ever larger pieces from its arenas, which then keep
- * them: with a thread or two for each arena, a copy of all changed tables now
- * and then doubled the memory of the process.  So pieces that are not for one
- * request come from the kernel and go back to it, and there are not as many
- * arenas as threads (ARCHITECTURE.md, section 9). */
-static void
-limit_malloc (void)
-{
-#ifdef __GLIBC__
-  mallopt (M_MMAP_THRESHOLD, 1 << 20);
-  mallopt (M_TRIM_THRESHOLD, 2 << 20);
-  mallopt (M_ARENA_MAX, 8);
-#endif
-}
-
 static void
 plugin_load (void)
 {
-  limit_malloc ();
+  srv_limit_malloc ();
   /* A write past the file size limit shall fail with EFBIG, which the client
    * is told of, and not kill the server. */
   signal (SIGXFSZ, SIG_IGN);

@@ -107,7 +107,7 @@ ask (struct dedup_segment *s)
     MUST (r == 0 || (r == 1 && host_idx != 0));
     dedup_filter_key (&h, &key);
     dedup_segment_place (s, &key, &place);
-    if (place.w)
+    if (place.head)
       MUST (dedup_filter_test (&place, 1, &maybe) <= 1);
   }
 }
