@@ -131,10 +131,14 @@ allocate_all (struct adoption *a)
 {
   uint64_t off = a->plan->area_host_off[0];
   uint64_t end = a->plan->end_idx * a->geo->cluster_size;
+  size_t i;
   int r = io_allocate (a->io, off, end - off);
 
   if (r == -EOPNOTSUPP || r == -ENOTSUP)   /* at least reach behind them */
     r = io_pwrite (a->io, "", 1, end - 1);
+  for (i = 0; i < FIRST_AREAS && r == 0; i++)      /* see ahead.c */
+    r = io_pwrite_zeroes (a->io, a->config->areas[i].host_off,
+                          a->config->journal_area_size);
   return r;
 }
 

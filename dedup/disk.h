@@ -258,6 +258,28 @@ void dedup_spare_fill (struct dedup_disk *d);
 /* Should that be now? */
 bool dedup_spare_due_locked (struct dedup_disk *d);
 
+/* --- ahead.c: clusters that were written to, for small synced writes ---------- */
+
+struct dedup_ahead {                 /* protected by the disk's lock */
+  struct qcow2_run run[2];           /* reserved; used in this order */
+  unsigned flushes;                  /* lately, */
+  uint64_t clusters;                 /* and stored between them */
+  bool filling;
+};
+
+/* NR clusters were stored; a client flushed. */
+void dedup_ahead_count_locked (struct dedup_disk *d, uint64_t nr);
+void dedup_ahead_flushed_locked (struct dedup_disk *d);
+/* Do clients flush after few clusters? */
+bool dedup_ahead_small_locked (const struct dedup_disk *d);
+/* Use up to NR; false: there is none, or it is not for so many. */
+bool dedup_ahead_take_locked (struct dedup_disk *d, uint64_t nr,
+                              struct qcow2_run *run);
+void dedup_ahead_give_back_locked (struct dedup_disk *d);
+/* Get more; for the commit job.  Should that be now? */
+void dedup_ahead_fill (struct dedup_disk *d);
+bool dedup_ahead_due_locked (const struct dedup_disk *d);
+
 /* --- the disk ------------------------------------------------------------------ */
 
 struct dedup_disk {
@@ -313,6 +335,7 @@ struct dedup_disk {
   unsigned changing;                 /* operations that may append records */
   pthread_cond_t gate;
   struct dedup_spare spare;
+  struct dedup_ahead ahead;
   uint64_t uncommitted_bytes;        /* of data written since a commit */
   bool exact;                        /* index kept exact (verify=off) */
   struct dedup_stats stats;

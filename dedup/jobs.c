@@ -95,7 +95,15 @@ journal_low (struct dedup_disk *d)
   return journal_low_locked (d);
 }
 
-/* List one more area, then use it. */
+static bool
+flushes_are_small (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return dedup_ahead_small_locked (d);
+}
+
+/* List one more area, then use it.  The configuration's sync makes it real
+ * before (ahead.c). */
 static int
 add_area (struct dedup_disk *d)
 {
@@ -109,6 +117,8 @@ add_area (struct dedup_disk *d)
   if (c->nr_areas >= DEDUP_MAX_JOURNAL_AREAS)
     return -ENOSPC;
   r = dedup_area_alloc (d, c->journal_area_size, &a.host_off);
+  if (r == 0 && flushes_are_small (d))
+    r = io_pwrite_zeroes (d->io, a.host_off, c->journal_area_size);
   if (r < 0)
     return r;
   r = dedup_config_commit (d, false);   /* make the list current */
@@ -526,6 +536,9 @@ dedup_find_space (struct dedup_disk *d)
   int r;
 
   pthread_mutex_lock (&d->maintenance);
+  lock_acquire (d->lock);
+  dedup_ahead_give_back_locked (d);
+  lock_release (d->lock);
   r = dedup_failed (d);
   if (r == 0)
     while ((r = scan (d)) == 1 && !stopping (d))
@@ -557,7 +570,8 @@ dedup_due (struct dedup_disk *d, unsigned *urgent)
     due |= DEDUP_JOB_COMMIT;
   if (commit_due_locked (d) ||
       qcow2_quarantined_locked (d->img) << d->cluster_bits >
-      DEDUP_QUARANTINE_HIGH || dedup_spare_due_locked (d))
+      DEDUP_QUARANTINE_HIGH || dedup_spare_due_locked (d) ||
+      dedup_ahead_due_locked (d))
     now |= DEDUP_JOB_COMMIT;
   if (checkpoint_due_locked (d))
     now |= DEDUP_JOB_CHECKPOINT;
@@ -595,6 +609,8 @@ commit_job (struct dedup_disk *d)
     r = dedup_release_quarantine (d);
   if (r == 0)
     dedup_spare_fill (d);
+  if (r == 0)
+    dedup_ahead_fill (d);
   return r;
 }
 

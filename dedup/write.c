@@ -302,7 +302,10 @@ reserve (struct op *op, size_t wanted, struct qcow2_run *run)
   int r;
 
   lock_acquire (d->lock);
-  r = qcow2_reserve_locked (d->img, wanted, run);
+  r = dedup_ahead_take_locked (d, wanted, run) ? 0
+    : qcow2_reserve_locked (d->img, wanted, run);
+  if (r == 0)
+    dedup_ahead_count_locked (d, run->count);
   guarded = r == 0 && qcow2_guarded_locked (d->img, run->host_idx, run->count);
   lock_release (d->lock);
   return guarded ? dedup_fail (d, -EIO, "a cluster to be written holds a table")

@@ -80,6 +80,22 @@ io_pwrite (struct io_store *s, const void *buf, size_t len, uint64_t host_off)
   return io_pwritev (s, &iov, 1, host_off);
 }
 
+#define ZEROES (UINT64_C (1) << 20)
+
+int
+io_pwrite_zeroes (struct io_store *s, uint64_t host_off, uint64_t len)
+{
+  CLEANUP_FREE uint8_t *zero = calloc (1, MIN_OF (len, ZEROES));
+  uint64_t n;
+  int r = zero || len == 0 ? 0 : -ENOMEM;
+
+  for (; len > 0 && r == 0; host_off += n, len -= n) {
+    n = MIN_OF (len, ZEROES);
+    r = io_pwrite (s, zero, n, host_off);
+  }
+  return r;
+}
+
 int
 io_sync (struct io_store *s)
 {

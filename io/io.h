@@ -47,6 +47,10 @@ int io_preadv (struct io_store *s, const struct iovec *iov, int iovcnt,
 int io_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
                 uint64_t host_off) MUST_CHECK;
 
+/* The same with zeroes, which are really written, in pieces of a MiB. */
+int io_pwrite_zeroes (struct io_store *s, uint64_t host_off, uint64_t len)
+  MUST_CHECK;
+
 /* Make everything that was written before the call durable. */
 int io_sync (struct io_store *s) MUST_CHECK;
 

@@ -70,14 +70,6 @@ qcow2_pool_put_locked (struct qcow2_image *img, const struct qcow2_run *run)
 
 /* --- Filling ------------------------------------------------------------- */
 
-static int
-write_zeroes (struct qcow2_image *img, uint64_t host_off, uint64_t len)
-{
-  CLEANUP_FREE uint8_t *zero = calloc (1, len);
-
-  return zero ? io_pwrite (img->io, zero, len, host_off) : -ENOMEM;
-}
-
 int
 qcow2_back_locked (struct qcow2_image *img, const struct qcow2_run *run)
 {
@@ -89,7 +81,7 @@ qcow2_back_locked (struct qcow2_image *img, const struct qcow2_run *run)
   lock_release (&img->lock);
   r = io_allocate (img->io, off, len);
   if (r == -EOPNOTSUPP)
-    r = write_zeroes (img, off, len);
+    r = io_pwrite_zeroes (img->io, off, len);
   lock_acquire (&img->lock);
   return r;
 }
