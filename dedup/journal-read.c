@@ -78,10 +78,8 @@ checksum_is_right (uint8_t *block, size_t len)
 static bool
 records_parse (const uint8_t *p, size_t len)
 {
-  struct dedup_record r;
-
   while (len > 0) {
-    int size = dedup_record_decode (p, len, &r);
+    int size = dedup_record_check (p, len);
 
     if (size < 0)
       return false;

@@ -71,35 +71,50 @@ static const struct layout layouts[] = {
 
 /* Records that carry a format change. */
 static const struct {
-  enum dedup_record_type rec;
-  enum qcow2_change_type change;
-} change_types[] = {
-  { DEDUP_REC_L2, QCOW2_CHANGE_L2 },
-  { DEDUP_REC_REFCOUNT, QCOW2_CHANGE_REFCOUNT },
-  { DEDUP_REC_L2TABLE, QCOW2_CHANGE_L2_TABLE },
-  { DEDUP_REC_REFBLOCK, QCOW2_CHANGE_REFBLOCK },
-  { DEDUP_REC_ANCHORTABLE, QCOW2_CHANGE_ANCHOR_TABLE },
-  { DEDUP_REC_HEADER, QCOW2_CHANGE_HEADER },
-  { DEDUP_REC_BITMAP, QCOW2_CHANGE_BITMAP },
+  bool any;
+  enum qcow2_change_type type;
+} changes[] = {
+  [DEDUP_REC_L2] = { true, QCOW2_CHANGE_L2 },
+  [DEDUP_REC_REFCOUNT] = { true, QCOW2_CHANGE_REFCOUNT },
+  [DEDUP_REC_L2TABLE] = { true, QCOW2_CHANGE_L2_TABLE },
+  [DEDUP_REC_REFBLOCK] = { true, QCOW2_CHANGE_REFBLOCK },
+  [DEDUP_REC_ANCHORTABLE] = { true, QCOW2_CHANGE_ANCHOR_TABLE },
+  [DEDUP_REC_HEADER] = { true, QCOW2_CHANGE_HEADER },
+  [DEDUP_REC_BITMAP] = { true, QCOW2_CHANGE_BITMAP },
 };
-#define NR_CHANGE_TYPES (sizeof change_types / sizeof change_types[0])
+#define NR_CHANGES (sizeof changes / sizeof changes[0])
 
+/* Numbers of 1, 2, 4 or 8 bytes. */
 static uint64_t
 get_number (const uint8_t *wire, unsigned bytes)
 {
-  uint64_t v = 0;
+  be16 v16;
+  be32 v32;
+  be64 v64;
 
-  for (unsigned i = 0; i < bytes; i++)
-    v = v << 8 | wire[i];
-  return v;
+  switch (bytes) {               /* a replay reads millions of them */
+  case 1: return *wire;
+  case 2: memcpy (&v16, wire, sizeof v16); return be16_load (v16);
+  case 4: memcpy (&v32, wire, sizeof v32); return be32_load (v32);
+  default: memcpy (&v64, wire, sizeof v64); return be64_load (v64);
+  }
 }
 
 static void
 put_number (uint8_t *wire, unsigned bytes, uint64_t v)
 {
-  for (unsigned i = bytes; i-- > 0; v >>= 8)
-    wire[i] = (uint8_t) v;
-  assert (v == 0);    /* a number too large for its field */
+  be16 v16 = be16_make ((uint16_t) v);
+  be32 v32 = be32_make ((uint32_t) v);
+  be64 v64 = be64_make (v);
+
+  /* No number is too large for its field. */
+  assert (bytes == 8 || v >> 8 * bytes == 0);
+  switch (bytes) {
+  case 1: *wire = (uint8_t) v; break;
+  case 2: memcpy (wire, &v16, sizeof v16); break;
+  case 4: memcpy (wire, &v32, sizeof v32); break;
+  default: memcpy (wire, &v64, sizeof v64); break;
+  }
 }
 
 static uint64_t
@@ -157,20 +172,25 @@ dedup_record_encode (const struct dedup_record *r,
   return l->size;
 }
 
-/* What the single fields can't say. */
-static int
-check_record (struct dedup_record *r, const uint8_t *buf)
+int
+dedup_record_check (const uint8_t *buf, size_t len)
 {
+  static const uint8_t none[4];
+
+  if (len < 2 || buf[0] < 2 || buf[0] > len)
+    return -EBADMSG;
+  if (buf[1] == DEDUP_REC_NONE)
+    return buf[0];
+  if (buf[1] >= NR_LAYOUTS || buf[0] != layouts[buf[1]].size)
+    return -EBADMSG;    /* unknown types have size 0, which none has */
   /* A bool must hold 0 or 1; further flag bits are not ours. */
-  if (r->type == DEDUP_REC_REFCOUNT && buf[18] > 1)
+  if (buf[1] == DEDUP_REC_REFCOUNT && buf[18] > 1)
     return -EBADMSG;
-  if ((r->type == DEDUP_REC_REFCOUNT || r->type == DEDUP_REC_L2) &&
-      r->change.count == 0)
+  /* Both end with the number of clusters. */
+  if ((buf[1] == DEDUP_REC_REFCOUNT || buf[1] == DEDUP_REC_L2) &&
+      memcmp (buf + buf[0] - sizeof none, none, sizeof none) == 0)
     return -EBADMSG;
-  for (size_t i = 0; i < NR_CHANGE_TYPES; i++)
-    if (change_types[i].rec == r->type)
-      r->change.type = change_types[i].change;
-  return 0;
+  return buf[0];
 }
 
 static void
@@ -192,20 +212,18 @@ decode_fields (const struct layout *l, const uint8_t *p,
 int
 dedup_record_decode (const uint8_t *buf, size_t len, struct dedup_record *r)
 {
-  int err;
+  int size = dedup_record_check (buf, len);
 
   memset (r, 0, sizeof *r);
-  if (len < 2 || buf[0] < 2 || buf[0] > len)
-    return -EBADMSG;
+  if (size < 0)
+    return size;
   r->type = buf[1];
   if (r->type == DEDUP_REC_NONE)
-    return buf[0];
-  if (r->type >= NR_LAYOUTS || buf[0] != layouts[r->type].size)
-    return -EBADMSG;    /* unknown types have size 0, which none has */
-
+    return size;
   decode_fields (&layouts[r->type], buf + 2, r);
-  err = check_record (r, buf);
-  return err < 0 ? err : buf[0];
+  if (r->type < NR_CHANGES && changes[r->type].any)
+    r->change.type = changes[r->type].type;
+  return size;
 }
 
 void
@@ -213,8 +231,8 @@ dedup_record_of_change (const struct qcow2_change *c, struct dedup_record *r)
 {
   memset (r, 0, sizeof *r);
   r->change = *c;
-  for (size_t i = 0; i < NR_CHANGE_TYPES; i++)
-    if (change_types[i].change == c->type)
-      r->type = change_types[i].rec;
+  for (size_t i = 0; i < NR_CHANGES; i++)
+    if (changes[i].any && changes[i].type == c->type)
+      r->type = (enum dedup_record_type) i;
   assert (r->type != 0);
 }

@@ -42,6 +42,8 @@ size_t dedup_record_encode (const struct dedup_record *r,
  * -EBADMSG.  Does not check that values fit an image: qcow2_apply does. */
 int dedup_record_decode (const uint8_t *buf, size_t len,
                          struct dedup_record *r) MUST_CHECK;
+/* The same, without its fields. */
+int dedup_record_check (const uint8_t *buf, size_t len) MUST_CHECK;
 /* The record that carries a format change. */
 void dedup_record_of_change (const struct qcow2_change *c,
                              struct dedup_record *r);
