@@ -8,6 +8,10 @@
  * young runs come first, since there are most of them and they are short; the
  * others go on in between.
  *
+ * A cluster has one content, so of more entries than clusters some are dead.
+ * Where there are twice as many, all runs but the youngest are merged into the
+ * oldest, whatever their level: that is where dead entries are dropped.
+ *
  * A merge under way is known by its number in the configuration: its inputs
  * answer for what lies above the last segment of its output.
  *
@@ -123,6 +127,31 @@ consider_bottom (const struct run *v, size_t nr, struct choice *best,
       .out_level = DEDUP_MAX_LEVEL });
 }
 
+static uint64_t
+nr_clusters (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return qcow2_frontier_locked (d->img);
+}
+
+/* Not for a few young runs behind a large one, or one would be written again
+ * and again for them. */
+static void
+consider_stale (struct dedup_disk *d, const struct run *v, size_t nr,
+                struct choice *best, bool *any)
+{
+  const uint64_t log_store = (uint64_t) DEDUP_BUCKET_SLOTS << d->config->order;
+  const uint64_t many = 2 * nr_clusters (d) + MERGE_TIER * log_store;
+  uint64_t sum = 0;
+  size_t n;
+
+  for (n = 0; n < nr && v[n].merge == 0 && v[n].level >= 1; n++)
+    sum += v[n].nr_entries;
+  if (n > 1 && sum >= many && (sum - v[0].nr_entries) * 4 >= v[0].nr_entries)
+    consider (best, any, (struct choice) {
+      .first = 0, .nr = n, .level = 1, .out_level = DEDUP_MAX_LEVEL });
+}
+
 /* Under a bound on RAM, runs stay in order of age, and none becomes so large
  * that much goes with it; what is about to go is left alone (window.c). */
 static void
@@ -157,7 +186,7 @@ consider_window (const struct dedup_disk *d, const struct run *v, size_t nr,
 }
 
 static bool
-choose (const struct dedup_disk *d, const struct run *v, size_t nr,
+choose (struct dedup_disk *d, const struct run *v, size_t nr,
         struct choice *best)
 {
   bool any = false;
@@ -174,6 +203,7 @@ choose (const struct dedup_disk *d, const struct run *v, size_t nr,
   }
   consider_bottom (v, nr, best, &any);
   consider_tiers (v, nr, best, &any);
+  consider_stale (d, v, nr, best, &any);
   return any;
 }
 
@@ -385,16 +415,17 @@ name_output (struct dedup_disk *d, const struct run *v, size_t nr,
 static unsigned
 level_of_begun (const struct run *v, size_t nr, uint32_t merge)
 {
-  unsigned level = 0, runs = 0, oldest = 0;
+  unsigned level = 0, lowest = DEDUP_MAX_LEVEL, runs = 0, oldest = 0;
   size_t i;
 
   for (i = 0; i < nr; i++)
     if (v[i].merge == merge) {
       level = MAX_OF (level, v[i].level);
+      lowest = MIN_OF (lowest, v[i].level);
       oldest = runs++ == 0 ? (unsigned) i : oldest;
     }
-  return oldest == 0 && level >= BOTTOM_LEVEL ? DEDUP_MAX_LEVEL
-    : MIN_OF (level + 1, DEDUP_MAX_LEVEL);
+  return oldest == 0 && (level >= BOTTOM_LEVEL || lowest < level)
+    ? DEDUP_MAX_LEVEL : MIN_OF (level + 1, DEDUP_MAX_LEVEL);
 }
 
 static int
