@@ -47,6 +47,15 @@ struct choice {
   unsigned out_level;
 };
 
+/* Entries of which half are dead, but for some young ones. */
+static uint64_t
+too_many (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return 2 * qcow2_frontier_locked (d->img) +
+    ((uint64_t) MERGE_TIER * DEDUP_BUCKET_SLOTS << d->config->order);
+}
+
 /* The runs of C, oldest first; the caller frees. */
 static struct run *
 list_runs (const struct dedup_config *c, size_t *nr)
@@ -127,21 +136,13 @@ consider_bottom (const struct run *v, size_t nr, struct choice *best,
       .out_level = DEDUP_MAX_LEVEL });
 }
 
-static uint64_t
-nr_clusters (struct dedup_disk *d)
-{
-  LOCK_FOR_SCOPE (d->lock);
-  return qcow2_frontier_locked (d->img);
-}
-
 /* Not for a few young runs behind a large one, or one would be written again
  * and again for them. */
 static void
 consider_stale (struct dedup_disk *d, const struct run *v, size_t nr,
                 struct choice *best, bool *any)
 {
-  const uint64_t log_store = (uint64_t) DEDUP_BUCKET_SLOTS << d->config->order;
-  const uint64_t many = 2 * nr_clusters (d) + MERGE_TIER * log_store;
+  const uint64_t many = too_many (d);
   uint64_t sum = 0;
   size_t n;
 
@@ -402,7 +403,8 @@ name_output (struct dedup_disk *d, const struct run *v, size_t nr,
   for (i = 0; i < conf->nr_incarnations; i++)
     if (conf->incarnations[i].id < p->out.age)
       p->bottom = false;
-  p->unhurried = young < HURRY && nr < MANY;
+  p->unhurried = young < HURRY && nr < MANY &&
+    dedup_config_entries (conf) < 2 * too_many (d);
   p->out.id = conf->next_incarnation_id++;
   p->merge = c->merge ? c->merge : (uint32_t) p->out.id | 1u << 31;
   p->out.bits = (uint8_t) dedup_run_bits (p->out.level,
