@@ -5,8 +5,8 @@
  * Where the host's file gets its first data, a flush has to commit the file
  * system's own tables too, which takes longer than the data.  Where data was
  * before, it writes the data only.  So while clients flush after little data,
- * some clusters are written and synced ahead of them, by the commit job; clusters
- * that were freed and are used again need no such help.
+ * some clusters are written and synced ahead of them, by the commit job.
+ * Clusters that were freed and are used again need no such help.
  *
  * They are reserved in memory only: a crash, like a close, leaves free
  * clusters.  Protected by the image lock; the zeroes are written without it.
@@ -71,6 +71,7 @@ bool
 dedup_ahead_due_locked (const struct dedup_disk *d)
 {
   return dedup_ahead_small_locked (d) && !d->ahead.filling &&
+    d->recovery_bit &&           /* nothing is written to a clean image */
     wanted (d) >= 4 * few (d) && d->ahead.run[1].count == 0;
 }
 
@@ -145,6 +146,9 @@ dedup_ahead_fill (struct dedup_disk *d)
     a->run[1] = run;
     return;
   }
-  qcow2_unreserve_unbacked_locked (d->img, &run);
+  if (r == 0)
+    qcow2_unreserve_locked (d->img, &run);
+  else
+    qcow2_unreserve_unbacked_locked (d->img, &run);
   a->flushes = a->clusters = 0;         /* not for some time */
 }

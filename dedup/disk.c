@@ -179,7 +179,8 @@ dedup_flush (struct dedup_disk *d)
     return 0;
   lock_acquire (d->lock);
   d->uncommitted_bytes = 0;
-  dedup_ahead_flushed_locked (d);
+  if (dedup_journal_pending_locked (d->journal) > 0)
+    dedup_ahead_flushed_locked (d);
   if (dedup_ahead_due_locked (d))
     dedup_wake (d);
   lock_release (d->lock);

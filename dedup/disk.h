@@ -267,10 +267,10 @@ struct dedup_ahead {                 /* protected by the disk's lock */
   bool filling;
 };
 
-/* NR clusters were stored; a client flushed. */
+/* NR clusters were stored; there was something to flush. */
 void dedup_ahead_count_locked (struct dedup_disk *d, uint64_t nr);
 void dedup_ahead_flushed_locked (struct dedup_disk *d);
-/* Do clients flush after few clusters? */
+/* Do clients flush after little data? */
 bool dedup_ahead_small_locked (const struct dedup_disk *d);
 /* Use up to NR; false: there is none, or it is not for so many. */
 bool dedup_ahead_take_locked (struct dedup_disk *d, uint64_t nr,

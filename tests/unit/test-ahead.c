@@ -165,6 +165,29 @@ test_large_or_unsynced_writes_do_not (void **state)
   assert_int_equal (last_zeroes (w), before);
 }
 
+/* Flushes alone write nothing, and nothing is written to a clean image. */
+static void
+test_clean_images_are_left_alone (void **state)
+{
+  struct world *w = *state;
+  size_t before = last_zeroes (w);
+  int i;
+
+  write_and_flush (w, 1, 1);
+  for (i = 0; i < 40; i++)
+    assert_int_equal (dedup_flush (w->d), 0);
+  assert_int_equal (dedup_run (w->d, DEDUP_JOB_COMMIT), 0);
+  assert_int_equal (last_zeroes (w), before);
+
+  write_and_flush (w, 40, 1);
+  assert_int_equal (dedup_clean (w->d), 0);
+  assert_int_equal (dedup_run (w->d, DEDUP_JOB_COMMIT), 0);
+  assert_int_equal (last_zeroes (w), before);
+  write_and_flush (w, 1, 1);
+  assert_int_equal (dedup_run (w->d, DEDUP_JOB_COMMIT), 0);
+  assert_true (last_zeroes (w) > before);
+}
+
 /* Who finds no space gets these, too. */
 static void
 test_they_are_given_back (void **state)
@@ -204,6 +227,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     TEST (test_small_synced_writes_land_on_zeroes),
     TEST (test_large_or_unsynced_writes_do_not),
+    TEST (test_clean_images_are_left_alone),
     TEST (test_they_are_given_back),
     TEST (test_used_space_needs_none),
   };
