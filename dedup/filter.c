@@ -66,29 +66,21 @@ head_columns (unsigned bits)
   return MIN_OF (bits, DEDUP_FILTER_HEAD);
 }
 
-/* NR words, 0. */
-static uint64_t *
-alloc_words (uint64_t nr)
-{
-  const size_t align = nr * 8 >= LARGE_PAGE ? LARGE_PAGE : 64;
-  uint64_t *p = aligned_alloc (align, round_up_pow2 (nr * 8, align));
-
-  if (p == NULL)
-    return NULL;
-  large_pages_advise (p, nr * 8);
-  memset (p, 0, nr * 8);
-  return p;
-}
-
 int
 dedup_filter_alloc (struct dedup_filter *f)
 {
-  const unsigned head = head_columns (f->bits);
-  const uint64_t blocks = (uint64_t) f->shards[f->nr_shards].first_block + 1;
+  static const uint64_t padding[DEDUP_FILTER_MAX_BITS];
+  const uint64_t blocks = f->shards[f->nr_shards].first_block;
+  const uint64_t size = (blocks + 1) * f->bits * sizeof *f->head;
+  const size_t align = size >= LARGE_PAGE ? LARGE_PAGE : 64;
 
-  f->head = alloc_words (blocks * f->bits);
-  f->tail = f->head + blocks * head;
-  return f->head ? 0 : -ENOMEM;
+  f->head = aligned_alloc (align, round_up_pow2 (size, align));
+  if (f->head == NULL)
+    return -ENOMEM;
+  large_pages_advise (f->head, size);
+  f->tail = f->head + (blocks + 1) * head_columns (f->bits);
+  dedup_filter_put (f, blocks, padding);
+  return 0;
 }
 
 void

@@ -50,7 +50,7 @@ struct dedup_filter {
 uint32_t dedup_filter_shards (uint64_t nr_entries);
 /* Fill in INVERSE after the other numbers are known. */
 void dedup_filter_init (struct dedup_filter *f);
-/* Room for the words, all 0, after the shards are known. */
+/* Room for the words, after the shards are known; to be put. */
 int dedup_filter_alloc (struct dedup_filter *f) MUST_CHECK;
 void dedup_filter_free (struct dedup_filter *f);
 
