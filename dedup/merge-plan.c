@@ -25,6 +25,7 @@
 #ifndef MERGE_TIER
 #define MERGE_TIER 8             /* runs of a level that are merged */
 #define MERGE_STEP 16            /* log stores a step is worth, at least */
+#define MERGE_STALE 2            /* entries for each cluster that are too many */
 #endif
 #define MAX_TIER (2 * MERGE_TIER)   /* as many as that, where they are late */
 #define BOTTOM_LEVEL 2
@@ -52,7 +53,7 @@ static uint64_t
 too_many (struct dedup_disk *d)
 {
   LOCK_FOR_SCOPE (d->lock);
-  return 2 * qcow2_frontier_locked (d->img) +
+  return MERGE_STALE * qcow2_frontier_locked (d->img) +
     ((uint64_t) MERGE_TIER * DEDUP_BUCKET_SLOTS << d->config->order);
 }
 

@@ -66,6 +66,7 @@ struct cfg {
   unsigned index_one_in;       /* after an operation: a step of indexing */
   bool store_file;             /* the index lies in a second file */
   bool fail_store;             /* which fails some time */
+  bool deep_merges;            /* merges catch up: all levels are there */
 };
 
 extern const struct cfg crash_configs[];

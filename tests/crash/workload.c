@@ -266,11 +266,25 @@ run_jobs (struct world *w, struct dedup_disk *d, unsigned jobs)
   return r < 0 ? result (w, "background job", r) : 0;
 }
 
+/* Young merges come first: those of old runs, when there is none. */
+static int
+merge_all (struct world *w, struct dedup_disk *d)
+{
+  unsigned urgent;
+  int r = 0;
+
+  while (r == 0 && (dedup_due (d, &urgent), urgent & DEDUP_JOB_MERGE))
+    r = run_jobs (w, d, DEDUP_JOB_MERGE);
+  return r;
+}
+
 static int
 some_jobs (struct world *w, struct dedup_disk *d, struct rng *r)
 {
   unsigned urgent, due = dedup_due (d, &urgent);
 
+  if (w->cfg.deep_merges && chance (r, 2))
+    return merge_all (w, d);
   if (chance (r, w->paced ? 2 : 6))  /* due or not */
     return run_jobs (w, d, urgent | DEDUP_JOB_CHECKPOINT);
   if (chance (r, 4))
