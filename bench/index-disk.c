@@ -2,7 +2,6 @@
 /* The index under measurement: see index-disk.h. */
 #include "index-disk.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <time.h>
 #include <unistd.h>
@@ -107,7 +106,8 @@ bench_open (struct bench *b, bool with_loop)
 {
   struct dedup_open_params p = { .path = "index", .writable = true,
     .dedup = true, .verify = true, .max_incarnations = -1,
-    .cache_bytes = 64 << 20, .index_memory = b->index_memory, .wake = wake, .opaque = b };
+    .cache_bytes = 64 << 20, .index_memory = b->index_memory,
+    .wake = wake, .opaque = b };
   struct srv_loop_params lp = { .path = "index", .commit_interval_ms = 5000,
                                 .last_change_ns = &b->last_change_ns };
   struct fault f = { 0 };

@@ -10,6 +10,7 @@
  * one INDEX record, nothing else.  In the end every cluster's data must be
  * found, unless MEMORY bounds the index (bytes).  FILE is left behind.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <time.h>
@@ -47,7 +48,7 @@ zeroed (uint64_t nr, size_t size)
 {
   void *p = calloc (nr, size);
 
-  bench_must (p ? 0 : -12, "memory");
+  bench_must (p ? 0 : -ENOMEM, "memory");
   return p;
 }
 
@@ -138,7 +139,7 @@ report (struct bench *b, uint64_t day)
           (double) bench_memory (b) / (double) disk.nr, s.nr_runs,
           (double) bench_written () / (double) disk.next_key, miss_ns, hit_ns,
           (double) hits / (double) n);
-  bench_must (wrong ? -5 : 0, "a key that never was is found");
+  bench_must (wrong ? -EIO : 0, "a key that never was is found");
 }
 
 int
