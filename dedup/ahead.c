@@ -25,6 +25,8 @@
 /* Flushes that tell. */
 #define AHEAD_FLUSHES 32
 #endif
+/* Of a new journal area: all of it, at the sizes that are usual. */
+#define AREA_BYTES (UINT64_C (16) << 20)
 /* Flushes after which older ones count half. */
 #define AHEAD_WINDOW 128
 
@@ -106,6 +108,12 @@ dedup_ahead_give_back_locked (struct dedup_disk *d)
       qcow2_unreserve_locked (d->img, &d->ahead.run[i]);
     d->ahead.run[i].count = 0;
   }
+}
+
+int
+dedup_ahead_area (struct io_store *io, uint64_t host_off, uint64_t size)
+{
+  return io_pwrite_zeroes (io, host_off, MIN_OF (size, AREA_BYTES));
 }
 
 /* 1: written and durable; 0: there was data before. */

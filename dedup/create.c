@@ -137,7 +137,7 @@ allocate_all (struct adoption *a)
   if (r == -EOPNOTSUPP || r == -ENOTSUP)   /* at least reach behind them */
     r = io_pwrite (a->io, "", 1, end - 1);
   for (i = 0; i < FIRST_AREAS && r == 0; i++)      /* see ahead.c */
-    r = io_pwrite_zeroes (a->io, a->config->areas[i].host_off,
+    r = dedup_ahead_area (a->io, a->config->areas[i].host_off,
                           a->config->journal_area_size);
   return r;
 }

@@ -102,18 +102,6 @@ flushes_are_small (struct dedup_disk *d)
   return dedup_ahead_small_locked (d);
 }
 
-/* Zeroes in an area, as ahead.c says; without them its blocks take longer. */
-static void
-write_ahead (struct dedup_disk *d, const struct dedup_journal_area *a)
-{
-  int r = 0;
-
-  if (flushes_are_small (d))
-    r = io_pwrite_zeroes (d->io, a->host_off,
-                          (uint64_t) a->nr_blocks * DEDUP_BLOCK_SIZE);
-  (void) r;
-}
-
 /* List one more area, then use it.  The configuration's sync makes it real
  * before (ahead.c). */
 static int
@@ -131,7 +119,8 @@ add_area (struct dedup_disk *d)
   r = dedup_area_alloc (d, c->journal_area_size, &a.host_off);
   if (r < 0)
     return r;
-  write_ahead (d, &a);
+  if (flushes_are_small (d))
+    (void) dedup_ahead_area (d->io, a.host_off, c->journal_area_size);
   r = dedup_config_commit (d, false);   /* make the list current */
   if (r < 0)
     return r;
