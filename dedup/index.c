@@ -41,6 +41,8 @@ dedup_index_prefetch_locked (struct dedup_disk *d, const struct dedup_hash *h)
 {
   assert (lock_held (d->lock));
   dedup_log_store_prefetch (d->index.current, h);
+  if (d->index.frozen)
+    dedup_log_store_prefetch (d->index.frozen, h);
 }
 
 static bool
