@@ -26,6 +26,16 @@ dedup_wake (struct dedup_disk *d)
     d->wake (d->wake_opaque);
 }
 
+/* Once a commit: who wakes the loop for each operation gets it onto the lock. */
+void
+dedup_ask_for_commit_locked (struct dedup_disk *d)
+{
+  assert (lock_held (d->lock));
+  if (!d->commit_asked)
+    dedup_wake (d);
+  d->commit_asked = true;
+}
+
 int
 dedup_fail (struct dedup_disk *d, int err, const char *what)
 {
@@ -179,10 +189,11 @@ dedup_flush (struct dedup_disk *d)
     return 0;
   lock_acquire (d->lock);
   d->uncommitted_bytes = 0;
+  d->commit_asked = false;
   if (dedup_journal_pending_locked (d->journal) > 0)
     dedup_ahead_flushed_locked (d);
   if (dedup_ahead_due_locked (d))
-    dedup_wake (d);
+    dedup_ask_for_commit_locked (d);
   lock_release (d->lock);
   r = dedup_journal_commit (d->journal);
   if (r < 0)

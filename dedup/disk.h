@@ -340,6 +340,7 @@ struct dedup_disk {
   struct dedup_spare spare;
   struct dedup_ahead ahead;
   uint64_t uncommitted_bytes;        /* of data written since a commit */
+  bool commit_asked;                 /* the loop knows that one is due */
   bool exact;                        /* index kept exact (verify=off) */
   struct dedup_stats stats;
 };
@@ -360,6 +361,7 @@ void dedup_change_end_locked (struct dedup_disk *d);
 /* Refuse writes from now on; returns ERR (negative). */
 int dedup_fail (struct dedup_disk *d, int err, const char *what);
 void dedup_wake (struct dedup_disk *d);
+void dedup_ask_for_commit_locked (struct dedup_disk *d);
 /* Sync the file: every sync but the header's passes here or by the journal,
  * one at a time, so that a failure is known to all before another one could
  * return 0 (law 10). */

@@ -55,7 +55,7 @@ dedup_room_locked (struct dedup_disk *d, size_t nr, size_t nr_inserts)
 {
   assert (lock_held (d->lock));
   if (commit_due_locked (d))
-    dedup_wake (d);
+    dedup_ask_for_commit_locked (d);
   /* The last half area is for maintenance, which makes room. */
   if (dedup_journal_left_locked (d->journal) < area_blocks (d) / 2 ||
       !dedup_journal_room_locked (d->journal, nr * RECORDS_PER_CLUSTER +
@@ -599,6 +599,7 @@ commit_job (struct dedup_disk *d)
   int r;
 
   lock_acquire (d->lock);
+  d->commit_asked = false;
   idle = dedup_journal_pending_locked (d->journal) == 0 &&
     qcow2_quarantined_locked (d->img) > 0;
   lock_release (d->lock);

@@ -451,6 +451,45 @@ test_limit_drops_the_oldest_whatever_it_is (void **state)
   end_world (&w);
 }
 
+static void
+count_wake (void *opaque)
+{
+  ++*(unsigned *) opaque;
+}
+
+static bool
+journal_fills (struct world *w)
+{
+  LOCK_FOR_SCOPE (w->d->lock);
+  return dedup_journal_filling_locked (w->d->journal);
+}
+
+/* Writers go on while a commit is due: the loop, which takes the lock, is not
+ * woken for each of them; and it is for the next one. */
+static void
+test_loop_is_woken_once_for_a_commit (void **state)
+{
+  unsigned wakes = 0, round;
+  struct world w;
+  uint64_t i, end;
+
+  make_world (&w, 16, 200000);
+  w.d->wake = count_wake;
+  w.d->wake_opaque = &wakes;
+  for (i = 0, round = 1; round <= 3; round++) {
+    do
+      set_value (&w, i++ % w.nr_keys, next_value++);
+    while (!journal_fills (&w));
+    for (end = i + 1000; i < end; i++)
+      set_value (&w, i % w.nr_keys, next_value++);
+    assert_int_equal (wakes, round);
+    if (round == 2)
+      assert_int_equal (dedup_flush (w.d), 0);   /* a client's */
+    work (&w, false);
+  }
+  end_world (&w);
+}
+
 int
 main (void)
 {
@@ -460,6 +499,7 @@ main (void)
     cmocka_unit_test (test_clusters_used_again_take_no_room),
     cmocka_unit_test (test_merge_may_end_at_any_call),
     cmocka_unit_test (test_limit_drops_the_oldest_whatever_it_is),
+    cmocka_unit_test (test_loop_is_woken_once_for_a_commit),
   };
 
   rng = env ("INDEX_SEED", (uint64_t) time (NULL));
