@@ -351,7 +351,7 @@ struct dedup_disk {
 /* Clusters in quarantine (bytes) that make a commit due. */
 #define DEDUP_QUARANTINE_HIGH (UINT64_C (256) << 20)
 
-/* --- disk.c ----------------------------------------------------------------------- */
+/* --- disk.c, open.c ----------------------------------------------------------------------- */
 
 /* Enter and leave a section that may append records: bit 48 is set and
  * durable in between (law 1).  -EROFS, or the sticky error. */
@@ -368,7 +368,9 @@ void dedup_ask_for_commit_locked (struct dedup_disk *d);
 int dedup_sync (struct dedup_disk *d) MUST_CHECK;
 /* The log that the format room reports to. */
 void dedup_attach_log (struct dedup_disk *d);
-/* Append the record for a change, and apply it; tables are pinned. */
+/* Append the record for a change; and apply it, tables being pinned. */
+void dedup_append_change_locked (struct dedup_disk *d,
+                                 const struct qcow2_change *c);
 void dedup_change_locked (struct dedup_disk *d, struct qcow2_txn *txn,
                           const struct qcow2_change *c);
 
@@ -441,6 +443,17 @@ int dedup_index_area_free (struct dedup_disk *d, uint64_t host_off,
 /* Make durable what was written to the area (law 8). */
 int dedup_index_sync (struct dedup_disk *d, uint64_t host_off) MUST_CHECK;
 
+/* --- journal-areas.c ------------------------------------------------------------------- */
+
+uint64_t dedup_area_blocks (const struct dedup_disk *d);
+/* Less than an area is left. */
+bool dedup_journal_low_locked (struct dedup_disk *d);
+/* Make room in the journal: add, recycle, checkpoint, pack.  Maintenance. */
+int dedup_journal_extend (struct dedup_disk *d) MUST_CHECK;
+/* Log what is left of the index anew, behind blocks that cannot be read.
+ * Maintenance. */
+int dedup_relog_index (struct dedup_disk *d) MUST_CHECK;
+
 /* --- freeze.c, jobs.c ---------------------------------------------------------------------- */
 
 int dedup_freeze (struct dedup_disk *d) MUST_CHECK;
@@ -456,14 +469,13 @@ int dedup_drop_damaged (struct dedup_disk *d, uint64_t id) MUST_CHECK;
 int dedup_drop_segment (struct dedup_disk *d, uint64_t id) MUST_CHECK;
 /* Give the current log store up, where its records fill the journal. */
 int dedup_drop_current (struct dedup_disk *d) MUST_CHECK;
-/* Make room in the journal: add, recycle, checkpoint, pack.  Maintenance. */
-int dedup_journal_extend (struct dedup_disk *d) MUST_CHECK;
-/* Log what is left of the index anew, behind blocks that cannot be read.
- * Maintenance. */
-int dedup_relog_index (struct dedup_disk *d) MUST_CHECK;
 /* Called without locks by a writer that finds no room in journal, log store
  * or table cache: does, or waits for, the maintenance that makes it. */
 int dedup_make_room (struct dedup_disk *d) MUST_CHECK;
+/* Records that an operation takes at most besides those of its clusters:
+ * setting the log store aside closes a block (63 records) and logs FREEZE and
+ * what was spilled (DEDUP_MAX_SPILLED). */
+#define DEDUP_OPERATION_RECORDS 200
 /* Enough of everything for an operation on NR clusters that enters NR_INSERTS
  * hashes?  Between groups. */
 bool dedup_room_locked (struct dedup_disk *d, size_t nr, size_t nr_inserts);

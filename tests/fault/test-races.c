@@ -609,7 +609,7 @@ most_links (void)
 {
   uint64_t max = UINT64_C (1) << ((1u << cfg->refcount_order) - 1);
 
-  /* Half of the width's maximum, 2 at least (dedup/disk.c). */
+  /* Half of the width's maximum, 2 at least (dedup/open.c). */
   return cfg->refcount_order > 3 ? NR
     : (unsigned) MAX_OF ((2 * max - 1) / 2, 2);
 }

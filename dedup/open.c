@@ -1,0 +1,582 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* How the parts of a disk come together at open, and part at close.
+ *
+ * Open is a sequence of steps: the image; the store's configuration; the
+ * journal, replayed if bit 48 is set; then, for writing, the finished
+ * recovery in the file.  Anything wrong with the store of a clean image makes
+ * the store void, never the data: a new one is started.
+ */
+#include "direct.h"
+
+#include <errno.h>
+#include <inttypes.h>
+
+/* --- open --------------------------------------------------------------------------------- */
+
+static int
+open_format (struct dedup_disk *d, const struct dedup_open_params *p,
+             struct fault *f)
+{
+  struct qcow2_open_params q = {
+    .path = p->path, .writable = d->writable, .allow_recovery = true,
+    .cache_bytes = p->cache_bytes, .log = p->log,
+    .host_files = p->host_files,
+  };
+
+  return qcow2_open (d->io, &q, &d->img, f);
+}
+
+/* Refcounts that can't be relied on, or not grow, are made anew first. */
+static int
+open_usable (struct dedup_disk *d, const struct dedup_open_params *p,
+             struct fault *f)
+{
+  uint64_t min_clusters;
+  bool was_dirty;
+  int r;
+
+  r = open_format (d, p, f);
+  if (r == 0)
+    r = dedup_choose_mode (d, p, f);
+  if (r < 0 || !dedup_wants_rebuild (d, &min_clusters))
+    return r;
+  was_dirty = qcow2_geometry (d->img)->incompatible & QCOW2_INCOMPAT_DIRTY;
+  r = qcow2_rebuild_refcounts (d->img, min_clusters, f);
+  qcow2_close (d->img);
+  d->img = NULL;
+  if (r == 0 && was_dirty)
+    log_line (d->log, LOG_INFO, "%s: was marked dirty: its refcounts were "
+              "made anew", d->path);
+  return r == 0 ? open_format (d, p, f) : r;
+}
+
+static int
+open_image (struct dedup_disk *d, const struct dedup_open_params *p,
+            struct fault *f)
+{
+  const struct qcow2_geometry *g;
+  int r;
+
+  r = open_usable (d, p, f);
+  if (r < 0)
+    return r;
+  if (d->direct)
+    qcow2_direct_begin (d->img);
+  g = qcow2_geometry (d->img);
+  d->lock = qcow2_lock (d->img);
+  d->cluster_bits = g->cluster_bits;
+  d->cluster_size = g->cluster_size;
+  d->has_backing = g->has_backing;
+  d->recovery_bit = (g->incompatible & QCOW2_INCOMPAT_RECOVERY) != 0;
+  /* Half, so that an internal snapshot can still double every refcount; a
+   * width of two bits leaves no room for sharing. */
+  d->ref_limit = MAX_OF (g->refcount_max / 2, 2);
+  d->dirty_high = MAX_OF (p->cache_bytes / 4, 8 << 20);
+  d->dirty_max = MAX_OF (p->cache_bytes, 32 << 20);
+  return 0;
+}
+
+static bool
+has_key (const struct dedup_config *c)
+{
+  static const uint8_t none[DEDUP_HASH_KEY_SIZE];
+
+  return memcmp (c->hash_key, none, sizeof none) != 0;
+}
+
+/* Read extension and configuration: 1 if there is a usable store, 0 if none,
+ * -errno with a fault that says why it is void. */
+static int
+read_config (struct dedup_disk *d, struct fault *f)
+{
+  const uint8_t *ext = qcow2_store_extension (d->img);
+  int r;
+
+  if (ext == NULL)
+    return 0;
+  if (!qcow2_has_anchor (d->img)) {
+    log_line (d->log, LOG_INFO, "%s: deduplication was turned off by deleting "
+              "the anchor snapshot", d->path);
+    return 0;
+  }
+  if (dedup_ext_decode (ext, &d->ext) < 0)
+    return fault_unsupported (f, "a dedup store of an unknown layout");
+  if (dedup_hash_name (d->ext.hash_alg) == NULL)
+    return fault_unsupported (f, "a dedup store with hash number %u",
+                              (unsigned) d->ext.hash_alg);
+  r = dedup_config_read (d->io, &d->ext, d->cluster_size, d->config, f);
+  if (r < 0)
+    return r;
+  if (!dedup_hash_is_keyed (d->ext.hash_alg) && has_key (d->config))
+    return fault_corrupt (f, UINT64_MAX, "configuration: a key for a hash "
+                          "that has none");
+  r = dedup_hasher_init (&d->hasher, d->ext.hash_alg, d->config->hash_key);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "the hash %s is not to be had",
+                     dedup_hash_name (d->ext.hash_alg));
+  d->checkpoint = d->config->checkpoint;
+  return 1;
+}
+
+static int
+open_journal (struct dedup_disk *d, uint64_t next)
+{
+  struct dedup_journal_params p = {
+    .io = d->io, .lock = d->lock, .store_id = d->config->store_id,
+    .epoch = d->config->epoch, .next_seq = next,
+    .areas = d->config->areas, .nr_areas = d->config->nr_areas,
+  };
+
+  return dedup_journal_new (&p, &d->journal);
+}
+
+/* Bring the file to what was replayed in memory, and clear bit 48
+ * (docs/on-disk.md section 5, steps 4 and 5). */
+static int
+complete_recovery (struct dedup_disk *d, struct fault *f)
+{
+  int r;
+
+  r = dedup_sync (d);           /* law 3: what dedup_replay wrote again */
+  if (r == 0)
+    r = dedup_clean (d);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "writing the recovered tables: %s",
+                     strerror (-r));
+  return 0;
+}
+
+/* No data shall be written to header, tables or store, whatever the image
+ * says.  While bit 48 is set, only after the replay are the tables what they
+ * should be. */
+static int
+guard (struct dedup_disk *d, bool tables, struct fault *f)
+{
+  int r = 0;
+
+  if (!d->writable)
+    return 0;
+  if (tables)
+    r = qcow2_guard_begin (d->img, f);
+  return r < 0 ? r : dedup_area_guard (d, f);
+}
+
+static bool
+read_failed (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return qcow2_read_failed_locked (d->img);
+}
+
+/* Load the store: index from the journal, tables too after a crash, as which
+ * a store that was ADOPTED just now counts. */
+static int
+load_store (struct dedup_disk *d, bool adopted, struct fault *f)
+{
+  bool crashed = d->recovery_bit, ok, renewed = false;
+  uint64_t next;
+  int r;
+
+  r = dedup_index_init (d);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "out of memory");
+  r = dedup_replay (d, crashed || mutation (MUTATION_LAW_11), &next, f);
+  if (r < 0)
+    return r;
+  r = dedup_area_check (d, &ok);
+  if (r == -ENOMEM || (r < 0 && read_failed (d)))
+    return fault_io (f, -r, UINT64_MAX, "reading refcounts: %s",
+                     strerror (-r));
+  if (r < 0 || !ok)
+    return fault_corrupt (f, UINT64_MAX, "the anchor does not cover the "
+                          "store's areas");
+  r = guard (d, crashed, f);
+  if (r < 0)
+    return r;
+  if (crashed) {                /* step 5; in memory only if read-only */
+    d->config->epoch += !mutation (MUTATION_SAME_EPOCH);
+    d->config->epoch_start = d->config->checkpoint = d->checkpoint = next;
+    if (!adopted)
+      d->config->flags &= ~DEDUP_CONFIG_EXACT;
+  }
+  else if (d->writable &&
+           (r = dedup_renew_epoch (d, next, &renewed, f)) < 0)
+    return r;
+  r = open_journal (d, next);
+  if (r == 0 && d->writable && d->dedup)
+    r = dedup_hints_new (qcow2_geometry (d->img)->nr_clusters, &d->hints);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "out of memory");
+  dedup_attach_log (d);
+  d->has_store = true;
+  d->exact = (d->config->flags & DEDUP_CONFIG_EXACT) != 0;
+  d->replayed = crashed && !d->writable;
+  if (renewed && (r = dedup_config_save (d)) < 0)
+    return fault_io (f, -r, UINT64_MAX, "writing the store's configuration: "
+                     "%s", strerror (-r));
+  return crashed && d->writable ? complete_recovery (d, f) : 0;
+}
+
+static void
+log_recovery (struct dedup_disk *d, bool crashed)
+{
+  if (crashed && d->writable)
+    log_line (d->log, LOG_INFO, "%s: recovered after a crash", d->path);
+  else if (crashed)
+    log_line (d->log, LOG_INFO, "%s: not closed cleanly: replayed in memory",
+              d->path);
+}
+
+/* Grow refcount table and anchor L1 if the file may outgrow them. */
+static int
+grow_tables (struct dedup_disk *d, struct fault *f)
+{
+  uint64_t bound = qcow2_growth_bound (d->img);
+  struct qcow2_plan *plan;
+  struct qcow2_txn txn;
+  size_t i;
+  int r;
+
+  /* With slack, so that it does not happen at every open. */
+  r = qcow2_plan_new (d->img, NULL, 0, bound - bound / 8, &plan, f);
+  if (r < 0)
+    return r;
+  if (!plan->new_header) {
+    qcow2_plan_free (plan);
+    return 0;
+  }
+  qcow2_plan_free (plan);
+  r = qcow2_plan_new (d->img, NULL, 0, bound, &plan, f);
+  if (r < 0)
+    return r;
+  r = qcow2_plan_write (d->img, plan);
+  if (r == -ENOSPC) {           /* the old tables bound the file: so be it */
+    qcow2_plan_free (plan);
+    return 0;
+  }
+  if (r == 0)
+    r = dedup_sync (d);
+  if (r == 0)
+    r = dedup_change_begin (d);
+  if (r < 0) {
+    qcow2_plan_free (plan);
+    return fault_io (f, -r, UINT64_MAX, "growing tables: %s", strerror (-r));
+  }
+  qcow2_txn_begin (d->img, &txn);
+  lock_acquire (d->lock);
+  while (r == 0 && !dedup_room_locked (d, plan->nr_changes, 0)) {
+    lock_release (d->lock);
+    r = dedup_make_room (d);
+    lock_acquire (d->lock);
+  }
+  for (i = 0; r == 0 && i < plan->nr_changes; i++) {
+    r = qcow2_apply_locked (&txn, &plan->changes[i]);
+    if (r == -EAGAIN) {
+      lock_release (d->lock);
+      r = qcow2_txn_load (&txn);
+      lock_acquire (d->lock);
+      i--;
+    }
+    else if (r == 0)
+      dedup_append_change_locked (d, &plan->changes[i]);
+    if (r < 0)
+      break;
+  }
+  dedup_journal_end_locked (d->journal);
+  qcow2_txn_end_locked (&txn);
+  lock_release (d->lock);
+  dedup_change_end (d);
+  qcow2_plan_free (plan);
+  if (r < 0)
+    return dedup_fail (d, r, "growing tables failed");
+  r = dedup_checkpoint (d);
+  return r < 0 ? r : guard (d, true, f);
+}
+
+static int
+new_disk (struct io_store *io, const struct dedup_open_params *p,
+          struct dedup_disk **out)
+{
+  struct dedup_disk *d = calloc (1, sizeof *d);
+
+  if (d == NULL)
+    return -ENOMEM;
+  d->io = io;
+  d->path = strdup (p->path ? p->path : "image");
+  d->config = calloc (1, sizeof *d->config);
+  if (d->path == NULL || d->config == NULL) {
+    free (d->path);
+    free (d->config);
+    free (d);
+    return -ENOMEM;
+  }
+  d->log = p->log;
+  d->writable = p->writable;
+  d->dedup = p->dedup;
+  d->verify = p->verify;
+  d->hasher.alg = p->hash;
+  d->is_dead = dedup_clusters_dead;
+  d->wake = p->wake;
+  d->wake_opaque = p->opaque;
+  pthread_mutex_init (&d->maintenance, NULL);
+  pthread_cond_init (&d->gate, NULL);
+  pthread_cond_init (&d->merged, NULL);
+  pthread_cond_init (&d->claims.changed, NULL);
+  *out = d;
+  return 0;
+}
+
+/* Does the store's hash suit what was asked for? */
+static int
+check_hash (const struct dedup_disk *d, const struct dedup_open_params *p,
+            struct fault *f)
+{
+  const char *name = dedup_hash_name (d->hasher.alg);
+
+  if (p->hash_given && p->hash != d->hasher.alg)
+    return fault_usage (f, "hash=%s: its index is made with hash=%s: give "
+                        "that, or leave hash= out", dedup_hash_name (p->hash),
+                        name);
+  return dedup_check_verify (d->hasher.alg, p->verify, f);
+}
+
+/* Is the bound enough for an index with log stores of this order? */
+static int
+check_window (const struct dedup_disk *d, const struct dedup_open_params *p,
+              unsigned order, struct fault *f)
+{
+  const bool incarnations = p->max_incarnations < 0
+    ? d->config->max_incarnations > 0 : p->max_incarnations > 0;
+  const uint64_t least =
+    dedup_window_least (order, qcow2_geometry (d->img)->nr_clusters,
+                        incarnations);
+
+  if (p->index_memory == 0 || p->index_memory >= least || !d->writable)
+    return 0;
+  return fault_usage (f, "index-memory=%" PRIu64 ": the index of this image "
+                      "needs at least %" PRIu64 " bytes", p->index_memory,
+                      least);
+}
+
+/* Open with the store there is.  ADOPTED: it was made just now.  1: done; 0:
+ * opened without a store. */
+static int
+open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
+                 bool adopted, struct fault *f)
+{
+  struct fault why = { 0 };
+  bool crashed;
+  int r;
+
+  r = open_image (d, p, f);
+  if (r < 0)
+    return r;
+  crashed = d->recovery_bit;
+  if (d->writable && !crashed) {
+    r = qcow2_guard_begin (d->img, f);
+    if (r < 0)
+      return r;
+  }
+  if (d->direct)
+    return 0;
+  r = read_config (d, &why);
+  if (r == 1) {
+    r = check_hash (d, p, f);
+    if (r == 0)
+      r = dedup_store_file_attach (d, p, f);
+    if (r == 0)
+      r = check_window (d, p, d->config->order, f);
+    if (r < 0)
+      return r;
+    r = load_store (d, adopted, &why);
+    if (r == 0) {
+      if (!adopted)
+        log_recovery (d, crashed);
+      return 1;
+    }
+  }
+  if (r == -ENOMEM ||
+      (r < 0 && why.kind == FAULT_IO && (p->writable || crashed)))
+    return fault_io (f, -r, why.off, "%s", why.msg[0] ? why.msg :
+                     strerror (-r));
+  if (crashed)
+    return fault_corrupt (f, why.off, "needs recovery, but %s", why.msg[0] ?
+                          why.msg : "has no dedup store");
+  if (r < 0)
+    log_line (d->log, LOG_ERROR, "%s: %s: the index is void%s", d->path,
+              why.msg, d->writable ? ", starting a new one" : "");
+  return 0;
+}
+
+static int
+set_max_incarnations (struct dedup_disk *d,
+                      const struct dedup_open_params *p)
+{
+  if (p->max_incarnations >= 0)
+    d->config->max_incarnations = (uint32_t)
+      MIN_OF (p->max_incarnations, DEDUP_MAX_INCARNATIONS);
+  return 0;
+}
+
+/* With verify=on freed clusters are not forgotten one by one; the file must
+ * say so before the first of them is used again. */
+static int
+give_up_exact (struct dedup_disk *d, struct fault *f)
+{
+  int r = 0;
+
+  if (d->verify && d->exact) {
+    d->exact = false;
+    r = dedup_config_commit (d, false);
+  }
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "writing the store's "
+                           "configuration: %s", strerror (-r)) : 0;
+}
+
+/* What an earlier session kept may be too much for this one. */
+static int
+set_window (struct dedup_disk *d, const struct dedup_open_params *p,
+            struct fault *f)
+{
+  int r;
+
+  d->index_memory = p->index_memory;
+  r = d->index_memory ? dedup_window_trim (d) : 0;
+  if (r == 0)
+    d->index.set->aging = dedup_window_aging (d);
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "making the index smaller: %s",
+                           strerror (-r)) : 0;
+}
+
+static int
+mend_index (struct dedup_disk *d, struct fault *f)
+{
+  int r = d->index_damaged ? dedup_relog_index (d) : 0;
+
+  if (r == -ENOSPC)
+    r = 0;                      /* as it was; an entry more or less */
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "writing the index anew: %s",
+                           strerror (-r)) : 0;
+}
+
+static int
+open_once (struct io_store *io, const struct dedup_open_params *p,
+           bool adopted, struct dedup_disk **out, struct fault *f)
+{
+  struct dedup_disk *d;
+  int r;
+
+  r = new_disk (io, p, &d);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "out of memory");
+  r = open_with_store (d, p, adopted, f);
+  if (r == 1 && d->writable) {
+    set_max_incarnations (d, p);
+    if ((r = set_window (d, p, f)) == 0 &&
+        (r = give_up_exact (d, f)) == 0 &&
+        (r = mend_index (d, f)) == 0 &&
+        (r = grow_tables (d, f)) == 0)
+      r = 1;
+    __atomic_store_n (&d->merge_due, dedup_merge_wanted (d), __ATOMIC_RELAXED);
+  }
+  if (r < 0) {
+    dedup_free (d);
+    return r;
+  }
+  *out = d;
+  return r;
+}
+
+/* The store in place of a void one has the same hash, unless another one is
+ * asked for. */
+static void
+keep_hash (const struct dedup_disk *void_disk, struct dedup_open_params *p)
+{
+  const struct dedup_ext *ext = &void_disk->ext;
+
+  if (ext->config_size > 0 && !p->hash_given &&
+      dedup_hash_name (ext->hash_alg) != NULL)
+    p->hash = ext->hash_alg;
+}
+
+int
+dedup_open (struct io_store *io, const struct dedup_open_params *p,
+            struct dedup_disk **out, struct fault *f)
+{
+  struct dedup_open_params q = *p;
+  int r;
+
+  r = open_once (io, p, false, out, f);
+  if (r != 0 || !(*out)->writable || (*out)->direct)
+    return MIN_OF (r, 0);
+  keep_hash (*out, &q);
+  r = check_window (*out, p, p->order ? p->order : dedup_default_order
+                    (qcow2_geometry ((*out)->img)->nr_clusters), f);
+  dedup_free (*out);
+  *out = NULL;                  /* callers free what is there on failure */
+  if (r == 0)
+    r = dedup_store_file_check_new (p, f);
+  if (r == 0)
+    r = dedup_adopt (io, &q, f);
+  if (r < 0)
+    return r;
+  r = open_once (io, &q, true, out, f);
+  if (r == 0) {
+    dedup_free (*out);
+    *out = NULL;
+    return fault_corrupt (f, UINT64_MAX, "the new dedup store is not usable");
+  }
+  return MIN_OF (r, 0);
+}
+
+/* --- close -------------------------------------------------------------------------------- */
+
+int
+dedup_finish (struct dedup_disk *d)
+{
+  int r;
+
+  if (!d->writable || (!d->has_store && !d->direct))
+    return 0;
+  if (dedup_failed (d))
+    return -EIO;
+  if (d->direct)
+    return dedup_direct_finish (d);
+  r = dedup_save_bitmaps (d);
+  if (r < 0)
+    return r;
+  pthread_mutex_lock (&d->maintenance);
+  r = dedup_runs_reap (d);
+  if (r == 0)
+    r = dedup_clean (d);
+  pthread_mutex_unlock (&d->maintenance);
+  if (r == 0)
+    r = qcow2_bitmaps_end (d->img);
+  return r == 1 ? -EBUSY : r;
+}
+
+void
+dedup_free (struct dedup_disk *d)
+{
+  size_t i;
+
+  if (d == NULL)
+    return;
+  dedup_journal_free (d->journal);
+  dedup_index_free (d);
+  dedup_hints_free (d->hints);
+  dedup_claims_free (d);
+  for (i = 0; i < d->nr_dropped; i++)
+    dedup_segment_put (d->dropped[i].segment);
+  free (d->dropped);
+  free (d->merge_claims);
+  dedup_store_file_free (d->store_file);
+  qcow2_close (d->img);
+  pthread_cond_destroy (&d->claims.changed);
+  pthread_cond_destroy (&d->gate);
+  pthread_cond_destroy (&d->merged);
+  pthread_mutex_destroy (&d->maintenance);
+  free (d->config);
+  free (d->path);
+  free (d);
+}
