@@ -13,6 +13,8 @@
 #define DEDUP_MAX_SEGMENTS 352         /* fits the configuration slot */
 #define DEDUP_CONFIG_SLOT 65536        /* 128 + 128*24 + 1024*40 + 80*16 +
                                         * 8 + 352*56 */
+#define DEDUP_MAX_SHARDS 4096          /* of a filter; merges plan segments of
+                                        * 2^26 entries, which are 2048 */
 #define DEDUP_SPARE_SEGMENTS 16        /* of them, for merges to get on with */
 #define DEDUP_MAX_LEVEL 15
 #define DEDUP_MIN_ORDER 4

@@ -23,6 +23,8 @@
 #include <assert.h>
 #include <inttypes.h>
 
+#include "hole.h"
+
 struct dedup_incarnation {
   /* Constant after open: */
   struct io_store *io;
@@ -175,6 +177,10 @@ read_filter (struct dedup_incarnation *inc, uint16_t **tags,
   if (r < 0)
     return r;
   *why = head_fault (inc, &head);
+  if (*why == NULL &&
+      dedup_page_in_hole (inc->io, inc_table_off (&inc->desc, &inc->layout, 0),
+                          inc->layout.table_pages))
+    *why = "size: pages of it are a hole";
   if (*why)
     return -EBADMSG;
   buf = malloc (len);           /* 8 MiB at the most */

@@ -22,6 +22,8 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "hole.h"
+
 struct dedup_segment {
   /* Constant after open: */
   struct io_store *io;
@@ -152,8 +154,9 @@ dedup_segment_reads (struct dedup_segment *s, uint64_t *page_reads,
 
 /* --- First page, fences, filter ------------------------------------------ */
 
-/* NULL, or what is wrong with the first page.  A filter has half as many slots again as entries at the most, and a row's
- * width for each shard (filter-build.c). */
+/* NULL, or what is wrong with the first page.  A filter has half as many slots
+ * again as entries at the most, and a row's width for each shard that has any
+ * (filter-build.c). */
 static const char *
 head_fault (const struct dedup_segment *s, struct seg_wire_head *h)
 {
@@ -177,7 +180,9 @@ head_fault (const struct dedup_segment *s, struct seg_wire_head *h)
     return "range";
   if (bits != d->bits || (bits == 0) != (nr_shards == 0) ||
       (bits == 0 && nr_words != 0) || nr_words >> 40 != 0 ||
-      nr_words > bits * (d->nr_entries / 32 + 4 * nr_shards))
+      nr_shards > DEDUP_MAX_SHARDS ||
+      nr_words > bits * (d->nr_entries / 32 +
+                         4 * MIN_OF (nr_shards, d->nr_entries)))
     return "filter";
   if (1 + s->nr_pages + seg_meta_pages (s->nr_pages, nr_shards, nr_words) >
       d->size_bytes / DEDUP_PAGE_SIZE)
@@ -267,12 +272,13 @@ alloc_meta (const struct dedup_segment *s, const struct seg_wire_head *h,
   const uint64_t nr_shards = be32_load (h->nr_shards);
 
   m->nr_pages = (uint32_t) s->nr_pages;
+  /* 4 bytes for each page that the file has. */
   m->fences = malloc (MAX_OF (1, s->nr_pages) * sizeof *m->fences);
   if (m->fences == NULL)
     return -ENOMEM;
   if (nr_shards == 0)
     return 0;
-  /* They are in the area, so no larger than the file. */
+  /* At most DEDUP_MAX_SHARDS + 1, 32 KiB. */
   m->filter.shards = calloc (nr_shards + 1, sizeof *m->filter.shards);
   return m->filter.shards ? 0 : -ENOMEM;
 }
@@ -284,6 +290,7 @@ fill_meta (struct dedup_segment *s, const struct seg_wire_head *h,
   const size_t len = seg_meta_pages (s->nr_pages, be32_load (h->nr_shards),
                                      be64_load (h->nr_words)) *
     DEDUP_PAGE_SIZE;
+  /* 4.1 bytes for each entry that the file has, and 2.1 MiB, at the most. */
   CLEANUP_FREE uint8_t *buf = malloc (MAX_OF (len, 1));
   int r;
 
@@ -320,6 +327,9 @@ read_meta (struct dedup_segment *s, struct dedup_segment_meta **out,
   if (r < 0)
     return r;
   *why = head_fault (s, h);
+  if (*why == NULL && dedup_page_in_hole (s->io, seg_page_off (&s->desc, 0),
+                                          s->nr_pages))
+    *why = "number of entries: pages of them are a hole";
   if (*why)
     return -EBADMSG;
   m = calloc (1, sizeof *m);

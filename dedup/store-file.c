@@ -102,8 +102,20 @@ both_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
   return r;
 }
 
+static uint64_t
+both_next_hole (struct io_store *s, uint64_t host_off)
+{
+  struct dedup_store_file *sf = (struct dedup_store_file *) s;
+  uint64_t hole;
+
+  if (!dedup_in_store_file (host_off))
+    return io_next_hole (sf->image, host_off);
+  hole = io_next_hole (sf->io, in_file (host_off));
+  return hole == UINT64_MAX ? hole : hole | DEDUP_IN_STORE_FILE;
+}
+
 static const struct io_ops both_ops = {
-  .preadv = both_preadv, .pwritev = both_pwritev,
+  .preadv = both_preadv, .pwritev = both_pwritev, .next_hole = both_next_hole,
 };
 
 struct io_store *

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A byte store in a regular file or on a block device of this host.
  *
- * Owns one descriptor, closed on exec.  Everything in struct io_file is
- * constant after open, and all calls name their position, so any number of
- * threads may use it at once.  A write is ordered before a sync only if it
+ * Owns one descriptor, closed on exec.  Everything in struct io_file that
+ * transfers use is constant after open, and they name their position, so any
+ * number of threads may use it at once.  A write is ordered before a sync only if it
  * returned before the sync was called.  fdatasync is enough where the size
  * changed: it covers what is needed to read the data back.
  *
@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -37,6 +38,11 @@ struct io_file {
   int fd;
   bool writable;
   bool block_device;
+
+  /* Protected by lock: the last range that had no hole when it was asked for.
+   * To find its end the host may go through thousands of extents. */
+  pthread_mutex_t lock;
+  uint64_t dense_from, dense_to;
 };
 
 /* The errno of a failed host call as this room returns it. */
@@ -191,12 +197,24 @@ file_fallocate (struct io_file *file, int mode, uint64_t host_off,
   return errno == EINVAL || errno == ENODEV ? -EOPNOTSUPP : host_error (errno);
 }
 
+static void
+set_dense (struct io_file *file, uint64_t from, uint64_t to)
+{
+  pthread_mutex_lock (&file->lock);
+  file->dense_from = from;
+  file->dense_to = to;
+  pthread_mutex_unlock (&file->lock);
+}
+
 static int
 file_discard (struct io_store *s, uint64_t host_off, uint64_t len)
 {
-  return file_fallocate ((struct io_file *) s,
-                         FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                         host_off, len);
+  struct io_file *file = (struct io_file *) s;
+  int r = file_fallocate (file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                          host_off, len);
+
+  set_dense (file, 0, 0);
+  return r;
 }
 
 static int
@@ -246,7 +264,38 @@ file_truncate (struct io_store *s, uint64_t size)
   do
     r = ftruncate (file->fd, size);
   while (r == -1 && errno == EINTR);
+  set_dense (file, 0, 0);
   return r == -1 ? host_error (errno) : 0;
+}
+
+static uint64_t
+dense_to (struct io_file *file, uint64_t host_off)
+{
+  uint64_t end = host_off;
+
+  pthread_mutex_lock (&file->lock);
+  if (host_off >= file->dense_from && host_off < file->dense_to)
+    end = file->dense_to;
+  pthread_mutex_unlock (&file->lock);
+  return end;
+}
+
+/* The descriptor's own position moves, which nothing else uses.  Devices and
+ * some file systems know no holes (EINVAL). */
+static uint64_t
+file_next_hole (struct io_store *s, uint64_t host_off)
+{
+  struct io_file *file = (struct io_file *) s;
+  uint64_t hole = dense_to (file, host_off);
+  off_t r;
+
+  if (hole > host_off)
+    return hole;
+  r = lseek (file->fd, (off_t) host_off, SEEK_HOLE);
+  if (r == -1)
+    return errno == ENXIO ? host_off : UINT64_MAX;
+  set_dense (file, host_off, (uint64_t) r);
+  return (uint64_t) r;
 }
 
 static void
@@ -255,6 +304,7 @@ file_close (struct io_store *s)
   struct io_file *file = (struct io_file *) s;
 
   close (file->fd);
+  pthread_mutex_destroy (&file->lock);
   free (file);
 }
 
@@ -266,6 +316,7 @@ static const struct io_ops file_ops = {
   .allocate = file_allocate,
   .truncate = file_truncate,
   .size = file_size,
+  .next_hole = file_next_hole,
   .close = file_close,
 };
 
@@ -363,8 +414,10 @@ file_open_at (int dirfd, const char *path, bool follow, int flags,
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
   file->store.ops = &file_ops;
   file->writable = flags & IO_FILE_WRITE;
+  pthread_mutex_init (&file->lock, NULL);
   r = open_fd (dirfd, path, follow, flags, f);
   if (r < 0) {
+    pthread_mutex_destroy (&file->lock);
     free (file);
     return r;
   }

@@ -142,6 +142,15 @@ io_size (struct io_store *s)
   return s->ops->size (s);
 }
 
+uint64_t
+io_next_hole (struct io_store *s, uint64_t host_off)
+{
+  if (host_off > INT64_MAX)
+    return host_off;
+  WORK_WITHOUT_LOCK (IO);
+  return s->ops->next_hole ? s->ops->next_hole (s, host_off) : UINT64_MAX;
+}
+
 void
 io_close (struct io_store *s)
 {

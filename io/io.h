@@ -29,6 +29,7 @@ struct io_ops {
   int (*allocate) (struct io_store *s, uint64_t host_off, uint64_t len);
   int (*truncate) (struct io_store *s, uint64_t size);
   int64_t (*size) (struct io_store *s);
+  uint64_t (*next_hole) (struct io_store *s, uint64_t host_off);   /* or NULL */
   void (*close) (struct io_store *s);
 };
 
@@ -69,6 +70,12 @@ int io_truncate (struct io_store *s, uint64_t size) MUST_CHECK;
 
 /* Size in bytes, or -errno. */
 int64_t io_size (struct io_store *s) MUST_CHECK;
+
+/* Where the first hole at or after HOST_OFF begins: bytes that read as zeroes
+ * and for which the host keeps nothing; what is past the end is one.
+ * UINT64_MAX: none, or the host does not tell.  What others change meanwhile
+ * may not show. */
+uint64_t io_next_hole (struct io_store *s, uint64_t host_off);
 
 /* Close and free.  Errors were reported by io_sync; NULL is fine. */
 void io_close (struct io_store *s);

@@ -32,7 +32,7 @@
 static struct {
   size_t short_max;          /* move at most so many bytes a call; 0: off */
   int eintr;                 /* fail so many calls with EINTR first */
-  int fdatasync_err, fallocate_err, fcntl_err; /* fail with this errno */
+  int fdatasync_err, fallocate_err, fcntl_err, lseek_err; /* fail so */
   int calls;                 /* preadv and pwritev */
   int iovcnt_max;            /* the longest array seen by them */
 } hooks;
@@ -101,6 +101,14 @@ fallocate (int fd, int mode, off_t off, off_t len)
   if (interrupted () || fails_with (hooks.fallocate_err))
     return -1;
   return syscall (SYS_fallocate, fd, mode, off, len);
+}
+
+off_t
+lseek (int fd, off_t off, int whence)
+{
+  if (fails_with (hooks.lseek_err))
+    return -1;
+  return syscall (SYS_lseek, fd, off, whence);
 }
 
 int
@@ -323,6 +331,53 @@ discard_and_allocate_change_what_the_host_holds (void **state)
   assert_int_equal (io_allocate (s, 0, 1 << 20), 0);
   assert_true (bytes_on_disk () >= 1 << 20);
   io_close (s);
+}
+
+/* Asked twice, as the second answer may be remembered. */
+static void
+assert_next_hole (struct io_store *s, uint64_t host_off, uint64_t hole)
+{
+  assert_int_equal (io_next_hole (s, host_off), hole);
+  assert_int_equal (io_next_hole (s, host_off), hole);
+}
+
+static void
+write_ones (struct io_store *s, uint64_t from, uint64_t len)
+{
+  static unsigned char data[1 << 20];
+
+  memset (data, 1, sizeof data);
+  for (; len > 0; from += sizeof data, len -= sizeof data)
+    assert_int_equal (io_pwrite (s, data, sizeof data, from), 0);
+}
+
+static void
+holes_are_found_where_the_host_has_them (void **state)
+{
+  const uint64_t mib = 1 << 20;
+  struct io_store *s = create_image (), *memory;
+
+  assert_next_hole (s, 0, 0);
+  assert_int_equal (io_truncate (s, 8 * mib), 0);
+  assert_next_hole (s, 5, 5);
+  write_ones (s, 2 * mib, 4 * mib);
+  assert_next_hole (s, 0, 0);
+  assert_next_hole (s, 2 * mib, 6 * mib);
+  assert_next_hole (s, 3 * mib + 1, 6 * mib);
+  assert_int_equal (io_discard (s, 4 * mib, mib), 0);
+  assert_next_hole (s, 3 * mib + 1, 4 * mib);
+  assert_next_hole (s, 4 * mib + 1, 4 * mib + 1);
+  assert_next_hole (s, 5 * mib, 6 * mib);
+  assert_int_equal (io_truncate (s, 5 * mib + 4096), 0);
+  assert_next_hole (s, 5 * mib, 5 * mib + 4096);
+  assert_next_hole (s, 9 * mib, 9 * mib);
+  assert_next_hole (s, UINT64_MAX - 1, UINT64_MAX - 1);
+  hooks.lseek_err = EINVAL;
+  assert_int_equal (io_next_hole (s, 3 * mib), UINT64_MAX);
+  io_close (s);
+  assert_int_equal (io_memory_new (mib, &memory), 0);
+  assert_int_equal (io_next_hole (memory, 0), UINT64_MAX);
+  io_close (memory);
 }
 
 /* --- file: open ---------------------------------------------------------- */
@@ -593,6 +648,7 @@ main (void)
     TEST (a_write_past_the_size_limit_is_a_full_disk),
     TEST (host_errors_are_folded_for_clients),
     TEST (discard_and_allocate_change_what_the_host_holds),
+    TEST (holes_are_found_where_the_host_has_them),
     TEST (open_says_what_is_wrong),
     TEST (open_without_permission_says_so),
     TEST (create_never_touches_what_is_there),
