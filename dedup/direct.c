@@ -184,12 +184,20 @@ bytes_of (const struct direct_op *op, size_t i, size_t nr)
   return in_data_file (op->d) ? MIN_OF (len, size - off) : len;
 }
 
+/* Was the data file not to be opened (QCOW2_FILES_IGNORE)? */
+static bool
+lacks_data_file (const struct direct_op *op)
+{
+  return in_data_file (op->d) &&
+    qcow2_data_io (op->d->img) == qcow2_io (op->d->img);
+}
+
 static int
 write_all (struct direct_op *op, const uint8_t *buf)
 {
   struct dedup_disk *d = op->d;
   size_t i, n;
-  int r = 0;
+  int r = lacks_data_file (op) ? -EIO : 0;
 
   for (i = 0; i < op->nr && r == 0; i += n) {
     for (n = 1; i + n < op->nr; n++)
@@ -402,8 +410,8 @@ clear_data_file (const struct direct_op *op)
 {
   uint64_t off = op->guest_idx << op->d->cluster_bits;
 
-  return io_discard (qcow2_data_io (op->d->img), off,
-                     bytes_of (op, 0, op->nr));
+  return lacks_data_file (op) ? -EIO
+    : io_discard (qcow2_data_io (op->d->img), off, bytes_of (op, 0, op->nr));
 }
 
 static int

@@ -351,6 +351,36 @@ test_first_cluster_of_a_data_file_has_its_place (void **state)
   free (got);
 }
 
+/* Where the data file was not to be opened, nothing is written in its place:
+ * guest cluster 0 would be the image's header. */
+static void
+test_without_its_data_file_nothing_is_written (void **state)
+{
+  const struct dedup_open_params p = {
+    .path = "e", .writable = true, .max_incarnations = -1,
+    .host_files = QCOW2_FILES_IGNORE, .cache_bytes = 1 << 16,
+  };
+  uint8_t before[4096], after[4096], buf[2 * 4096];
+  struct fault f = { 0 };
+  struct dedup_disk *d;
+  struct io_store *io;
+
+  must_run ("qemu-img create -q -f qcow2 -o data_file=e.data,cluster_size=4k "
+            "e 800k; qemu-io -c 'write 0 8k' e");
+  assert_int_equal (io_file_open ("e", IO_FILE_WRITE, IO_LOCK_WRITE, &io, &f),
+                    0);
+  if (dedup_open (io, &p, &d, &f) < 0)
+    fail_msg ("open: %s", f.msg);
+  assert_int_equal (io_pread (io, before, sizeof before, 0), 0);
+  memset (buf, 7, sizeof buf);
+  assert_int_equal (dedup_write (d, 0, buf, 0, 2), -EIO);
+  assert_int_equal (dedup_unmap (d, 0, 0, 2, DEDUP_TRIM), -EIO);
+  assert_int_equal (io_pread (io, after, sizeof after, 0), 0);
+  assert_memory_equal (before, after, sizeof after);
+  dedup_free (d);
+  io_close (io);
+}
+
 static int
 enter_directory (void **state)
 {
@@ -378,6 +408,7 @@ main (void)
     cmocka_unit_test (test_refcounts_of_one_bit),
     cmocka_unit_test (test_dirty_image_survives_a_crash_while_it_is_mended),
     cmocka_unit_test (test_first_cluster_of_a_data_file_has_its_place),
+    cmocka_unit_test (test_without_its_data_file_nothing_is_written),
   };
 
   return cmocka_run_group_tests_name ("direct", tests, enter_directory,
