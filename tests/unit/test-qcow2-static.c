@@ -329,22 +329,33 @@ test_subclusters_read_like_qemu (void **state)
   assert_reads_like_qemu ("sub");
 }
 
-/* What the bitmap of the first cluster says is not possible: only that
- * cluster can't be read. */
+/* What the entry of the first cluster, at the beginning of the file's fifth,
+ * says is not possible: only that cluster can't be read.  In an entry without
+ * a place, the bit of a part would name the image's header. */
 static void
 test_impossible_subclusters_are_errors (void **state)
 {
-  static const uint64_t bad[] = {
-    UINT64_C (0x00000001ffffffff),      /* allocated and zero */
-    UINT64_C (0x0000000100000001),
+  static const struct {
+    uint64_t xor, bitmap;
+    bool keep_place;
+  } bad[] = {
+    { 0, UINT64_C (0x00000001ffffffff), true },     /* allocated and zero */
+    { 0, UINT64_C (0x0000000100000001), true },
+    { QCOW2_L2_ZERO, 0xffffffff, true },            /* reserved here */
+    { 0, 1, false },                                /* allocated nowhere */
+    { 0, 0xffffffff, false },
   };
   struct qcow2_image *img;
   uint8_t buf[512];
 
   for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+    const uint64_t l2 = 4 * 65536;
+    uint64_t entry = QCOW2_L2_COPIED | 5 * 65536;
+
     run ("qemu-img create -f qcow2 -o extended_l2=on x 1M;"
          "qemu-io -f qcow2 -c 'write -P 1 0 128k' x");
-    patch_u64 ("x", 4 * 65536 + 8, bad[i]);     /* the first L2 table */
+    patch_u64 ("x", l2, bad[i].keep_place ? entry ^ bad[i].xor : 0);
+    patch_u64 ("x", l2 + 8, bad[i].bitmap);
     img = must_open ("x", false);
     assert_int_equal (qcow2_read (img, 0, buf, 0, sizeof buf), -EIO);
     assert_int_equal (qcow2_read (img, 0, buf, 65536, sizeof buf), 0);
