@@ -69,6 +69,7 @@ struct raw {                /* the header's fields, as the file has them */
   int fd;
   uint64_t cs, l1_off, reftable_off, snapshots_off;
   unsigned l1_entries, bits, nr_snapshots;
+  unsigned entry;           /* bytes of an L2 entry */
 };
 
 static uint64_t
@@ -108,6 +109,8 @@ raw_open (const char *path)
   w.nr_snapshots = get (w.fd, 60, 4);
   w.snapshots_off = get (w.fd, 64, 8);
   w.bits = get (w.fd, 4, 4) < 3 ? 16 : 1 << get (w.fd, 96, 4);
+  w.entry = get (w.fd, 4, 4) >= 3 &&
+    (get (w.fd, 72, 8) & QCOW2_INCOMPAT_EXTENDED_L2) ? 16 : 8;
   return w;
 }
 
@@ -115,11 +118,11 @@ raw_open (const char *path)
 static uint64_t
 l2_at (const struct raw *w, uint64_t guest_idx)
 {
-  uint64_t per = w->cs / 8;
+  uint64_t per = w->cs / w->entry;
   uint64_t l1 = get (w->fd, w->l1_off + guest_idx / per * 8, 8);
 
   assert_true (l1 & QCOW2_OFFSET_MASK);
-  return (l1 & QCOW2_OFFSET_MASK) + guest_idx % per * 8;
+  return (l1 & QCOW2_OFFSET_MASK) + guest_idx % per * w->entry;
 }
 
 static uint64_t
@@ -648,24 +651,26 @@ test_counts (void **state)
  * the same offsets.  The trick: QEMU allocates in order, so a write at the
  * guest offset that is the next host offset maps to itself. */
 static uint64_t
-make_anchored (void)
+make_anchored_with (const char *options)
 {
   static const char name[] = "dedupdedup";
   struct raw w;
   uint64_t first, i;
   off_t end;
 
-  must ("rm -f %s; qemu-img create -q -f qcow2 -o cluster_size=4k %s 1M",
-        base, base);
+  must ("rm -f %s; qemu-img create -q -f qcow2 -o %s %s 1M", base, options,
+        base);
   must ("qemu-io -c 'write -q -z 0 4k' %s", base);
   w = raw_open (base);
   end = lseek (w.fd, 0, SEEK_END);
   first = (uint64_t) end / w.cs;
-  must ("qemu-io -c 'write -q -P 9 %" PRIu64 " %u' %s", first * 4096,
-        GUEST * 4096, base);
+  must ("qemu-io -c 'write -q -P 9 %" PRIu64 " %" PRIu64 "' %s", first * w.cs,
+        GUEST * w.cs, base);
   for (i = first; i < first + GUEST; i++)
-    assert_int_equal (l2_get (&w, i), COPIED | i * 4096);
+    assert_int_equal (l2_get (&w, i), COPIED | i * w.cs);
   l2_put (&w, 0, 0);
+  if (w.entry == 16)
+    put (w.fd, l2_at (&w, 0) + 8, 8, 0);
   must ("qemu-img snapshot -c dedup %s", base);
   close (w.fd);
 
@@ -677,6 +682,12 @@ make_anchored (void)
   assert_int_equal (pwrite (w.fd, name, 10, (off_t) (w.snapshots_off + i)), 10);
   close (w.fd);
   return first;
+}
+
+static uint64_t
+make_anchored (void)
+{
+  return make_anchored_with ("cluster_size=4k");
 }
 
 static uint64_t
@@ -784,6 +795,62 @@ fail_nth (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
 }
 
 /* Whatever read fails, it is told as "could not check". */
+/* Nobody writes parts of a cluster that is anchored. */
+static void
+test_anchor_has_no_subclusters (void **state)
+{
+  uint64_t first = make_anchored_with ("cluster_size=16k,extended_l2=on");
+  uint64_t l1, l2;
+  struct raw w;
+
+  assert_int_equal (anchored_problems (NULL, 0), 0);
+  w = raw_open (base);
+  l1 = get (w.fd, w.snapshots_off, 8);
+  l2 = get (w.fd, l1, 8) & QCOW2_OFFSET_MASK;
+  put (w.fd, l2 + first * 16 + 8, 8, 0xffff);
+  close (w.fd);
+  assert_int_equal (anchored_problems (NULL, 0), 1);
+  assert_non_null (strstr (lines, "of the anchor, which has no parts"));
+}
+
+/* Extended L2 entries: each in turn, of an image that is right. */
+static void
+test_subclusters (void **state)
+{
+  static const struct {
+    uint64_t guest_idx, flags, bitmap;    /* FLAGS: changed in the entry */
+    const char *what;                     /* NULL: it is right */
+  } cases[] = {
+    { 0, 0, 0xffffffff, NULL },
+    { 0, 0, UINT64_C (0xffff00000000ffff), NULL },
+    { 0, 0, UINT64_C (0x1ffffffff), "both allocated and zero" },
+    { 0, QCOW2_L2_ZERO, 0xffffffff, "reserved" },
+    { 1, 0, UINT64_C (0xf00000000), NULL },
+    { 1, 0, 1, "without a cluster" },
+    { 2, 0, 1, "of a compressed cluster" },
+    { 2, 0, UINT64_C (1) << 63, "of a compressed cluster" },
+  };
+  struct raw w;
+  size_t i;
+
+  must ("rm -f %s; qemu-img create -q -f qcow2 -o cluster_size=16k,"
+        "extended_l2=on %s 1M", base, base);
+  must ("qemu-io -c 'write -q 0 16k' -c 'write -q -z 16k 2k' "
+        "-c 'write -q -c 32k 16k' %s", base);
+  assert_agree (base, "subclusters", 0);
+  for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    must ("cp %s %s", base, copy);
+    w = raw_open (copy);
+    l2_put (&w, cases[i].guest_idx,
+            l2_get (&w, cases[i].guest_idx) ^ cases[i].flags);
+    put (w.fd, l2_at (&w, cases[i].guest_idx) + 8, 8, cases[i].bitmap);
+    close (w.fd);
+    assert_int_equal (verdict (copy), cases[i].what ? 2 : 0);
+    if (cases[i].what && strstr (lines, cases[i].what) == NULL)
+      fail_msg ("case %zu: %s", i, lines);
+  }
+}
+
 static void
 test_each_read_failing (void **state)
 {
@@ -845,6 +912,8 @@ main (void)
     cmocka_unit_test (test_area_must_be_anchored_alone),
     cmocka_unit_test (test_copied_on_anchored),
     cmocka_unit_test (test_anchor_entry_must_be_identity),
+    cmocka_unit_test (test_anchor_has_no_subclusters),
+    cmocka_unit_test (test_subclusters),
     cmocka_unit_test (test_each_read_failing),
     cmocka_unit_test (test_too_large),
   };

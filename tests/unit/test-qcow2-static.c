@@ -315,6 +315,62 @@ test_backing_files_of_other_formats_are_not_raw (void **state)
   }
 }
 
+/* As qemu-img does not make them all: what a file begins with, in printf's
+ * way. */
+static void
+test_first_bytes_of_other_formats_are_known (void **state)
+{
+  static const struct {
+    const char *format, *bytes;
+    unsigned at;
+  } v[] = {
+    { "vmdk", "KDMV", 0 }, { "vmdk", "COWD", 0 },
+    { "vmdk", "# Disk DescriptorFile", 0 },
+    { "vdi", "\\177\\020\\332\\276", 64 }, { "vhdx", "vhdxfile", 0 },
+    { "vpc", "conectix", 0 }, { "qed", "QED\\000", 0 },
+    { "luks", "LUKS\\272\\276", 0 }, { "parallels", "WithoutFreeSpace", 0 },
+    { "parallels", "WithouFreSpacExt", 0 },
+    { "bochs", "Bochs Virtual HD Image", 0 },
+  };
+
+  for (size_t i = 0; i < sizeof v / sizeof v[0]; i++) {
+    char said[64];
+
+    run ("rm -f b x; truncate -s 1M b; printf '%s' | "
+         "dd of=b bs=1 seek=%u conv=notrunc; "
+         "qemu-img create -u -f qcow2 -b b -F raw x 1M", v[i].bytes, v[i].at);
+    close_image (must_open ("x", false));       /* it is named: raw */
+    hide_backing_format ("x");
+    snprintf (said, sizeof said, "looks like %s", v[i].format);
+    assert_refused ("x", false, FAULT_UNSUPPORTED, said);
+    /* With one byte changed it is nobody's. */
+    run ("printf ! | dd of=b bs=1 seek=%u conv=notrunc", v[i].at + 3);
+    close_image (must_open ("x", false));
+  }
+}
+
+/* Whoever may write a raw backing file can make a qcow2 image of it that names
+ * other files: where the header says raw, it is raw. */
+static void
+test_named_raw_it_is_raw_whatever_it_holds (void **state)
+{
+  struct qcow2_image *img;
+  char buf[512];
+
+  run ("echo secret >secret; truncate -s 1M secret;"
+       "qemu-img create -f qcow2 -b secret -F raw b 1M;"
+       "qemu-img create -u -f qcow2 -b b -F raw x 1M");
+  img = must_open ("x", false);
+  assert_int_equal (qcow2_read (img, 0, buf, 0, sizeof buf), 0);
+  assert_memory_equal (buf, "QFI\xfb", 4);
+  close_image (img);
+  hide_backing_format ("x");
+  img = must_open ("x", false);                 /* as QEMU would take it */
+  assert_int_equal (qcow2_read (img, 0, buf, 0, sizeof buf), 0);
+  assert_memory_equal (buf, "secret", 6);
+  close_image (img);
+}
+
 /* --- Extended L2 entries ---------------------------------------------- */
 
 static void
@@ -521,6 +577,8 @@ main (void)
     TEST (test_compressed_clusters_read_like_qemu),
     TEST (test_damaged_compressed_cluster_is_an_error),
     TEST (test_backing_files_of_other_formats_are_not_raw),
+    TEST (test_first_bytes_of_other_formats_are_known),
+    TEST (test_named_raw_it_is_raw_whatever_it_holds),
     TEST (test_subclusters_read_like_qemu),
     TEST (test_impossible_subclusters_are_errors),
     TEST (test_version_2_reads_like_qemu),
