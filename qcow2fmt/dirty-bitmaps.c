@@ -330,13 +330,15 @@ overlaps_tables (const struct qcow2_image *img, const struct qcow2_flat *t,
 }
 
 /* A directory that lies about where a bitmap is must not make it be written
- * over what the disk is made of. */
+ * over what the disk or the store is made of. */
 static bool
 may_be_bitmap (struct qcow2_image *img, uint64_t off, uint64_t len)
 {
-  LOCK_FOR_SCOPE (&img->lock);
+  const uint64_t size = img->header.geo.cluster_size;
 
-  return off >= img->header.geo.cluster_size &&
+  LOCK_FOR_SCOPE (&img->lock);
+  return off >= size &&
+    !qcow2_guarded_locked (img, off / size, div_round_up (len, size)) &&
     !overlaps (off, len, img->fields.snapshots_off, img->snapshots.raw_len) &&
     !overlaps_tables (img, &img->l1, off, len) &&
     !overlaps_tables (img, &img->reftable, off, len) &&
