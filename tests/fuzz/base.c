@@ -37,14 +37,15 @@ at (unsigned cluster)
   return cluster * (size_t) PLAIN_CLUSTER;
 }
 
+/* A cluster of MAX bytes, which they take no more of. */
 static size_t
 deflate_cluster (uint8_t *out, size_t max)
 {
-  uint8_t in[PLAIN_CLUSTER];
-  z_stream s = { .next_in = in, .avail_in = sizeof in, .next_out = out,
+  uint8_t in[EXTENDED_CLUSTER];
+  z_stream s = { .next_in = in, .avail_in = (unsigned) max, .next_out = out,
                  .avail_out = (unsigned) max };
 
-  memset (in, 'z', sizeof in);
+  memset (in, 'z', max);
   MUST (deflateInit2 (&s, 9, Z_DEFLATED, -12, 9, 0) == Z_OK);
   MUST (deflate (&s, Z_FINISH) == Z_STREAM_END);
   MUST (deflateEnd (&s) == Z_OK);
@@ -69,16 +70,15 @@ plain_header (uint8_t *buf)
 }
 
 static void
-plain_snapshot (uint8_t *buf)
+plain_snapshot_at (uint8_t *s, uint64_t l1_off, uint32_t l1_entries,
+                   uint64_t size)
 {
-  uint8_t *s = buf + at (SNAPSHOTS);
-
-  put (s, 0, 8, at (SNAP_L1));
-  put (s, 8, 4, 2);
+  put (s, 0, 8, l1_off);
+  put (s, 8, 4, l1_entries);
   put (s, 12, 2, 1);
   put (s, 14, 2, 3);
   put (s, 36, 4, 16);
-  put (s, 48, 8, 64 << 10);
+  put (s, 48, 8, size);
   memcpy (s + 56, "1old", 4);
 }
 
@@ -94,7 +94,7 @@ make_plain (uint8_t buf[PLAIN_BYTES])
 
   memset (buf, 0, PLAIN_BYTES);
   plain_header (buf);
-  plain_snapshot (buf);
+  plain_snapshot_at (buf + at (SNAPSHOTS), at (SNAP_L1), 2, 64 << 10);
   put (buf, at (REFTABLE), 8, at (REFBLOCK));
   for (unsigned i = 0; i < NR_CLUSTERS; i++)
     put (buf, at (REFBLOCK) + 2 * i, 2, refcounts[i]);
@@ -150,6 +150,107 @@ make_bitmaps (uint8_t buf[BITMAPS_BYTES])
   put (buf, at (BITMAP_TABLE), 8, at (BITMAP_DATA));
   for (unsigned i = BITMAP_DIR; i <= BITMAP_DATA; i++)
     put (buf, at (REFBLOCK) + 2 * i, 2, 1);
+}
+
+/* --- Extended L2 entries -------------------------------------------------- */
+
+enum { X_HEADER, X_REFTABLE, X_REFBLOCK, X_L1, X_L2, X_SNAPSHOTS, X_SNAP_L1,
+       X_SNAP_L2, X_SHARED, X_PARTIAL, X_FAR, X_COMPRESSED, X_PLACE };
+
+static size_t
+x_at (unsigned cluster)
+{
+  return cluster * (size_t) EXTENDED_CLUSTER;
+}
+
+static void
+put_extended (uint8_t *l2, unsigned i, uint64_t entry, uint64_t bitmap)
+{
+  put (l2, 16 * (size_t) i, 8, entry);
+  put (l2, 16 * (size_t) i + 8, 8, bitmap);
+}
+
+static void
+extended_header (uint8_t *buf)
+{
+  plain_header (buf);
+  put (buf, 20, 4, 14);
+  put (buf, 24, 8, 1 << 20);
+  put (buf, 36, 4, 1);
+  put (buf, 40, 8, x_at (X_L1));
+  put (buf, 48, 8, x_at (X_REFTABLE));
+  put (buf, 64, 8, x_at (X_SNAPSHOTS));
+  put (buf, 72, 8, QCOW2_INCOMPAT_EXTENDED_L2);
+}
+
+/* All allocated; some, zero and unallocated; compressed; all zero, without a
+ * place and with one; some zero without a place. */
+static void
+extended_entries (uint8_t *buf)
+{
+  const uint64_t copied = QCOW2_L2_COPIED, all = 0xffffffff;
+  uint8_t *l2 = buf + x_at (X_L2), *old = buf + x_at (X_SNAP_L2);
+  const uint64_t packed = x_at (X_COMPRESSED) | QCOW2_L2_COMPRESSED;
+
+  put_extended (l2, 0, x_at (X_SHARED), all);
+  put_extended (l2, 1, x_at (X_PARTIAL) | copied, UINT64_C (0xf00000f30f));
+  put_extended (l2, 2, packed, 0);
+  put_extended (l2, 3, 0, all << 32);
+  put_extended (l2, 4, x_at (X_PLACE) | copied, all << 32);
+  put_extended (l2, 5, 0, UINT64_C (0x8000000100000000));
+  put_extended (l2, 40, x_at (X_FAR) | copied, UINT64_C (0xff00000000ff00));
+  put_extended (old, 0, x_at (X_SHARED), all);
+  put_extended (old, 2, packed, 0);
+  put_extended (old, 7, 0, UINT64_C (0x0000ffff00000000));
+}
+
+void
+make_extended (uint8_t buf[EXTENDED_BYTES])
+{
+  memset (buf, 0, EXTENDED_BYTES);
+  extended_header (buf);
+  plain_snapshot_at (buf + x_at (X_SNAPSHOTS), x_at (X_SNAP_L1), 1, 1 << 20);
+  put (buf, x_at (X_REFTABLE), 8, x_at (X_REFBLOCK));
+  for (unsigned i = 0; i <= X_PLACE; i++)
+    put (buf, x_at (X_REFBLOCK) + 2 * i, 2,
+         i == X_SHARED || i == X_COMPRESSED ? 2 : 1);
+  put (buf, x_at (X_L1), 8, x_at (X_L2) | QCOW2_L2_COPIED);
+  put (buf, x_at (X_SNAP_L1), 8, x_at (X_SNAP_L2) | QCOW2_L2_COPIED);
+  extended_entries (buf);
+  memset (buf + x_at (X_SHARED), 's', EXTENDED_CLUSTER);
+  memset (buf + x_at (X_PARTIAL), 'p', EXTENDED_CLUSTER);
+  memset (buf + x_at (X_FAR), 'f', EXTENDED_CLUSTER);
+  memset (buf + x_at (X_PLACE), 'z', EXTENDED_CLUSTER);
+  deflate_cluster (buf + x_at (X_COMPRESSED), EXTENDED_CLUSTER);
+}
+
+/* --- An external data file ------------------------------------------------- */
+
+/* Guest clusters 0, 3 and 40 are data, 2 is zero with a place, 4 without. */
+void
+make_data_file (uint8_t buf[DATA_FILE_BYTES], bool raw)
+{
+  const uint64_t copied = QCOW2_L2_COPIED;
+  static const char name[] = "data";
+
+  memset (buf, 0, DATA_FILE_BYTES);
+  plain_header (buf);
+  put (buf, 60, 4, 0);
+  put (buf, 64, 8, 0);
+  put (buf, 72, 8, QCOW2_INCOMPAT_DATA_FILE);
+  put (buf, 88, 8, raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0);
+  put (buf, 112, 4, 0x44415441);
+  put (buf, 116, 4, sizeof name - 1);
+  memcpy (buf + 120, name, sizeof name - 1);
+  put (buf, at (REFTABLE), 8, at (REFBLOCK));
+  for (unsigned i = HEADER; i <= L2; i++)
+    put (buf, at (REFBLOCK) + 2 * i, 2, 1);
+  put (buf, at (L1), 8, at (L2) | copied);
+  put (buf, at (L2), 8, copied);
+  put (buf, at (L2) + 16, 8, 2 * PLAIN_CLUSTER | copied | QCOW2_L2_ZERO);
+  put (buf, at (L2) + 24, 8, 3 * PLAIN_CLUSTER | copied);
+  put (buf, at (L2) + 32, 8, QCOW2_L2_ZERO);
+  put (buf, at (L2) + 320, 8, 40 * PLAIN_CLUSTER | copied);
 }
 
 /* --- Images with a store -------------------------------------------------- */
@@ -345,25 +446,46 @@ take_bytes (struct base *b, struct io_store *io)
   MUST (b->bytes && io_pread (io, b->bytes, b->len, 0) == 0);
 }
 
+/* One that is put together here; NULL: KIND is none of them. */
+static struct io_store *
+made_here (enum base_kind kind)
+{
+  uint8_t buf[EXTENDED_BYTES];
+
+  switch (kind) {
+  case BASE_PLAIN:
+    make_plain (buf);
+    return store_of (buf, PLAIN_BYTES);
+  case BASE_BITMAPS:
+    make_bitmaps (buf);
+    return store_of (buf, BITMAPS_BYTES);
+  case BASE_EXTENDED:
+    make_extended (buf);
+    return store_of (buf, EXTENDED_BYTES);
+  case BASE_DATA_FILE:
+    make_data_file (buf, false);
+    return store_of (buf, DATA_FILE_BYTES);
+  default:
+    return NULL;
+  }
+}
+
 static void
 make_base (struct base *b, enum base_kind kind)
 {
   struct dedup_open_params p = open_params;
   struct fault f = { 0 };
-  bool plain = kind == BASE_PLAIN || kind == BASE_BITMAPS;
-  uint8_t buf[BITMAPS_BYTES];
-  struct io_store *io;
+  struct io_store *io = made_here (kind);
+  bool plain = io != NULL;
   struct dedup_disk *d;
 
-  make_bitmaps (buf);
-  if (kind == BASE_PLAIN)
-    make_plain (buf);
-  io = plain ? store_of (buf, kind == BASE_PLAIN ? PLAIN_BYTES : sizeof buf)
-    : disk_with_history (kind == BASE_CRASHED);
+  if (!plain)
+    io = disk_with_history (kind == BASE_CRASHED);
   if (kind == BASE_BOTH)
     add_incarnations (io);
   take_bytes (b, io);
   p.writable = false;
+  p.host_files = QCOW2_FILES_IGNORE;
   MUST (dedup_open (io, &p, &d, &f) == 0);
   add_tables (b, dedup_image (d));
   if (!plain)

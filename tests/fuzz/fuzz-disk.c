@@ -73,6 +73,8 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t len)
   const struct base *b = get_base (mode % 16 == 0 ? BASE_PLAIN
                                    : mode % 16 == 8 ? BASE_BOTH
                                    : mode % 16 == 4 ? BASE_BITMAPS
+                                   : mode % 16 == 2 ? BASE_EXTENDED
+                                   : mode % 16 == 6 ? BASE_DATA_FILE
                                    : mode & 1 ? BASE_CLEAN : BASE_CRASHED);
   struct io_store *io;
 

@@ -2,7 +2,8 @@
 /* A whole small qcow2 image, byte by byte: header and its extensions, L1, L2
  * and refcount tables, snapshot table, compressed clusters.  It is opened,
  * every root mapped and read, and checked; then served, and where its length is
- * a multiple of 32 for writing, which gives it a store.  Seeds: the plain image of base.c, and pieces of it.
+ * a multiple of 32 for writing, which gives it a store.  Seeds: images of base.c
+ * (plain, with an external data file of either kind), and pieces of the first.
  */
 #include "fuzz.h"
 
@@ -11,7 +12,9 @@
 int
 LLVMFuzzerTestOneInput (const uint8_t *data, size_t len)
 {
-  static const uint8_t ops[] = "\x01" "\x00\x04\x00\x0f" "\x10\x30\x00\x02"
+  static const uint8_t ops[] = "\x01"
+    "\x0b\x01\x00\x00\x0f" "\x00\x00\x00\xff\xff"    /* a snapshot */
+    "\x00\x04\x00\x0f" "\x10\x30\x00\x02"
     "\x03\x00\x00\x0f" "\x04\x08\x00\x01" "\x05\x0c\x00\x01" "\x1f\x00\x00\x00"
     "\x00\x0c\x00\x02" "\x06\x00\x00\x0f";
   struct input in = { ops, sizeof ops - 1 };

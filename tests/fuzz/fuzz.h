@@ -72,6 +72,8 @@ enum base_kind {
   BASE_CRASHED,    /* the same, bit 48 set, records in the journal */
   BASE_BOTH,       /* runs, and incarnations above them, closed */
   BASE_BITMAPS,    /* as BASE_PLAIN, with two persistent bitmaps */
+  BASE_EXTENDED,   /* extended L2 entries of every kind, a snapshot; 16 KiB */
+  BASE_DATA_FILE,  /* an external data file, which work_on_disk brings */
   NR_BASES
 };
 
@@ -88,6 +90,14 @@ void make_plain (uint8_t buf[PLAIN_BYTES]);
 /* The same with bitmaps, which are enabled. */
 #define BITMAPS_BYTES (20 * PLAIN_CLUSTER)
 void make_bitmaps (uint8_t buf[BITMAPS_BYTES]);
+
+/* Extended L2 entries. */
+#define EXTENDED_CLUSTER 16384u
+#define EXTENDED_BYTES (13 * EXTENDED_CLUSTER)
+void make_extended (uint8_t buf[EXTENDED_BYTES]);
+/* An external data file, which with RAW is the disk. */
+#define DATA_FILE_BYTES (8 * PLAIN_CLUSTER)
+void make_data_file (uint8_t buf[DATA_FILE_BYTES], bool raw);
 
 /* Compute the checksum of what lies at P anew (docs/on-disk.md 3), so that
  * it does not end where all the rest would begin. */

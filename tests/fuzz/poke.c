@@ -4,18 +4,22 @@
  * own.  Checksums are made right.  Then the image opens or is refused with a
  * line that says why and not a byte changed; and after writes, trims and a
  * close, no guest cluster that the poke left alone and nobody wrote has
- * other bytes, and the check finds no more harm than before.
+ * other bytes, the check finds no more harm than before, and a persistent
+ * bitmap that can be relied on knows what changed.
  *
- * poke [EVERY [FIRST]]: each EVERYth case (1), from FIRST on.  A case that
- * fails is printed with its number: poke 1000000 NUMBER runs it alone.
+ * poke [EVERY [FIRST [BASE]]]: each EVERYth case (1), from FIRST on; of one
+ * image only (its number in enum base_kind).  A case that fails is printed with
+ * its number: poke 1000000 NUMBER runs it alone.
  */
 #include "fuzz.h"
 
 #include <errno.h>
 #include <stdio.h>
 
+#include "checked.h"
 #include "dedup.h"
 #include "image.h"
+#include "poke-bitmaps.h"
 
 #define GUEST_CLUSTERS 2048u   /* as the bases have, or fewer */
 #define FRESH 300u             /* where new data goes; see work_on */
@@ -129,6 +133,7 @@ print_line (void *opaque, enum log_level level, const char *line)
 
 static const struct log_sink sink = { .write = print_line };
 static bool verbose;           /* one case alone */
+static int only = -1;          /* of this base */
 static unsigned every = 1, first, number, nr_cases, nr_run, nr_refused, nr_failed;
 
 static const struct field *
@@ -165,6 +170,25 @@ fail (const struct poke *k, const char *what, uint64_t n)
           (unsigned long long) k->value, what, (unsigned long long) n);
 }
 
+/* The external data file of the case, in memory, whatever its name. */
+static struct io_store *data_file;
+
+static void
+attach_data (struct dedup_disk *d)
+{
+  struct qcow2_image *img = dedup_image (d);
+
+  if (qcow2_geometry (img)->has_data_file)
+    img->data = data_file;
+}
+
+static void
+close_disk (struct dedup_disk *d)
+{
+  dedup_image (d)->data = NULL;
+  dedup_free (d);
+}
+
 static int
 open_disk (struct io_store *io, bool writable, struct dedup_disk **d,
            struct fault *f)
@@ -175,9 +199,14 @@ open_disk (struct io_store *io, bool writable, struct dedup_disk **d,
     .host_files = QCOW2_FILES_IGNORE, .log = verbose ? &sink : NULL,
   };
 
+  int r;
+
   memset (f, 0, sizeof *f);
   *d = NULL;
-  return dedup_open (io, &p, d, f);
+  r = dedup_open (io, &p, d, f);
+  if (r == 0)
+    attach_data (*d);
+  return r;
 }
 
 struct view {                  /* of the guest's clusters */
@@ -185,6 +214,7 @@ struct view {                  /* of the guest's clusters */
   uint64_t sum[GUEST_CLUSTERS];    /* 0: cannot be read */
   uint64_t harm;               /* corruptions and errors that check finds */
   bool opened;
+  unsigned in_use;             /* persistent bitmaps that are */
 };
 
 static void
@@ -205,9 +235,13 @@ see (struct io_store *io, struct view *v)
   struct fault f;
 
   memset (v, 0, sizeof *v);
-  if (open_disk (io, false, &d, &f) < 0)
+  if (open_disk (io, false, &d, &f) < 0) {
+    if (verbose)
+      printf ("look: %s\n", f.msg);
     return;
+  }
   v->opened = true;
+  v->in_use = bitmaps_in_use (io);
   g = qcow2_geometry (dedup_image (d));
   v->size = g->cluster_size;
   v->nr = g->nr_clusters < GUEST_CLUSTERS ? g->nr_clusters : GUEST_CLUSTERS;
@@ -224,7 +258,7 @@ see (struct io_store *io, struct view *v)
   memset (&res, 0, sizeof res);
   v->harm = dedup_check (d, &cp, &res, &f) < 0 ? UINT64_MAX
     : res.image.corruptions + res.image.errors;
-  dedup_free (d);
+  close_disk (d);
 }
 
 /* Is guest cluster I one that the work writes or trims? */
@@ -287,7 +321,7 @@ serve (const struct poke *k, struct io_store *io)
   if (r == 0) {
     work_on (d);
     r = dedup_finish (d);
-    dedup_free (d);
+    close_disk (d);
     return false;
   }
   if (f.msg[0] == '\0' || strchr (f.msg, '\n'))
@@ -320,6 +354,27 @@ compare (const struct poke *k, const struct view *good,
     fail (k, "check finds more:", after->harm - before->harm);
 }
 
+/* Of a bitmap that says that it can be relied on.  Only what was written
+ * counts: a wrong entry may show tables, which change. */
+static void
+compare_bitmaps (const struct poke *k, struct io_store *io,
+                 const struct view *before, const struct view *after)
+{
+  static uint64_t sum[GUEST_CLUSTERS];
+  uint64_t missed;
+
+  if (!before->opened || !after->opened || before->size != after->size)
+    return;
+  for (uint64_t i = 0; i < GUEST_CLUSTERS; i++)
+    sum[i] = worked_on (i) ? before->sum[i] : 0;
+  missed = bitmaps_miss (io, sum, after->sum, MIN_OF (before->nr, after->nr),
+                         after->size);
+  if (missed > 0)
+    fail (k, "a bitmap does not know clusters:", missed);
+  if (after->in_use != BITMAPS_NONE && before->in_use & ~after->in_use & ~BITMAPS_NONE)
+    fail (k, "a bitmap that was in use is not any more:", before->in_use);
+}
+
 static void
 put (struct io_store *io, uint64_t off, unsigned width, uint64_t v)
 {
@@ -330,16 +385,32 @@ put (struct io_store *io, uint64_t off, unsigned width, uint64_t v)
   MUST (io_pwrite (io, b, width, off) == 0);
 }
 
+/* So long as the disk of BASE_DATA_FILE, each cluster another. */
+static void
+new_data_file (void)
+{
+  uint8_t buf[PLAIN_CLUSTER];
+
+  MUST (io_memory_new (128 << 10, &data_file) == 0);
+  for (unsigned i = 0; i < 64; i++) {
+    memset (buf, (int) i + 1, sizeof buf);
+    MUST (io_pwrite (data_file, buf, sizeof buf, i * PLAIN_CLUSTER) == 0);
+  }
+}
+
 static const struct view *
 view_of_base (enum base_kind kind)
 {
   static struct view views[NR_BASES];
-  struct io_store *io;
+  struct io_store *io, *data = data_file;
 
   if (!views[kind].opened) {
     io = store_of (get_base (kind)->bytes, get_base (kind)->len);
+    new_data_file ();
     see (io, &views[kind]);
     MUST (views[kind].opened && views[kind].harm == 0);
+    io_close (data_file);
+    data_file = data;
     io_close (io);
   }
   return &views[kind];
@@ -352,19 +423,24 @@ run_case (const struct poke *k)
   struct io_store *io;
 
   number = nr_cases++;
+  if (only >= 0 && (int) k->kind != only)
+    return;
   if (number < first || (number - first) % every != 0)
     return;
   nr_run++;
   io = store_of (k->base->bytes, k->base->len);
   put (io, k->place->host_off + k->field->off, k->field->width, k->value);
   fix_checksum (io, k->place);
+  new_data_file ();
   see (io, &before);
   if (serve (k, io))
     nr_refused++;
   else {
     see (io, &after);
     compare (k, view_of_base (k->kind), &before, &after);
+    compare_bitmaps (k, io, &before, &after);
   }
+  io_close (data_file);
   io_close (io);
 }
 
@@ -448,6 +524,8 @@ main (int argc, char *argv[])
     every = (unsigned) strtoul (argv[1], NULL, 10);
   if (argc > 2)
     first = (unsigned) strtoul (argv[2], NULL, 10);
+  if (argc > 3)
+    only = atoi (argv[3]);
   if (every == 0)
     every = 1;
   verbose = every >= 1000000;

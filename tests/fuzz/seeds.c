@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Writes the first inputs of the fuzzers that need good ones: DIR/image,
- * DIR/header, DIR/snapshots, DIR/compressed, DIR/config.
+ * DIR/header, DIR/snapshots, DIR/compressed, DIR/config, DIR/disk.
  */
 #include <stdio.h>
 
@@ -51,6 +51,41 @@ config_seeds (const char *dir)
   }
 }
 
+/* Without patches: a mode, no patches, not killed; then requests (work.c) that
+ * read, write, trim, zero and map across clusters of every kind, flush, run
+ * the jobs, and look at the first snapshot. */
+static void
+disk_seed (const char *dir, const char *what, uint8_t mode)
+{
+  static const uint8_t ops[] = "\0\0"
+    "\x0b\x01\x00\x00\x0f" "\x00\x00\x00\xff\xff"  /* read, the snapshot */
+    "\x06\x01\x00\x00\x0f" "\x06\x81\x00\x00\x0f"  /* map */
+    "\x00\x85\x00\x00\x03" "\x09\x89\x00\x00\x01"  /* write parts */
+    "\x00\x01\x00\x00\x0f" "\x02\x01\x01\x00\x0f"
+    "\x00\xc1\x00\x00\x0f"                       /* to a cluster's end */
+    "\x04\x91\x00\x00\x0f" "\x05\x0d\x01\x00\x0f"  /* trim, zero */
+    "\x0d\x15\x01\x00\x07" "\x1f\x01\x00\x00\x00"  /* flush, jobs */
+    "\x00\x05\x01\x00\x02" "\x03\x81\x00\x00\x0f"
+    "\x0b\x01\x00\x00\x0f" "\x20\x00\x00\xff\x0f";
+
+  write_file (dir, "disk", what, &mode, 1, ops, sizeof ops - 1);
+}
+
+static void
+image_seeds (const char *dir)
+{
+  uint8_t buf[DATA_FILE_BYTES];
+  uint8_t extended[EXTENDED_BYTES];
+
+  make_data_file (buf, false);
+  write_file (dir, "image", "data-file", NULL, 0, buf, sizeof buf);
+  write_file (dir, "header", "data-file", NULL, 0, buf, PLAIN_CLUSTER);
+  make_data_file (buf, true);
+  write_file (dir, "image", "raw-data-file", NULL, 0, buf, sizeof buf);
+  make_extended (extended);
+  write_file (dir, "header", "extended", NULL, 0, extended, PLAIN_CLUSTER);
+}
+
 int
 main (int argc, char *argv[])
 {
@@ -69,5 +104,10 @@ main (int argc, char *argv[])
               (const uint8_t *) "\0\0\0\0\0\0\0\0\0\0\1", 11,
               plain + 8 * PLAIN_CLUSTER, 64);
   config_seeds (dir);
+  image_seeds (dir);
+  disk_seed (dir, "plain", 0 | 128);
+  disk_seed (dir, "extended", 2 | 128);
+  disk_seed (dir, "extended-read-only", 2 | 64);
+  disk_seed (dir, "data-file", 6 | 128);
   return 0;
 }

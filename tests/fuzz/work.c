@@ -6,7 +6,11 @@
  */
 #include "fuzz.h"
 
+#include <errno.h>
+
+#include "checked.h"
 #include "dedup.h"
+#include "image.h"
 #include "internal.h"
 
 #define GRAIN 512u             /* bytes; what requests are multiples of */
@@ -16,6 +20,7 @@
 struct work {
   struct srv_export e;
   struct io_store *io;
+  struct io_store *data;       /* the external data file, where there is one */
   uint8_t known[TRACKED];      /* 0: not written; else the byte */
 };
 
@@ -67,6 +72,38 @@ count_cb (void *opaque, uint64_t off, uint64_t len, enum srv_extent_type type)
   return 0;
 }
 
+/* A snapshot's export, as its clients see it. */
+static void
+do_root (struct work *w, unsigned root, struct input *in)
+{
+  uint64_t size = srv_root_size (&w->e, root), off, len, covered = 0;
+  CLEANUP_FREE uint8_t *buf = NULL;
+  int r;
+
+  MUST (srv_root_pread (&w->e, root, &covered, size, 1) == -EINVAL);
+  if (size == 0)
+    return;
+  off = take (in, 3) * GRAIN % size;
+  len = MIN_OF (1 + take (in, 2), size - off);
+  buf = malloc (len);
+  MUST (buf);
+  r = srv_root_pread (&w->e, root, buf, off, len);
+  r = srv_root_cache (&w->e, root, off, len);
+  r = srv_root_extents (&w->e, root, off, len, false, count_cb, &covered);
+  MUST (r < 0 || covered == len);
+}
+
+/* One of the internal snapshots, where there are any. */
+static void
+do_snapshot (struct work *w, unsigned which, struct input *in)
+{
+  const struct qcow2_snapshot *v;
+  size_t nr = qcow2_snapshots (dedup_image (w->e.disk), &v);
+
+  if (nr > 0 && !v[which % nr].is_anchor)
+    do_root (w, 1 + (unsigned) (which % nr), in);
+}
+
 static void
 do_jobs (struct work *w, unsigned jobs)
 {
@@ -109,6 +146,8 @@ one_op (struct work *w, struct input *in)
     do_write (w, off, len, (uint8_t) (1 + op / 8 % 7));
     break;
   case 3:
+    if (op & 8)
+      do_snapshot (w, op / 16, in);
     do_read (w, off, len);
     break;
   case 4:
@@ -132,6 +171,26 @@ one_op (struct work *w, struct input *in)
   (void) r;
 }
 
+/* In memory, whatever name the image has for it, and from open to open. */
+static void
+attach_data (struct work *w)
+{
+  struct qcow2_image *img = dedup_image (w->e.disk);
+
+  if (!qcow2_geometry (img)->has_data_file)
+    return;
+  if (w->data == NULL)
+    MUST (io_memory_new (0, &w->data) == 0);
+  img->data = w->data;
+}
+
+static void
+free_disk (struct work *w)
+{
+  dedup_image (w->e.disk)->data = NULL;
+  dedup_free (w->e.disk);
+}
+
 static int
 open_disk (struct work *w, bool writable)
 {
@@ -149,6 +208,7 @@ open_disk (struct work *w, bool writable)
   MUST (r == 0 || f.msg[0] != '\0');
   if (r < 0)
     return r;
+  attach_data (w);
   g = qcow2_geometry (dedup_image (w->e.disk));
   w->e.path = (char *) "fuzz";
   w->e.writable = writable;
@@ -165,7 +225,7 @@ close_disk (struct work *w)
   int r = w->e.writable ? dedup_finish (w->e.disk) : 0;
 
   srv_range_lock_destroy (&w->e.ranges);
-  dedup_free (w->e.disk);
+  free_disk (w);
   return r;
 }
 
@@ -177,31 +237,39 @@ read_all_known (struct work *w)
              (known_bytes (w) - off < GRAIN ? known_bytes (w) - off : GRAIN));
 }
 
+static void
+work_and_look_again (struct work *w, struct input *in, bool writable)
+{
+  struct dedup_stats s;
+  bool killed;
+
+  if (open_disk (w, writable) < 0)
+    return;
+  killed = take (in, 1) & 1;
+  for (unsigned n = 0; n < MAX_OPS && in->left > 0; n++)
+    one_op (w, in);
+  read_all_known (w);
+  dedup_get_stats (w->e.disk, &s);
+  if (killed) {                 /* what was not flushed may be gone */
+    srv_range_lock_destroy (&w->e.ranges);
+    free_disk (w);
+    memset (w->known, 0, sizeof w->known);
+  }
+  else if (close_disk (w) < 0)
+    return;
+  if (open_disk (w, false) < 0)
+    return;
+  read_all_known (w);
+  close_disk (w);
+}
+
 void
 work_on_disk (struct io_store *io, struct input *in, bool writable)
 {
   struct work w = { .io = io };
-  struct dedup_stats s;
-  bool killed;
 
-  if (open_disk (&w, writable) < 0)
-    return;
-  killed = take (in, 1) & 1;
-  for (unsigned n = 0; n < MAX_OPS && in->left > 0; n++)
-    one_op (&w, in);
-  read_all_known (&w);
-  dedup_get_stats (w.e.disk, &s);
-  if (killed) {                 /* what was not flushed may be gone */
-    srv_range_lock_destroy (&w.e.ranges);
-    dedup_free (w.e.disk);
-    memset (w.known, 0, sizeof w.known);
-  }
-  else if (close_disk (&w) < 0)
-    return;
-  if (open_disk (&w, false) < 0)
-    return;
-  read_all_known (&w);
-  close_disk (&w);
+  work_and_look_again (&w, in, writable);
+  io_close (w.data);
 }
 
 /* --- Without a store ------------------------------------------------------- */
@@ -257,6 +325,8 @@ look_at_image (struct io_store *io)
     MUST (f.msg[0] != '\0');
     return;
   }
+  if (qcow2_geometry (img)->has_data_file)
+    MUST (io_memory_new (1 << 16, &img->data) == 0);
   read_root (img, QCOW2_ROOT_ACTIVE, qcow2_geometry (img)->virtual_size);
   nr = qcow2_snapshots (img, &snaps);
   for (size_t i = 0; i < nr && i < 8; i++)

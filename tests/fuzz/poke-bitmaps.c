@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Persistent bitmaps, decoded from the specification alone.  One that QEMU
+ * would load (all its fields are as they must be), that is enabled and not in
+ * use, is relied on by whoever makes a backup: then it has to know what
+ * changed.  What QEMU would not load harms nobody.
+ *
+ * Reads past the end of the store are zeroes, so nothing here fails.
+ */
+#include "poke-bitmaps.h"
+
+#include <string.h>
+
+#define EXTENSION 0x23852875u
+#define IN_USE 1u
+#define ENABLED 2u
+#define KNOWN_FLAGS 7u
+#define HEADER 512u            /* cluster 0 of the images that have bitmaps */
+#define MAX 8u                 /* bitmaps looked at */
+
+struct bitmap {
+  uint64_t table_off, table_entries;
+  uint32_t flags;
+  unsigned bits;               /* of the granularity */
+  bool loads;
+};
+
+struct image {
+  struct io_store *io;
+  uint64_t cluster, file_size;
+  struct bitmap v[MAX];
+  unsigned nr;
+};
+
+static uint64_t
+get (struct io_store *io, uint64_t off, unsigned width)
+{
+  uint8_t b[8] = { 0 };
+  uint64_t v = 0;
+
+  if (off > INT64_MAX - 8 || io_pread (io, b, width, off) < 0)
+    return 0;
+  for (unsigned i = 0; i < width; i++)
+    v = v << 8 | b[i];
+  return v;
+}
+
+/* Where the extension's fields are, or 0. */
+static uint64_t
+find_extension (struct io_store *io)
+{
+  uint64_t at = get (io, 100, 4), len;
+
+  for (; at >= 104 && at < HEADER - 32; at += 8 + (len + 7) / 8 * 8) {
+    len = get (io, at + 4, 4);
+    if (get (io, at, 4) == EXTENSION)
+      return len == 24 ? at + 8 : 0;
+  }
+  return 0;
+}
+
+static bool
+in_file (const struct image *x, uint64_t off, uint64_t len)
+{
+  return off > 0 && off % x->cluster == 0 && off < x->file_size &&
+    len <= x->file_size - off;
+}
+
+/* Returns its length in the directory. */
+static uint64_t
+decode (struct image *x, uint64_t at, struct bitmap *b)
+{
+  const uint64_t size = get (x->io, 24, 8), extra = get (x->io, at + 20, 4);
+  uint64_t granules, wanted;
+
+  *b = (struct bitmap) {
+    .table_off = get (x->io, at, 8), .table_entries = get (x->io, at + 8, 4),
+    .flags = (uint32_t) get (x->io, at + 12, 4),
+    .bits = (unsigned) get (x->io, at + 17, 1),
+  };
+  if (b->bits >= 9 && b->bits <= 31) {
+    granules = (size + (UINT64_C (1) << b->bits) - 1) >> b->bits;
+    wanted = (granules + x->cluster * 8 - 1) / (x->cluster * 8);
+    b->loads = b->table_entries == wanted && get (x->io, at + 16, 1) == 1 &&
+      (b->flags & ~KNOWN_FLAGS) == 0 && extra == 0 &&
+      in_file (x, b->table_off, b->table_entries * 8);
+  }
+  return (24 + extra + get (x->io, at + 18, 2) + 7) / 8 * 8;
+}
+
+static void
+load (struct image *x, struct io_store *io)
+{
+  uint64_t ext = find_extension (io), at, end, nr;
+  int64_t size = io_size (io);
+
+  memset (x, 0, sizeof *x);
+  x->io = io;
+  x->file_size = size > 0 ? (uint64_t) size : 0;
+  x->cluster = HEADER;
+  if (ext == 0 || !(get (io, 88, 8) & 1) || get (io, 20, 4) != 9)
+    return;
+  nr = get (io, ext, 4);
+  at = get (io, ext + 16, 8);
+  end = at + get (io, ext + 8, 8);
+  if (nr > MAX || end < at || !in_file (x, at, end - at))
+    return;
+  for (; x->nr < nr && at + 24 <= end; x->nr++)
+    at += decode (x, at, &x->v[x->nr]);
+}
+
+unsigned
+bitmaps_in_use (struct io_store *io)
+{
+  struct image x;
+  unsigned mask = 0;
+
+  load (&x, io);
+  if (x.nr == 0)
+    return BITMAPS_NONE;
+  for (unsigned i = 0; i < x.nr; i++)
+    mask |= (x.v[i].flags & IN_USE) << i;
+  return mask;
+}
+
+/* Does B know granule I?  What QEMU would not load knows all. */
+static bool
+knows (const struct image *x, const struct bitmap *b, uint64_t i)
+{
+  uint64_t per = x->cluster * 8;
+  uint64_t entry = get (x->io, b->table_off + i / per * 8, 8);
+
+  if (entry <= 1)
+    return entry == 1;
+  if (!in_file (x, entry, x->cluster))
+    return true;
+  return get (x->io, entry + i % per / 8, 1) >> i % 8 & 1;
+}
+
+uint64_t
+bitmaps_miss (struct io_store *io, const uint64_t *before,
+              const uint64_t *after, uint64_t nr, uint64_t size)
+{
+  struct image x;
+  uint64_t missed = 0;
+
+  load (&x, io);
+  for (unsigned k = 0; k < x.nr; k++) {
+    const struct bitmap *b = &x.v[k];
+
+    if (!b->loads || (b->flags & (IN_USE | ENABLED)) != ENABLED)
+      continue;
+    for (uint64_t i = 0; i < nr; i++)
+      if (before[i] && after[i] && before[i] != after[i] &&
+          !knows (&x, b, i * size >> b->bits))
+        missed++;
+  }
+  return missed;
+}
