@@ -281,10 +281,12 @@ qcow2_bitmaps_note (struct qcow2_image *img, uint64_t guest_off,
   LOCK_FOR_SCOPE (&img->lock);
   for (size_t i = 0; i < img->bitmaps.nr; i++) {
     struct qcow2_dirty_bitmap *b = &img->bitmaps.v[i];
-    uint64_t first = guest_off >> b->granularity_bits;
+    uint64_t first;
 
-    if (b->tracked &&
-        qcow2_bitmap_set (b->noted, first, ((end - 1) >> b->granularity_bits) -
+    if (!b->tracked)             /* any granularity */
+      continue;
+    first = guest_off >> b->granularity_bits;
+    if (qcow2_bitmap_set (b->noted, first, ((end - 1) >> b->granularity_bits) -
                           first + 1) < 0) {
       b->tracked = false;      /* stays marked */
       say (img, b, "not enough memory to keep it up to date: left in use");

@@ -108,18 +108,20 @@ load (struct image *x, struct io_store *io)
     at += decode (x, at, &x->v[x->nr]);
 }
 
-unsigned
-bitmaps_in_use (struct io_store *io)
+struct bitmaps
+bitmaps_look (struct io_store *io)
 {
+  struct bitmaps r = { 0 };
   struct image x;
-  unsigned mask = 0;
 
   load (&x, io);
-  if (x.nr == 0)
-    return BITMAPS_NONE;
-  for (unsigned i = 0; i < x.nr; i++)
-    mask |= (x.v[i].flags & IN_USE) << i;
-  return mask;
+  r.nr = x.nr;
+  for (unsigned i = 0; i < x.nr; i++) {
+    r.in_use |= (x.v[i].flags & IN_USE) << i;
+    if ((x.v[i].flags & ENABLED) && !x.v[i].loads)
+      r.odd |= 1u << i;
+  }
+  return r;
 }
 
 /* Does B know granule I?  What QEMU would not load knows all. */

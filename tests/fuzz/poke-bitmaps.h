@@ -5,9 +5,13 @@
 
 #include "io.h"
 
-/* Which of the first bitmaps are in use: a bit each; or that there are none. */
-#define BITMAPS_NONE (1u << 31)
-unsigned bitmaps_in_use (struct io_store *io);
+/* Of the first bitmaps, a bit each. */
+struct bitmaps {
+  unsigned nr;
+  unsigned in_use;
+  unsigned odd;                /* enabled, with a field that nobody knows */
+};
+struct bitmaps bitmaps_look (struct io_store *io);
 
 /* Guest clusters of SIZE bytes, NR of them, that changed (BEFORE and AFTER, 0:
  * not known) and which a bitmap that can be relied on does not know. */

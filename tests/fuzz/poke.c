@@ -214,7 +214,7 @@ struct view {                  /* of the guest's clusters */
   uint64_t sum[GUEST_CLUSTERS];    /* 0: cannot be read */
   uint64_t harm;               /* corruptions and errors that check finds */
   bool opened;
-  unsigned in_use;             /* persistent bitmaps that are */
+  struct bitmaps bitmaps;
 };
 
 static void
@@ -241,7 +241,7 @@ see (struct io_store *io, struct view *v)
     return;
   }
   v->opened = true;
-  v->in_use = bitmaps_in_use (io);
+  v->bitmaps = bitmaps_look (io);
   g = qcow2_geometry (dedup_image (d));
   v->size = g->cluster_size;
   v->nr = g->nr_clusters < GUEST_CLUSTERS ? g->nr_clusters : GUEST_CLUSTERS;
@@ -354,25 +354,30 @@ compare (const struct poke *k, const struct view *good,
     fail (k, "check finds more:", after->harm - before->harm);
 }
 
-/* Of a bitmap that says that it can be relied on.  Only what was written
- * counts: a wrong entry may show tables, which change. */
+/* What a bitmap says that can be relied on.  Only what was written counts: a
+ * wrong entry may show tables, which change. */
 static void
 compare_bitmaps (const struct poke *k, struct io_store *io,
                  const struct view *before, const struct view *after)
 {
   static uint64_t sum[GUEST_CLUSTERS];
-  uint64_t missed;
+  uint64_t missed, changed = 0;
+  unsigned wanted = before->bitmaps.in_use;
 
   if (!before->opened || !after->opened || before->size != after->size)
     return;
-  for (uint64_t i = 0; i < GUEST_CLUSTERS; i++)
+  for (uint64_t i = 0; i < GUEST_CLUSTERS; i++) {
     sum[i] = worked_on (i) ? before->sum[i] : 0;
+    changed += sum[i] && after->sum[i] && sum[i] != after->sum[i];
+  }
   missed = bitmaps_miss (io, sum, after->sum, MIN_OF (before->nr, after->nr),
                          after->size);
   if (missed > 0)
     fail (k, "a bitmap does not know clusters:", missed);
-  if (after->in_use != BITMAPS_NONE && before->in_use & ~after->in_use & ~BITMAPS_NONE)
-    fail (k, "a bitmap that was in use is not any more:", before->in_use);
+  if (changed > 0)
+    wanted |= before->bitmaps.odd;
+  if (after->bitmaps.nr > 0 && (wanted & ~after->bitmaps.in_use))
+    fail (k, "a bitmap is not in use that has to be:", wanted);
 }
 
 static void
