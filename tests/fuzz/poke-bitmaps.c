@@ -29,6 +29,7 @@ struct image {
   uint64_t cluster, file_size;
   struct bitmap v[MAX];
   unsigned nr;
+  bool claimed, wrong;
 };
 
 static uint64_t
@@ -51,9 +52,11 @@ find_extension (struct io_store *io)
   uint64_t at = get (io, 100, 4), len;
 
   for (; at >= 104 && at < HEADER - 32; at += 8 + (len + 7) / 8 * 8) {
+    const uint64_t type = get (io, at, 4);
+
     len = get (io, at + 4, 4);
-    if (get (io, at, 4) == EXTENSION)
-      return len == 24 ? at + 8 : 0;
+    if (type == 0 || type == EXTENSION)
+      return type && len == 24 ? at + 8 : 0;
   }
   return 0;
 }
@@ -97,15 +100,18 @@ load (struct image *x, struct io_store *io)
   x->io = io;
   x->file_size = size > 0 ? (uint64_t) size : 0;
   x->cluster = HEADER;
-  if (ext == 0 || !(get (io, 88, 8) & 1) || get (io, 20, 4) != 9)
+  x->claimed = get (io, 20, 4) == 9 && (get (io, 88, 8) & 1);
+  if (!x->claimed)
     return;
-  nr = get (io, ext, 4);
+  nr = ext ? get (io, ext, 4) : 0;
   at = get (io, ext + 16, 8);
   end = at + get (io, ext + 8, 8);
-  if (nr > MAX || end < at || !in_file (x, at, end - at))
+  x->wrong = nr == 0 || end < at || !in_file (x, at, end - at);
+  if (x->wrong || nr > MAX)
     return;
   for (; x->nr < nr && at + 24 <= end; x->nr++)
     at += decode (x, at, &x->v[x->nr]);
+  x->wrong = x->nr < nr;
 }
 
 struct bitmaps
@@ -116,6 +122,8 @@ bitmaps_look (struct io_store *io)
 
   load (&x, io);
   r.nr = x.nr;
+  r.claimed = x.claimed;
+  r.wrong = x.wrong;
   for (unsigned i = 0; i < x.nr; i++) {
     r.in_use |= (x.v[i].flags & IN_USE) << i;
     if ((x.v[i].flags & ENABLED) && !x.v[i].loads)

@@ -10,6 +10,8 @@ struct bitmaps {
   unsigned nr;
   unsigned in_use;
   unsigned odd;                /* enabled, with a field that nobody knows */
+  bool claimed;                /* the header's autoclear bit */
+  bool wrong;                  /* ... but their directory can't be right */
 };
 struct bitmaps bitmaps_look (struct io_store *io);
 

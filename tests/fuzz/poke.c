@@ -378,6 +378,8 @@ compare_bitmaps (const struct poke *k, struct io_store *io,
     wanted |= before->bitmaps.odd;
   if (after->bitmaps.nr > 0 && (wanted & ~after->bitmaps.in_use))
     fail (k, "a bitmap is not in use that has to be:", wanted);
+  if (changed > 0 && before->bitmaps.wrong && after->bitmaps.claimed)
+    fail (k, "bitmaps that can't be right are not given up", 0);
 }
 
 static void
@@ -486,6 +488,8 @@ try_field (struct poke *k)
   try_value (k, old - 1);
   try_value (k, old ^ 0x200);
   try_value (k, old ^ UINT64_C (1) << (8 * k->field->width - 1));
+  if (k->field->width == 1)
+    try_value (k, 32);           /* of a granularity: one too many */
   if (k->field->width < 4)
     return;
   try_value (k, k->place->host_off);
