@@ -12,6 +12,9 @@
  * Where there are twice as many, all runs but the youngest are merged into the
  * oldest, whatever their level: that is where dead entries are dropped.
  *
+ * Incarnations, which are from a time with a limit on them, part the runs that
+ * are older from those that are younger: no merge joins the two.
+ *
  * A merge under way is known by its number in the configuration: its inputs
  * answer for what lies above the last segment of its output.
  *
@@ -37,6 +40,7 @@ struct run {
   unsigned level;
   uint32_t merge;
   bool output;
+  bool apart;                    /* incarnations are next older, not a run */
   size_t first, nr;              /* segments in the configuration */
   uint64_t nr_entries;
 };
@@ -57,12 +61,24 @@ too_many (struct dedup_disk *d)
     ((uint64_t) MERGE_TIER * DEDUP_BUCKET_SLOTS << d->config->order);
 }
 
+/* Is an incarnation older than what is of this AGE, but no older than *NR
+ * others?  *NR: how many are older. */
+static bool
+more_incarnations (const struct dedup_config *c, uint64_t age, size_t *nr)
+{
+  const size_t before = *nr;
+
+  while (*nr < c->nr_incarnations && c->incarnations[*nr].id < age)
+    ++*nr;
+  return *nr > before;
+}
+
 /* The runs of C, oldest first; the caller frees. */
 static struct run *
 list_runs (const struct dedup_config *c, size_t *nr)
 {
   struct run *v = calloc (c->nr_segments + 1, sizeof *v);
-  size_t i, n = 0;
+  size_t i, n = 0, older = 0;
 
   if (v == NULL)
     return NULL;
@@ -70,7 +86,10 @@ list_runs (const struct dedup_config *c, size_t *nr)
     const struct dedup_segment_desc *s = &c->segments[i];
 
     if (n == 0 || v[n - 1].age != s->age || v[n - 1].level != s->level)
-      v[n++] = (struct run) { s->age, s->level, s->merge, s->output, i, 0, 0 };
+      v[n++] = (struct run) {
+        .age = s->age, .level = s->level, .merge = s->merge,
+        .output = s->output, .first = i,
+        .apart = more_incarnations (c, s->age, &older) };
     v[n - 1].nr++;
     v[n - 1].nr_entries += s->nr_entries;
   }
@@ -79,6 +98,14 @@ list_runs (const struct dedup_config *c, size_t *nr)
 }
 
 /* --- Choosing ------------------------------------------------------------ */
+
+/* May run I be merged with the one before it?  Not across an incarnation: what
+ * is older than that would come to stand before it. */
+static bool
+joins (const struct run *v, size_t i)
+{
+  return v[i].merge == 0 && !v[i].apart;
+}
 
 static void
 consider (struct choice *best, bool *any, struct choice c)
@@ -111,7 +138,7 @@ consider_tiers (const struct run *v, size_t nr, struct choice *best, bool *any)
     n = 1;
     if (v[i].merge || v[i].level == DEDUP_MAX_LEVEL)
       continue;
-    while (i + n < nr && v[i + n].merge == 0 && v[i + n].level == v[i].level)
+    while (i + n < nr && joins (v, i + n) && v[i + n].level == v[i].level)
       n++;
     if (n >= MERGE_TIER)
       consider (best, any, (struct choice) {
@@ -129,7 +156,7 @@ consider_bottom (const struct run *v, size_t nr, struct choice *best,
 
   if (nr == 0 || v[0].merge || v[0].level < BOTTOM_LEVEL)
     return;
-  for (n = 1; n < nr && v[n].merge == 0 && v[n].level >= BOTTOM_LEVEL; n++)
+  for (n = 1; n < nr && joins (v, n) && v[n].level >= BOTTOM_LEVEL; n++)
     sum += v[n].nr_entries;
   if (n > 1 && sum * 3 >= v[0].nr_entries)
     consider (best, any, (struct choice) {
@@ -144,10 +171,13 @@ consider_stale (struct dedup_disk *d, const struct run *v, size_t nr,
                 struct choice *best, bool *any)
 {
   const uint64_t many = too_many (d);
-  uint64_t sum = 0;
+  uint64_t sum;
   size_t n;
 
-  for (n = 0; n < nr && v[n].merge == 0 && v[n].level >= 1; n++)
+  if (nr == 0 || v[0].merge || v[0].level < 1)
+    return;
+  for (n = 1, sum = v[0].nr_entries; n < nr && joins (v, n) && v[n].level >= 1;
+       n++)
     sum += v[n].nr_entries;
   if (n > 1 && sum >= many && (sum - v[0].nr_entries) * 4 >= v[0].nr_entries)
     consider (best, any, (struct choice) {
@@ -170,7 +200,7 @@ consider_window (const struct dedup_disk *d, const struct run *v, size_t nr,
         v[i].level >= DEDUP_MAX_LEVEL - 1 ||
         (*any && best->level <= v[i].level))
       continue;
-    for (n = 0; i + n < nr && v[i + n].merge == 0 &&
+    for (n = 1; i + n < nr && joins (v, i + n) &&
            v[i + n].level == v[i].level; n++)
       ;
     if (n < MERGE_TIER)

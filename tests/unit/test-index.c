@@ -60,13 +60,14 @@ struct world {
   struct dedup_disk *d;
   uint64_t nr_keys;
   uint64_t *values;              /* of each key; 0: never made or deleted */
+  int64_t limit;                 /* of incarnations; -1: as stored */
 };
 
 static void
 open_world (struct world *w)
 {
   struct dedup_open_params p = { .path = "memory", .writable = true,
-    .dedup = true, .verify = true, .max_incarnations = -1,
+    .dedup = true, .verify = true, .max_incarnations = w->limit,
     .cache_bytes = 8 << 20 };
   struct fault f = { 0 };
 
@@ -87,6 +88,7 @@ make_world (struct world *w, unsigned order, uint64_t nr_keys)
 
   memset (w, 0, sizeof *w);
   w->nr_keys = nr_keys;
+  w->limit = -1;
   w->values = calloc (nr_keys, sizeof *w->values);
   assert_non_null (w->values);
   assert_int_equal (io_memory_new (0, &w->io), 0);
@@ -228,35 +230,50 @@ in_runs (const struct world *w)
 
 /* --- Tests ------------------------------------------------------------------- */
 
+/* A limit that drops nothing: freezes make incarnations, merges stop. */
+#define WIDE 1000
+
+/* Where LIMITS, sessions have one or not by turns. */
+static unsigned
+play (struct world *w, uint64_t ops, bool limits)
+{
+  unsigned levels = 0;
+  uint64_t i;
+
+  for (i = 0; i < ops; i++) {
+    const uint64_t what = rnd (1000);
+
+    if (what < 700)
+      set_value (w, rnd (w->nr_keys), next_value++);
+    else if (what < 800)
+      set_value (w, rnd (w->nr_keys), 0);
+    else if (what < 960)
+      check_some (w, 1 + rnd (20));
+    else if (what < 998)
+      work (w, what < 965);
+    else if (rnd (limits ? 8 : 40) == 0) {
+      w->limit = !limits ? -1 : rnd (3) ? 0 : WIDE;
+      reopen (w, what == 998);
+    }
+    if (w->d->config->nr_segments > 0 &&
+        w->d->config->segments[0].level > levels)
+      levels = w->d->config->segments[0].level;
+  }
+  return levels;
+}
+
 static void
 test_index_matches_a_plain_map (void **state)
 {
   const uint64_t ops = env ("INDEX_OPS", 30000);
   const unsigned orders[] = { 4, 6, 7 };
   unsigned round, levels = 0;
-  uint64_t i;
 
   for (round = 0; round < 3; round++) {
     struct world w;
 
     make_world (&w, orders[round], 20000);
-    for (i = 0; i < ops; i++) {
-      const uint64_t what = rnd (1000);
-
-      if (what < 700)
-        set_value (&w, rnd (w.nr_keys), next_value++);
-      else if (what < 800)
-        set_value (&w, rnd (w.nr_keys), 0);
-      else if (what < 960)
-        check_some (&w, 1 + rnd (20));
-      else if (what < 998)
-        work (&w, what < 965);
-      else if (rnd (40) == 0)
-        reopen (&w, what == 998);
-      if (w.d->config->nr_segments > 0 &&
-          w.d->config->segments[0].level > levels)
-        levels = w.d->config->segments[0].level;
-    }
+    levels = MAX_OF (levels, play (&w, ops, false));
     check_all (&w);
     reopen (&w, round % 2);
     check_all (&w);
@@ -265,6 +282,21 @@ test_index_matches_a_plain_map (void **state)
   }
   if (ops >= 30000)             /* runs of all kinds were there */
     assert_int_equal (levels, DEDUP_MAX_LEVEL);
+}
+
+/* A limit that comes and goes: what is of one age never comes to stand before
+ * what is younger. */
+static void
+test_limits_come_and_go (void **state)
+{
+  const uint64_t ops = env ("INDEX_OPS", 30000);
+  struct world w;
+
+  make_world (&w, 4, 3000);
+  play (&w, ops, true);
+  check_all (&w);
+  assert_store_is_right (&w);
+  end_world (&w);
 }
 
 static void
@@ -495,6 +527,7 @@ main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_index_matches_a_plain_map),
+    cmocka_unit_test (test_limits_come_and_go),
     cmocka_unit_test (test_what_is_superseded_does_not_pile_up),
     cmocka_unit_test (test_clusters_used_again_take_no_room),
     cmocka_unit_test (test_merge_may_end_at_any_call),
