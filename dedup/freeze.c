@@ -109,12 +109,12 @@ drop_oldest (struct dedup_disk *d)
 
   if (max == 0 || max > DEDUP_MAX_INCARNATIONS)
     max = DEDUP_MAX_INCARNATIONS;
-  while (c->nr_segments > 0 && c->nr_incarnations + count_runs (c) >= max &&
-         (c->nr_incarnations == 0 ||
-          c->segments[0].age < c->incarnations[0].id))
-    drop_oldest_run (d);
   while (c->nr_incarnations + count_runs (c) >= max)
-    dedup_incarnation_unlist (d, 0);
+    if (c->nr_incarnations == 0 ||
+        (c->nr_segments > 0 && c->segments[0].age < c->incarnations[0].id))
+      drop_oldest_run (d);
+    else
+      dedup_incarnation_unlist (d, 0);
 }
 
 static int
