@@ -25,6 +25,9 @@ enum mutation {
   MUTATION_LAW_7,                 /* journal areas go round too early */
   MUTATION_LAW_8_NO_SYNC,         /* incarnation listed, but not durable */
   MUTATION_MERGE_NO_SYNC,         /* a merge's output listed, not durable */
+  MUTATION_CONVERSION_NO_SYNC,    /* ... an incarnation's run */
+  MUTATION_CONVERSION_NOT_LISTED, /* ... nor is that listed */
+  MUTATION_CONVERSION_AGE,        /* it is listed with another age */
   MUTATION_LAW_8_INDEX_START,     /* index start passes unwritten entries */
   MUTATION_LAW_9,                 /* a listed incarnation is written over */
   MUTATION_LAW_9_RUN,             /* ... a listed segment of a run */

@@ -234,11 +234,20 @@ segments_in_order (const struct dedup_segment_desc *a,
   return a->hi < b->lo;
 }
 
+/* A run of that age would come to stand beside what the incarnation becomes. */
+static bool
+is_incarnation (const struct dedup_config *c, uint64_t age, uint32_t *from)
+{
+  while (*from < c->nr_incarnations && c->incarnations[*from].id < age)
+    ++*from;
+  return *from < c->nr_incarnations && c->incarnations[*from].id == age;
+}
+
 static int
 check_segments (const struct dedup_config *c, uint64_t cluster_size,
                 struct fault *f)
 {
-  uint32_t i;
+  uint32_t i, older = 0;
   int r;
 
   for (i = 0; i < c->nr_segments; ++i) {
@@ -250,7 +259,8 @@ check_segments (const struct dedup_config *c, uint64_t cluster_size,
     if (i > 0 && !segments_in_order (s - 1, s))
       return wrong (f, "configuration: segment %" PRIu32 " is out of order",
                     i);
-    if (s->id >= c->next_incarnation_id || s->age >= c->next_incarnation_id)
+    if (s->id >= c->next_incarnation_id || s->age >= c->next_incarnation_id ||
+        is_incarnation (c, s->age, &older))
       return wrong (f, "configuration: segment %" PRIu32 ": id %" PRIu64
                     " or age %" PRIu64 " is out of range", i, s->id, s->age);
   }

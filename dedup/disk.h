@@ -37,9 +37,11 @@ struct dedup_incarnations {
   struct dedup_incarnation *v[];     /* youngest first */
 };
 
-/* A segment that is listed no more, whose space readers may still look at. */
+/* What is listed no more, and whose space readers may still look at: a segment,
+ * an incarnation, or an area that was in limbo. */
 struct dedup_dropped {
-  struct dedup_segment *segment;
+  struct dedup_segment *segment;     /* or */
+  struct dedup_incarnation *inc;     /* or neither */
   uint64_t host_off, size_bytes;
 };
 
@@ -142,11 +144,16 @@ void dedup_runs_unlist (struct dedup_disk *d, size_t i);
 /* Enter DESC where it belongs.  -ENOSPC: no place in the configuration. */
 int dedup_runs_list (struct dedup_config *c,
                      const struct dedup_segment_desc *desc) MUST_CHECK;
-/* Forget those that the configuration lists again. */
+/* The same configuration as before: what it lists is not dropped. */
 void dedup_runs_undrop (struct dedup_disk *d);
-/* Free the space of dropped segments that nobody reads.  Only after a
- * configuration without them is durable (law 9). */
+/* The space of an incarnation, which is being taken off the list, and all of
+ * limbo are not for new incarnations, but to be freed by dedup_runs_reap. */
+void dedup_runs_drop_incarnation (struct dedup_disk *d,
+                                  const struct dedup_incarnation_desc *desc);
+/* Free the space of what was dropped and nobody reads.  Only after a
+ * configuration without it is durable (law 9). */
 int dedup_runs_reap (struct dedup_disk *d) MUST_CHECK;
+void dedup_dropped_put (const struct dedup_dropped *p);
 /* Bits of the filter of a run with so many entries of so many IN_ALL. */
 unsigned dedup_run_bits (unsigned level, uint64_t in_all, uint64_t nr_entries);
 /* Number of entries that all tables of C hold. */
@@ -457,8 +464,9 @@ int dedup_relog_index (struct dedup_disk *d) MUST_CHECK;
 /* --- freeze.c, jobs.c ---------------------------------------------------------------------- */
 
 int dedup_freeze (struct dedup_disk *d) MUST_CHECK;
-/* Take incarnation I off the list; its area goes to limbo or, where that is
- * full, is left to the sweep. */
+/* Take incarnation I off the list.  Where there will be others, its area goes
+ * to limbo or, if that is full, is left to the sweep; else dedup_runs_reap
+ * frees it. */
 void dedup_incarnation_unlist (struct dedup_disk *d, size_t i);
 /* Where there is no space for an incarnation, and writers cannot wait: give
  * the frozen log store up.  Costs ratio only. */

@@ -54,18 +54,28 @@ find_area (struct dedup_disk *d, uint64_t size, uint64_t *host_off,
   return dedup_index_area_alloc (d, *area_size, host_off);
 }
 
-/* Its area goes to limbo or, where that is full or new ones lie in the other
- * file, is left to the sweep. */
+/* Its area is for a new one; where limbo is full, or new ones lie in the other
+ * file, it is left to the sweep. */
+static void
+put_in_limbo (struct dedup_disk *d, const struct dedup_incarnation_desc *desc)
+{
+  struct dedup_config *c = d->config;
+
+  if (c->nr_limbo < DEDUP_MAX_LIMBO &&
+      dedup_in_store_file (desc->host_off) == (d->store_file != NULL))
+    c->limbo[c->nr_limbo++] = (struct dedup_limbo_area) {
+      desc->host_off, desc->size_bytes };
+}
+
 void
 dedup_incarnation_unlist (struct dedup_disk *d, size_t i)
 {
   struct dedup_config *c = d->config;
 
-  if (c->nr_limbo < DEDUP_MAX_LIMBO &&
-      dedup_in_store_file (c->incarnations[i].host_off) ==
-      (d->store_file != NULL))
-    c->limbo[c->nr_limbo++] = (struct dedup_limbo_area) {
-      c->incarnations[i].host_off, c->incarnations[i].size_bytes };
+  if (c->max_incarnations > 0)
+    put_in_limbo (d, &c->incarnations[i]);
+  else
+    dedup_runs_drop_incarnation (d, &c->incarnations[i]);
   c->nr_incarnations--;
   memmove (&c->incarnations[i], &c->incarnations[i + 1],
            (c->nr_incarnations - i) * sizeof c->incarnations[0]);
@@ -262,7 +272,6 @@ dedup_drop_damaged (struct dedup_disk *d, uint64_t id)
 {
   struct dedup_config *c = d->config;
   CLEANUP_FREE struct dedup_config *before = malloc (sizeof *before);
-  struct dedup_incarnations *set;
   size_t i;
   int r;
 
@@ -279,17 +288,8 @@ dedup_drop_damaged (struct dedup_disk *d, uint64_t id)
       break;
   if (i < c->nr_incarnations)
     dedup_incarnation_unlist (d, i);
-  r = dedup_index_prepare (d, &set);
-  if (r < 0) {
-    *c = *before;
-    return r;
-  }
-  r = dedup_config_commit (d, false);
-  if (r < 0)
-    dedup_incarnations_put (set);
-  else
-    dedup_index_publish (d, set, false);
-  return r;
+  r = dedup_runs_commit (d, before, NULL, NULL, false);
+  return r < 0 ? r : dedup_runs_reap (d);
 }
 
 int

@@ -88,6 +88,12 @@ dedup_incarnation_put (struct dedup_incarnation *inc)
   free (inc);
 }
 
+unsigned
+dedup_incarnation_users (struct dedup_incarnation *inc)
+{
+  return (unsigned) __atomic_load_n (&inc->refs, __ATOMIC_ACQUIRE);
+}
+
 const struct dedup_incarnation_desc *
 dedup_incarnation_desc (const struct dedup_incarnation *inc)
 {

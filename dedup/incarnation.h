@@ -44,6 +44,7 @@ int dedup_incarnation_open (struct io_store *io, uint64_t store_id,
 struct dedup_incarnation *
 dedup_incarnation_get (struct dedup_incarnation *inc);
 void dedup_incarnation_put (struct dedup_incarnation *inc);
+unsigned dedup_incarnation_users (struct dedup_incarnation *inc);
 const struct dedup_incarnation_desc *
 dedup_incarnation_desc (const struct dedup_incarnation *inc);
 

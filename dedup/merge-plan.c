@@ -147,18 +147,34 @@ consider_tiers (const struct run *v, size_t nr, struct choice *best, bool *any)
   }
 }
 
+/* The oldest runs, as far as they may be merged: those from LEVEL up, and
+ * smaller ones that are older than these, since they were incarnations.  Returns
+ * their number; *BASE: the first from LEVEL up; *SUM: entries of all. */
+static size_t
+oldest_runs (const struct run *v, size_t nr, unsigned level, size_t *base,
+             uint64_t *sum)
+{
+  size_t n;
+
+  *sum = 0;
+  for (*base = 0; *base < nr && v[*base].level < level; ++*base)
+    ;
+  if (*base == nr || v[0].merge)
+    return 0;
+  for (n = 0; n < nr && (n == 0 || joins (v, n)) &&
+         (n < *base || v[n].level >= level); n++)
+    *sum += v[n].nr_entries;
+  return n > *base ? n : 0;
+}
+
 static void
 consider_bottom (const struct run *v, size_t nr, struct choice *best,
                  bool *any)
 {
-  uint64_t sum = 0;
-  size_t n;
+  uint64_t sum;
+  size_t base, n = oldest_runs (v, nr, BOTTOM_LEVEL, &base, &sum);
 
-  if (nr == 0 || v[0].merge || v[0].level < BOTTOM_LEVEL)
-    return;
-  for (n = 1; n < nr && joins (v, n) && v[n].level >= BOTTOM_LEVEL; n++)
-    sum += v[n].nr_entries;
-  if (n > 1 && sum * 3 >= v[0].nr_entries)
+  if (n > 1 && (sum - v[base].nr_entries) * 3 >= v[base].nr_entries)
     consider (best, any, (struct choice) {
       .first = 0, .nr = n, .level = BOTTOM_LEVEL,
       .out_level = DEDUP_MAX_LEVEL });
@@ -170,16 +186,11 @@ static void
 consider_stale (struct dedup_disk *d, const struct run *v, size_t nr,
                 struct choice *best, bool *any)
 {
-  const uint64_t many = too_many (d);
   uint64_t sum;
-  size_t n;
+  size_t base, n = oldest_runs (v, nr, 1, &base, &sum);
 
-  if (nr == 0 || v[0].merge || v[0].level < 1)
-    return;
-  for (n = 1, sum = v[0].nr_entries; n < nr && joins (v, n) && v[n].level >= 1;
-       n++)
-    sum += v[n].nr_entries;
-  if (n > 1 && sum >= many && (sum - v[0].nr_entries) * 4 >= v[0].nr_entries)
+  if (n > 1 && sum >= too_many (d) &&
+      (sum - v[base].nr_entries) * 4 >= v[base].nr_entries)
     consider (best, any, (struct choice) {
       .first = 0, .nr = n, .level = 1, .out_level = DEDUP_MAX_LEVEL });
 }
@@ -239,18 +250,34 @@ choose (struct dedup_disk *d, const struct run *v, size_t nr,
   return any;
 }
 
+/* What to merge first: *BEST, if anything. */
+static bool
+look_for_merge (struct dedup_disk *d, struct choice *best)
+{
+  CLEANUP_FREE struct run *v = NULL;
+  size_t nr = 0;
+
+  v = list_runs (d->config, &nr);
+  return v != NULL && choose (d, v, nr, best);
+}
+
 bool
 dedup_merge_wanted (struct dedup_disk *d)
 {
   struct choice c;
-  struct run *v;
-  size_t nr = 0;
-  bool r;
 
-  v = list_runs (d->config, &nr);
-  r = v != NULL && choose (d, v, nr, &c);
-  free (v);
-  return r;
+  return conversion_possible (d) || look_for_merge (d, &c);
+}
+
+/* Before all merges but those of level 0: so there are no more tables than
+ * before meanwhile, and what merges make next is in order of levels. */
+bool
+conversion_next (struct dedup_disk *d)
+{
+  struct choice c;
+
+  return conversion_possible (d) &&
+    (!look_for_merge (d, &c) || c.level > 0);
 }
 
 /* --- The plan ------------------------------------------------------------ */

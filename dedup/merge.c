@@ -88,21 +88,18 @@ dedup_clusters_dead (struct dedup_disk *d, const uint64_t *host_idx, size_t nr,
 
 /* --- One step ------------------------------------------------------------ */
 
-/* Not in a hurry: rest for as long as the last entries took. */
 #define PACE_ENTRIES 25000       /* about 1 MiB */
 
-struct pace {
-  bool resting;
-  size_t nr;
-  struct timespec last;
-};
-
-static void
-rest (struct pace *p)
+void
+merge_rest (struct merge_pace *p)
 {
   struct timespec now, t;
 
-  if (!p->resting || ++p->nr < PACE_ENTRIES)
+  if (!p->resting)
+    return;
+  if (p->nr == 0)
+    clock_gettime (CLOCK_MONOTONIC, &p->last);
+  if (++p->nr < PACE_ENTRIES)
     return;
   p->nr = 0;
   clock_gettime (CLOCK_MONOTONIC, &now);
@@ -114,26 +111,24 @@ rest (struct pace *p)
   }
   if (t.tv_sec == 0)             /* else the machine was busy anyway */
     nanosleep (&t, NULL);
-  clock_gettime (CLOCK_MONOTONIC, &p->last);
 }
 
 static int
 join_inputs (struct emitter *e, struct merge_inputs *in)
 {
-  struct pace pace = { .resting = e->plan->unhurried };
+  struct merge_pace pace = { .resting = e->plan->unhurried };
   const struct dedup_hash *hash;
   uint64_t host_idx;
   bool oldest;
   int r;
 
-  clock_gettime (CLOCK_MONOTONIC, &pace.last);
   while ((r = merge_inputs_next (in, &hash, &host_idx, &oldest)) == 1) {
     if (oldest && merge_claims_has (e->d, e->plan, host_idx))
       continue;
     r = emit (e, hash, host_idx);
     if (r < 0)
       return r;
-    rest (&pace);
+    merge_rest (&pace);
   }
   return r < 0 ? r : flush_emitter (e);
 }
@@ -303,30 +298,46 @@ finish_plan (struct dedup_disk *d, struct merge_plan *p)
   return r == -EAGAIN ? 0 : r;
 }
 
-static int
-step (struct dedup_disk *d, bool keep_mutex)
+/* The bulk of a step is done between these. */
+static void
+begin_work (struct dedup_disk *d, bool keep_mutex)
 {
-  struct merge_plan *p = NULL;
-  int r, r2;
-
-  while (keep_mutex && d->merging)
-    pthread_cond_wait (&d->merged, &d->maintenance);
-  if (d->merging)
-    return 0;
-  r = merge_plan_new (d, &p);
-  if (r <= 0)
-    return r < 0 ? r : keep_mutex ? -ENOSPC : 0;
   d->merging = true;
   if (!keep_mutex)
     pthread_mutex_unlock (&d->maintenance);
-  /* The commit of its area's records must not sync the pages by chance. */
-  r = mutation (MUTATION_MERGE_NO_SYNC) ? dedup_flush (d) : 0;
-  if (r == 0)
-    r = run_plan (d, p);
+}
+
+static void
+end_work (struct dedup_disk *d, bool keep_mutex)
+{
   if (!keep_mutex)
     pthread_mutex_lock (&d->maintenance);
   d->merging = false;
   pthread_cond_broadcast (&d->merged);
+}
+
+/* The commit of the area's records must not sync the pages by chance. */
+static int
+prepare_mutation (struct dedup_disk *d)
+{
+  return mutation (MUTATION_MERGE_NO_SYNC) ||
+    mutation (MUTATION_CONVERSION_NO_SYNC) ? dedup_flush (d) : 0;
+}
+
+static int
+merge (struct dedup_disk *d, bool keep_mutex)
+{
+  struct merge_plan *p = NULL;
+  int r, r2;
+
+  r = merge_plan_new (d, &p);
+  if (r <= 0)
+    return r < 0 ? r : keep_mutex ? -ENOSPC : 0;
+  begin_work (d, keep_mutex);
+  r = prepare_mutation (d);
+  if (r == 0)
+    r = run_plan (d, p);
+  end_work (d, keep_mutex);
   if (r == 0)
     r = finish_plan (d, p);
   else if (dedup_failed (d) == 0) {
@@ -339,6 +350,44 @@ step (struct dedup_disk *d, bool keep_mutex)
   }
   merge_plan_free (p);
   return r == -EINTR && !keep_mutex ? 0 : r;
+}
+
+static int
+convert (struct dedup_disk *d)
+{
+  struct conversion *c = NULL;
+  int r;
+
+  r = conversion_new (d, &c);
+  if (r < 0)
+    return r;
+  begin_work (d, false);
+  r = prepare_mutation (d);
+  if (r == 0)
+    r = conversion_run (d, c);
+  end_work (d, false);
+  r = conversion_finish (d, c, r);
+  conversion_free (c);
+  return r;
+}
+
+static int
+step (struct dedup_disk *d, bool keep_mutex)
+{
+  int r, r2;
+
+  while (keep_mutex && d->merging)
+    pthread_cond_wait (&d->merged, &d->maintenance);
+  if (d->merging)
+    return 0;
+  /* Who keeps the mutex wants fewer segments, not more. */
+  if (keep_mutex || !conversion_next (d))
+    return merge (d, keep_mutex);
+  r = convert (d);
+  if (r == 0 || dedup_failed (d) < 0)
+    return r;
+  r2 = merge (d, false);         /* which may make space; r is tried later */
+  return r2 < 0 ? r2 : r;
 }
 
 int

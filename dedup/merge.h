@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Inside the merge: a step's plan (merge-plan.c), its inputs (merge-input.c),
- * and who carries it out (merge.c). */
+ * and who carries it out (merge.c).  Another kind of step is a conversion. */
 #ifndef DEDUP_MERGE_H
 #define DEDUP_MERGE_H
 
 #include "disk.h"
+
+#include <time.h>
 
 struct merge_source {            /* a run that is merged */
   uint64_t age;
@@ -57,5 +59,31 @@ int merge_inputs_open (const struct merge_plan *p, struct merge_inputs **out)
 int merge_inputs_next (struct merge_inputs *in, const struct dedup_hash **hash,
                        uint64_t *host_idx, bool *oldest) MUST_CHECK;
 void merge_inputs_close (struct merge_inputs *in);
+
+/* Not in a hurry: rest for as long as the last entries took.  Called for each
+ * one; starts as zeroes but for RESTING. */
+struct merge_pace {
+  bool resting;
+  size_t nr;
+  struct timespec last;
+};
+void merge_rest (struct merge_pace *p);
+
+/* --- conversion.c: an incarnation becomes a run --------------------------- */
+
+struct conversion;
+
+/* Is there one, and a place for the run?  Is it next, before a merge?
+ * (merge-plan.c)  Maintenance, as are new and finish. */
+bool conversion_possible (const struct dedup_disk *d);
+bool conversion_next (struct dedup_disk *d);
+/* Of the oldest, with the area for it. */
+int conversion_new (struct dedup_disk *d, struct conversion **out) MUST_CHECK;
+void conversion_free (struct conversion *c);
+/* Write the run.  No locks. */
+int conversion_run (struct dedup_disk *d, struct conversion *c) MUST_CHECK;
+/* Put it in place of the incarnation, or clear up; R: what running returned. */
+int conversion_finish (struct dedup_disk *d, struct conversion *c, int r)
+  MUST_CHECK;
 
 #endif

@@ -567,7 +567,7 @@ dedup_free (struct dedup_disk *d)
   dedup_hints_free (d->hints);
   dedup_claims_free (d);
   for (i = 0; i < d->nr_dropped; i++)
-    dedup_segment_put (d->dropped[i].segment);
+    dedup_dropped_put (&d->dropped[i]);
   free (d->dropped);
   free (d->merge_claims);
   dedup_store_file_free (d->store_file);

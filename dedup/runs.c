@@ -77,54 +77,106 @@ dedup_runs_list (struct dedup_config *c, const struct dedup_segment_desc *desc)
 /* Remember what is to be freed; without memory for it, it is left to the next
  * session's sweep. */
 static void
-remember_dropped (struct dedup_disk *d, const struct dedup_segment_desc *desc)
+remember_dropped (struct dedup_disk *d, struct dedup_dropped what)
 {
-  struct dedup_incarnations *set = d->index.set;
   struct dedup_dropped *v;
-  size_t i;
 
   v = realloc (d->dropped, (d->nr_dropped + 1) * sizeof *v);
   if (v == NULL)
     return;
   d->dropped = v;
-  for (i = 0; i < set->nr_segments; i++)
-    if (dedup_segment_desc (set->segments[i])->id == desc->id) {
-      v[d->nr_dropped++] = (struct dedup_dropped) {
-        dedup_segment_get (set->segments[i]), desc->host_off,
-        desc->size_bytes };
-      return;
-    }
+  if (what.segment)
+    dedup_segment_get (what.segment);
+  if (what.inc)
+    dedup_incarnation_get (what.inc);
+  v[d->nr_dropped++] = what;
 }
 
 void
 dedup_runs_unlist (struct dedup_disk *d, size_t i)
 {
+  const struct dedup_incarnations *set = d->index.set;
   struct dedup_config *c = d->config;
+  const struct dedup_segment_desc *desc = &c->segments[i];
+  size_t k;
 
-  remember_dropped (d, &c->segments[i]);
+  for (k = 0; k < set->nr_segments; k++)
+    if (dedup_segment_desc (set->segments[k])->id == desc->id) {
+      remember_dropped (d, (struct dedup_dropped) {
+        .segment = set->segments[k], .host_off = desc->host_off,
+        .size_bytes = desc->size_bytes });
+      break;
+    }
   c->nr_segments--;
   memmove (&c->segments[i], &c->segments[i + 1],
            (c->nr_segments - i) * sizeof c->segments[0]);
 }
 
 void
+dedup_runs_drop_incarnation (struct dedup_disk *d,
+                             const struct dedup_incarnation_desc *desc)
+{
+  const struct dedup_incarnations *set = d->index.set;
+  struct dedup_config *c = d->config;
+  size_t i;
+
+  for (i = 0; i < set->nr; i++)
+    if (dedup_incarnation_desc (set->v[i])->id == desc->id) {
+      remember_dropped (d, (struct dedup_dropped) {
+        .inc = set->v[i], .host_off = desc->host_off,
+        .size_bytes = desc->size_bytes });
+      break;
+    }
+  for (i = 0; i < c->nr_limbo; i++)
+    remember_dropped (d, (struct dedup_dropped) {
+      .host_off = c->limbo[i].host_off,
+      .size_bytes = c->limbo[i].size_bytes });
+  c->nr_limbo = 0;
+}
+
+static bool
+lists_area (const struct dedup_config *c, uint64_t host_off)
+{
+  size_t i;
+
+  for (i = 0; i < c->nr_segments; i++)
+    if (c->segments[i].host_off == host_off)
+      return true;
+  for (i = 0; i < c->nr_incarnations; i++)
+    if (c->incarnations[i].host_off == host_off)
+      return true;
+  for (i = 0; i < c->nr_limbo; i++)
+    if (c->limbo[i].host_off == host_off)
+      return true;
+  return false;
+}
+
+void
+dedup_dropped_put (const struct dedup_dropped *p)
+{
+  if (p->segment)
+    dedup_segment_put (p->segment);
+  dedup_incarnation_put (p->inc);
+}
+
+void
 dedup_runs_undrop (struct dedup_disk *d)
 {
-  const struct dedup_config *c = d->config;
-  size_t i, k, nr = 0;
+  size_t i, nr = 0;
 
-  for (i = 0; i < d->nr_dropped; i++) {
-    const uint64_t id = dedup_segment_desc (d->dropped[i].segment)->id;
-
-    for (k = 0; k < c->nr_segments; k++)
-      if (c->segments[k].id == id)
-        break;
-    if (k < c->nr_segments)
-      dedup_segment_put (d->dropped[i].segment);
+  for (i = 0; i < d->nr_dropped; i++)
+    if (lists_area (d->config, d->dropped[i].host_off))
+      dedup_dropped_put (&d->dropped[i]);
     else
       d->dropped[nr++] = d->dropped[i];
-  }
   d->nr_dropped = nr;
+}
+
+static bool
+is_read (const struct dedup_dropped *p)
+{
+  return (p->segment && dedup_segment_users (p->segment) > 1) ||
+    (p->inc && dedup_incarnation_users (p->inc) > 1);
 }
 
 int
@@ -136,13 +188,13 @@ dedup_runs_reap (struct dedup_disk *d)
   for (i = 0; i < d->nr_dropped; i++) {
     const struct dedup_dropped *p = &d->dropped[i];
 
-    if (r < 0 || dedup_segment_users (p->segment) > 1) {
+    if (r < 0 || is_read (p)) {
       d->dropped[nr++] = *p;
       continue;
     }
     if (!mutation (MUTATION_LAW_9_RUN))
       r = dedup_index_area_free (d, p->host_off, p->size_bytes);
-    dedup_segment_put (p->segment);
+    dedup_dropped_put (p);
   }
   d->nr_dropped = nr;
   return r;

@@ -4,7 +4,7 @@
 # space of dropped incarnations is used again (limbo), what is recent is still
 # found, and data is never affected.
 # Breaks if: more are kept, the youngest is dropped, or the file grows with
-# every freeze.
+# every freeze; or a limit that is removed leaves incarnations, or loses them.
 . "$(dirname "$0")/lib.sh"
 
 disk=$TMP/disk.qcow2
@@ -51,3 +51,25 @@ $PY "$HERE/put.py" "$URI" "$TMP/b.raw" $((64 << 20))
 stop_server
 check_clean "$disk"
 at_most incarnations "$(info_field "$disk" incarnations)" 2
+
+say "no limit any more: incarnations become runs, and what they had is known"
+index=$(info_field "$disk" incarnation-entries)
+for i in 1 2 3 4 5 6 7 8 9 10; do
+  start_server "$disk" max-incarnations=0
+  random_file "$TMP/c.raw" 1 "$((10 + i))"
+  $PY "$HERE/put.py" "$URI" "$TMP/c.raw" $((80 << 20))
+  sleep 1
+  stop_server
+  [ "$(info_field "$disk" incarnations)" != 0 ] || break
+done
+check_clean "$disk"
+equal incarnations "$(info_field "$disk" incarnations)" 0
+equal max-incarnations "$(info_field "$disk" max-incarnations)" 0
+at_least run-entries "$(info_field "$disk" run-entries)" "$index"
+before=$(data_clusters "$disk")
+start_server "$disk"
+$PY "$HERE/put.py" "$URI" "$TMP/b.raw" $((84 << 20)) $((300 * 4096)) \
+  $(((8 << 20) - 300 * 4096))
+stop_server
+equal "new data clusters" "$(($(data_clusters "$disk") - before))" 0
+check_clean "$disk"

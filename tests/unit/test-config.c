@@ -412,6 +412,10 @@ test_store_file (void **state)
   dedup_config_encode (&x->c, x->buf);
   must_refuse (x, "host offset");
   x->c.areas[0].host_off &= ~DEDUP_IN_STORE_FILE;
+  x->c.segments[0].age = x->c.incarnations[1].id;
+  dedup_config_encode (&x->c, x->buf);
+  must_refuse (x, "age");
+  x->c.segments[0].age = 3;
   x->c.store_session = 0;
   dedup_config_encode (&x->c, x->buf);
   must_refuse (x, "there is none");

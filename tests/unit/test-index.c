@@ -3,8 +3,6 @@
  * deleted one found, whatever freezes, merges, closes and crashes come in
  * between; and it does not grow when the same entries are made again.
  *
- * It is the real store in a byte store in memory, without guest data: entries
- * are logged as a packed journal logs them, and no cluster counts as dead.
  * INDEX_OPS=n, INDEX_SEED=n: how many operations, which.
  */
 #include <errno.h>
@@ -17,210 +15,7 @@
 
 #include <cmocka.h>
 
-#include "disk.h"
-#include "splitmix.h"
-
-static uint64_t rng;
-/* Values are clusters: no two entries have one, but where it was used again. */
-static uint64_t next_value = 1;
-
-static uint64_t
-rnd (uint64_t n)
-{
-  return splitmix64 (&rng) % n;
-}
-
-static uint64_t
-env (const char *name, uint64_t otherwise)
-{
-  const char *s = getenv (name);
-
-  return s ? strtoull (s, NULL, 0) : otherwise;
-}
-
-static struct dedup_hash
-hash_of (uint64_t key)
-{
-  struct dedup_hash h;
-  unsigned i;
-
-  for (i = 0; i < 4; i++) {
-    uint64_t w = dedup_checksum (&key, sizeof key) + i, v;
-
-    v = dedup_checksum (&w, sizeof w);
-    memcpy (h.b + 8 * i, &v, sizeof v);
-  }
-  return h;
-}
-
-/* --- The world -------------------------------------------------------------- */
-
-struct world {
-  struct io_store *io;
-  struct dedup_disk *d;
-  uint64_t nr_keys;
-  uint64_t *values;              /* of each key; 0: never made or deleted */
-  int64_t limit;                 /* of incarnations; -1: as stored */
-};
-
-static void
-open_world (struct world *w)
-{
-  struct dedup_open_params p = { .path = "memory", .writable = true,
-    .dedup = true, .verify = true, .max_incarnations = w->limit,
-    .cache_bytes = 8 << 20 };
-  struct fault f = { 0 };
-
-  if (dedup_open (w->io, &p, &w->d, &f) < 0)
-    fail_msg ("open: %s", f.msg);
-  w->d->is_dead = NULL;
-}
-
-static void
-make_world (struct world *w, unsigned order, uint64_t nr_keys)
-{
-  struct dedup_create_params p = {
-    .image = { .virtual_size = 64 << 20, .cluster_bits = 12,
-               .refcount_order = 4 },
-    .order = order, .journal_areas = 4,
-  };
-  struct fault f = { 0 };
-
-  memset (w, 0, sizeof *w);
-  w->nr_keys = nr_keys;
-  w->limit = -1;
-  w->values = calloc (nr_keys, sizeof *w->values);
-  assert_non_null (w->values);
-  assert_int_equal (io_memory_new (0, &w->io), 0);
-  if (dedup_create (w->io, &p, &f) < 0)
-    fail_msg ("create: %s", f.msg);
-  open_world (w);
-}
-
-static void
-end_world (struct world *w)
-{
-  dedup_free (w->d);
-  io_close (w->io);
-  free (w->values);
-}
-
-static void
-work (struct world *w, bool all)
-{
-  unsigned urgent, job;
-  unsigned due = dedup_due (w->d, &urgent);
-
-  for (job = 1; job <= DEDUP_JOB_MERGE; job <<= 1)
-    if ((all ? due & ~DEDUP_JOB_CLEAN : urgent) & job)
-      assert_int_equal (dedup_run (w->d, job), 0);
-}
-
-static void
-set_value (struct world *w, uint64_t key, uint64_t value)
-{
-  const struct dedup_hash h = hash_of (key);
-  struct dedup_disk *d = w->d;
-
-  assert_int_equal (dedup_change_begin (d), 0);
-  lock_acquire (d->lock);
-  while (!dedup_room_locked (d, 1, 1)) {
-    lock_release (d->lock);
-    assert_int_equal (dedup_make_room (d), 0);
-    lock_acquire (d->lock);
-  }
-  dedup_index_log_locked (d, &h, value ? value : DEDUP_DELETED);
-  dedup_journal_end_locked (d->journal);
-  lock_release (d->lock);
-  dedup_change_end (d);
-  w->values[key] = value;
-}
-
-static void
-check_keys (struct world *w, const uint64_t *keys, size_t nr)
-{
-  struct dedup_incarnations *set;
-  struct dedup_probe p[100];
-  size_t i;
-
-  lock_acquire (w->d->lock);
-  set = dedup_index_set_locked (w->d);
-  for (i = 0; i < nr; i++) {
-    p[i].hash = hash_of (keys[i]);
-    p[i].found = dedup_index_lookup_locked (w->d, &p[i].hash, &p[i].host_idx);
-  }
-  lock_release (w->d->lock);
-  for (i = 0; i < nr; i++) {
-    struct dedup_probe q = p[i];
-    uint64_t expected = keys[i] < w->nr_keys ? w->values[keys[i]] : 0;
-
-    if (q.found == DEDUP_PROBE)
-      dedup_index_probe_many (set, &q, 1);
-    if (q.found != (expected ? DEDUP_HIT : DEDUP_MISS) ||
-        (expected && q.host_idx != expected))
-      fail_msg ("key %" PRIu64 ": found %d, %" PRIu64 ", expected %" PRIu64,
-                keys[i], q.found, q.host_idx, expected);
-  }
-  dedup_index_probe_many (set, p, nr);   /* together they say the same */
-  for (i = 0; i < nr; i++) {
-    struct dedup_probe q = p[i];
-
-    dedup_index_probe_many (set, &q, 1);
-    assert_int_equal (q.found, p[i].found);
-    if (q.found == DEDUP_HIT)
-      assert_int_equal (q.host_idx, p[i].host_idx);
-  }
-  dedup_incarnations_put (set);
-}
-
-static void
-check_some (struct world *w, size_t nr)
-{
-  uint64_t keys[100];
-  size_t i;
-
-  for (i = 0; i < nr; i++)
-    keys[i] = rnd (w->nr_keys + w->nr_keys / 4);
-  check_keys (w, keys, nr);
-}
-
-static void
-check_all (struct world *w)
-{
-  uint64_t keys[100], k;
-  size_t n = 0;
-
-  for (k = 0; k < w->nr_keys; k++) {
-    keys[n++] = k;
-    if (n == 100 || k + 1 == w->nr_keys) {
-      check_keys (w, keys, n);
-      n = 0;
-    }
-  }
-}
-
-static void
-assert_store_is_right (struct world *w)
-{
-  struct dedup_incarnations *set = w->d->index.set;
-  struct fault f = { 0 };
-  size_t i;
-
-  for (i = 0; i < set->nr_segments; i++)
-    if (dedup_segment_check (set->segments[i], &f) < 0)
-      fail_msg ("%s", f.msg);
-}
-
-static void
-reopen (struct world *w, bool crash)
-{
-  if (crash)
-    assert_int_equal (dedup_flush (w->d), 0);
-  else
-    assert_int_equal (dedup_finish (w->d), 0);
-  dedup_free (w->d);
-  open_world (w);
-}
+#include "index-world.h"
 
 static uint64_t
 in_runs (const struct world *w)
@@ -229,9 +24,6 @@ in_runs (const struct world *w)
 }
 
 /* --- Tests ------------------------------------------------------------------- */
-
-/* A limit that drops nothing: freezes make incarnations, merges stop. */
-#define WIDE 1000
 
 /* Where LIMITS, sessions have one or not by turns. */
 static unsigned
@@ -369,35 +161,6 @@ test_clusters_used_again_take_no_room (void **state)
               "most %" PRIu64, most, w.nr_keys, live, bound);
   free (owner);
   end_world (&w);
-}
-
-struct breaker {
-  uint64_t calls, fail_at;
-};
-
-static int
-break_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
-{
-  struct breaker *b = opaque;
-
-  if (call == IO_PREAD)
-    return 0;
-  return ++b->calls >= b->fail_at ? -EIO : 0;
-}
-
-static struct io_store *
-copy_of (struct io_store *io)
-{
-  const uint64_t size = (uint64_t) io_size (io);
-  struct io_store *new;
-  uint8_t *buf = malloc (size);
-
-  assert_non_null (buf);
-  assert_int_equal (io_memory_new (size, &new), 0);
-  assert_int_equal (io_pread (io, buf, size, 0), 0);
-  assert_int_equal (io_pwrite (new, buf, size, 0), 0);
-  free (buf);
-  return new;
 }
 
 /* Enough runs for a merge of several steps, then every call of it fails in

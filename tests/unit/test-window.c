@@ -145,16 +145,24 @@ check_memory (struct world *w)
 }
 
 static void
-work (struct world *w)
+run_jobs (struct world *w, unsigned jobs)
 {
-  unsigned urgent, job;
+  unsigned job;
 
-  dedup_due (w->d, &urgent);
   for (job = 1; job <= DEDUP_JOB_MERGE; job <<= 1)
-    if (urgent & job) {
+    if (jobs & job) {
       assert_int_equal (dedup_run (w->d, job), 0);
       check_memory (w);
     }
+}
+
+static void
+work (struct world *w)
+{
+  unsigned urgent;
+
+  dedup_due (w->d, &urgent);
+  run_jobs (w, urgent);
 }
 
 /* Hot blocks: even ones go elsewhere, odd ones where they are already. */
@@ -285,13 +293,14 @@ test_incarnations_are_bounded_as_well (void **state)
 }
 
 /* An index that grew without a bound, with a large bottom and with
- * incarnations below it, gets one: at once, a part at a time. */
+ * incarnations above it, gets one: at once, a part at a time. */
 static void
 test_a_bound_on_a_large_index (void **state)
 {
   const struct kind k = { 4, 0, true };
   struct world *w = make_world (&k);
   struct dedup_stats before, after;
+  unsigned urgent;
   uint64_t i;
 
   open_world (w, 0);
@@ -303,8 +312,12 @@ test_a_bound_on_a_large_index (void **state)
     if (i == 2000)
       w->d->config->max_incarnations = 0;
     put_stream (w);
-    if (i % 16 == 0)
+    if (i % 16 == 0 && i < 2000)
       work (w);
+    else if (i % 16 == 0) {              /* incarnations stay */
+      dedup_due (w->d, &urgent);
+      run_jobs (w, urgent & ~DEDUP_JOB_MERGE);
+    }
   }
   dedup_get_stats (w->d, &before);
   assert_true (before.nr_incarnations > 5 && before.nr_runs > 1);
@@ -316,13 +329,49 @@ test_a_bound_on_a_large_index (void **state)
   check_memory (w);
   dedup_get_stats (w->d, &after);
   assert_true (after.index_entries < before.index_entries);
-  assert_true (after.index_entries > before.index_entries / 4);
+  assert_true (after.index_entries > before.index_entries / 8);
   for (i = 0; i < HOT; i++)              /* they may be forgotten, once */
     put (w, HOT + i, w->contents[i]);
   for (i = 0; i < HOT; i++)
     put (w, i, w->contents[HOT + i]);
   stream (w, 9000, false);
   assert_true (w->d->stats.renewed > 0);
+  end_world (w);
+}
+
+/* Incarnations from before become runs within the bound: nothing that it has
+ * room for is lost, and what is older goes before what is younger. */
+static void
+test_conversions_stay_within_the_bound (void **state)
+{
+  const struct kind k = { 9, 1000, true };
+  const uint64_t runs_only = dedup_window_least (9, NR, false);
+  struct world *w = make_world (&k);
+  struct dedup_stats s;
+  uint64_t i, entries, again;
+
+  open_world (w, 0);
+  while (w->d->config->nr_incarnations < 14) {
+    put_stream (w);
+    run_jobs (w, dedup_due (w->d, NULL) & DEDUP_JOB_FREEZE);
+  }
+  leave_session (w, false);
+  w->kind = &(const struct kind) { 9, 0, true };
+  open_world (w, runs_only);
+  w->d->config->max_incarnations = 0;
+  dedup_get_stats (w->d, &s);
+  entries = s.index_entries;
+  assert_int_equal (s.nr_incarnations, 14);
+  __atomic_store_n (&w->d->merge_due, true, __ATOMIC_RELAXED);
+  while (dedup_due (w->d, NULL) & DEDUP_JOB_MERGE)
+    run_jobs (w, DEDUP_JOB_MERGE);
+  dedup_get_stats (w->d, &s);
+  assert_int_equal (s.nr_incarnations, 0);
+  assert_int_equal (s.index_entries, entries);
+  dedup_hints_wipe (w->d->hints);
+  for (i = 1, again = 0; i <= 4000; i++)
+    again += put (w, COLD_AT + rnd (COLD), w->next - i);
+  assert_int_equal (again, 0);
   end_world (w);
 }
 
@@ -351,6 +400,7 @@ main (void)
     cmocka_unit_test (test_an_exact_index_forgets_as_well),
     cmocka_unit_test (test_incarnations_are_bounded_as_well),
     cmocka_unit_test (test_a_bound_on_a_large_index),
+    cmocka_unit_test (test_conversions_stay_within_the_bound),
     cmocka_unit_test (test_a_bound_that_is_too_small_is_refused),
   };
   const char *seed = getenv ("WINDOW_SEED");
