@@ -33,7 +33,9 @@ open_disk (const struct world *w, struct io_store *io, bool writable,
 {
   struct dedup_open_params p = {
     .path = "crash", .writable = writable, .dedup = !w->cfg.no_dedup,
-    .verify = !w->cfg.no_verify, .hash = w->cfg.hash, .max_incarnations = w->cfg.max_incarnations,
+    .verify = !w->cfg.no_verify, .hash = w->cfg.hash,
+    .max_incarnations = w->session_limit ? w->session_limit
+      : w->cfg.max_incarnations,
     .index_memory = w->cfg.index_memory, .cache_bytes = 1 << 20, .order = w->cfg.order,
     .journal_areas = w->cfg.journal_areas, .log = &sink,
   };

@@ -67,6 +67,7 @@ struct cfg {
   bool store_file;             /* the index lies in a second file */
   bool fail_store;             /* which fails some time */
   bool deep_merges;            /* merges catch up: all levels are there */
+  bool limited;                /* most sessions, by a limit that drops nothing */
 };
 
 extern const struct cfg crash_configs[];
@@ -97,6 +98,7 @@ struct world {
   bool paced;                  /* clients rest, and go on while a sync lasts */
   bool recovered;              /* it starts with a recovery */
   bool index_lost;             /* so did some of the index */
+  unsigned session_limit;      /* of incarnations, now; 0: as configured */
 
   pthread_mutex_t mutex;       /* of what follows, while clients run */
   struct mop *ops;

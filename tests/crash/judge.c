@@ -26,7 +26,7 @@
 #include <unistd.h>
 
 #include "checked.h"
-#include "dedup.h"
+#include "disk.h"
 #include "internal.h"
 
 #define CONTINUE_OPS 8
@@ -247,6 +247,24 @@ final_ids (const struct world *w, uint64_t *ids)
             w->ops[i].nr * sizeof *ids);
 }
 
+/* Law 8: whatever the configuration lists is there, whole. */
+static bool
+tables_are_whole (struct judging *j, struct dedup_disk *d)
+{
+  const struct dedup_incarnations *set = d->index.set;
+  struct fault f = { 0 };
+  bool ok = true;
+  size_t i;
+
+  if (!d->has_store || d->direct || !store_file_is_whole (j))
+    return true;
+  for (i = 0; ok && i < set->nr; i++)
+    ok = dedup_incarnation_check (set->v[i], &f) == 0;
+  for (i = 0; ok && i < set->nr_segments; i++)
+    ok = dedup_segment_check (set->segments[i], &f) == 0;
+  return ok || bad (j, "after recovery: %s", f.msg);
+}
+
 /* A world that starts from what the state holds, in one thread. */
 static struct world *
 inner_world (struct judging *j)
@@ -286,7 +304,7 @@ recover_and_go_on (struct judging *j, struct world *in, size_t *opened)
   *opened = io_recording_log (in->rec, &in->log);
   ok = holds (j, d, j->got, "after recovery");
   export_init (in, d, &e);
-  ok = ok && duplicate (j, in, &e);
+  ok = ok && tables_are_whole (j, d) && duplicate (j, in, &e);
   if (ok)
     run_single (in, &e, &j->rng, CONTINUE_OPS);
   if (ok && in->error[0])

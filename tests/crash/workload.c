@@ -443,6 +443,9 @@ close_disk (struct world *w, struct dedup_disk *d)
   dedup_free (d);
 }
 
+/* A limit comes and goes, so incarnations become runs. */
+#define WIDE_LIMIT 500
+
 static void
 run_session (struct world *w, struct io_store *io, struct rng *r, unsigned nr)
 {
@@ -450,6 +453,7 @@ run_session (struct world *w, struct io_store *io, struct rng *r, unsigned nr)
   struct srv_export e;
   struct fault f;
 
+  w->session_limit = w->cfg.limited && !chance (r, 4) ? WIDE_LIMIT : 0;
   if (open_disk (w, io, true, &d, &f) < 0) {
     if (!w->faulted)
       world_error (w, "open: %s", f.msg);
@@ -492,6 +496,7 @@ run_workload (struct world *w, struct io_store *below)
     run_session (w, io, &r, n);
     left -= n;
   }
+  w->session_limit = 0;        /* whoever recovers has none */
   free (io);                   /* the wrapper alone: see io/faulty.c */
   w->nr_log = io_recording_log (w->rec, &w->log);
   if (w->fault_to != NEVER)
