@@ -135,6 +135,7 @@ bench_create (struct bench *b, const char *path, uint64_t nr)
   struct dedup_create_params p = {
     .image = { .virtual_size = MAX_OF (nr << 12, UINT64_C (1) << 30),
                .cluster_bits = 12, .refcount_order = 4 },
+    .order = b->order,
   };
   struct io_store *file;
   struct fault f = { 0 };
