@@ -168,7 +168,7 @@ test_many_take_no_more_tables_meanwhile (void **state)
 
   make_incarnations (&w, 4, 400, 0);
   for (c = w.d->config; step (&w); c = w.d->config) {
-    assert_true (c->nr_segments <= 400 / 8 + 20);
+    assert_true (c->nr_segments <= 400 / 8 + 40);
     assert_true (w.d->index.set->nr_tables <= 400);
   }
   assert_int_equal (c->nr_incarnations, 0);
