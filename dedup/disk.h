@@ -430,9 +430,11 @@ uint32_t dedup_default_area_size (unsigned order, uint64_t cluster_size);
 int dedup_store_file_attach (struct dedup_disk *d,
                              const struct dedup_open_params *p,
                              struct fault *f) MUST_CHECK;
-/* Refuse the file of P if it can't be a new store's. */
-int dedup_store_file_check_new (const struct dedup_open_params *p,
-                                struct fault *f) MUST_CHECK;
+/* A new store is made in the place of a void one, whose id was VOID_ID (0: not
+ * known): refuse the file of P if it is neither new nor that one's, whose it is
+ * no more. */
+int dedup_store_file_take_over (const struct dedup_open_params *p,
+                                uint64_t void_id, struct fault *f) MUST_CHECK;
 void dedup_store_file_free (struct dedup_store_file *sf);
 /* Where pages of incarnations and segments are read and written. */
 struct io_store *dedup_index_io (struct dedup_disk *d);

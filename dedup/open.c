@@ -504,18 +504,20 @@ dedup_open (struct io_store *io, const struct dedup_open_params *p,
             struct dedup_disk **out, struct fault *f)
 {
   struct dedup_open_params q = *p;
+  uint64_t void_id;
   int r;
 
   r = open_once (io, p, false, out, f);
   if (r != 0 || !(*out)->writable || (*out)->direct)
     return MIN_OF (r, 0);
   keep_hash (*out, &q);
+  void_id = (*out)->config->store_id;
   r = check_window (*out, p, p->order ? p->order : dedup_default_order
                     (qcow2_geometry ((*out)->img)->nr_clusters), f);
   dedup_free (*out);
   *out = NULL;                  /* callers free what is there on failure */
   if (r == 0)
-    r = dedup_store_file_check_new (p, f);
+    r = dedup_store_file_take_over (p, void_id, f);
   if (r == 0)
     r = dedup_adopt (io, &q, f);
   if (r < 0)

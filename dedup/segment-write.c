@@ -133,6 +133,7 @@ seal_page (struct dedup_segment_writer *w, struct seg_wire_page *p,
 static int
 write_batch (struct dedup_segment_writer *w)
 {
+  const uint64_t host_off = seg_page_off (&w->desc, w->first_page);
   const size_t nr = w->in_batch;
   int r;
 
@@ -141,8 +142,9 @@ write_batch (struct dedup_segment_writer *w)
   if (stopped (w))
     return -EINTR;
   seal_page (w, &w->batch[nr - 1], w->first_page + nr - 1, w->in_page);
-  r = io_pwrite (w->io, w->batch, nr * sizeof *w->batch,
-                 seg_page_off (&w->desc, w->first_page));
+  r = io_pwrite (w->io, w->batch, nr * sizeof *w->batch, host_off);
+  if (r == 0)
+    io_write_out (w->io, host_off, nr * sizeof *w->batch);
   memset (w->batch, 0, nr * sizeof *w->batch);
   w->first_page += nr;
   w->in_batch = 0;
@@ -287,6 +289,7 @@ write_pieces (struct dedup_segment_writer *w, const uint8_t *buf, size_t len,
     r = io_pwrite (w->io, buf + done, n, host_off + done);
     if (r < 0)
       return r;
+    io_write_out (w->io, host_off + done, n);
   }
   return 0;
 }

@@ -114,8 +114,20 @@ both_next_hole (struct io_store *s, uint64_t host_off)
   return hole == UINT64_MAX ? hole : hole | DEDUP_IN_STORE_FILE;
 }
 
+static void
+both_write_out (struct io_store *s, uint64_t host_off, uint64_t len)
+{
+  struct dedup_store_file *sf = (struct dedup_store_file *) s;
+
+  if (dedup_in_store_file (host_off))
+    io_write_out (sf->io, in_file (host_off), len);
+  else
+    io_write_out (sf->image, host_off, len);
+}
+
 static const struct io_ops both_ops = {
   .preadv = both_preadv, .pwritev = both_pwritev, .next_hole = both_next_hole,
+  .write_out = both_write_out,
 };
 
 struct io_store *
@@ -208,7 +220,7 @@ dedup_store_file_open (const char *path, bool writable, struct io_store **out,
   return 0;
 }
 
-/* May it be used for a store with this id (0: one that is made yet)? */
+/* May it be used for a store with this id (0: none that is known)? */
 static int
 check_header (const struct dedup_open_params *p, uint64_t store_id,
               struct wire_file *w, enum found *found, struct fault *f)
@@ -232,13 +244,35 @@ check_header (const struct dedup_open_params *p, uint64_t store_id,
   return 0;
 }
 
+/* A header that says that it is damaged: the file is taken as if it were new,
+ * whatever its size. */
+static int
+disown (const struct dedup_open_params *p, struct fault *f)
+{
+  struct wire_file w;
+  int r;
+
+  memset (&w, 0, sizeof w);
+  w.magic = be64_make (FILE_MAGIC);
+  r = io_pwrite (p->store, &w, sizeof w, 0);
+  if (r == 0)
+    r = io_sync (p->store);
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "store=%.200s: writing it: %s",
+                           p->store_path, strerror (-r)) : 0;
+}
+
 int
-dedup_store_file_check_new (const struct dedup_open_params *p, struct fault *f)
+dedup_store_file_take_over (const struct dedup_open_params *p,
+                            uint64_t void_id, struct fault *f)
 {
   struct wire_file w;
   enum found found;
+  int r;
 
-  return p->store ? check_header (p, 0, &w, &found, f) : 0;
+  if (p->store == NULL)
+    return 0;
+  r = check_header (p, void_id, &w, &found, f);
+  return r == 0 && found == FOUND_OURS ? disown (p, f) : r;
 }
 
 /* Take all that lies in the store file off the list in memory; returns the

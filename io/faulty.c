@@ -91,6 +91,13 @@ faulty_truncate (struct io_store *s, uint64_t size)
   return r < 0 ? r : io_truncate (fs->below, size);
 }
 
+/* Advice, so nobody is asked. */
+static void
+faulty_write_out (struct io_store *s, uint64_t host_off, uint64_t len)
+{
+  io_write_out (((struct io_faulty *) s)->below, host_off, len);
+}
+
 static int64_t
 faulty_size (struct io_store *s)
 {
@@ -113,6 +120,7 @@ static const struct io_ops faulty_ops = {
   .discard = faulty_discard,
   .allocate = faulty_allocate,
   .truncate = faulty_truncate,
+  .write_out = faulty_write_out,
   .size = faulty_size,
   .close = faulty_close,
 };

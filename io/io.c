@@ -103,6 +103,15 @@ io_sync (struct io_store *s)
   return s->ops->sync (s);
 }
 
+void
+io_write_out (struct io_store *s, uint64_t host_off, uint64_t len)
+{
+  if (s->ops->write_out == NULL || len == 0 || check_range (host_off, len) < 0)
+    return;
+  WORK_WITHOUT_LOCK (IO);
+  s->ops->write_out (s, host_off, len);
+}
+
 int
 io_discard (struct io_store *s, uint64_t host_off, uint64_t len)
 {

@@ -28,6 +28,7 @@ struct io_ops {
   int (*discard) (struct io_store *s, uint64_t host_off, uint64_t len);
   int (*allocate) (struct io_store *s, uint64_t host_off, uint64_t len);
   int (*truncate) (struct io_store *s, uint64_t size);
+  void (*write_out) (struct io_store *s, uint64_t host_off, uint64_t len);
   int64_t (*size) (struct io_store *s);
   uint64_t (*next_hole) (struct io_store *s, uint64_t host_off);   /* or NULL */
   void (*close) (struct io_store *s);
@@ -54,6 +55,12 @@ int io_pwrite_zeroes (struct io_store *s, uint64_t host_off, uint64_t len)
 
 /* Make everything that was written before the call durable. */
 int io_sync (struct io_store *s) MUST_CHECK;
+
+/* Begin to write a range that was written before to the device, so that the
+ * next sync, whoever calls it, finds little left to do.  Advice: nothing is
+ * durable by it, and what fails is told by that sync.  Waits only where the
+ * device has too much to do already. */
+void io_write_out (struct io_store *s, uint64_t host_off, uint64_t len);
 
 /* Give the space of a range back; it reads as zeroes afterwards or, where
  * the host cannot do that, as before (-EOPNOTSUPP).  Never changes size. */

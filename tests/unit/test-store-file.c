@@ -13,7 +13,7 @@
 
 #include "checked.h"
 #include "config.h"
-#include "dedup.h"
+#include "disk.h"
 
 #define CLUSTER 4096
 #define NR 1024           /* guest clusters */
@@ -341,6 +341,27 @@ header_damaged_starts_anew (void **state)
   after_damage (io, store, "header is damaged");
 }
 
+/* The image's configuration is one that can't be relied on, an old one of its
+ * own, say: a new store is made in its place, which takes the file over. */
+static void
+void_store_starts_anew (void **state)
+{
+  struct io_store *store, *io = two_files (&store);
+  struct dedup_disk *d = open_disk (io, store, false);
+  struct dedup_config *c = malloc (sizeof *c);
+  const struct dedup_ext ext = d->ext;
+
+  assert_non_null (c);
+  *c = *d->config;
+  dedup_free (d);
+  c->limbo[c->nr_limbo++] = (struct dedup_limbo_area) {
+    (uint64_t) io_size (io) + 100 * CLUSTER, CLUSTER };   /* not anchored */
+  assert_int_equal (dedup_config_write (io, &ext, c), 0);
+  assert_int_equal (dedup_config_write (io, &ext, c), 0);
+  free (c);
+  after_damage (io, store, NULL);
+}
+
 static void
 cut_off_loses_entries (void **state)
 {
@@ -543,6 +564,7 @@ main (void)
     cmocka_unit_test (lost_it_starts_anew),
     cmocka_unit_test (older_copy_starts_anew),
     cmocka_unit_test (header_damaged_starts_anew),
+    cmocka_unit_test (void_store_starts_anew),
     cmocka_unit_test (cut_off_loses_entries),
     cmocka_unit_test (pages_overwritten_lose_entries),
     cmocka_unit_test (left_out_it_is_served),
