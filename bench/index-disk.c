@@ -178,6 +178,7 @@ bench_insert (struct bench *b, const struct dedup_hash *h,
     dedup_index_prefetch_locked (d, &h[i]);
   while (!dedup_room_locked (d, nr, nr)) {
     lock_release (d->lock);
+    b->nr_waits++;
     bench_must (dedup_make_room (d), "room");
     lock_acquire (d->lock);
   }

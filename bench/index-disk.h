@@ -15,6 +15,7 @@ struct bench {
   uint64_t last_change_ns;
   uint64_t index_memory;       /* bound; 0: none */
   unsigned order;              /* of log stores; 0: as usual */
+  uint64_t nr_waits;           /* insertions that found no room, tries */
   uint64_t first;              /* of the clusters for data */
   /* Which clusters are free?  NULL: none, as far as merges know. */
   void (*is_dead) (struct dedup_disk *d, const uint64_t *host_idx, size_t nr,

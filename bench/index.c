@@ -13,9 +13,14 @@
  * others use.  --check: fail where a figure that does not depend on the size
  * or the machine is not what it should be.
  */
+#include <dirent.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <stdio.h>
 #include <time.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "index-disk.h"
 #include "malloc-limits.h"
@@ -73,27 +78,97 @@ compare_doubles (const void *a, const void *b)
   return *x < *y ? -1 : *x > *y;
 }
 
-/* One insertion every 5 us; each is late by what held up those before. */
+/* This thread on the first CPU and all others elsewhere (APART), or all
+ * anywhere.  Advice. */
+static void
+place_threads (bool apart)
+{
+  const pid_t self = (pid_t) syscall (SYS_gettid);
+  DIR *dir = opendir ("/proc/self/task");
+  const struct dirent *e;
+  cpu_set_t first, rest;
+  pid_t tid;
+  int i;
+
+  CPU_ZERO (&first);
+  CPU_SET (0, &first);
+  CPU_ZERO (&rest);
+  for (i = 1; i < CPU_SETSIZE; i++)
+    CPU_SET (i, &rest);
+  if (!apart) {
+    CPU_OR (&first, &first, &rest);
+    rest = first;
+  }
+  while (dir && (e = readdir (dir)) != NULL)
+    if ((tid = (pid_t) atoi (e->d_name)) > 0)
+      (void) sched_setaffinity (tid, sizeof rest, tid == self ? &first : &rest);
+  if (dir)
+    closedir (dir);
+}
+
+/* How often the thread gave the CPU up of itself: to wait. */
+static long
+sleeps (void)
+{
+  struct rusage u;
+
+  getrusage (RUSAGE_THREAD, &u);
+  return u.ru_nvcsw;
+}
+
+/* LATE: of every 5 us, how late what is due then was done: an insertion, or
+ * nothing at all.  Returns how many insertions slept, and took over 1 ms. */
+static size_t
+tick (struct bench *b, double *late, size_t nr, bool with_insertions)
+{
+  double start = bench_seconds (CLOCK_MONOTONIC), due, begun, done;
+  long before = sleeps (), now;
+  size_t i, slept = 0;
+
+  for (i = 0; i < nr; i++) {
+    due = start + (double) i * 5e-6;
+    do
+      begun = bench_seconds (CLOCK_MONOTONIC);
+    while (begun < due);
+    if (with_insertions)
+      insert (b, 1);
+    done = bench_seconds (CLOCK_MONOTONIC);
+    late[i] = done - due;
+    if (done - begun > 1e-3) {
+      now = sleeps ();
+      slept += now > before;
+      before = now;
+    }
+  }
+  return slept;
+}
+
+/* Insertions at 200 k/s; each is late by what held up those before.  The
+ * inserting thread has a core to itself, so far as the kernel and the host let
+ * it: how late nothing at all is tells how far. */
 static void
 pace (struct bench *b, size_t nr)
 {
-  double *late = malloc (nr * sizeof *late), start, due;
-  size_t i;
+  double *late = malloc (nr * sizeof *late);
+  uint64_t waits;
+  size_t slept;
 
   if (late == NULL)
     return;
-  start = bench_seconds (CLOCK_MONOTONIC);
-  for (i = 0; i < nr; i++) {
-    due = start + (double) i * 5e-6;
-    while (bench_seconds (CLOCK_MONOTONIC) < due)
-      ;
-    insert (b, 1);
-    late[i] = bench_seconds (CLOCK_MONOTONIC) - due;
-  }
+  place_threads (true);
+  tick (b, late, nr, false);
+  qsort (late, nr, sizeof *late, compare_doubles);
+  printf ("nothing at 200 k/s  p99 %.1f us, p99.99 %.3f ms\n",
+          late[nr / 100 * 99] * 1e6, late[nr / 10000 * 9999] * 1e3);
+  waits = b->nr_waits;
+  slept = tick (b, late, nr, true);
+  place_threads (false);
   qsort (late, nr, sizeof *late, compare_doubles);
   printf ("at 200 k/s          p50 %.1f us, p99 %.1f us, p99.99 %.3f ms, "
           "slowest %.1f ms\n", late[nr / 2] * 1e6, late[nr / 100 * 99] * 1e6,
           late[nr / 10000 * 9999] * 1e3, late[nr - 1] * 1e3);
+  printf ("  of %zu insertions  %" PRIu64 " found no room, %zu slept for over "
+          "1 ms\n", nr, b->nr_waits - waits, slept);
   free (late);
 }
 
