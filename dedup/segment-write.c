@@ -3,8 +3,9 @@
  * entries come, in large writes; then fences and filter, which stay in memory
  * for who asked; then the first page.
  *
- * Nothing is synced: the caller does that before it lists the segment (law
- * 8), and until then nobody reads these pages.
+ * Each batch is written out at once (io_write_out), so that no sync of the file
+ * has much of it to do.  Nothing is synced: the caller does that before it lists
+ * the segment (law 8), and until then nobody reads these pages.
  *
  * One thread.  Memory: one batch of pages, a shard of the filter being built,
  * and the fences and filter themselves.

@@ -548,6 +548,15 @@ test_preallocation (void **state)
   }
 }
 
+/* A bitmap's table takes two clusters. */
+static void
+test_long_bitmap_table (void **state)
+{
+  must ("rm -f %s; qemu-img create -q -f qcow2 -o cluster_size=512 %s 200M && "
+        "qemu-img bitmap --add -g 512 %s one", base, base, base);
+  assert_agree (base, "bitmap table", 0);
+}
+
 static void
 test_bitmaps (void **state)
 {
@@ -557,6 +566,114 @@ test_bitmaps (void **state)
         "qemu-img bitmap --add -g 512 %s two-with-a-longer-name && "
         "qemu-io -c 'write -q 0 5M' %s", base, base, base);
   assert_agree (base, "bitmaps", 0);
+}
+
+#define BITMAPS_EXTENSION 0x23852875
+
+/* Where the payload of the header extension is. */
+static uint64_t
+bitmaps_at (int fd)
+{
+  uint64_t at = get (fd, 100, 4);
+
+  while (get (fd, at, 4) != BITMAPS_EXTENSION) {
+    assert_true (get (fd, at, 4) != 0);
+    at += 8 + (get (fd, at + 4, 4) + 7) / 8 * 8;
+  }
+  return at + 8;
+}
+
+/* One lie each in an image whose two bitmaps are right. */
+static void
+test_bitmaps_that_lie (void **state)
+{
+  enum { NUMBER, TABLE, ENTRY };
+  static const struct {
+    int where;
+    uint64_t flip;
+    const char *what;
+  } cases[] = {
+    { NUMBER, 2 ^ 3, "ends before its last entry" },
+    { NUMBER, 2 ^ 65536, "claims 65536 bitmaps" },
+    { TABLE, 1, "bitmap table" },          /* misaligned */
+    { TABLE, 1 << 20, "bitmap table" },    /* another cluster's place */
+    { ENTRY, 1, "reserved bits" },         /* all ones, and an offset */
+    { ENTRY, 2, "reserved bits" },
+    { ENTRY, UINT64_C (1) << 63, "reserved bits" },
+    { ENTRY, 512, "bitmap cluster" },
+    { ENTRY, 1 << 20, "2 things refer" },   /* data is there */
+  };
+  struct raw w;
+  uint64_t ext, directory, entry, at;
+  unsigned len;
+  size_t i;
+
+  test_bitmaps (state);
+  for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    must ("cp %s %s", base, copy);
+    w = raw_open (copy);
+    ext = bitmaps_at (w.fd);
+    directory = get (w.fd, ext + 16, 8);
+    entry = get (w.fd, directory, 8);
+    assert_true (get (w.fd, entry, 8) & QCOW2_OFFSET_MASK);
+    at = cases[i].where == NUMBER ? ext : cases[i].where == TABLE ? directory
+      : entry;
+    len = cases[i].where == NUMBER ? 4 : 8;
+    put (w.fd, at, len, get (w.fd, at, len) ^ cases[i].flip);
+    close (w.fd);
+    assert_int_equal (verdict (copy), 2);
+    if (strstr (lines, cases[i].what) == NULL)
+      fail_msg ("case %zu: %s", i, lines);
+  }
+}
+
+/* The journal of a hostile image may name any place as a bitmap table's entry:
+ * only what is one is written to. */
+static void
+test_bitmap_records_name_table_entries (void **state)
+{
+  const struct qcow2_open_params p = { .path = base, .writable = true,
+                                       .cache_bytes = 1 << 20 };
+  struct raw w;
+  uint64_t table, entries, places[8];
+  struct qcow2_image *img;
+  struct io_store *io;
+  struct qcow2_txn txn;
+  struct fault f = { 0 };
+  size_t i;
+  int r;
+
+  test_bitmaps (state);
+  w = raw_open (base);
+  table = get (w.fd, get (w.fd, bitmaps_at (w.fd) + 16, 8), 8);
+  entries = get (w.fd, get (w.fd, bitmaps_at (w.fd) + 16, 8) + 8, 4);
+  places[0] = table;                    /* right */
+  places[1] = table + 4;
+  places[2] = table + 8 * entries;
+  places[3] = table - 8;
+  places[4] = w.l1_off;
+  places[5] = w.reftable_off;
+  places[6] = 40;                       /* the header's L1 offset */
+  places[7] = get (w.fd, bitmaps_at (w.fd) + 16, 8);
+  close (w.fd);
+  assert_int_equal (io_file_open (base, IO_FILE_WRITE, IO_LOCK_NONE, &io, &f),
+                    0);
+  assert_int_equal (qcow2_open (io, &p, &img, &f), 0);
+  qcow2_txn_begin (img, &txn);
+  for (i = 0; i < 8; i++) {
+    const struct qcow2_change c = { .type = QCOW2_CHANGE_BITMAP,
+      .table_idx = places[i], .host_off = w.l1_off };
+
+    do {
+      lock_acquire (qcow2_lock (img));
+      r = qcow2_apply_locked (&txn, &c);
+      lock_release (qcow2_lock (img));
+    } while (r == -EAGAIN && qcow2_txn_load (&txn) == 0);
+    assert_int_equal (r, i == 0 ? 0 : -EINVAL);
+  }
+  qcow2_txn_end (&txn);
+  qcow2_close (img);
+  io_close (io);
 }
 
 /* qemu-img does not look past the end of the file. */
@@ -901,7 +1018,10 @@ main (void)
     cmocka_unit_test (test_every_refcount_width),
     cmocka_unit_test (test_empty_and_version_2),
     cmocka_unit_test (test_preallocation),
+    cmocka_unit_test (test_long_bitmap_table),
     cmocka_unit_test (test_bitmaps),
+    cmocka_unit_test (test_bitmaps_that_lie),
+    cmocka_unit_test (test_bitmap_records_name_table_entries),
     cmocka_unit_test (test_faults),
     cmocka_unit_test (test_refcount_past_the_end_is_a_leak),
     cmocka_unit_test (test_data_in_snapshot_table_with_right_refcount),
