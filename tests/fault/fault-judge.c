@@ -145,6 +145,9 @@ judge (struct world *w, struct io_store *io, const char *which)
 const struct shape fault_shapes[] = {
   { .name = "freezes", .base = BASE_STORE, .order = 4, .journal_areas = 4,
     .max_incarnations = 2, .nr_ops = 160, .unique_in = 2 },
+  { .name = "converts", .base = BASE_STORE, .order = 4, .journal_areas = 4,
+    .max_incarnations = 4, .nr_ops = 200, .unique_in = 2,
+    .limit_removed = true },
   { .name = "packs", .base = BASE_STORE, .order = 8, .journal_areas = 2,
     .nr_ops = 500, .unique_in = 20, .flush_always = true },
   { .name = "waits", .base = BASE_STORE, .order = 5, .journal_areas = 4,

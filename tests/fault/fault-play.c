@@ -265,6 +265,8 @@ start_session (struct world *w)
   int r;
 
   open_params (w->shape, &p);
+  if (w->shape->limit_removed && w->sessions > 0)
+    p.max_incarnations = 0;
   w->sessions++;
   w->sync_failed = false;
   w->d = NULL;
@@ -401,7 +403,8 @@ act (struct world *w)
       left = MIN_OF (left, i + OPS_AFTER_HIT);
     }
     one_step (w);
-    if (rnd (&w->rng, seen ? OPS_AFTER_HIT / 2 : often) == 0 &&
+    if ((rnd (&w->rng, seen ? OPS_AFTER_HIT / 2 : often) == 0 ||
+         (w->shape->limit_removed && w->sessions == 1 && i == left / 2)) &&
         !next_session (w))
       return;
   }

@@ -33,6 +33,7 @@ struct shape {                  /* a workload */
   unsigned nr_ops;
   unsigned unique_in;          /* one in so many contents is new */
   bool flush_always;           /* a block of the journal for every operation */
+  bool limit_removed;          /* after the first session */
   bool exact;                  /* verify=off */
   bool no_jobs;                /* writers make room for themselves */
   bool indexes;                /* what is there is indexed again */
