@@ -18,7 +18,8 @@
 #define DEDUP_SPARE_SEGMENTS 16        /* of them, for merges to get on with */
 #define DEDUP_MAX_LEVEL 15
 #define DEDUP_MIN_ORDER 4
-#define DEDUP_MAX_ORDER 20             /* 4 M slots of 42 bytes in RAM */
+#define DEDUP_SLOT_BYTES 42            /* of a log store, in RAM */
+#define DEDUP_MAX_ORDER 20             /* 4 M slots: 176 MB */
 #define DEDUP_MAX_HINTS (1u << 20)     /* 8 MiB: the last 4 GiB at 4 KiB */
 #define DEDUP_PAGE_SIZE 4096           /* incarnation page */
 #define DEDUP_PAGE_ENTRIES 101         /* of a segment; 100 of an incarnation */

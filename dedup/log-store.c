@@ -30,8 +30,9 @@ struct slot {
   uint64_t host_idx;              /* never 0 */
 };
 
-_Static_assert (sizeof (struct slot) == 40, "dedup-limits.h counts on 42 bytes");
 _Static_assert (DEDUP_BUCKET_SLOTS == 4, "tags of a bucket are one word");
+_Static_assert (sizeof (struct slot) + sizeof (uint64_t) / DEDUP_BUCKET_SLOTS
+                == DEDUP_SLOT_BYTES, "what a slot and its tag take");
 
 struct dedup_log_store {
   unsigned order;
@@ -338,8 +339,7 @@ dedup_log_store_order (const struct dedup_log_store *ls)
 size_t
 dedup_log_store_memory (const struct dedup_log_store *ls)
 {
-  return sizeof *ls + ls->nr_slots * sizeof *ls->slots +
-    ls->nr_slots / DEDUP_BUCKET_SLOTS * sizeof *ls->tags;
+  return sizeof *ls + ls->nr_slots * DEDUP_SLOT_BYTES;
 }
 
 bool

@@ -63,8 +63,8 @@ young_bytes (unsigned order, bool incarnations)
 static uint64_t
 fixed_bytes (unsigned order, uint64_t hints)
 {
-  return ((uint64_t) DEDUP_BUCKET_SLOTS << order) * (2 * 40 + 2 * 16) +
-    hints + 4096;
+  return ((uint64_t) DEDUP_BUCKET_SLOTS << order) *
+    (2 * DEDUP_SLOT_BYTES + 2 * 16) + hints + 4096;
 }
 
 uint64_t
