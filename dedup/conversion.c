@@ -3,8 +3,8 @@
  * runs, the oldest first, one a step.
  *
  * The run has the incarnation's age and its entries, tombstones too, so it
- * answers as that did, and stands where it stood.  It is a run of level 0, which
- * merges take from there.  It is written and made durable, then one
+ * answers as that did, and stands where it stood.  It is a run of level 0,
+ * which merges take from there.  It is written and made durable, then one
  * configuration lists it and no longer the incarnation (law 8); the
  * incarnation's space is freed when nobody reads it any more (law 9).
  * Interrupted at any point, the incarnation is there as before, and what was
@@ -205,15 +205,6 @@ conversion_run (struct dedup_disk *d, struct conversion *c)
 /* --- Its end ------------------------------------------------------------- */
 
 static void
-give_up_area (struct dedup_disk *d, const struct conversion *c)
-{
-  if (c->out.size_bytes > 0 && dedup_failed (d) == 0 &&
-      dedup_index_area_free (d, c->out.host_off, c->out.size_bytes) < 0)
-    log_line (d->log, LOG_DEBUG, "%s: an area is left to the next sweep",
-              d->path);
-}
-
-static void
 distrust_damaged (struct dedup_disk *d, const struct conversion *c)
 {
   if (!dedup_incarnation_damaged (c->inc))
@@ -277,7 +268,7 @@ list_run (struct dedup_disk *d, struct conversion *c)
   if (r == 0)
     r = replace (d, c, i);
   if (r < 0 || !any)
-    give_up_area (d, c);
+    dedup_index_area_give_up (d, c->out.host_off, c->out.size_bytes);
   if (r == 0 && d->index_memory)       /* it may be larger by a little */
     r = dedup_window_trim (d);
   return r < 0 ? r : dedup_runs_reap (d);
@@ -289,7 +280,7 @@ conversion_finish (struct dedup_disk *d, struct conversion *c, int r)
   if (r == 0)
     r = list_run (d, c);
   else
-    give_up_area (d, c);
+    dedup_index_area_give_up (d, c->out.host_off, c->out.size_bytes);
   if (r == -EBADMSG)
     return place_of (d->config, c) < d->config->nr_incarnations ?
       dedup_drop_damaged (d, c->out.age) : 0;

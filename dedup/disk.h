@@ -358,7 +358,7 @@ struct dedup_disk {
 /* Clusters in quarantine (bytes) that make a commit due. */
 #define DEDUP_QUARANTINE_HIGH (UINT64_C (256) << 20)
 
-/* --- disk.c, open.c ----------------------------------------------------------------------- */
+/* --- disk.c ----------------------------------------------------------------------- */
 
 /* Enter and leave a section that may append records: bit 48 is set and
  * durable in between (law 1).  -EROFS, or the sticky error. */
@@ -368,6 +368,7 @@ void dedup_change_end_locked (struct dedup_disk *d);
 /* Refuse writes from now on; returns ERR (negative). */
 int dedup_fail (struct dedup_disk *d, int err, const char *what);
 void dedup_wake (struct dedup_disk *d);
+/* The same, once until the next commit. */
 void dedup_ask_for_commit_locked (struct dedup_disk *d);
 /* Sync the file: every sync but the header's passes here or by the journal,
  * one at a time, so that a failure is known to all before another one could
@@ -449,11 +450,16 @@ int dedup_index_area_alloc (struct dedup_disk *d, uint64_t size,
                             uint64_t *host_off) MUST_CHECK;
 int dedup_index_area_free (struct dedup_disk *d, uint64_t host_off,
                            uint64_t size) MUST_CHECK;
+/* The same for one that was never listed, where nothing depends on it: what
+ * can't be freed is left to the next session's sweep. */
+void dedup_index_area_give_up (struct dedup_disk *d, uint64_t host_off,
+                               uint64_t size);
 /* Make durable what was written to the area (law 8). */
 int dedup_index_sync (struct dedup_disk *d, uint64_t host_off) MUST_CHECK;
 
 /* --- journal-areas.c ------------------------------------------------------------------- */
 
+/* Blocks that a new area has. */
 uint64_t dedup_area_blocks (const struct dedup_disk *d);
 /* Less than an area is left. */
 bool dedup_journal_low_locked (struct dedup_disk *d);

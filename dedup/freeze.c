@@ -201,10 +201,8 @@ place_incarnation (struct dedup_disk *d, const struct dedup_log_store *ls,
     return r;
   desc->id = d->config->next_incarnation_id++;   /* pages have it from now */
   r = write_incarnation (d, ls, desc);
-  if (r < 0 && *limbo < 0 &&
-      dedup_index_area_free (d, desc->host_off, desc->size_bytes) < 0)
-    log_line (d->log, LOG_DEBUG, "%s: an area is left to the next sweep",
-              d->path);
+  if (r < 0 && *limbo < 0)
+    dedup_index_area_give_up (d, desc->host_off, desc->size_bytes);
   return r;
 }
 

@@ -289,10 +289,8 @@ finish_plan (struct dedup_disk *d, struct merge_plan *p)
   else
     r = list_step (d, p);
   listed = r == 0 && p->nr_out > 0;
-  if (!listed && !mutation (MUTATION_LAW_9_RUN) && dedup_failed (d) == 0 &&
-      dedup_index_area_free (d, p->out.host_off, p->out.size_bytes) < 0)
-    log_line (d->log, LOG_DEBUG, "%s: an area is left to the next sweep",
-              d->path);
+  if (!listed && !mutation (MUTATION_LAW_9_RUN))
+    dedup_index_area_give_up (d, p->out.host_off, p->out.size_bytes);
   if (r == 0)
     r = dedup_runs_reap (d);
   return r == -EAGAIN ? 0 : r;
@@ -328,7 +326,7 @@ static int
 merge (struct dedup_disk *d, bool keep_mutex)
 {
   struct merge_plan *p = NULL;
-  int r, r2;
+  int r;
 
   r = merge_plan_new (d, &p);
   if (r <= 0)
@@ -341,10 +339,7 @@ merge (struct dedup_disk *d, bool keep_mutex)
   if (r == 0)
     r = finish_plan (d, p);
   else if (dedup_failed (d) == 0) {
-    r2 = dedup_index_area_free (d, p->out.host_off, p->out.size_bytes);
-    if (r2 < 0)
-      log_line (d->log, LOG_DEBUG, "%s: an area is left to the next sweep",
-                d->path);
+    dedup_index_area_give_up (d, p->out.host_off, p->out.size_bytes);
     if (dedup_store_file_lost (d, p->out.host_off) && r != -EINTR)
       r = 0;                             /* the next one goes to the image */
   }

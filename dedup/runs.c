@@ -383,14 +383,6 @@ write_log_store (struct dedup_disk *d, const struct dedup_log_store *ls,
   return r;
 }
 
-static void
-give_up_area (struct dedup_disk *d, const struct dedup_segment_desc *desc)
-{
-  if (dedup_index_area_free (d, desc->host_off, desc->size_bytes) < 0)
-    log_line (d->log, LOG_DEBUG, "%s: an area is left to the next sweep",
-              d->path);
-}
-
 static int
 write_run (struct dedup_disk *d, const struct dedup_log_store *ls,
            struct dedup_segment_desc *desc, struct dedup_segment_meta **meta)
@@ -412,7 +404,7 @@ write_run (struct dedup_disk *d, const struct dedup_log_store *ls,
       dedup_segment_meta_free (*meta);
   }
   if (r < 0)
-    give_up_area (d, desc);
+    dedup_index_area_give_up (d, desc->host_off, desc->size_bytes);
   return r;
 }
 

@@ -563,6 +563,16 @@ dedup_index_area_free (struct dedup_disk *d, uint64_t host_off, uint64_t size)
   return 0;
 }
 
+void
+dedup_index_area_give_up (struct dedup_disk *d, uint64_t host_off,
+                          uint64_t size)
+{
+  if (size > 0 && dedup_failed (d) == 0 &&
+      dedup_index_area_free (d, host_off, size) < 0)
+    log_line (d->log, LOG_DEBUG, "%s: an area is left to the next sweep",
+              d->path);
+}
+
 int
 dedup_index_sync (struct dedup_disk *d, uint64_t host_off)
 {

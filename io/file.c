@@ -3,9 +3,9 @@
  *
  * Owns one descriptor, closed on exec.  Everything in struct io_file that
  * transfers use is constant after open, and they name their position, so any
- * number of threads may use it at once.  A write is ordered before a sync only if it
- * returned before the sync was called.  fdatasync is enough where the size
- * changed: it covers what is needed to read the data back.
+ * number of threads may use it at once.  A write is ordered before a sync only
+ * if it returned before the sync was called.  fdatasync is enough where the
+ * size changed: it covers what is needed to read the data back.
  *
  * Errors are folded into those that a client may see (host_error).  A write
  * past `ulimit -f` reads as a full disk, provided that the process ignores

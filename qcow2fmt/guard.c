@@ -21,7 +21,8 @@
  * The store adds its areas, and tables made later enter themselves.  Asked
  * are: drop.c before an entry's cluster is freed, scan.c and alloc.c before a
  * cluster counts as free, hold.c before it is linked, dirty-bitmaps.c before
- * bits are written, and the write pipeline before each write of data.  Each question is a look at a bit or a few.
+ * bits are written, and the write pipeline before each write of data.  Each
+ * question is a look at a bit or a few.
  *
  * Left out: what persistent bitmaps use, and L2 tables of snapshots past
  * MAX_SNAPSHOT_L1_BYTES of L1 tables; there the refcounts must do.  Where the
