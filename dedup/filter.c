@@ -122,17 +122,18 @@ dedup_filter_find (const struct dedup_filter *f,
                    struct dedup_filter_place *p)
 {
   const struct dedup_filter_shard *s;
+  const uint64_t *at;
+  const unsigned bits = f->bits, head = head_columns (bits);
+  const uint32_t fingerprint = k->fingerprint;
   struct dedup_filter_key seeded;
-  uint32_t shard, nr_blocks;
-  uint64_t fraction, slot;
-  const unsigned head = head_columns (f->bits);
+  uint64_t fraction, slot, lo, hi;
+  uint32_t nr_blocks;
   unsigned shift;
 
   p->head = NULL;
   if (k->pos >> 32 < f->lo || k->pos >> 32 > f->hi)
     return;
-  shard = filter_shard_of (f, k->pos, &fraction);
-  s = &f->shards[shard];
+  s = &f->shards[filter_shard_of (f, k->pos, &fraction)];
   nr_blocks = s[1].first_block - s->first_block;
   if (nr_blocks == 0)
     return;
@@ -141,21 +142,20 @@ dedup_filter_find (const struct dedup_filter *f,
     filter_seed_key (&seeded, s->seed);
     k = &seeded;
   }
+  lo = k->lo | 1;
+  hi = k->hi;
   slot = filter_slot_of (fraction, nr_blocks);
   shift = slot % 64;
-  p->head = f->head + (s->first_block + slot / 64) * head;
-  p->tail = f->tail + (s->first_block + slot / 64) * (f->bits - head);
-  p->fingerprint = k->fingerprint;
-  p->bits = f->bits;
-  p->c[0] = (k->lo | 1) << shift;
-  p->c[1] = k->hi << shift;
-  p->c[2] = 0;
-  if (shift) {
-    p->c[1] |= (k->lo | 1) >> (64 - shift);
-    p->c[2] = k->hi >> (64 - shift);
-  }
-  __builtin_prefetch (p->head);
-  __builtin_prefetch (p->head + 3 * head - 1);
+  at = f->head + (s->first_block + slot / 64) * head;
+  __builtin_prefetch (at);
+  __builtin_prefetch (at + 3 * head - 1);
+  /* 128 bits that start at SHIFT: what leaves a word is shifted twice, as a
+   * shift by 64 is none. */
+  *p = (struct dedup_filter_place) {
+    .head = at, .filter = f, .fingerprint = fingerprint, .bits = bits,
+    .c = { lo << shift, hi << shift | lo >> 1 >> (63 - shift),
+           hi >> 1 >> (63 - shift) },
+  };
 }
 
 /* Is one of the columns of three blocks wrong, NR of each block, from bit
@@ -166,11 +166,22 @@ differs (const struct dedup_filter_place *p, const uint64_t *w, unsigned nr,
 {
   unsigned i, wrong = 0;
 
+#pragma GCC unroll 4
   for (i = 0; i < nr; i++)
     wrong |= filter_parity ((w[i] & p->c[0]) ^ (w[nr + i] & p->c[1]) ^
                             (w[2 * nr + i] & p->c[2]), popcount) ^
       (p->fingerprint >> (first + i) & 1);
   return wrong;
+}
+
+/* The columns behind the first of the block where P begins. */
+static const uint64_t *
+tail_of (const struct dedup_filter_place *p)
+{
+  const struct dedup_filter *f = p->filter;
+
+  return f->tail + (p->head - f->head) / DEDUP_FILTER_HEAD *
+    (p->bits - DEDUP_FILTER_HEAD);
 }
 
 static inline __attribute__ ((__always_inline__)) bool
@@ -180,10 +191,10 @@ test (const struct dedup_filter_place *p, bool popcount)
 
   if (p->head == NULL)
     return false;
-  if (bits < DEDUP_FILTER_HEAD)
+  if (__builtin_expect (bits < DEDUP_FILTER_HEAD, 0))
     return !differs (p, p->head, bits, 0, popcount);
   return !differs (p, p->head, DEDUP_FILTER_HEAD, 0, popcount) &&
-    !differs (p, p->tail, bits - DEDUP_FILTER_HEAD, DEDUP_FILTER_HEAD,
+    !differs (p, tail_of (p), bits - DEDUP_FILTER_HEAD, DEDUP_FILTER_HEAD,
               popcount);
 }
 

@@ -71,7 +71,7 @@ size_t dedup_filter_memory (const struct dedup_filter *f);
  * time to bring them. */
 struct dedup_filter_place {
   const uint64_t *head;            /* NULL: not in it */
-  const uint64_t *tail;
+  const struct dedup_filter *filter;
   uint64_t c[3];
   uint32_t fingerprint;
   uint32_t bits;                   /* to be compared; 0: it may be in */

@@ -108,10 +108,16 @@ seg_io (struct dedup_segment *s)
   return s->io;
 }
 
+static inline const struct dedup_segment_meta *
+meta_of (const struct dedup_segment *s)
+{
+  return __atomic_load_n (&s->meta, __ATOMIC_ACQUIRE);
+}
+
 const struct dedup_segment_meta *
 dedup_segment_meta (struct dedup_segment *s)
 {
-  return __atomic_load_n (&s->meta, __ATOMIC_ACQUIRE);
+  return meta_of (s);
 }
 
 bool
@@ -577,7 +583,7 @@ dedup_segment_place (struct dedup_segment *s,
                      struct dedup_filter_place *p)
 {
   static const uint64_t somewhere;
-  const struct dedup_segment_meta *m = dedup_segment_meta (s);
+  const struct dedup_segment_meta *m = meta_of (s);
 
   if (m && m->filter.bits)
     dedup_filter_find (&m->filter, key, p);

@@ -216,53 +216,59 @@ struct batch {
   size_t nr_pending;
   uint8_t pending[BATCH_HASHES];       /* not found yet */
   struct pair {
-    uint8_t probe;
-    struct dedup_incarnation *inc;     /* or */
-    struct dedup_segment *segment;
-    bool aging;
+    const struct dedup_table *table;
+    struct dedup_segment *segment;     /* of a run */
+    unsigned probe;
   } pairs[BATCH_PAIRS];
   struct dedup_filter_place places[BATCH_PAIRS];
 };
 
-/* The segment of a run that answers for PREFIX, or NULL.  Their ranges are
- * about equal, so it is found by a guess and few steps. */
-static struct dedup_segment *
-segment_for (const struct dedup_incarnations *s, const struct dedup_table *t,
-             uint32_t prefix)
+/* Which segment of a run answers for PREFIX?  -1: none.  Their ranges, NR of
+ * them, are about equal, so it is found by a guess and few steps. */
+static inline ssize_t
+segment_for (const struct dedup_range *r, size_t nr, uint32_t prefix)
 {
-  const struct dedup_range *r = s->ranges + t->first;
-  size_t i = (size_t) ((uint64_t) prefix * t->nr >> 32);
+  size_t i = (size_t) ((uint64_t) prefix * nr >> 32);
 
   while (i > 0 && r[i].lo > prefix)
     i--;
-  while (i + 1 < t->nr && r[i].hi < prefix)
+  while (i + 1 < nr && r[i].hi < prefix)
     i++;
-  return r[i].lo <= prefix && prefix <= r[i].hi ? s->segments[t->first + i]
-    : NULL;
+  return r[i].lo <= prefix && prefix <= r[i].hi ? (ssize_t) i : -1;
 }
 
 /* Note the pairs of one table; returns the number of all. */
 static size_t
-add_pairs (struct batch *b, const struct dedup_table *t, size_t nr)
+add_incarnation (struct batch *b, const struct dedup_table *t, size_t nr)
 {
   static const uint64_t somewhere;
   size_t i;
 
-  for (i = 0; i < b->nr_pending; i++) {
-    const struct dedup_filter_key *key = &b->keys[b->pending[i]];
-    struct pair *p = &b->pairs[nr];
+  for (i = 0; i < b->nr_pending; i++, nr++) {
+    b->places[nr].head = &somewhere;      /* asks its own filter */
+    b->places[nr].bits = 0;
+    b->pairs[nr] = (struct pair) { .table = t, .probe = b->pending[i] };
+  }
+  return nr;
+}
 
-    p->probe = b->pending[i];
-    p->inc = t->inc;
-    p->aging = t->age <= b->set->aging;
-    if (t->inc) {                      /* asks its own filter */
-      b->places[nr].head = &somewhere;
-      b->places[nr++].bits = 0;
+static size_t
+add_run (struct batch *b, const struct dedup_table *t, size_t nr)
+{
+  struct dedup_segment **segments = b->set->segments + t->first;
+  const struct dedup_range *ranges = b->set->ranges + t->first;
+  const size_t nr_ranges = t->nr, nr_pending = b->nr_pending;
+  size_t i;
+
+  for (i = 0; i < nr_pending; i++) {
+    const unsigned probe = b->pending[i];
+    const struct dedup_filter_key *key = &b->keys[probe];
+    ssize_t k = segment_for (ranges, nr_ranges, (uint32_t) (key->pos >> 32));
+
+    if (k < 0)
       continue;
-    }
-    p->segment = segment_for (b->set, t, (uint32_t) (key->pos >> 32));
-    if (p->segment)
-      dedup_segment_place (p->segment, key, &b->places[nr++]);
+    b->pairs[nr] = (struct pair) { t, segments[k], probe };
+    dedup_segment_place (segments[k], key, &b->places[nr++]);
   }
   return nr;
 }
@@ -272,20 +278,21 @@ has_filter (const struct pair *p)
 {
   const struct dedup_segment_meta *m;
 
-  if (p->inc)
-    return dedup_incarnation_loaded (p->inc);
+  if (p->table->inc)
+    return dedup_incarnation_loaded (p->table->inc);
   m = dedup_segment_meta (p->segment);
   return m != NULL && m->filter.bits > 0;
 }
 
 static void
-look (struct dedup_probe *probe, const struct pair *p)
+look (const struct batch *b, struct dedup_probe *probe, const struct pair *p)
 {
+  struct dedup_incarnation *inc = p->table->inc;
   unsigned reads = 0;
   uint64_t at;
   int r;
 
-  r = p->inc ? dedup_incarnation_lookup (p->inc, &probe->hash, &at, &reads)
+  r = inc ? dedup_incarnation_lookup (inc, &probe->hash, &at, &reads)
     : dedup_segment_lookup (p->segment, &probe->hash, &at, &reads);
   probe->reads += reads;
   if (r != 1) {
@@ -293,7 +300,7 @@ look (struct dedup_probe *probe, const struct pair *p)
     return;
   }
   probe->host_idx = at;
-  probe->aging = p->aging;
+  probe->aging = p->table->age <= b->set->aging;
   probe->found = at == DEDUP_DELETED ? DEDUP_MISS : DEDUP_HIT;
 }
 
@@ -311,7 +318,7 @@ ask_pairs (struct batch *b, size_t nr)
     const struct pair *p = &b->pairs[maybe[i]];
 
     if (b->probes[p->probe].found == DEDUP_PROBE)
-      look (&b->probes[p->probe], p);
+      look (b, &b->probes[p->probe], p);
   }
   for (i = 0; i < b->nr_pending; i++)
     if (b->probes[b->pending[i]].found == DEDUP_PROBE)
@@ -333,7 +340,9 @@ probe_batch (struct batch *b, size_t nr)
   }
   b->nr_pending = nr;
   for (i = 0; i < b->set->nr_tables && b->nr_pending > 0; i++) {
-    pairs = add_pairs (b, &b->set->tables[i], pairs);
+    const struct dedup_table *t = &b->set->tables[i];
+
+    pairs = t->inc ? add_incarnation (b, t, pairs) : add_run (b, t, pairs);
     if (pairs + b->nr_pending <= BATCH_PAIRS)
       continue;
     ask_pairs (b, pairs);
@@ -376,6 +385,7 @@ dedup_index_hidden (const struct dedup_incarnations *set, size_t table,
 {
   struct dedup_filter_key key;
   struct dedup_segment *s;
+  ssize_t k;
   uint64_t at;
   size_t i;
   int r;
@@ -387,9 +397,11 @@ dedup_index_hidden (const struct dedup_incarnations *set, size_t table,
     if (t->inc)
       r = dedup_incarnation_lookup (t->inc, h, &at, NULL);
     else {
-      s = segment_for (set, t, dedup_hash_prefix (h));
-      r = s && !filter_denies (s, &key) &&
-        dedup_segment_lookup (s, h, &at, NULL);
+      k = segment_for (set->ranges + t->first, t->nr, dedup_hash_prefix (h));
+      if (k < 0)
+        continue;
+      s = set->segments[t->first + (size_t) k];
+      r = !filter_denies (s, &key) && dedup_segment_lookup (s, h, &at, NULL);
     }
     if (r == 1)
       return true;

@@ -593,7 +593,7 @@ test_bitmaps_that_lie (void **state)
     uint64_t flip;
     const char *what;
   } cases[] = {
-    { NUMBER, 2 ^ 3, "ends before its last entry" },
+    { NUMBER, 2 ^ 0x3, "ends before its last entry" },
     { NUMBER, 2 ^ 65536, "claims 65536 bitmaps" },
     { TABLE, 1, "bitmap table" },          /* misaligned */
     { TABLE, 1 << 20, "bitmap table" },    /* another cluster's place */
