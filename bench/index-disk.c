@@ -129,6 +129,33 @@ bench_stop_loop (struct bench *b)
   srv_loop_stop (l);
 }
 
+static void
+open_file (struct bench *b, const char *path, unsigned flags)
+{
+  struct io_store *file;
+  struct fault f = { 0 };
+
+  bench_must (io_file_open (path, flags, IO_LOCK_WRITE, &file, &f), f.msg);
+  bench_must (io_faulty_new (file, count_cb, NULL, &b->io), "store");
+}
+
+void
+bench_again (struct bench *b, const char *path)
+{
+  struct bench_timer t = bench_now ();
+  unsigned urgent;
+
+  open_file (b, path, IO_FILE_WRITE);
+  bench_open (b, true);
+  do {
+    usleep (10000);
+    dedup_due (b->d, &urgent);
+  }
+  while (urgent || b->d->merging);
+  printf ("at rest             %.1f s after it was opened\n",
+          bench_since (t).wall);
+}
+
 void
 bench_create (struct bench *b, const char *path, uint64_t nr)
 {
@@ -137,13 +164,10 @@ bench_create (struct bench *b, const char *path, uint64_t nr)
                .cluster_bits = 12, .refcount_order = 4 },
     .order = b->order,
   };
-  struct io_store *file;
   struct fault f = { 0 };
   int r;
 
-  bench_must (io_file_open (path, IO_FILE_WRITE | IO_FILE_CREATE,
-                            IO_LOCK_WRITE, &file, &f), f.msg);
-  bench_must (io_faulty_new (file, count_cb, NULL, &b->io), "store");
+  open_file (b, path, IO_FILE_WRITE | IO_FILE_CREATE);
   bench_must (dedup_create (b->io, &p, &f), f.msg);
   bench_open (b, true);
   lock_acquire (b->d->lock);

@@ -41,6 +41,8 @@ struct bench_timer bench_since (struct bench_timer t);
 /* A new file at PATH, with room for NR clusters of 4 KiB of data, from B->first
  * on: reserved in memory, nothing is written there.  Opened. */
 void bench_create (struct bench *b, const char *path, uint64_t nr);
+/* One that was made before; returns when it is at rest. */
+void bench_again (struct bench *b, const char *path);
 void bench_open (struct bench *b, bool with_loop);
 void bench_stop_loop (struct bench *b);
 

@@ -242,13 +242,19 @@ qcow2_guard_put_locked (struct qcow2_image *img, uint64_t host_idx,
   (void) r;
 }
 
+uint64_t
+qcow2_next_guarded_locked (struct qcow2_image *img, uint64_t host_idx)
+{
+  assert (lock_held (&img->lock));
+  /* With an external data file, data is not where tables are. */
+  if (img->guard == NULL || qcow2_has_data_file (&img->header.geo))
+    return UINT64_MAX;
+  return qcow2_bitmap_next (img->guard, host_idx);
+}
+
 bool
 qcow2_guarded_locked (struct qcow2_image *img, uint64_t host_idx,
                       uint64_t count)
 {
-  assert (lock_held (&img->lock));
-  if (qcow2_has_data_file (&img->header.geo))
-    return false;              /* data is in another file */
-  return img->guard && count > 0 &&
-    qcow2_bitmap_next (img->guard, host_idx) - host_idx < count;
+  return qcow2_next_guarded_locked (img, host_idx) - host_idx < count;
 }

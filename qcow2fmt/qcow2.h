@@ -403,6 +403,9 @@ void qcow2_guard_put_locked (struct qcow2_image *img, uint64_t host_idx,
 /* Is any of these clusters guarded?  No data may go there. */
 bool qcow2_guarded_locked (struct qcow2_image *img, uint64_t host_idx,
                            uint64_t count) MUST_CHECK;
+/* The first that is, from HOST_IDX on; UINT64_MAX: none. */
+uint64_t qcow2_next_guarded_locked (struct qcow2_image *img,
+                                    uint64_t host_idx);
 
 /* First cluster past everything allocated or reserved. */
 uint64_t qcow2_frontier_locked (struct qcow2_image *img);

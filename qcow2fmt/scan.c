@@ -49,16 +49,13 @@ pass (struct qcow2_alloc *a, uint64_t end)
   return a->scan_next < a->scan_end;
 }
 
-/* Is it free?  If not, it may be garbage. */
+/* Is it free, being no table?  If not, it may be garbage. */
 static bool
 look (struct scan *s, const struct qcow2_table *block, uint64_t idx)
 {
   struct qcow2_image *img = s->img;
   uint64_t refcount = block ? qcow2_refblock_get_locked (img, block, idx) : 0;
 
-  /* A table, whatever its refcount. */
-  if (qcow2_guarded_locked (img, idx, 1))
-    return false;
   /* Anchored and refcount 0 contradict each other: rot.  In use, perhaps. */
   if (refcount == 0)
     return idx != 0 && !qcow2_bitmap_test (img->alloc.busy, idx) &&
@@ -74,9 +71,12 @@ look_at_range (struct scan *s, const struct qcow2_table *block,
                uint64_t first, uint64_t end)
 {
   uint64_t free_from = first;
+  uint64_t table = qcow2_next_guarded_locked (s->img, first);
 
   for (uint64_t i = first; i < end; ++i) {
-    if (look (s, block, i))
+    if (i == table)              /* whatever its refcount */
+      table = qcow2_next_guarded_locked (s->img, i + 1);
+    else if (look (s, block, i))
       continue;
     if (i > free_from)
       qcow2_alloc_found_free_locked (s->img, free_from, i - free_from);

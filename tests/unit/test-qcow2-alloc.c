@@ -245,6 +245,37 @@ test_freed_clusters_wait_for_release_and_scan (void **state)
   env_free (&e);
 }
 
+/* Whatever its refcount says. */
+static void
+test_scan_never_finds_a_table_free (void **state)
+{
+  static const bool tables[8] = { [0] = true, [3] = true, [4] = true,
+                                  [7] = true };
+  struct env e;
+  struct fault f = { 0 };
+  uint64_t h[8], n = 0;
+
+  env_new (&e, 9, 4, 64);
+  for (unsigned i = 0; i < 8; ++i)
+    h[i] = write_new (e.img, i);
+  for (unsigned i = 0; i < 8; ++i)
+    unmap (e.img, i);
+  release_all (e.img);
+  writeback (e.img);
+  qcow2_close (e.img);
+  env_open (&e);
+  ok (qcow2_guard_begin (e.img, &f));
+  lock_acquire (&e.img->lock);
+  for (unsigned i = 0; i < 8; ++i)
+    if (tables[i])
+      qcow2_guard_put_locked (e.img, h[i], 1, true);
+  lock_release (&e.img->lock);
+  scan_all (e.img, count_garbage, &n);
+  for (unsigned i = 0; i < 8; ++i)
+    assert_int_equal (qcow2_bitmap_test (e.img->alloc.free, h[i]), !tables[i]);
+  env_free (&e);
+}
+
 static void
 test_scan_reports_garbage_but_not_what_is_held (void **state)
 {
@@ -357,6 +388,7 @@ main (void)
     cmocka_unit_test (test_thousands_of_holds),
     cmocka_unit_test (test_quarantine_keeps_order_and_kinds_apart),
     cmocka_unit_test (test_freed_clusters_wait_for_release_and_scan),
+    cmocka_unit_test (test_scan_never_finds_a_table_free),
     cmocka_unit_test (test_scan_reports_garbage_but_not_what_is_held),
     cmocka_unit_test (test_reservation_ends_at_the_bound),
     cmocka_unit_test (test_frontier_is_past_all_counted_clusters),
