@@ -15,6 +15,7 @@
  * or the machine is not what it should be.
  */
 #include <dirent.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <sched.h>
 #include <stdio.h>
@@ -134,9 +135,11 @@ stolen (void)
 }
 
 /* LATE: of every 5 us, how late what is due then was done: an insertion, or
- * nothing at all.  Returns how many insertions slept, and took over 1 ms. */
+ * nothing at all; and TOOK, how long it took itself.  Returns how many
+ * insertions slept, and took over 1 ms. */
 static size_t
-tick (struct bench *b, double *late, size_t nr, bool with_insertions)
+tick (struct bench *b, double *late, double *took, size_t nr,
+      bool with_insertions)
 {
   double start = bench_seconds (CLOCK_MONOTONIC), due, begun, done;
   long before = sleeps (), now;
@@ -151,7 +154,8 @@ tick (struct bench *b, double *late, size_t nr, bool with_insertions)
       insert (b, 1);
     done = bench_seconds (CLOCK_MONOTONIC);
     late[i] = done - due;
-    if (done - begun > 1e-3) {
+    took[i] = done - begun;
+    if (took[i] > 1e-3) {
       now = sleeps ();
       slept += now > before;
       before = now;
@@ -160,38 +164,47 @@ tick (struct bench *b, double *late, size_t nr, bool with_insertions)
   return slept;
 }
 
+static void
+print_times (const char *what, double *v, size_t nr)
+{
+  qsort (v, nr, sizeof *v, compare_doubles);
+  printf ("%-19s p50 %.1f us, p99 %.1f us, p99.99 %.3f ms, slowest %.1f ms\n",
+          what, v[nr / 2] * 1e6, v[nr / 100 * 99] * 1e6,
+          v[nr / 10000 * 9999] * 1e3, v[nr - 1] * 1e3);
+}
+
 /* Insertions at 200 k/s; each is late by what held up those before.  The
  * inserting thread has a core to itself, so far as the kernel and the host let
  * it: how late nothing at all is tells how far. */
 static void
 pace (struct bench *b, size_t nr)
 {
-  double *late = malloc (nr * sizeof *late);
+  double *late = malloc (nr * sizeof *late), *took = malloc (nr * sizeof *took);
   uint64_t waits;
   size_t slept;
   double taken;
 
-  if (late == NULL)
-    return;
+  if (late == NULL || took == NULL)
+    bench_must (-ENOMEM, "times");
   place_threads (true);
   taken = stolen ();
-  tick (b, late, nr, false);
-  qsort (late, nr, sizeof *late, compare_doubles);
-  printf ("nothing at 200 k/s  p99 %.1f us, p99.99 %.3f ms; the host took %.2f s "
-          "of CPU\n", late[nr / 100 * 99] * 1e6, late[nr / 10000 * 9999] * 1e3,
+  tick (b, late, took, nr, false);
+  printf ("200 k/s             the host took %.2f s of CPU\n",
           stolen () - taken);
+  print_times ("  nothing, late", late, nr);
+  print_times ("  nothing, itself", took, nr);
   waits = b->nr_waits;
   taken = stolen ();
-  slept = tick (b, late, nr, true);
+  slept = tick (b, late, took, nr, true);
   place_threads (false);
-  qsort (late, nr, sizeof *late, compare_doubles);
-  printf ("at 200 k/s          p50 %.1f us, p99 %.1f us, p99.99 %.3f ms, "
-          "slowest %.1f ms\n", late[nr / 2] * 1e6, late[nr / 100 * 99] * 1e6,
-          late[nr / 10000 * 9999] * 1e3, late[nr - 1] * 1e3);
-  printf ("  of %zu insertions  %" PRIu64 " found no room, %zu slept for over "
-          "1 ms; the host took %.2f s of CPU\n", nr, b->nr_waits - waits, slept,
+  printf ("insertions, 200 k/s the host took %.2f s of CPU\n",
           stolen () - taken);
+  print_times ("  late", late, nr);
+  print_times ("  itself", took, nr);
+  printf ("  of %zu            %" PRIu64 " found no room, %zu slept for over "
+          "1 ms\n", nr, b->nr_waits - waits, slept);
   free (late);
+  free (took);
 }
 
 /* --- Looking up ------------------------------------------------------------------ */
