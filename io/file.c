@@ -71,8 +71,7 @@ struct cursor {
   off_t host_off;
 };
 
-typedef ssize_t (*transfer_fn) (int fd, const struct iovec *iov, int iovcnt,
-                                off_t host_off);
+enum direction { READ, WRITE };
 
 static void
 skip_full (struct cursor *c)
@@ -94,29 +93,32 @@ advance (struct cursor *c, size_t n)
 
 /* One system call.  It never starts with an empty iovec (skip_full), so that
  * a result of 0 always means the end of the file.  A rest of an iovec goes
- * alone: that is rare, and saves copying the array. */
+ * alone: that is rare, and saves copying the array.  One buffer goes without
+ * an array, which the kernel would have to copy. */
 static ssize_t
-transfer_some (int fd, const struct cursor *c, transfer_fn fn)
+transfer_some (int fd, const struct cursor *c, enum direction dir)
 {
-  struct iovec rest;
+  char *rest = (char *) c->iov->iov_base + c->done;
+  const size_t len = c->iov->iov_len - c->done;
+  const int nr = MIN_OF (c->iovcnt, IOV_MAX);
 
-  if (c->done == 0)
-    return fn (fd, c->iov, MIN_OF (c->iovcnt, IOV_MAX), c->host_off);
-  rest.iov_base = (char *) c->iov->iov_base + c->done;
-  rest.iov_len = c->iov->iov_len - c->done;
-  return fn (fd, &rest, 1, c->host_off);
+  if (c->done > 0 || nr == 1)
+    return dir == READ ? pread (fd, rest, len, c->host_off)
+      : pwrite (fd, rest, len, c->host_off);
+  return dir == READ ? preadv (fd, c->iov, nr, c->host_off)
+    : pwritev (fd, c->iov, nr, c->host_off);
 }
 
 /* Go on until all is done or the host moves no more bytes (C then says
  * what is left). */
 static int
-transfer (int fd, struct cursor *c, transfer_fn fn)
+transfer (int fd, struct cursor *c, enum direction dir)
 {
   ssize_t n;
 
   skip_full (c);
   while (c->iovcnt > 0) {
-    n = transfer_some (fd, c, fn);
+    n = transfer_some (fd, c, dir);
     if (n == -1 && errno == EINTR)
       continue;
     if (n == -1)
@@ -143,7 +145,7 @@ file_preadv (struct io_store *s, const struct iovec *iov, int iovcnt,
 {
   struct io_file *file = (struct io_file *) s;
   struct cursor c = { .iov = iov, .iovcnt = iovcnt, .host_off = host_off };
-  int r = transfer (file->fd, &c, preadv);
+  int r = transfer (file->fd, &c, READ);
 
   if (r == 0)
     zero_rest (&c);
@@ -160,7 +162,7 @@ file_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
 
   if (!file->writable)
     return -EROFS;
-  r = transfer (file->fd, &c, pwritev);
+  r = transfer (file->fd, &c, WRITE);
   if (r == 0 && c.iovcnt > 0)
     return -EIO;
   return r;

@@ -9,10 +9,12 @@
  * ranges are released.
  *
  * The list is as long as there are request threads, so walking them is
- * cheaper than a tree.  Invariants, under the mutex: r->blockers is the
- * number of ranges before r that conflict with it; a range is held if and
- * only if it is 0.  Whoever waits owns its range until release, so its cond
- * outlives every signal, which is sent under the mutex.
+ * cheaper than a tree; where there are only readers nobody walks at all, as
+ * each of them is in another core's cache.  Invariants, under the mutex:
+ * r->blockers is the number of ranges before r that conflict with it; a range is
+ * held if and only if it is 0; nr_exclusive is the number of exclusive ones.
+ * A range has a cond while it waits; signals are sent under the mutex, so the
+ * last is over when the waiter goes on.
  */
 #include "range-lock.h"
 
@@ -26,6 +28,16 @@ conflict (const struct srv_range *a, const struct srv_range *b)
     a->first <= b->last && b->first <= a->last;
 }
 
+/* Until nothing before R conflicts with it. */
+static void
+wait_for_turn (struct srv_range_lock *l, struct srv_range *r)
+{
+  pthread_cond_init (&r->cond, NULL);
+  while (r->blockers > 0)
+    pthread_cond_wait (&r->cond, &l->mutex);
+  pthread_cond_destroy (&r->cond);
+}
+
 static void
 append (struct srv_range_lock *l, struct srv_range *r)
 {
@@ -36,6 +48,7 @@ append (struct srv_range_lock *l, struct srv_range *r)
   else
     l->head = r;
   l->tail = r;
+  l->nr_exclusive += r->exclusive;
 }
 
 static void
@@ -49,24 +62,29 @@ unlink_range (struct srv_range_lock *l, struct srv_range *r)
     r->next->prev = r->prev;
   else
     l->tail = r->prev;
+  l->nr_exclusive -= r->exclusive;
 }
 
 static uint64_t
-count_blockers (const struct srv_range *r)
+count_blockers (const struct srv_range_lock *l, const struct srv_range *r)
 {
   const struct srv_range *p;
   uint64_t n = 0;
 
+  if (l->nr_exclusive == 0)
+    return 0;
   for (p = r->prev; p; p = p->prev)
     n += conflict (p, r);
   return n;
 }
 
 static void
-unblock_later (const struct srv_range *r)
+unblock_later (const struct srv_range_lock *l, const struct srv_range *r)
 {
   struct srv_range *p;
 
+  if (l->nr_exclusive == 0)
+    return;
   for (p = r->next; p; p = p->next) {
     if (!conflict (r, p))
       continue;
@@ -81,6 +99,7 @@ srv_range_lock_init (struct srv_range_lock *l)
 {
   pthread_mutex_init (&l->mutex, NULL);
   l->head = l->tail = NULL;
+  l->nr_exclusive = 0;
 }
 
 void
@@ -98,13 +117,12 @@ srv_range_acquire (struct srv_range_lock *l, struct srv_range *r,
   r->first = first;
   r->last = last;
   r->exclusive = exclusive;
-  pthread_cond_init (&r->cond, NULL);
 
   pthread_mutex_lock (&l->mutex);
   append (l, r);
-  r->blockers = count_blockers (r);
-  while (r->blockers > 0)
-    pthread_cond_wait (&r->cond, &l->mutex);
+  r->blockers = count_blockers (l, r);
+  if (r->blockers > 0)
+    wait_for_turn (l, r);
   pthread_mutex_unlock (&l->mutex);
 }
 
@@ -113,8 +131,7 @@ srv_range_release (struct srv_range_lock *l, struct srv_range *r)
 {
   pthread_mutex_lock (&l->mutex);
   assert (r->blockers == 0);
-  unblock_later (r);
+  unblock_later (l, r);
   unlink_range (l, r);
   pthread_mutex_unlock (&l->mutex);
-  pthread_cond_destroy (&r->cond);
 }

@@ -15,12 +15,13 @@ struct srv_range {            /* caller allocated, one per request */
   bool exclusive;
   uint64_t blockers;          /* earlier ranges that it waits for */
   struct srv_range *prev, *next;
-  pthread_cond_t cond;
+  pthread_cond_t cond;        /* while it waits */
 };
 
 struct srv_range_lock {
   pthread_mutex_t mutex;
   struct srv_range *head, *tail;   /* held and waiting, in order of arrival */
+  uint64_t nr_exclusive;           /* of them */
 };
 
 void srv_range_lock_init (struct srv_range_lock *l);
