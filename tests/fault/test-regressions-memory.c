@@ -114,6 +114,62 @@ test_enomem_in_a_freeze_leaves_a_valid_configuration (void **state)
   fault_malloc_fails = NULL;
 }
 
+/* --- in a merge ---------------------------------------------------------- */
+
+static struct world *
+ready_to_merge (uint64_t *id)
+{
+  struct world *w = world_open (&small);
+
+  while (!dedup_merge_wanted (w->d)) {
+    fill_log_store (w, id);
+    assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
+  }
+  return w;
+}
+
+/* A merge that can't publish what it made leaves its inputs listed, which were
+ * to be dropped: the next commit must not give their areas away, and the merge
+ * that is made then gives them away once. */
+static void
+test_enomem_in_a_merge_keeps_its_inputs (void **state)
+{
+  unsigned long hits = 0, kept = 0;
+  struct world *w;
+  uint64_t id;
+  size_t nr;
+  int r;
+
+  fault_malloc_fails = fails_in_turn;
+  do {
+    id = 100;
+    w = ready_to_merge (&id);
+    nr = w->d->config->nr_segments;
+    failed = 0;
+    countdown = hits + 1;
+    fault_running = w;
+    r = dedup_run (w->d, DEDUP_JOB_MERGE);
+    fault_running = NULL;
+    assert_true (r == 0 || r == -ENOMEM);
+    if (dedup_failed (w->d) == 0) {
+      kept += w->d->config->nr_segments == nr;
+      fill_log_store (w, &id);
+      assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
+      while (dedup_merge_wanted (w->d))
+        assert_int_equal (dedup_run (w->d, DEDUP_JOB_MERGE), 0);
+      fill_log_store (w, &id);
+      assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
+      assert_int_equal (w->d->nr_dropped, 0);
+    }
+    dedup_free (w->d);
+    w->d = must_open (&small, w->image.io, true);
+    finish_clean (w);
+    hits += failed;
+  } while (failed > 0);
+  assert_true (hits > 3 && kept > hits / 2);
+  fault_malloc_fails = NULL;
+}
+
 /* --- at open ------------------------------------------------------------- */
 
 static uint64_t
@@ -264,6 +320,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_enomem_in_a_freeze_leaves_a_valid_configuration),
     cmocka_unit_test (test_enomem_in_a_checkpoint_stops_nothing),
+    cmocka_unit_test (test_enomem_in_a_merge_keeps_its_inputs),
     cmocka_unit_test (test_enomem_at_open_keeps_the_index),
     cmocka_unit_test (test_enomem_in_a_large_write_aborts_nothing),
     cmocka_unit_test (test_no_memory_for_a_log_store_does_not_spin),
