@@ -29,6 +29,20 @@ fails_if_large (size_t size)
   return size >= at_least;
 }
 
+/* Run JOB; its N-th allocation fails.  FAILED: was there one? */
+static void
+run_with_fault (struct world *w, unsigned job, unsigned long n)
+{
+  int r;
+
+  failed = 0;
+  countdown = n;
+  fault_running = w;
+  r = dedup_run (w->d, job);
+  fault_running = NULL;
+  assert_true (r == 0 || r == -ENOMEM);
+}
+
 /* --- in a freeze --------------------------------------------------------- */
 
 static const struct shape small = { .name = "small", .order = 4,
@@ -81,19 +95,13 @@ test_enomem_in_a_freeze_leaves_a_valid_configuration (void **state)
   struct dedup_stats s;
   struct world *w;
   uint64_t before, want;
-  int r;
 
   fault_malloc_fails = fails_in_turn;
   do {
     w = ready_to_freeze ();
     dedup_get_stats (w->d, &s);
     before = s.index_entries;
-    failed = 0;
-    countdown = hits + 1;
-    fault_running = w;
-    r = dedup_run (w->d, DEDUP_JOB_FREEZE);
-    fault_running = NULL;
-    assert_true (r == 0 || r == -ENOMEM);
+    run_with_fault (w, DEDUP_JOB_FREEZE, hits + 1);
     if (dedup_failed (w->d) == 0) {     /* it may stop, if nothing is wrong */
       for (k = 0; k < 3; k++)
         assert_int_equal (dedup_checkpoint (w->d), 0);
@@ -138,19 +146,13 @@ test_enomem_in_a_merge_keeps_its_inputs (void **state)
   struct world *w;
   uint64_t id;
   size_t nr;
-  int r;
 
   fault_malloc_fails = fails_in_turn;
   do {
     id = 100;
     w = ready_to_merge (&id);
     nr = w->d->config->nr_segments;
-    failed = 0;
-    countdown = hits + 1;
-    fault_running = w;
-    r = dedup_run (w->d, DEDUP_JOB_MERGE);
-    fault_running = NULL;
-    assert_true (r == 0 || r == -ENOMEM);
+    run_with_fault (w, DEDUP_JOB_MERGE, hits + 1);
     if (dedup_failed (w->d) == 0) {
       kept += w->d->config->nr_segments == nr;
       fill_log_store (w, &id);
