@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Which runs are merged, and when (docs/ARCHITECTURE.md section 8): asked of
+ * configurations that are made up, where nothing is read.
+ *
+ * Breaks if: as many runs of a level as a tier are left alone, or fewer are
+ * merged; the oldest run is written again for too little, or never; or smaller
+ * runs that are older than it hold that up.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "index-world.h"
+#include "merge.h"
+
+/* Few enough entries that none counts as stale. */
+struct shape {
+  const char *what;
+  bool wanted;
+  struct { unsigned level, nr_entries; } runs[9];    /* oldest first */
+};
+
+static const struct shape shapes[] = {
+  { "nothing", false, { { 0, 0 } } },
+  { "seven of a level", false,
+    { { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 } } },
+  { "eight of a level", true,
+    { { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 },
+      { 0, 9 } } },
+  { "eight of two levels", false,
+    { { 1, 9 }, { 1, 9 }, { 1, 9 }, { 1, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 },
+      { 0, 9 } } },
+  { "less than a third behind the bottom", false,
+    { { DEDUP_MAX_LEVEL, 300 }, { 2, 99 } } },
+  { "a third", true, { { DEDUP_MAX_LEVEL, 300 }, { 2, 100 } } },
+  { "a third in two", true,
+    { { DEDUP_MAX_LEVEL, 300 }, { 3, 60 }, { 2, 40 } } },
+  { "a third, but half of it young", false,
+    { { DEDUP_MAX_LEVEL, 300 }, { 2, 50 }, { 1, 50 } } },
+  { "less than a third, with a small one that is older", false,
+    { { 1, 10 }, { DEDUP_MAX_LEVEL, 300 }, { 2, 89 } } },
+  { "a third, with that", true,
+    { { 1, 10 }, { DEDUP_MAX_LEVEL, 300 }, { 2, 90 } } },
+  { "only small ones", false, { { 1, 300 }, { 1, 200 } } },
+};
+
+/* The configuration as it says; ages are 10, 20, and so on. */
+static void
+list_runs (struct dedup_config *c, const struct shape *s)
+{
+  size_t i;
+
+  c->nr_segments = 0;
+  for (i = 0; i < 9 && s->runs[i].nr_entries > 0; i++)
+    c->segments[c->nr_segments++] = (struct dedup_segment_desc) {
+      .id = i + 1, .age = 10 * (i + 1), .hi = UINT32_MAX,
+      .nr_entries = s->runs[i].nr_entries, .level = (uint8_t) s->runs[i].level,
+    };
+}
+
+static void
+test_when_runs_are_merged (void **state)
+{
+  struct world w;
+  size_t i;
+
+  make_world (&w, 4, 16);
+  for (i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+    list_runs (w.d->config, &shapes[i]);
+    if (dedup_merge_wanted (w.d) != shapes[i].wanted)
+      fail_msg ("%s: %s", shapes[i].what,
+                shapes[i].wanted ? "left alone" : "merged");
+  }
+  w.d->config->nr_segments = 0;
+  end_world (&w);
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_when_runs_are_merged),
+  };
+
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
