@@ -29,7 +29,7 @@ for f in "${fuzzers[@]}"; do
   mkdir -p "$work/corpus-$f"
   status=0
   { time "$bin/fuzz-$f" -max_total_time="$each" -timeout=25 \
-      -rss_limit_mb=2048 -max_len=16384 -len_control=0 \
+      -rss_limit_mb=2048 -max_len=16384 -len_control=0 -entropic=0 \
       -artifact_prefix="$work/crash/$f-" -print_final_stats=1 "$work/corpus-$f" "$here/corpus/$f" \
       >"$work/log-$f" 2>&1; } 2>"$work/time-$f" || status=$?
   cpu=$(tail -n 1 "$work/time-$f")

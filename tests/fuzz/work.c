@@ -51,6 +51,13 @@ do_write (struct work *w, uint64_t off, uint32_t len, uint8_t byte)
   note (w, off, len, r == 0 ? byte : 0);
 }
 
+static bool
+all_bytes_are (const uint8_t *buf, uint64_t len, uint8_t byte)
+{
+  return buf[0] == byte && memcmp (buf, buf + 1, len - 1) == 0;
+}
+
+/* From a multiple of GRAIN on. */
 static void
 do_read (struct work *w, uint64_t off, uint32_t len)
 {
@@ -60,9 +67,10 @@ do_read (struct work *w, uint64_t off, uint32_t len)
   MUST (buf);
   if (srv_pread (&w->e, buf, off, len) < 0)
     return;
-  for (i = off; i < off + len && i / GRAIN < TRACKED; i++)
-    if (w->known[i / GRAIN])
-      MUST (buf[i - off] == w->known[i / GRAIN]);
+  for (i = 0; i < len && (off + i) / GRAIN < TRACKED; i += GRAIN)
+    if (w->known[(off + i) / GRAIN])
+      MUST (all_bytes_are (buf + i, MIN_OF (GRAIN, len - i),
+                           w->known[(off + i) / GRAIN]));
 }
 
 static int
