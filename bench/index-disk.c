@@ -139,19 +139,27 @@ open_file (struct bench *b, const char *path, unsigned flags)
   bench_must (io_faulty_new (file, count_cb, NULL, &b->io), "store");
 }
 
+/* Until nothing of JOBS is to be done at once, and no merge even when idle. */
+static void
+wait_for_rest (struct bench *b, unsigned jobs)
+{
+  unsigned due, urgent;
+
+  do {
+    usleep (10000);
+    due = dedup_due (b->d, &urgent);
+  }
+  while (urgent & jobs || due & DEDUP_JOB_MERGE_IDLE || b->d->merging);
+}
+
 void
 bench_again (struct bench *b, const char *path)
 {
   struct bench_timer t = bench_now ();
-  unsigned urgent;
 
   open_file (b, path, IO_FILE_WRITE);
   bench_open (b, true);
-  do {
-    usleep (10000);
-    dedup_due (b->d, &urgent);
-  }
-  while (urgent || b->d->merging);
+  wait_for_rest (b, ~0u);
   printf ("at rest             %.1f s after it was opened\n",
           bench_since (t).wall);
 }
@@ -239,14 +247,8 @@ void
 bench_settle (struct bench *b)
 {
   struct bench_timer t = bench_now ();
-  unsigned urgent;
 
-  do {
-    usleep (10000);
-    dedup_due (b->d, &urgent);
-  }
-  while (urgent & (DEDUP_JOB_MERGE | DEDUP_JOB_FREEZE | DEDUP_JOB_FILTERS) ||
-         b->d->merging);
+  wait_for_rest (b, DEDUP_JOB_MERGE | DEDUP_JOB_FREEZE | DEDUP_JOB_FILTERS);
   printf ("merges done after   %.1f s more\n", bench_since (t).wall);
 }
 

@@ -132,10 +132,11 @@ enum dedup_job {
   DEDUP_JOB_SCAN = 32,        /* free clusters and garbage to find */
   DEDUP_JOB_CLEAN = 64,       /* changed since bit 48 was last clear */
   DEDUP_JOB_MERGE = 128,      /* runs of the index to be joined */
+  DEDUP_JOB_MERGE_IDLE = 256, /* more of them than shall be at rest */
 };
 
-/* Which jobs have something to do.  COMMIT and CLEAN are due when there is
- * anything at all; the caller chooses the moment.  *URGENT (may be NULL):
+/* Which jobs have something to do.  COMMIT, CLEAN and MERGE_IDLE are due when
+ * there is anything at all; the caller chooses the moment.  *URGENT (may be NULL):
  * those that should run now. */
 unsigned dedup_due (struct dedup_disk *d, unsigned *urgent);
 

@@ -187,11 +187,14 @@ uint64_t dedup_window_run_bytes (const struct dedup_disk *d, size_t first,
 
 /* --- merge.c ------------------------------------------------------------------ */
 
-/* Is there something to merge?  Maintenance. */
-bool dedup_merge_wanted (struct dedup_disk *d);
+/* Is there something to merge?  IDLE: while nothing else is to be done.
+ * Maintenance. */
+bool dedup_merge_wanted (struct dedup_disk *d, bool idle);
+/* Note whether there is: for dedup_due.  Maintenance. */
+void dedup_merge_look (struct dedup_disk *d);
 /* One step of one merge: a segment.  Takes the maintenance mutex, but not for
  * the bulk of the work. */
-int dedup_merge_step (struct dedup_disk *d) MUST_CHECK;
+int dedup_merge_step (struct dedup_disk *d, bool idle) MUST_CHECK;
 /* The same for who has the maintenance mutex and keeps it. */
 int dedup_merge_step_now (struct dedup_disk *d) MUST_CHECK;
 /* Which of NR clusters can no entry lead to any more?  For d->is_dead. */
@@ -330,7 +333,7 @@ struct dedup_disk {
   struct merge_claims *merge_claims; /* who works on a merge step only */
   bool merging;                      /* a merge step works without the mutex */
   pthread_cond_t merged;             /* it ended */
-  bool merge_due;                    /* atomic */
+  bool merge_due, merge_idle_due;    /* atomic */
   bool filters_loaded;               /* atomic */
   bool stop;                         /* atomic: jobs shall return soon */
 

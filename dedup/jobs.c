@@ -346,6 +346,8 @@ dedup_due (struct dedup_disk *d, unsigned *urgent)
     now |= DEDUP_JOB_FILTERS;
   if (__atomic_load_n (&d->merge_due, __ATOMIC_RELAXED))
     now |= DEDUP_JOB_MERGE;
+  if (__atomic_load_n (&d->merge_idle_due, __ATOMIC_RELAXED))
+    due |= DEDUP_JOB_MERGE_IDLE;
   if (!qcow2_scan_done_locked (d->img))
     now |= DEDUP_JOB_SCAN;
   if (d->recovery_bit)
@@ -407,8 +409,8 @@ dedup_run (struct dedup_disk *d, enum dedup_job job)
     return dedup_direct_run (d, job);
   if (job == DEDUP_JOB_COMMIT)
     return commit_job (d);
-  if (job == DEDUP_JOB_MERGE)
-    return dedup_merge_step (d);
+  if (job == DEDUP_JOB_MERGE || job == DEDUP_JOB_MERGE_IDLE)
+    return dedup_merge_step (d, job == DEDUP_JOB_MERGE_IDLE);
   pthread_mutex_lock (&d->maintenance);
   r = dedup_failed (d);
   if (r == 0)

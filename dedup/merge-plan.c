@@ -12,6 +12,9 @@
  * Where there are twice as many, all runs but the youngest are merged into the
  * oldest, whatever their level: that is where dead entries are dropped.
  *
+ * At rest the youngest levels are merged whole, until few runs are left: each
+ * costs every miss two lines of memory.
+ *
  * Incarnations, which are from a time with a limit on them, part the runs that
  * are older from those that are younger: no merge joins the two.
  *
@@ -29,6 +32,7 @@
 #define MERGE_TIER 8             /* runs of a level that are merged */
 #define MERGE_STEP 16            /* log stores a step is worth, at least */
 #define MERGE_STALE 2            /* entries for each cluster that are too many */
+#define MERGE_FEW 4              /* runs that may be left at rest */
 #endif
 #define MAX_TIER (2 * MERGE_TIER)   /* as many as that, where they are late */
 #define BOTTOM_LEVEL 2
@@ -195,6 +199,32 @@ consider_stale (struct dedup_disk *d, const struct run *v, size_t nr,
       .first = 0, .nr = n, .level = 1, .out_level = DEDUP_MAX_LEVEL });
 }
 
+/* The level of what is made of runs from LOWEST to HIGHEST; OLDEST: nothing is
+ * older. */
+static unsigned
+level_above (bool oldest, unsigned lowest, unsigned highest)
+{
+  return oldest && (highest >= BOTTOM_LEVEL || lowest < highest)
+    ? DEDUP_MAX_LEVEL : MIN_OF (highest + 1, DEDUP_MAX_LEVEL);
+}
+
+/* Whole levels, so that an older run is never of a lower level. */
+static void
+consider_idle (const struct run *v, size_t nr, struct choice *best, bool *any)
+{
+  size_t first = nr - 1;
+
+  if (nr <= MERGE_FEW)
+    return;
+  while (first > 0 && joins (v, first) &&
+         (first >= MERGE_FEW || v[first - 1].level == v[first].level))
+    first--;
+  if (first < nr - 1)
+    consider (best, any, (struct choice) {
+      .first = first, .nr = nr - first, .level = v[nr - 1].level,
+      .out_level = level_above (first == 0, v[nr - 1].level, v[first].level) });
+}
+
 /* Under a bound on RAM, runs stay in order of age, and none becomes so large
  * that much goes with it; what is about to go is left alone (window.c). */
 static void
@@ -229,7 +259,7 @@ consider_window (const struct dedup_disk *d, const struct run *v, size_t nr,
 }
 
 static bool
-choose (struct dedup_disk *d, const struct run *v, size_t nr,
+choose (struct dedup_disk *d, const struct run *v, size_t nr, bool idle,
         struct choice *best)
 {
   bool any = false;
@@ -247,26 +277,28 @@ choose (struct dedup_disk *d, const struct run *v, size_t nr,
   consider_bottom (v, nr, best, &any);
   consider_tiers (v, nr, best, &any);
   consider_stale (d, v, nr, best, &any);
+  if (idle && !any)
+    consider_idle (v, nr, best, &any);
   return any;
 }
 
 /* What to merge first: *BEST, if anything. */
 static bool
-look_for_merge (struct dedup_disk *d, struct choice *best)
+look_for_merge (struct dedup_disk *d, bool idle, struct choice *best)
 {
   CLEANUP_FREE struct run *v = NULL;
   size_t nr = 0;
 
   v = list_runs (d->config, &nr);
-  return v != NULL && choose (d, v, nr, best);
+  return v != NULL && choose (d, v, nr, idle, best);
 }
 
 bool
-dedup_merge_wanted (struct dedup_disk *d)
+dedup_merge_wanted (struct dedup_disk *d, bool idle)
 {
   struct choice c;
 
-  return conversion_possible (d) || look_for_merge (d, &c);
+  return conversion_possible (d) || look_for_merge (d, idle, &c);
 }
 
 /* Before all merges but those of level 0: so there are no more tables than
@@ -277,7 +309,7 @@ conversion_next (struct dedup_disk *d)
   struct choice c;
 
   return conversion_possible (d) &&
-    (!look_for_merge (d, &c) || c.level > 0);
+    (!look_for_merge (d, false, &c) || c.level > 0);
 }
 
 /* --- The plan ------------------------------------------------------------ */
@@ -484,8 +516,7 @@ level_of_begun (const struct run *v, size_t nr, uint32_t merge)
       lowest = MIN_OF (lowest, v[i].level);
       oldest = runs++ == 0 ? (unsigned) i : oldest;
     }
-  return oldest == 0 && (level >= BOTTOM_LEVEL || lowest < level)
-    ? DEDUP_MAX_LEVEL : MIN_OF (level + 1, DEDUP_MAX_LEVEL);
+  return level_above (oldest == 0, lowest, level);
 }
 
 static int
@@ -542,7 +573,7 @@ fill_plan (struct dedup_disk *d, const struct run *v, size_t nr,
 }
 
 int
-merge_plan_new (struct dedup_disk *d, struct merge_plan **out)
+merge_plan_new (struct dedup_disk *d, bool idle, struct merge_plan **out)
 {
   CLEANUP_FREE struct run *v = NULL;
   struct merge_plan *p;
@@ -553,7 +584,7 @@ merge_plan_new (struct dedup_disk *d, struct merge_plan **out)
   v = list_runs (d->config, &nr);
   if (v == NULL)
     return -ENOMEM;
-  if (!choose (d, v, nr, &c))
+  if (!choose (d, v, nr, idle, &c))
     return 0;
   p = calloc (1, sizeof *p);
   if (p == NULL)

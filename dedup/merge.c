@@ -323,12 +323,12 @@ prepare_mutation (struct dedup_disk *d)
 }
 
 static int
-merge (struct dedup_disk *d, bool keep_mutex)
+merge (struct dedup_disk *d, bool keep_mutex, bool idle)
 {
   struct merge_plan *p = NULL;
   int r;
 
-  r = merge_plan_new (d, &p);
+  r = merge_plan_new (d, idle, &p);
   if (r <= 0)
     return r < 0 ? r : keep_mutex ? -ENOSPC : 0;
   begin_work (d, keep_mutex);
@@ -367,7 +367,7 @@ convert (struct dedup_disk *d)
 }
 
 static int
-step (struct dedup_disk *d, bool keep_mutex)
+step (struct dedup_disk *d, bool keep_mutex, bool idle)
 {
   int r, r2;
 
@@ -377,24 +377,33 @@ step (struct dedup_disk *d, bool keep_mutex)
     return 0;
   /* Who keeps the mutex wants fewer segments, not more. */
   if (keep_mutex || !conversion_next (d))
-    return merge (d, keep_mutex);
+    return merge (d, keep_mutex, idle);
   r = convert (d);
   if (r == 0 || dedup_failed (d) < 0)
     return r;
-  r2 = merge (d, false);         /* which may make space; r is tried later */
+  r2 = merge (d, false, idle);         /* which may make space; r is tried later */
   return r2 < 0 ? r2 : r;
 }
 
+void
+dedup_merge_look (struct dedup_disk *d)
+{
+  __atomic_store_n (&d->merge_due, dedup_merge_wanted (d, false),
+                    __ATOMIC_RELAXED);
+  __atomic_store_n (&d->merge_idle_due, dedup_merge_wanted (d, true),
+                    __ATOMIC_RELAXED);
+}
+
 int
-dedup_merge_step (struct dedup_disk *d)
+dedup_merge_step (struct dedup_disk *d, bool idle)
 {
   int r;
 
   pthread_mutex_lock (&d->maintenance);
   r = dedup_failed (d);
   if (r == 0)
-    r = step (d, false);
-  __atomic_store_n (&d->merge_due, dedup_merge_wanted (d), __ATOMIC_RELAXED);
+    r = step (d, false, idle);
+  dedup_merge_look (d);
   pthread_mutex_unlock (&d->maintenance);
   return r;
 }
@@ -402,5 +411,5 @@ dedup_merge_step (struct dedup_disk *d)
 int
 dedup_merge_step_now (struct dedup_disk *d)
 {
-  return step (d, true);
+  return step (d, true, false);
 }

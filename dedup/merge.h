@@ -34,8 +34,10 @@ struct merge_plan {
   struct dedup_segment_meta *meta;
 };
 
-/* What to do next, with the area for it: 1; 0: nothing.  Maintenance. */
-int merge_plan_new (struct dedup_disk *d, struct merge_plan **out) MUST_CHECK;
+/* What to do next, with the area for it: 1; 0: nothing.  IDLE: as for
+ * dedup_merge_wanted.  Maintenance. */
+int merge_plan_new (struct dedup_disk *d, bool idle, struct merge_plan **out)
+  MUST_CHECK;
 void merge_plan_free (struct merge_plan *p);
 bool merge_plan_has_input (const struct merge_plan *p,
                            const struct dedup_segment_desc *s);

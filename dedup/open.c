@@ -477,7 +477,7 @@ open_once (struct io_store *io, const struct dedup_open_params *p,
         (r = mend_index (d, f)) == 0 &&
         (r = grow_tables (d, f)) == 0)
       r = 1;
-    __atomic_store_n (&d->merge_due, dedup_merge_wanted (d), __ATOMIC_RELAXED);
+    dedup_merge_look (d);
   }
   if (r < 0) {
     dedup_free (d);

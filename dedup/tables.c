@@ -185,7 +185,7 @@ dedup_index_publish (struct dedup_disk *d, struct dedup_incarnations *set,
   lock_release (d->lock);
   dedup_incarnations_put (old);
   dedup_index_keep_spare (d, done);
-  __atomic_store_n (&d->merge_due, dedup_merge_wanted (d), __ATOMIC_RELAXED);
+  dedup_merge_look (d);
 }
 
 bool

@@ -12,9 +12,10 @@
  * When a job runs:
  *  - one that the disk calls urgent: at once;
  *  - COMMIT: at each tick of the commit timer;
- *  - CLEAN: when no request has changed anything for IDLE_NS, no step is
- *    waiting for its turn and no other job is due, since those would make it
- *    due again;
+ *  - MERGE_IDLE: when no request has changed anything for IDLE_NS, and no step
+ *    is waiting for its turn;
+ *  - CLEAN: likewise, and no other job is due, since those would make it due
+ *    again;
  *  - the rest: as soon as it is due and the slot is free.
  * A job that failed is left alone for a while, longer each time: a full disk
  * must not keep a core busy, and shall be noticed to have space again.
@@ -39,7 +40,7 @@
 #define RETRY_FIRST_MS 500
 #define RETRY_MAX_MS 10000     /* space on a full disk is noticed this late */
 
-#define NR_JOBS 8              /* bits of enum dedup_job */
+#define NR_JOBS 9              /* bits of enum dedup_job */
 
 #define STEP_PAUSE 4           /* times as long as a step took */
 #define BUSY_NS (UINT64_C (1) * 1000 * 1000 * 1000)
@@ -114,7 +115,8 @@ job_name (enum dedup_job job)
   case DEDUP_JOB_FILTERS: return "loading of filters";
   case DEDUP_JOB_SCAN: return "scan";
   case DEDUP_JOB_CLEAN: return "clean-up when idle";
-  case DEDUP_JOB_MERGE: return "merging of the index";
+  case DEDUP_JOB_MERGE:
+  case DEDUP_JOB_MERGE_IDLE: return "merging of the index";
   }
   return "job";
 }
@@ -303,7 +305,9 @@ choose_maintenance (struct srv_loop *l, unsigned due, unsigned urgent)
   if (job == 0)
     job = first_of (l, due);
   if (job == 0 && may_start (l, due, DEDUP_JOB_CLEAN) &&
-      !l->merge.running && !may_start (l, due, DEDUP_JOB_MERGE) &&
+      !l->merge.running &&
+      !may_start (l, due, DEDUP_JOB_MERGE) &&
+      !may_start (l, due, DEDUP_JOB_MERGE_IDLE) &&
       idle_long_enough (l) && !steps_go_on (l))
     job = DEDUP_JOB_CLEAN;
   return job;
@@ -340,8 +344,13 @@ consider_maintenance_on_loop (struct srv_loop *l, unsigned due,
 static void
 consider_merge_on_loop (struct srv_loop *l, unsigned due)
 {
-  if (!l->merge.running && may_start (l, due, DEDUP_JOB_MERGE))
+  if (l->merge.running)
+    return;
+  if (may_start (l, due, DEDUP_JOB_MERGE))
     start_task_on_loop (l, &l->merge, DEDUP_JOB_MERGE);
+  else if (may_start (l, due, DEDUP_JOB_MERGE_IDLE) && idle_long_enough (l) &&
+           !steps_go_on (l))
+    start_task_on_loop (l, &l->merge, DEDUP_JOB_MERGE_IDLE);
 }
 
 static void

@@ -260,7 +260,7 @@ run_jobs (struct world *w, struct dedup_disk *d, unsigned jobs)
   unsigned job;
   int r = 0;
 
-  for (job = 1; job <= DEDUP_JOB_MERGE && r >= 0; job <<= 1)
+  for (job = 1; job <= DEDUP_JOB_MERGE_IDLE && r >= 0; job <<= 1)
     if (jobs & job)
       r = dedup_run (d, job);
   return r < 0 ? result (w, "background job", r) : 0;
@@ -290,7 +290,7 @@ some_jobs (struct world *w, struct dedup_disk *d, struct rng *r)
   if (chance (r, 4))
     return run_jobs (w, d, due);
   if (chance (r, 3))
-    return run_jobs (w, d, urgent | (due & (unsigned) rnd (r, 256)));
+    return run_jobs (w, d, urgent | (due & (unsigned) rnd (r, 512)));
   return run_jobs (w, d, urgent | (due & DEDUP_JOB_COMMIT));
 }
 

@@ -81,7 +81,7 @@ test_maintenance_writes_nothing_after_a_failed_sync (void **state)
   assert_true (w->hit);
   writes = w->calls[IO_PWRITE];
   assert_true (dedup_make_room (w->d) < 0);
-  for (k = DEDUP_JOB_CHECKPOINT; k <= DEDUP_JOB_MERGE; k <<= 1)
+  for (k = DEDUP_JOB_CHECKPOINT; k <= DEDUP_JOB_MERGE_IDLE; k <<= 1)
     assert_true (dedup_run (w->d, k) < 0);
   assert_true (dedup_finish (w->d) < 0);
   assert_int_equal (w->calls[IO_PWRITE], writes);

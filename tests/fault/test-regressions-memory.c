@@ -129,7 +129,7 @@ ready_to_merge (uint64_t *id)
 {
   struct world *w = world_open (&small);
 
-  while (!dedup_merge_wanted (w->d)) {
+  while (!dedup_merge_wanted (w->d, false)) {
     fill_log_store (w, id);
     assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
   }
@@ -157,7 +157,7 @@ test_enomem_in_a_merge_keeps_its_inputs (void **state)
       kept += w->d->config->nr_segments == nr;
       fill_log_store (w, &id);
       assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
-      while (dedup_merge_wanted (w->d))
+      while (dedup_merge_wanted (w->d, false))
         assert_int_equal (dedup_run (w->d, DEDUP_JOB_MERGE), 0);
       fill_log_store (w, &id);
       assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);

@@ -113,7 +113,7 @@ work (struct world *w, bool all)
   unsigned urgent, job;
   unsigned due = dedup_due (w->d, &urgent);
 
-  for (job = 1; job <= DEDUP_JOB_MERGE; job <<= 1)
+  for (job = 1; job <= DEDUP_JOB_MERGE_IDLE; job <<= 1)
     if ((all ? due & ~DEDUP_JOB_CLEAN : urgent) & job)
       assert_int_equal (dedup_run (w->d, job), 0);
 }

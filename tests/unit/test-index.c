@@ -98,6 +98,64 @@ merge_all (struct world *w)
     assert_int_equal (dedup_run (w->d, DEDUP_JOB_MERGE), 0);
 }
 
+static unsigned
+nr_runs (const struct world *w)
+{
+  const struct dedup_config *c = w->d->config;
+  unsigned i, n = 0;
+
+  for (i = 0; i < c->nr_segments; i++)
+    n += i == 0 || c->segments[i].age != c->segments[i - 1].age;
+  return n;
+}
+
+static bool
+levels_are_in_order (const struct world *w)
+{
+  const struct dedup_config *c = w->d->config;
+  unsigned i;
+
+  for (i = 1; i < c->nr_segments; i++)
+    if (c->segments[i - 1].level < c->segments[i].level)
+      return false;
+  return true;
+}
+
+/* Few are left, whatever there were, none of a level above an older one's, and
+ * a stop in between harms nothing. */
+static void
+test_runs_are_merged_at_rest (void **state)
+{
+  unsigned round, most = 0;
+  struct world w;
+  uint64_t i;
+
+  make_world (&w, 4, 20000);
+  for (round = 0; round < 30; round++) {
+    for (i = rnd (20000); i > 0; i--) {
+      set_value (&w, rnd (w.nr_keys), next_value++);
+      if (i % 16 == 0)
+        work (&w, false);
+    }
+    merge_all (&w);
+    most = MAX_OF (most, nr_runs (&w));
+    while (dedup_due (w.d, NULL) & DEDUP_JOB_MERGE_IDLE) {
+      assert_int_equal (dedup_run (w.d, DEDUP_JOB_MERGE_IDLE), 0);
+      if (rnd (8) == 0)
+        reopen (&w, false);
+      merge_all (&w);
+    }
+    assert_in_range (nr_runs (&w), 0, 4);
+    assert_true (levels_are_in_order (&w));
+    for (i = 0; i < 100; i++)
+      check_some (&w, 20);
+  }
+  assert_true (most > 8);
+  check_all (&w);
+  assert_store_is_right (&w);
+  end_world (&w);
+}
+
 /* A year's rewriting: each entry is made 12 times; what lies superseded is
  * bounded by what the policy leaves unmerged. */
 static void
@@ -294,6 +352,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_index_matches_a_plain_map),
     cmocka_unit_test (test_limits_come_and_go),
+    cmocka_unit_test (test_runs_are_merged_at_rest),
     cmocka_unit_test (test_what_is_superseded_does_not_pile_up),
     cmocka_unit_test (test_clusters_used_again_take_no_room),
     cmocka_unit_test (test_merge_may_end_at_any_call),

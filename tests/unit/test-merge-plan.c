@@ -3,8 +3,9 @@
  * configurations that are made up, where nothing is read.
  *
  * Breaks if: as many runs of a level as a tier are left alone, or fewer are
- * merged; the oldest run is written again for too little, or never; or smaller
- * runs that are older than it hold that up.
+ * merged; the oldest run is written again for too little, or never; smaller
+ * runs that are older than it hold that up; or at rest more runs are left than
+ * four, or runs are merged for nothing, or a level in part.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -21,32 +22,36 @@
 /* Few enough entries that none counts as stale. */
 struct shape {
   const char *what;
-  bool wanted;
+  enum { NEVER, IDLE, ALWAYS } when;
   struct { unsigned level, nr_entries; } runs[9];    /* oldest first */
 };
 
 static const struct shape shapes[] = {
-  { "nothing", false, { { 0, 0 } } },
-  { "seven of a level", false,
+  { "nothing", NEVER, { { 0, 0 } } },
+  { "seven of a level", IDLE,
     { { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 } } },
-  { "eight of a level", true,
+  { "eight of a level", ALWAYS,
     { { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 },
       { 0, 9 } } },
-  { "eight of two levels", false,
+  { "eight of two levels", IDLE,
     { { 1, 9 }, { 1, 9 }, { 1, 9 }, { 1, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 },
       { 0, 9 } } },
-  { "less than a third behind the bottom", false,
+  { "less than a third behind the bottom", NEVER,
     { { DEDUP_MAX_LEVEL, 300 }, { 2, 99 } } },
-  { "a third", true, { { DEDUP_MAX_LEVEL, 300 }, { 2, 100 } } },
-  { "a third in two", true,
+  { "a third", ALWAYS, { { DEDUP_MAX_LEVEL, 300 }, { 2, 100 } } },
+  { "a third in two", ALWAYS,
     { { DEDUP_MAX_LEVEL, 300 }, { 3, 60 }, { 2, 40 } } },
-  { "a third, but half of it young", false,
+  { "a third, but half of it young", NEVER,
     { { DEDUP_MAX_LEVEL, 300 }, { 2, 50 }, { 1, 50 } } },
-  { "less than a third, with a small one that is older", false,
+  { "less than a third, with a small one that is older", NEVER,
     { { 1, 10 }, { DEDUP_MAX_LEVEL, 300 }, { 2, 89 } } },
-  { "a third, with that", true,
+  { "a third, with that", ALWAYS,
     { { 1, 10 }, { DEDUP_MAX_LEVEL, 300 }, { 2, 90 } } },
-  { "only small ones", false, { { 1, 300 }, { 1, 200 } } },
+  { "only small ones", NEVER, { { 1, 300 }, { 1, 200 } } },
+  { "four", NEVER,
+    { { DEDUP_MAX_LEVEL, 300 }, { 1, 9 }, { 0, 9 }, { 0, 9 } } },
+  { "five", IDLE,
+    { { DEDUP_MAX_LEVEL, 300 }, { 1, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 } } },
 };
 
 /* The configuration as it says; ages are 10, 20, and so on. */
@@ -72,9 +77,12 @@ test_when_runs_are_merged (void **state)
   make_world (&w, 4, 16);
   for (i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
     list_runs (w.d->config, &shapes[i]);
-    if (dedup_merge_wanted (w.d) != shapes[i].wanted)
+    if (dedup_merge_wanted (w.d, false) != (shapes[i].when == ALWAYS))
       fail_msg ("%s: %s", shapes[i].what,
-                shapes[i].wanted ? "left alone" : "merged");
+                shapes[i].when == ALWAYS ? "left alone" : "merged");
+    if (dedup_merge_wanted (w.d, true) != (shapes[i].when != NEVER))
+      fail_msg ("%s: %s at rest", shapes[i].what,
+                shapes[i].when != NEVER ? "left alone" : "merged");
   }
   w.d->config->nr_segments = 0;
   end_world (&w);
