@@ -75,6 +75,9 @@ dedup_config_save (struct dedup_disk *d)
 {
   int r = 0, i;
 
+  lock_acquire (d->lock);
+  dedup_all_lookups_locked (d, &d->config->lookups);
+  lock_release (d->lock);
   for (i = 0; i < 2 && r == 0; i++) {
     r = dedup_config_write (d->io, &d->ext, d->config);
     if (r == 0 && !mutation (MUTATION_LAW_5_NO_SYNC))

@@ -18,10 +18,11 @@
 #include "wire.h"
 
 #define CONFIG_MAGIC UINT64_C (0x44445550434f4e46)   /* "DDUPCONF" */
-/* 2: with segments; 3: with a store file.  Without either it is 1, byte for
- * byte as it was. */
+/* 2: with segments; 3: with a store file; 4: with lookups that were counted.
+ * Without any it is 1, byte for byte as it was. */
 #define VERSION_SEGMENTS 2
 #define VERSION_STORE_FILE 3
+#define VERSION_LOOKUPS 4
 
 struct wire_config {
   be64 magic;
@@ -97,6 +98,16 @@ struct wire_store_file {
   be64 zero;
 };
 
+/* Behind that, where any were counted. */
+struct wire_lookups {
+  be64 guessed;
+  be64 lookups;
+  be64 hits;
+  be64 hit_reads;
+  be64 miss_reads;
+  be64 false_positives;
+};
+
 struct wire_cut {
   be64 seq;
   be32 len;
@@ -152,6 +163,8 @@ _Static_assert (sizeof (struct wire_area) == 24, "journal area");
 _Static_assert (sizeof (struct wire_cut) == 16, "cut block");
 _Static_assert (sizeof (struct wire_segment) == 56, "segment");
 _Static_assert (sizeof (struct wire_store_file) == 16, "store file");
+WIRE_FIELD_AT (struct wire_lookups, false_positives, 40);
+_Static_assert (sizeof (struct wire_lookups) == 48, "lookups");
 _Static_assert (sizeof (struct wire_incarnation) == 40, "incarnation");
 _Static_assert (sizeof (struct wire_limbo) == 16, "limbo area");
 _Static_assert (128 + DEDUP_MAX_JOURNAL_AREAS * 24 +
@@ -159,8 +172,8 @@ _Static_assert (128 + DEDUP_MAX_JOURNAL_AREAS * 24 +
                 DEDUP_CONFIG_SLOT, "a full configuration fits its slot");
 _Static_assert (128 + DEDUP_MAX_JOURNAL_AREAS * 24 +
                 DEDUP_MAX_INCARNATIONS * 40 + DEDUP_MAX_LIMBO * 16 +
-                8 + DEDUP_MAX_SEGMENTS * 56 + 16 + DEDUP_MAX_CUTS * 16 <=
-                DEDUP_CONFIG_SLOT, "so does one of version 3");
+                8 + DEDUP_MAX_SEGMENTS * 56 + 16 + 48 + DEDUP_MAX_CUTS * 16 <=
+                DEDUP_CONFIG_SLOT, "so does one of version 4");
 
 /* --- Encoding ------------------------------------------------------------ */
 
@@ -174,19 +187,23 @@ fixed_length (uint32_t nr_areas, uint32_t nr_incarnations, uint32_t nr_limbo)
     nr_limbo * sizeof (struct wire_limbo);
 }
 
-/* What versions 2 and 3 add to that. */
+/* What versions 2 to 4 add to that. */
 static size_t
 added_length (uint32_t version, uint32_t nr_segments)
 {
   return (version >= VERSION_SEGMENTS ? sizeof (struct wire_count) : 0) +
     nr_segments * sizeof (struct wire_segment) +
-    (version >= VERSION_STORE_FILE ? sizeof (struct wire_store_file) : 0);
+    (version >= VERSION_STORE_FILE ? sizeof (struct wire_store_file) : 0) +
+    (version >= VERSION_LOOKUPS ? sizeof (struct wire_lookups) : 0);
 }
 
 static uint32_t
 config_version (const struct dedup_config *c)
 {
-  return c->store_session ? VERSION_STORE_FILE
+  const struct dedup_lookups none = { 0 };
+
+  return memcmp (&c->lookups, &none, sizeof none) != 0 ? VERSION_LOOKUPS
+    : c->store_session ? VERSION_STORE_FILE
     : c->nr_segments ? VERSION_SEGMENTS : 1;
 }
 
@@ -308,6 +325,23 @@ encode_store_file (const struct dedup_config *c, uint8_t *p)
   return p + sizeof w;
 }
 
+static uint8_t *
+encode_lookups (const struct dedup_config *c, uint8_t *p)
+{
+  const struct dedup_lookups *l = &c->lookups;
+  const struct wire_lookups w = {
+    .guessed = be64_make (l->guessed), .lookups = be64_make (l->lookups),
+    .hits = be64_make (l->hits), .hit_reads = be64_make (l->hit_reads),
+    .miss_reads = be64_make (l->miss_reads),
+    .false_positives = be64_make (l->false_positives),
+  };
+
+  if (config_version (c) < VERSION_LOOKUPS)
+    return p;
+  memcpy (p, &w, sizeof w);
+  return p + sizeof w;
+}
+
 static void
 encode_arrays (const struct dedup_config *c, uint8_t *p)
 {
@@ -332,7 +366,7 @@ encode_arrays (const struct dedup_config *c, uint8_t *p)
     memcpy (p, &w, sizeof w);
     p += sizeof w;
   }
-  p = encode_store_file (c, encode_segments (c, p));
+  p = encode_lookups (c, encode_store_file (c, encode_segments (c, p)));
   for (i = 0; i < c->nr_cuts; ++i) {
     const struct wire_cut w = encode_cut (&c->cuts[i]);
 
@@ -393,7 +427,7 @@ check_envelope (const uint8_t *buf, const struct wire_config *w,
 
   if (be64_load (w->magic) != CONFIG_MAGIC)
     return wrong (f, "configuration: wrong magic");
-  if (be32_load (w->version) < 1 || be32_load (w->version) > VERSION_STORE_FILE)
+  if (be32_load (w->version) < 1 || be32_load (w->version) > VERSION_LOOKUPS)
     return wrong (f, "configuration: version %" PRIu32 " is unknown",
                   be32_load (w->version));
   if (length < sizeof *w || length > DEDUP_CONFIG_SLOT)
@@ -530,6 +564,24 @@ load_store_file (const uint8_t *p, uint32_t version, struct dedup_config *c)
   return p + sizeof w;
 }
 
+static const uint8_t *
+load_lookups (const uint8_t *p, uint32_t version, struct dedup_config *c)
+{
+  struct wire_lookups w;
+
+  memset (&c->lookups, 0, sizeof c->lookups);
+  if (version < VERSION_LOOKUPS)
+    return p;
+  memcpy (&w, p, sizeof w);
+  c->lookups = (struct dedup_lookups) {
+    .guessed = be64_load (w.guessed), .lookups = be64_load (w.lookups),
+    .hits = be64_load (w.hits), .hit_reads = be64_load (w.hit_reads),
+    .miss_reads = be64_load (w.miss_reads),
+    .false_positives = be64_load (w.false_positives),
+  };
+  return p + sizeof w;
+}
+
 /* The counts were checked against the limits and the length. */
 static void
 load_arrays (const uint8_t *p, uint32_t version, struct dedup_config *c)
@@ -566,6 +618,7 @@ load_arrays (const uint8_t *p, uint32_t version, struct dedup_config *c)
   }
   p = load_segments (p, version, c);
   p = load_store_file (p, version, c);
+  p = load_lookups (p, version, c);
   for (i = 0; i < c->nr_cuts; ++i, p += sizeof (struct wire_cut)) {
     struct wire_cut w;
 

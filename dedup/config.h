@@ -4,8 +4,9 @@
 #ifndef DEDUP_CONFIG_H
 #define DEDUP_CONFIG_H
 
-#include "incarnation.h"
 #include "dedup-limits.h"
+#include "dedup.h"
+#include "incarnation.h"
 #include "segment.h"
 
 struct dedup_ext {              /* the header extension, decoded */
@@ -63,6 +64,7 @@ struct dedup_config {
   uint32_t flags;
   uint64_t next_incarnation_id;
   uint64_t store_session;       /* of the store file; 0: none is in use */
+  struct dedup_lookups lookups; /* of all sessions, as of the last save */
   uint32_t max_journal_areas;
   uint32_t journal_area_size;
   uint8_t hash_key[DEDUP_HASH_KEY_SIZE];   /* 0 where the hash has none */

@@ -149,6 +149,13 @@ void dedup_stop_jobs (struct dedup_disk *d);
 
 /* --- Looking ---------------------------------------------------------------- */
 
+struct dedup_lookups {
+  uint64_t guessed;              /* found by a hint, without the index */
+  uint64_t lookups, hits;        /* in the index; that named a cluster */
+  uint64_t hit_reads, miss_reads;  /* index pages read by lookups */
+  uint64_t false_positives;      /* tables that a filter had read in vain */
+};
+
 struct dedup_stats {
   bool has_store, needs_recovery, exact;
   enum dedup_hash_alg hash;
@@ -163,12 +170,11 @@ struct dedup_stats {
   uint64_t journal_bytes;        /* of all areas */
   /* Since open: */
   uint64_t stored, linked;       /* clusters written; shared instead */
-  uint64_t guessed;              /* found by a hint, without the index */
-  uint64_t lookups, hits;        /* in the index; that named a cluster */
+  struct dedup_lookups lookups;
   uint64_t mismatches;           /* named clusters with other bytes */
-  uint64_t hit_reads, miss_reads;  /* index pages read by lookups */
-  uint64_t false_positives;      /* tables that a filter had read in vain */
   uint64_t renewed, forgotten;   /* entries, under a bound */
+  /* Of all sessions of this store: */
+  struct dedup_lookups all_lookups;
 };
 void dedup_get_stats (struct dedup_disk *d, struct dedup_stats *s);
 

@@ -185,6 +185,15 @@ uint64_t dedup_window_largest_run (const struct dedup_disk *d);
 uint64_t dedup_window_run_bytes (const struct dedup_disk *d, size_t first,
                                  size_t nr);
 
+/* --- inspect.c ---------------------------------------------------------------- */
+
+/* Add what an operation counted to the disk's figures. */
+void dedup_count_lookups_locked (struct dedup_disk *d,
+                                 const struct dedup_lookups *l);
+/* Those of all sessions of the store, so far. */
+void dedup_all_lookups_locked (struct dedup_disk *d,
+                               struct dedup_lookups *all);
+
 /* --- merge.c ------------------------------------------------------------------ */
 
 /* Is there something to merge?  IDLE: while nothing else is to be done.
@@ -353,6 +362,7 @@ struct dedup_disk {
   bool commit_asked;                 /* the loop knows that one is due */
   bool exact;                        /* index kept exact (verify=off) */
   struct dedup_stats stats;
+  struct dedup_lookups lookups_before;   /* of the sessions before this one */
 };
 
 /* Data written since the last commit that makes one due: bounds what a

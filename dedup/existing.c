@@ -304,7 +304,7 @@ let_go (struct op *op)
     dedup_unhold_slot_locked (op, &op->slots[i]);
   dedup_journal_end_locked (op->d->journal);   /* unhold may have freed */
   qcow2_txn_end_locked (&op->txn);
-  dedup_count_lookups_locked (op);
+  dedup_count_lookups_locked (op->d, &op->counted);
   lock_release (op->d->lock);
   dedup_incarnations_put (op->set);
 }

@@ -50,6 +50,31 @@ count_log_store (const struct dedup_log_store *ls, struct dedup_stats *s)
   s->index_memory_bytes += dedup_log_store_memory (ls);
 }
 
+static void
+add_lookups (struct dedup_lookups *sum, const struct dedup_lookups *l)
+{
+  sum->guessed += l->guessed;
+  sum->lookups += l->lookups;
+  sum->hits += l->hits;
+  sum->hit_reads += l->hit_reads;
+  sum->miss_reads += l->miss_reads;
+  sum->false_positives += l->false_positives;
+}
+
+void
+dedup_count_lookups_locked (struct dedup_disk *d,
+                            const struct dedup_lookups *l)
+{
+  add_lookups (&d->stats.lookups, l);
+}
+
+void
+dedup_all_lookups_locked (struct dedup_disk *d, struct dedup_lookups *all)
+{
+  *all = d->lookups_before;
+  add_lookups (all, &d->stats.lookups);
+}
+
 void
 dedup_get_stats (struct dedup_disk *d, struct dedup_stats *s)
 {
@@ -64,6 +89,7 @@ dedup_get_stats (struct dedup_disk *d, struct dedup_stats *s)
   s->exact = d->exact;
   s->index_memory_bound = d->index_memory;
   s->forgotten = d->nr_forgotten;
+  dedup_all_lookups_locked (d, &s->all_lookups);
   if (d->has_store) {
     count_config (d, s);
     count_log_store (d->index.current, s);
@@ -99,20 +125,24 @@ dedup_log_stats (struct dedup_disk *d)
   dedup_get_stats (d, &s);
   if (!s.has_store || !d->dedup)
     return;
-  misses = s.lookups - s.hits;
+  misses = s.lookups.lookups - s.lookups.hits;
   log_line (d->log, LOG_DEBUG, "%s: clusters: %" PRIu64 " stored, %" PRIu64
             " shared, %" PRIu64 " of these by hints; index: %" PRIu64
             " entries, %" PRIu64 " tombstones, %" PRIu64 " runs, %" PRIu64
             " incarnations, %" PRIu64 " bytes of memory", d->path, s.stored,
-            s.linked, s.guessed, s.index_entries, s.tombstones, s.nr_runs,
+            s.linked, s.lookups.guessed, s.index_entries, s.tombstones, s.nr_runs,
             s.nr_incarnations, s.index_memory_bytes);
   log_line (d->log, LOG_DEBUG, "%s: index: %" PRIu64 " lookups, %" PRIu64
             " hits (%.2f %%), %" PRIu64 " with other bytes; pages read: %"
             PRIu64 " by hits (%.4f each), %" PRIu64 " by misses (%.4f each); "
-            "%" PRIu64 " false positives", d->path, s.lookups, s.hits,
-            percent (s.hits, s.lookups), s.mismatches, s.hit_reads,
-            percent (s.hit_reads, s.hits) / 100, s.miss_reads,
-            percent (s.miss_reads, misses) / 100, s.false_positives);
+            "%" PRIu64 " false positives", d->path,
+            s.lookups.lookups, s.lookups.hits,
+            percent (s.lookups.hits, s.lookups.lookups), s.mismatches,
+            s.lookups.hit_reads,
+            percent (s.lookups.hit_reads, s.lookups.hits) / 100,
+            s.lookups.miss_reads,
+            percent (s.lookups.miss_reads, misses) / 100,
+            s.lookups.false_positives);
   if (s.index_memory_bound)
     log_line (d->log, LOG_DEBUG, "%s: index: at most %" PRIu64 " bytes of "
               "memory: %" PRIu64 " entries were renewed, %" PRIu64

@@ -107,6 +107,7 @@ read_config (struct dedup_disk *d, struct fault *f)
   r = dedup_config_read (d->io, &d->ext, d->cluster_size, d->config, f);
   if (r < 0)
     return r;
+  d->lookups_before = d->config->lookups;
   if (!dedup_hash_is_keyed (d->ext.hash_alg) && has_key (d->config))
     return fault_corrupt (f, UINT64_MAX, "configuration: a key for a hash "
                           "that has none");

@@ -151,20 +151,6 @@ dedup_look_up_locked (struct op *op, struct slot *s)
   }
 }
 
-void
-dedup_count_lookups_locked (struct op *op)
-{
-  struct dedup_stats *s = &op->d->stats;
-  const struct dedup_lookups *c = &op->counted;
-
-  s->guessed += c->guessed;
-  s->lookups += c->lookups;
-  s->hits += c->hits;
-  s->hit_reads += c->hit_reads;
-  s->miss_reads += c->miss_reads;
-  s->false_positives += c->false_positives;
-}
-
 static int
 claim_all (struct op *op)
 {
@@ -604,7 +590,7 @@ finish (struct op *op)
     finish_slot_locked (op, &op->slots[i]);
   dedup_journal_end_locked (d->journal); /* unhold may have freed */
   qcow2_txn_end_locked (&op->txn);
-  dedup_count_lookups_locked (op);
+  dedup_count_lookups_locked (op->d, &op->counted);
   dedup_change_end_locked (d);
   lock_release (d->lock);
   dedup_incarnations_put (op->set);

@@ -56,9 +56,7 @@ struct op {
   struct qcow2_txn txn;
   struct dedup_incarnations *set;
   bool guesses, probes;  /* there are slots of that kind */
-  struct dedup_lookups {
-    uint64_t guessed, lookups, hits, hit_reads, miss_reads, false_positives;
-  } counted;             /* not in the disk's figures yet */
+  struct dedup_lookups counted;   /* not in the disk's figures yet */
   bool short_of_space;   /* the host was found to be full */
   bool corrupt;          /* a refcount was found to be 0 */
 
@@ -89,8 +87,6 @@ void dedup_probe (struct op *op);
 /* What the log stores say of slot S, which may become SLOT_CANDIDATE or
  * SLOT_PROBE. */
 void dedup_look_up_locked (struct op *op, struct slot *s);
-/* Add what was counted to the disk's figures. */
-void dedup_count_lookups_locked (struct op *op);
 
 /* Hash the data of slot I. */
 int dedup_hash_slot (struct op *op, size_t i) MUST_CHECK;

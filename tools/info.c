@@ -208,6 +208,27 @@ print_census (const struct report *rep)
   printf ("\n");
 }
 
+static double
+share (uint64_t n, uint64_t of)
+{
+  return of ? (double) n / (double) of : 0;
+}
+
+/* Of all sessions; what is read includes what filters had read in vain. */
+static void
+print_lookups (const struct dedup_lookups *l)
+{
+  const uint64_t misses = l->hits < l->lookups ? l->lookups - l->hits : 0;
+
+  printf ("%-18s %" PRIu64 ", %" PRIu64 " hits (%.2f %%); %" PRIu64
+          " more found by hints\n", "lookups:", l->lookups, l->hits,
+          100 * share (l->hits, l->lookups), l->guessed);
+  printf ("%-18s %.4f a hit, %.4f a miss; filters were wrong %" PRIu64
+          " times (%.4f a lookup)\n", "index reads:",
+          share (l->hit_reads, l->hits), share (l->miss_reads, misses),
+          l->false_positives, share (l->false_positives, l->lookups));
+}
+
 static void
 print_store (const struct report *rep)
 {
@@ -227,6 +248,7 @@ print_store (const struct report *rep)
   printf ("%-18s %" PRIu64 "\n", "runs:", s->nr_runs);
   print_bytes ("index in memory:", s->index_memory_bytes);
   print_bytes ("index on disk:", s->index_disk_bytes);
+  print_lookups (&s->all_lookups);
   print_bytes ("journal:", s->journal_bytes);
 }
 
@@ -278,6 +300,12 @@ set_store (json_t *o, const struct report *rep)
   set (o, "index-memory-bytes", s->index_memory_bytes);
   set (o, "index-disk-bytes", s->index_disk_bytes);
   set (o, "journal-bytes", s->journal_bytes);
+  set (o, "lookups", s->all_lookups.lookups);
+  set (o, "hits", s->all_lookups.hits);
+  set (o, "hint-hits", s->all_lookups.guessed);
+  set (o, "hit-reads", s->all_lookups.hit_reads);
+  set (o, "miss-reads", s->all_lookups.miss_reads);
+  set (o, "false-positives", s->all_lookups.false_positives);
 }
 
 static void

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# info tells live entries from dead ones, and the debug log says at the end
-# what the index did, as the load was made.
+# info tells live entries from dead ones, and what the index did in all
+# sessions; the debug log says at the end what it did in this one, as the load
+# was made.
 # Breaks if: a figure is renamed, lost on the way, or counts something else.
 . "$(dirname "$0")/lib.sh"
 
@@ -26,6 +27,17 @@ cat "$TMP/log"
 grep -q 'clusters: 1024 stored, 2048 shared, 0 of these by hints' "$TMP/log"
 grep -q ' 3072 entries, 0 tombstones' "$TMP/log"
 grep -q ' 3072 lookups, 2048 hits (66.67 %), 0 with other bytes' "$TMP/log"
+
+say "info has both sessions"
+equal lookups "$(info_field "$disk" lookups)" $((2048 + 3072))
+equal hits "$(info_field "$disk" hits)" 2048
+equal hint-hits "$(info_field "$disk" hint-hits)" 0
+[ "$(info_field "$disk" hit-reads)" -ge 1900 ] || die "hits read nothing"
+[ "$(info_field "$disk" false-positives)" -le 50 ] || die "filters are wrong"
+tool info "$disk" | grep -q '^lookups: *5120, 2048 hits (40.00 %); 0 more' ||
+  die "lookups in the plain form"
+tool info "$disk" | grep -q '^index reads: *[01]\.[0-9]* a hit, 0\.0[0-9]* a miss; ' ||
+  die "reads in the plain form"
 
 say "overwritten and trimmed blocks leave dead entries"
 start_server "$disk"

@@ -154,6 +154,7 @@ test_full (void **state)
   c->nr_areas = DEDUP_MAX_JOURNAL_AREAS;
   c->nr_incarnations = DEDUP_MAX_INCARNATIONS;
   c->nr_limbo = DEDUP_MAX_LIMBO;
+  c->lookups.hits = 1;
   c->nr_cuts = DEDUP_MAX_CUTS;
   for (i = 0; i < c->nr_cuts; ++i)
     c->cuts[i] = (struct dedup_cut) { 1 + i, 48 + i };
@@ -419,6 +420,41 @@ test_store_file (void **state)
   x->c.store_session = 0;
   dedup_config_encode (&x->c, x->buf);
   must_refuse (x, "there is none");
+}
+
+/* Behind all that versions 1 to 3 have but for cut blocks; with or without a
+ * store file. */
+static void
+test_lookups (void **state)
+{
+  struct fixture *x = *state;
+  const size_t at = 128 + 3 * 24 + 2 * 40 + 16 + 8 + 16;
+  struct fault f = { 0 };
+  unsigned i;
+
+  for (i = 0; i < 2; i++) {
+    x->c.store_session = i;
+    x->c.lookups = (struct dedup_lookups) {
+      .guessed = 1, .lookups = 0x0203, .hits = 4, .hit_reads = 5,
+      .miss_reads = 6, .false_positives = 7 };
+    assert_int_equal (dedup_config_encode (&x->c, x->buf), at + 48 + 2 * 16);
+    assert_int_equal (x->buf[11], 4);
+    assert_int_equal (x->buf[at - 16 + 7], i);
+    assert_int_equal (x->buf[at + 7], 1);
+    assert_int_equal (x->buf[at + 14], 2);
+    assert_int_equal (x->buf[at + 15], 3);
+    assert_int_equal (x->buf[at + 47], 7);
+    if (dedup_config_decode (x->buf, CLUSTER, &x->d, &f) < 0)
+      fail_msg ("%s", f.msg);
+    assert_memory_equal (&x->c.lookups, &x->d.lookups, sizeof x->c.lookups);
+    assert_int_equal (x->d.store_session, i);
+    assert_memory_equal (x->c.cuts, x->d.cuts, sizeof x->c.cuts);
+    memset (&x->c.lookups, 0, sizeof x->c.lookups);
+    dedup_config_encode (&x->c, x->buf);
+    assert_int_equal (x->buf[11], i ? 3 : 1);
+    assert_int_equal (dedup_config_decode (x->buf, CLUSTER, &x->d, &f), 0);
+    assert_memory_equal (&x->c.lookups, &x->d.lookups, sizeof x->c.lookups);
+  }
 }
 
 /* What the encoder can't be made to write. */
@@ -693,6 +729,7 @@ main (void)
     TEST (test_any_byte_flipped),
     TEST (test_wrong_values),
     TEST (test_store_file),
+    TEST (test_lookups),
     TEST (test_wrong_bytes),
     TEST (test_newer_slot_counts),
     TEST (test_torn_slot),

@@ -163,27 +163,27 @@ check_lookups (unsigned order, uint32_t max_incarnations)
     freeze (&w);
   }
   dedup_get_stats (w.d, &s);
-  assert_int_equal (s.lookups, nr);
-  assert_int_equal (s.hits, 0);
+  assert_int_equal (s.lookups.lookups, nr);
+  assert_int_equal (s.lookups.hits, 0);
   assert_int_equal (s.stored, nr);
   assert_int_equal (s.linked, 0);
-  assert_int_equal (s.hit_reads, 0);
-  assert_int_equal (s.miss_reads, w.page_reads);
+  assert_int_equal (s.lookups.hit_reads, 0);
+  assert_int_equal (s.lookups.miss_reads, w.page_reads);
 
   reads = w.page_reads;
   for (i = 0; i < nr; i++)                 /* all of them are found */
     put (&w, nr + i, w.contents[i]);
   dedup_get_stats (w.d, &t);
-  assert_int_equal (t.lookups, 2 * nr);
-  assert_int_equal (t.hits, nr);
+  assert_int_equal (t.lookups.lookups, 2 * nr);
+  assert_int_equal (t.lookups.hits, nr);
   assert_int_equal (t.stored, nr);
   assert_int_equal (t.linked, nr);
   assert_int_equal (t.mismatches, 0);
-  assert_int_equal (t.hit_reads, w.page_reads - reads);
-  assert_int_equal (t.miss_reads, s.miss_reads);
+  assert_int_equal (t.lookups.hit_reads, w.page_reads - reads);
+  assert_int_equal (t.lookups.miss_reads, s.lookups.miss_reads);
   in_tables = t.index_entries - t.log_store_entries;
-  assert_true (in_tables > nr / 2 && t.hit_reads >= in_tables &&
-               t.hit_reads < in_tables + in_tables / 8);
+  assert_true (in_tables > nr / 2 && t.lookups.hit_reads >= in_tables &&
+               t.lookups.hit_reads < in_tables + in_tables / 8);
 
   reads = w.page_reads;
   for (i = 0; i < nr; i++) {
@@ -192,17 +192,17 @@ check_lookups (unsigned order, uint32_t max_incarnations)
     freeze (&w);
   }
   dedup_get_stats (w.d, &s);
-  assert_int_equal (s.lookups, 3 * nr);
-  assert_int_equal (s.hits, nr);
+  assert_int_equal (s.lookups.lookups, 3 * nr);
+  assert_int_equal (s.lookups.hits, nr);
   assert_int_equal (s.stored, 2 * nr);
-  assert_int_equal (s.hit_reads, t.hit_reads);
-  assert_int_equal (s.miss_reads - t.miss_reads, w.page_reads - reads);
+  assert_int_equal (s.lookups.hit_reads, t.lookups.hit_reads);
+  assert_int_equal (s.lookups.miss_reads - t.lookups.miss_reads, w.page_reads - reads);
   if (max_incarnations == 0) {
-    assert_int_equal (s.false_positives - t.false_positives, vain);
+    assert_int_equal (s.lookups.false_positives - t.lookups.false_positives, vain);
     assert_true (vain > 0);
   }
-  assert_true (s.miss_reads - t.miss_reads >=
-               s.false_positives - t.false_positives);
+  assert_true (s.lookups.miss_reads - t.lookups.miss_reads >=
+               s.lookups.false_positives - t.lookups.false_positives);
   end_world (&w);
 }
 
@@ -234,9 +234,9 @@ test_hints_and_mismatches_are_counted (void **state)
     put (&w, 1000 + i, w.contents[i]);
   dedup_get_stats (w.d, &s);
   assert_int_equal (s.linked, 200);
-  assert_int_equal (s.guessed + s.hits, 200);
-  assert_int_equal (s.lookups, 400 - s.guessed);
-  assert_true (s.guessed > 150);
+  assert_int_equal (s.lookups.guessed + s.lookups.hits, 200);
+  assert_int_equal (s.lookups.lookups, 400 - s.lookups.guessed);
+  assert_true (s.lookups.guessed > 150);
 
   /* Both copies of 100 go; their clusters are used again. */
   stale = w.contents[0];
@@ -255,9 +255,9 @@ test_hints_and_mismatches_are_counted (void **state)
   assert_int_equal (s.mismatches, 0);
   for (i = 0; i < 100; i++)
     put (&w, 3000 + i, stale + i);
-  used = s.hits;
+  used = s.lookups.hits;
   dedup_get_stats (w.d, &s);
-  assert_int_equal (s.hits - used, 100);
+  assert_int_equal (s.lookups.hits - used, 100);
   assert_int_equal (s.mismatches, 100);
   end_world (&w);
 }
