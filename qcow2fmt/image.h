@@ -154,10 +154,12 @@ uint64_t qcow2_l2_load (const struct qcow2_geometry *g, const uint8_t *table,
 /* Store ENTRY, a standard one: a cluster with all of its subclusters. */
 void qcow2_l2_store (const struct qcow2_geometry *g, uint8_t *table,
                      uint64_t i, uint64_t entry);
-/* As qcow2_get_entry_locked. */
+/* As qcow2_get_entry_locked.  *NR: how many entries from there on, at most as
+ * many as it was, in this table name data clusters that lie one behind the
+ * other; 1 if the first does not.  Only the first was judged. */
 int qcow2_get_l2_locked (struct qcow2_txn *txn, unsigned root,
                          uint64_t guest_idx, uint64_t *entry,
-                         uint64_t *bitmap) MUST_CHECK;
+                         uint64_t *bitmap, uint64_t *nr) MUST_CHECK;
 
 /* --- anchor.c: one bit per host cluster, loaded per anchor L2 table ------ */
 struct qcow2_anchor_part {     /* what one anchor L2 table says */

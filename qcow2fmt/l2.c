@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "checked.h"
 #include "image.h"
 
 static uint64_t
@@ -126,25 +127,48 @@ l1_entry (struct qcow2_txn *txn, unsigned root, uint64_t ti, uint64_t *entry)
   return 0;
 }
 
+/* How many of NR entries from I on name data clusters, one behind the other in
+ * the host file; ENTRY is that at I. */
+static uint64_t
+length_of_run (const struct qcow2_geometry *g, const uint8_t *table, uint64_t i,
+               uint64_t nr, uint64_t entry)
+{
+  const uint8_t *p = table + i * g->l2_entry_size;
+  uint64_t n = 1;
+
+  if (qcow2_extended_l2 (g) || !qcow2_has_place (g, entry) ||
+      entry & (QCOW2_L2_COMPRESSED | QCOW2_L2_ZERO))
+    return 1;
+  while (n < nr && load_u64 (p + n * sizeof (be64)) ==
+         entry + n * g->cluster_size)
+    n++;
+  return n;
+}
+
 int
 qcow2_get_l2_locked (struct qcow2_txn *txn, unsigned root, uint64_t guest_idx,
-                     uint64_t *entry, uint64_t *bitmap)
+                     uint64_t *entry, uint64_t *bitmap, uint64_t *nr)
 {
-  uint64_t per = txn->img->header.geo.l2_entries, l1e;
+  const struct qcow2_geometry *g = &txn->img->header.geo;
+  const uint64_t ti = guest_idx / g->l2_entries, i = guest_idx % g->l2_entries;
+  const uint64_t max = MIN_OF (*nr, g->l2_entries - i);
   const struct qcow2_table *t;
+  uint64_t l1e;
   int r;
 
   assert (lock_held (&txn->img->lock));
-  r = l1_entry (txn, root, guest_idx / per, &l1e);
+  *nr = 1;
+  r = l1_entry (txn, root, ti, &l1e);
   if (r < 0)
     return r;
   *entry = *bitmap = 0;
   if ((l1e & QCOW2_OFFSET_MASK) == 0)
     return 0;
   t = qcow2_cache_get_locked (txn, l1e & QCOW2_OFFSET_MASK, &r);
-  if (t)
-    *entry = qcow2_l2_load (&txn->img->header.geo, t->data, guest_idx % per,
-                            bitmap);
+  if (t) {
+    *entry = qcow2_l2_load (g, t->data, i, bitmap);
+    *nr = length_of_run (g, t->data, i, max, *entry);
+  }
   return r;
 }
 
@@ -152,9 +176,9 @@ int
 qcow2_get_entry_locked (struct qcow2_txn *txn, unsigned root,
                         uint64_t guest_idx, uint64_t *entry)
 {
-  uint64_t bitmap;
+  uint64_t bitmap, nr = 1;
 
-  return qcow2_get_l2_locked (txn, root, guest_idx, entry, &bitmap);
+  return qcow2_get_l2_locked (txn, root, guest_idx, entry, &bitmap, &nr);
 }
 
 /* L1[TI] gets a table in cluster C, which is reserved and prepared. */

@@ -64,9 +64,10 @@ is_partial (const struct qcow2_image *img, uint64_t entry)
 }
 
 /* Judge ENTRY; false if it cannot be.  Sets kind, and host_off of the start
- * of the cluster. */
+ * of the cluster.  *NR entries from this one on are data clusters, one behind
+ * the other: how many of them can be. */
 static bool
-classify_locked (struct qcow2_image *img, uint64_t entry,
+classify_locked (struct qcow2_image *img, uint64_t entry, uint64_t *nr,
                  struct qcow2_extent *e)
 {
   const struct qcow2_geometry *g = &img->header.geo;
@@ -89,7 +90,11 @@ classify_locked (struct qcow2_image *img, uint64_t entry,
     return g->version >= 3 && valid_data (img, entry, limit, guest_off);
   }
   e->kind = qcow2_has_place (g, entry) ? QCOW2_DATA : QCOW2_UNALLOCATED;
-  return valid_data (img, entry, limit, guest_off);
+  if (!valid_data (img, entry, limit, guest_off))
+    return false;
+  if (!qcow2_has_data_file (g))
+    *nr = MIN_OF (*nr, (limit - e->host_off) / g->cluster_size);
+  return true;
 }
 
 static enum qcow2_kind
@@ -148,38 +153,45 @@ no_table_locked (const struct walk *w, uint64_t guest_idx)
   return i < img->l1.nr && img->l1.v[i] == 0;
 }
 
-/* Describe one cluster, or one missing table.  1: go on, 0: enough. */
+/* Describe a cluster, and data clusters that follow it in the host file, or a
+ * missing table.  1: go on, 0: enough. */
 static int
 step_locked (struct walk *w)
 {
   struct qcow2_image *img = w->img;
   const struct qcow2_geometry *g = &img->header.geo;
-  uint64_t guest_idx = w->at / g->cluster_size, next = guest_idx + 1;
+  uint64_t guest_idx = w->at / g->cluster_size, next = 0;
+  uint64_t nr = MIN_OF (w->budget, (w->end - 1) / g->cluster_size + 1 - guest_idx);
   uint64_t entry = 0, bitmap = 0, within = w->at % g->cluster_size;
   uint64_t inside = UINT64_MAX;
   struct qcow2_extent e = { .guest_off = w->at };
   int r;
 
-  if (no_table_locked (w, guest_idx))
+  if (no_table_locked (w, guest_idx)) {
     next = (guest_idx / g->l2_entries + 1) * g->l2_entries;
+    nr = 1;
+  }
   else {
-    r = qcow2_get_l2_locked (&w->txn, w->root, guest_idx, &entry, &bitmap);
+    r = qcow2_get_l2_locked (&w->txn, w->root, guest_idx, &entry, &bitmap,
+                             &nr);
     if (r < 0)
       return r;
   }
-  if (!classify_locked (img, entry, &e)) {
+  if (!classify_locked (img, entry, &nr, &e)) {
     w->bad_entry = entry;
     return -EIO;
   }
   if (is_partial (img, entry))
     inside = look_inside (g, bitmap, within, &e);
+  next = next ? next : guest_idx + nr;
   e.len = MIN_OF (next * g->cluster_size, w->end) - w->at;
   e.len = MIN_OF (e.len, inside);
   e.host_off = e.kind == QCOW2_DATA ? e.host_off + within : 0;
   if (!append (w, &e))
     return 0;
   w->at += e.len;
-  return w->at < w->end && --w->budget > 0;
+  w->budget -= nr;
+  return w->at < w->end && w->budget > 0;
 }
 
 /* As far as it goes without loading: 0 when done, -EAGAIN. */

@@ -203,6 +203,62 @@ test_impossible_entries_fail_only_their_cluster (void **state)
   }
 }
 
+/* What lies behind one another is one extent, whatever flags say who owns it,
+ * up to the first entry that is something else or cannot be. */
+static void
+test_runs_end_where_they_end (void **state)
+{
+  struct qcow2_image *img;
+  struct qcow2_extent e[8];
+  uint64_t table, first, end, i;
+  size_t len;
+
+  run ("qemu-img create -f qcow2 -o cluster_size=4k ends 4M");
+  run ("qemu-io -f qcow2 -c 'write -P 1 0 1M' -c 'write -P 1 1300k 2M' ends");
+  table = first_l2_entry ("ends");
+  img = must_open ("ends", false);
+  assert_int_equal (qcow2_map (img, 0, 0, MIB, e, 8), 1);
+  first = e[0].host_off;
+  close_image (img);
+  free (read_file ("ends", &len));
+  end = round_up_pow2 (len, 4096);
+
+  patch_u64 ("ends", table + 8 * 10, QCOW2_L2_COPIED | first);
+  patch_u64 ("ends", table + 8 * 20, first + 20 * 4096);   /* shared */
+  patch_u64 ("ends", table + 8 * 30,
+             (QCOW2_L2_COPIED | (first + 30 * 4096)) + QCOW2_L2_ZERO);
+  patch_u64 ("ends", table + 8 * 42, QCOW2_L2_COPIED | (first + 41 * 4096));
+  for (i = 0; i < 6; i++)       /* three more than there are */
+    patch_u64 ("ends", table + 8 * (300 + i),
+               QCOW2_L2_COPIED | (end + (i - 3) * 4096));
+  img = must_open ("ends", false);
+  assert_int_equal (qcow2_map (img, 0, 1000, MIB - 1000, e, 8), 7);
+  assert_int_equal (e[0].len, 10 * 4096 - 1000);
+  assert_int_equal (e[1].host_off, first);
+  assert_int_equal (e[1].len, 4096);
+  assert_int_equal (e[2].host_off, first + 11 * 4096);
+  assert_int_equal (e[2].len, 19 * 4096);
+  assert_int_equal (e[3].kind, QCOW2_ZERO);
+  assert_int_equal (e[3].len, 4096);
+  assert_int_equal (e[4].host_off, first + 31 * 4096);
+  assert_int_equal (e[4].len, 11 * 4096);
+  assert_int_equal (e[5].host_off, first + 41 * 4096);
+  assert_int_equal (e[5].len, 4096);
+  assert_int_equal (e[6].host_off, first + 43 * 4096);
+  assert_int_equal (e[6].len, MIB - 43 * 4096);
+  assert_int_equal (qcow2_map (img, 0, 11 * 4096 + 5, 3 * 4096, e, 8), 1);
+  assert_int_equal (e[0].host_off, first + 11 * 4096 + 5);
+  assert_int_equal (e[0].len, 3 * 4096);
+  assert_int_equal (qcow2_map (img, 0, 40 * 4096, 3 * 4096, e, 8), 2);
+  assert_int_equal (e[0].len, 2 * 4096);
+  assert_true (qcow2_map (img, 0, 2 * MIB - 4096, 4096 + 8192, e, 8) > 0);
+  assert_int_equal (e[0].guest_off, 2 * MIB - 4096);   /* a table's last */
+  assert_int_equal (qcow2_map (img, 0, 300 * 4096, 10 * 4096, e, 8), 1);
+  assert_int_equal (e[0].len, 3 * 4096);
+  assert_int_equal (qcow2_map (img, 0, 303 * 4096, 4096, e, 8), -EIO);
+  close_image (img);
+}
+
 /* --- Backing files -------------------------------------------------- */
 
 static void
@@ -586,6 +642,7 @@ main (void)
     TEST (test_huge_empty_disk_maps_in_few_steps),
     TEST (test_contiguous_clusters_are_one_extent),
     TEST (test_impossible_entries_fail_only_their_cluster),
+    TEST (test_runs_end_where_they_end),
     TEST (test_backing_chains_read_like_qemu),
     TEST (test_backing_status_follows_the_chain),
     TEST (test_backing_format_is_probed_if_not_given),
