@@ -136,8 +136,8 @@ enum dedup_job {
 };
 
 /* Which jobs have something to do.  COMMIT, CLEAN and MERGE_IDLE are due when
- * there is anything at all; the caller chooses the moment.  *URGENT (may be NULL):
- * those that should run now. */
+ * there is anything at all; the caller chooses the moment.  *URGENT (may be
+ * NULL): those that should run now. */
 unsigned dedup_due (struct dedup_disk *d, unsigned *urgent);
 
 /* Run one job, or a slice of it (then it is still due).  COMMIT and

@@ -185,7 +185,7 @@ uint64_t dedup_window_largest_run (const struct dedup_disk *d);
 uint64_t dedup_window_run_bytes (const struct dedup_disk *d, size_t first,
                                  size_t nr);
 
-/* --- inspect.c ---------------------------------------------------------------- */
+/* --- inspect.c ----------------------------------------------------------- */
 
 /* Add what an operation counted to the disk's figures. */
 void dedup_count_lookups_locked (struct dedup_disk *d,

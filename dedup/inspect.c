@@ -130,8 +130,8 @@ dedup_log_stats (struct dedup_disk *d)
             " shared, %" PRIu64 " of these by hints; index: %" PRIu64
             " entries, %" PRIu64 " tombstones, %" PRIu64 " runs, %" PRIu64
             " incarnations, %" PRIu64 " bytes of memory", d->path, s.stored,
-            s.linked, s.lookups.guessed, s.index_entries, s.tombstones, s.nr_runs,
-            s.nr_incarnations, s.index_memory_bytes);
+            s.linked, s.lookups.guessed, s.index_entries, s.tombstones,
+            s.nr_runs, s.nr_incarnations, s.index_memory_bytes);
   log_line (d->log, LOG_DEBUG, "%s: index: %" PRIu64 " lookups, %" PRIu64
             " hits (%.2f %%), %" PRIu64 " with other bytes; pages read: %"
             PRIu64 " by hits (%.4f each), %" PRIu64 " by misses (%.4f each); "

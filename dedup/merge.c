@@ -381,7 +381,7 @@ step (struct dedup_disk *d, bool keep_mutex, bool idle)
   r = convert (d);
   if (r == 0 || dedup_failed (d) < 0)
     return r;
-  r2 = merge (d, false, idle);         /* which may make space; r is tried later */
+  r2 = merge (d, false, idle);   /* which may make space; r is tried later */
   return r2 < 0 ? r2 : r;
 }
 
@@ -404,6 +404,8 @@ dedup_merge_step (struct dedup_disk *d, bool idle)
   if (r == 0)
     r = step (d, false, idle);
   dedup_merge_look (d);
+  if (idle && r < 0)             /* not before there is another run */
+    __atomic_store_n (&d->merge_idle_due, false, __ATOMIC_RELAXED);
   pthread_mutex_unlock (&d->maintenance);
   return r;
 }

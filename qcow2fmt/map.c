@@ -161,7 +161,8 @@ step_locked (struct walk *w)
   struct qcow2_image *img = w->img;
   const struct qcow2_geometry *g = &img->header.geo;
   uint64_t guest_idx = w->at / g->cluster_size, next = 0;
-  uint64_t nr = MIN_OF (w->budget, (w->end - 1) / g->cluster_size + 1 - guest_idx);
+  uint64_t nr = MIN_OF (w->budget,
+                        (w->end - 1) / g->cluster_size + 1 - guest_idx);
   uint64_t entry = 0, bitmap = 0, within = w->at % g->cluster_size;
   uint64_t inside = UINT64_MAX;
   struct qcow2_extent e = { .guest_off = w->at };

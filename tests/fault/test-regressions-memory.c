@@ -172,6 +172,48 @@ test_enomem_in_a_merge_keeps_its_inputs (void **state)
   fault_malloc_fails = NULL;
 }
 
+/* A merge that only serves speed is not tried for ever where it fails: the
+ * image would never be left alone. */
+static void
+test_enomem_in_a_merge_at_rest_ends_it (void **state)
+{
+  unsigned long hits = 0;
+  struct world *w;
+  unsigned due;
+  uint64_t id;
+
+  fault_malloc_fails = fails_in_turn;
+  do {
+    id = 100;
+    w = world_open (&small);
+    while (!dedup_merge_wanted (w->d, true)) {
+      fill_log_store (w, &id);
+      assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
+    }
+    assert_false (dedup_merge_wanted (w->d, false));
+    assert_true (dedup_due (w->d, NULL) & DEDUP_JOB_MERGE_IDLE);
+    run_with_fault (w, DEDUP_JOB_MERGE_IDLE, hits + 1);
+    due = dedup_failed (w->d) ? 0 : dedup_due (w->d, NULL);
+    assert_false (due & DEDUP_JOB_MERGE_IDLE);
+    if (dedup_failed (w->d) == 0) {
+      fill_log_store (w, &id);
+      assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
+      while ((due = dedup_due (w->d, NULL)) &
+             (DEDUP_JOB_MERGE | DEDUP_JOB_MERGE_IDLE))
+        assert_int_equal (dedup_run (w->d, due & DEDUP_JOB_MERGE ?
+                                     DEDUP_JOB_MERGE : DEDUP_JOB_MERGE_IDLE),
+                          0);
+      assert_false (dedup_merge_wanted (w->d, true));
+    }
+    dedup_free (w->d);
+    w->d = must_open (&small, w->image.io, true);
+    finish_clean (w);
+    hits += failed;
+  } while (failed > 0);
+  assert_true (hits > 3);
+  fault_malloc_fails = NULL;
+}
+
 /* --- at open ------------------------------------------------------------- */
 
 static uint64_t
@@ -323,6 +365,7 @@ main (void)
     cmocka_unit_test (test_enomem_in_a_freeze_leaves_a_valid_configuration),
     cmocka_unit_test (test_enomem_in_a_checkpoint_stops_nothing),
     cmocka_unit_test (test_enomem_in_a_merge_keeps_its_inputs),
+    cmocka_unit_test (test_enomem_in_a_merge_at_rest_ends_it),
     cmocka_unit_test (test_enomem_at_open_keeps_the_index),
     cmocka_unit_test (test_enomem_in_a_large_write_aborts_nothing),
     cmocka_unit_test (test_no_memory_for_a_log_store_does_not_spin),

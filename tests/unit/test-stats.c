@@ -196,9 +196,11 @@ check_lookups (unsigned order, uint32_t max_incarnations)
   assert_int_equal (s.lookups.hits, nr);
   assert_int_equal (s.stored, 2 * nr);
   assert_int_equal (s.lookups.hit_reads, t.lookups.hit_reads);
-  assert_int_equal (s.lookups.miss_reads - t.lookups.miss_reads, w.page_reads - reads);
+  assert_int_equal (s.lookups.miss_reads - t.lookups.miss_reads,
+                    w.page_reads - reads);
   if (max_incarnations == 0) {
-    assert_int_equal (s.lookups.false_positives - t.lookups.false_positives, vain);
+    assert_int_equal (s.lookups.false_positives - t.lookups.false_positives,
+                      vain);
     assert_true (vain > 0);
   }
   assert_true (s.lookups.miss_reads - t.lookups.miss_reads >=
