@@ -216,7 +216,7 @@ consider_idle (const struct run *v, size_t nr, struct choice *best, bool *any)
 
   if (nr <= MERGE_FEW)
     return;
-  while (first > 0 && joins (v, first) &&
+  while (first > 0 && joins (v, first) && v[first - 1].merge == 0 &&
          (first >= MERGE_FEW || v[first - 1].level == v[first].level))
     first--;
   if (first < nr - 1)

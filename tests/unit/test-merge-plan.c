@@ -88,11 +88,31 @@ test_when_runs_are_merged (void **state)
   end_world (&w);
 }
 
+/* What says that it is the output of a merge that has no inputs, as an image
+ * may, is left alone. */
+static void
+test_output_alone_is_no_input (void **state)
+{
+  static const struct shape five = { "five levels", IDLE,
+    { { DEDUP_MAX_LEVEL, 900 }, { 3, 9 }, { 2, 9 }, { 1, 9 }, { 0, 9 } } };
+  struct world w;
+
+  make_world (&w, 4, 16);
+  list_runs (w.d->config, &five);
+  assert_true (dedup_merge_wanted (w.d, true));
+  w.d->config->segments[3].merge = 7;
+  w.d->config->segments[3].output = true;
+  assert_false (dedup_merge_wanted (w.d, true));
+  w.d->config->nr_segments = 0;
+  end_world (&w);
+}
+
 int
 main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_when_runs_are_merged),
+    cmocka_unit_test (test_output_alone_is_no_input),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);
