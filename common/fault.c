@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Owns nothing: fills a caller's struct fault.  The first fault stands, so
+/* Errors as users see them: one line that names what is wrong and where.
+ *
+ * Owns nothing: fills a caller's struct fault.  The first fault stands, so
  * that the cause is reported and not what followed from it.  No threads, no
  * allocation: usable when memory is what ran out.
  */

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Formats a line for whoever listens.  Promises never to fail: a line that
+/* Log lines: what goes wrong without an error that a caller could be given.
+ *
+ * Formats a line for whoever listens.  Promises never to fail: a line that
  * is too long is cut.  Callable from any thread; the sink must be too.
  */
 #include "fault.h"

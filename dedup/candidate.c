@@ -2,6 +2,10 @@
 /* Candidates: clusters that may hold a slot's bytes, by a hint, the index or
  * a claim.  Before one is linked it is held, so that it cannot be freed, and
  * its bytes are compared without the lock.
+ *
+ * What is held stays what it was, for a cluster is never rewritten in place; so
+ * bytes that were equal are equal when it is linked.  A read that fails makes
+ * a candidate different: the block is stored once more, and nobody's write fails.
  */
 #include "write.h"
 

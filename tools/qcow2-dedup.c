@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* qcow2-dedup: create, look at, check, recover and index images of nbdkit's
  * dedup plugin.  This file only finds the subcommand; each has a file of its own.
+ *
+ * Exit status: that of the subcommand; 1 where there is none of that name.
  */
 #include "tool.h"
 

@@ -125,11 +125,11 @@ test_enomem_in_a_freeze_leaves_a_valid_configuration (void **state)
 /* --- in a merge ---------------------------------------------------------- */
 
 static struct world *
-ready_to_merge (uint64_t *id)
+ready_to_merge (bool idle, uint64_t *id)
 {
   struct world *w = world_open (&small);
 
-  while (!dedup_merge_wanted (w->d, false)) {
+  while (!dedup_merge_wanted (w->d, idle)) {
     fill_log_store (w, id);
     assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
   }
@@ -150,7 +150,7 @@ test_enomem_in_a_merge_keeps_its_inputs (void **state)
   fault_malloc_fails = fails_in_turn;
   do {
     id = 100;
-    w = ready_to_merge (&id);
+    w = ready_to_merge (false, &id);
     nr = w->d->config->nr_segments;
     run_with_fault (w, DEDUP_JOB_MERGE, hits + 1);
     if (dedup_failed (w->d) == 0) {
@@ -185,11 +185,7 @@ test_enomem_in_a_merge_at_rest_ends_it (void **state)
   fault_malloc_fails = fails_in_turn;
   do {
     id = 100;
-    w = world_open (&small);
-    while (!dedup_merge_wanted (w->d, true)) {
-      fill_log_store (w, &id);
-      assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
-    }
+    w = ready_to_merge (true, &id);
     assert_false (dedup_merge_wanted (w->d, false));
     assert_true (dedup_due (w->d, NULL) & DEDUP_JOB_MERGE_IDLE);
     run_with_fault (w, DEDUP_JOB_MERGE_IDLE, hits + 1);
