@@ -1,23 +1,25 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The table cache: L2 tables, refcount blocks and the clusters of snapshots'
- * L1 tables, by host offset, as they stand on disk.
+ * L1 tables, in slices (QCOW2_SLICE_BYTES) by host offset, as they stand on
+ * disk.  A slice knows nothing of the others of its table, but for creation,
+ * which makes all of them or none, and the end of the table's cluster.
  *
- * A table is loading (its reader has the buffer), or loaded; loaded ones may
+ * A slice is loading (its reader has the buffer), or loaded; loaded ones may
  * be pinned by transactions, dirty (changed since the last writeback began)
- * and writing (copied into a writeback that has not ended).  Only a table
+ * and writing (copied into a writeback that has not ended).  Only a slice
  * that is none of these is ever evicted: the file lags behind the others, or
- * somebody holds a pointer.  So pinned and changed tables may exceed the
+ * somebody holds a pointer.  So pinned and changed slices may exceed the
  * budget, and the cache shrinks back as they become clean.  Nothing here
  * writes (law 3): that is for the writeback alone.
  *
  * Eviction is CLOCK with a bounded number of steps a call, so that a cache
- * full of changed tables does not hold up everyone behind the lock; each
- * insertion, and each end of a transaction, tries to evict two tables while
+ * full of changed slices does not hold up everyone behind the lock; each
+ * insertion, and each end of a transaction, tries to evict two slices while
  * the budget is exceeded.
  *
  * Protected by the image's lock.  The one who loads holds a pin, gives up the
  * lock for the read, and finds out afterwards whether a replay created the
- * table in the meantime; those who wait sleep on img->loaded and then look
+ * slice in the meantime; those who wait sleep on img->loaded and then look
  * again from the start, because after a failure there is nothing to find.
  */
 #include <errno.h>
@@ -27,17 +29,18 @@
 #include "checked.h"
 #include "image.h"
 
-#define MIN_TABLES 16
+#define MIN_SLICES 16
 #define MAX_CLOCK_STEPS 128
 
 int
 qcow2_cache_init (struct qcow2_image *img, size_t budget_bytes)
 {
   struct qcow2_cache *c = &img->cache;
-  size_t each = img->header.geo.cluster_size + sizeof (struct qcow2_table);
+  size_t each = qcow2_slice_size (&img->header.geo) +
+    sizeof (struct qcow2_slice);
 
   memset (c, 0, sizeof *c);
-  c->budget = MAX_OF (budget_bytes / each, MIN_TABLES);
+  c->budget = MAX_OF (budget_bytes / each, MIN_SLICES);
   for (c->nr_chains = 64; c->nr_chains < c->budget; )
     c->nr_chains *= 2;
   c->max_clock = c->budget + 64;
@@ -50,7 +53,7 @@ qcow2_cache_init (struct qcow2_image *img, size_t budget_bytes)
 }
 
 static void
-free_table (struct qcow2_table *t)
+free_slice (struct qcow2_slice *t)
 {
   if (t)
     free (t->data);
@@ -62,14 +65,14 @@ qcow2_cache_free (struct qcow2_image *img)
 {
   struct qcow2_cache *c = &img->cache;
 
-  for (size_t i = 0; i < c->nr_tables; ++i)
-    free_table (c->clock[i]);
+  for (size_t i = 0; i < c->nr_slices; ++i)
+    free_slice (c->clock[i]);
   free (c->chains);
   free (c->clock);
   memset (c, 0, sizeof *c);
 }
 
-static struct qcow2_table **
+static struct qcow2_slice **
 chain_of (struct qcow2_cache *c, uint64_t host_off)
 {
   uint64_t h = (host_off >> 9) * UINT64_C (0x9e3779b97f4a7c15) >> 32;
@@ -77,10 +80,10 @@ chain_of (struct qcow2_cache *c, uint64_t host_off)
   return &c->chains[h & (c->nr_chains - 1)];
 }
 
-static struct qcow2_table *
+static struct qcow2_slice *
 find (struct qcow2_cache *c, uint64_t host_off)
 {
-  struct qcow2_table *t = *chain_of (c, host_off);
+  struct qcow2_slice *t = *chain_of (c, host_off);
 
   while (t && t->host_off != host_off)
     t = t->next;
@@ -88,18 +91,18 @@ find (struct qcow2_cache *c, uint64_t host_off)
 }
 
 static int
-insert (struct qcow2_cache *c, struct qcow2_table *t)
+insert (struct qcow2_cache *c, struct qcow2_slice *t)
 {
-  struct qcow2_table **chain = chain_of (c, t->host_off), **bigger;
+  struct qcow2_slice **chain = chain_of (c, t->host_off), **bigger;
 
-  if (c->nr_tables == c->max_clock) {
+  if (c->nr_slices == c->max_clock) {
     bigger = realloc (c->clock, c->max_clock * 2 * sizeof *c->clock);
     if (!bigger)
       return -ENOMEM;
     c->clock = bigger;
     c->max_clock *= 2;
   }
-  t->slot = c->nr_tables++;
+  t->slot = c->nr_slices++;
   c->clock[t->slot] = t;
   t->next = *chain;
   *chain = t;
@@ -107,34 +110,34 @@ insert (struct qcow2_cache *c, struct qcow2_table *t)
 }
 
 static void
-detach (struct qcow2_cache *c, struct qcow2_table *t)
+detach (struct qcow2_cache *c, struct qcow2_slice *t)
 {
-  struct qcow2_table **p = chain_of (c, t->host_off);
+  struct qcow2_slice **p = chain_of (c, t->host_off);
 
   assert (!t->dirty && !t->writing && t->pins == 0);
   while (*p != t)
     p = &(*p)->next;
   *p = t->next;
-  c->clock[t->slot] = c->clock[--c->nr_tables];
+  c->clock[t->slot] = c->clock[--c->nr_slices];
   c->clock[t->slot]->slot = t->slot;
 }
 
 static bool
-in_use (const struct qcow2_table *t)
+in_use (const struct qcow2_slice *t)
 {
   return t->pins > 0 || t->loading || t->dirty || t->writing;
 }
 
-/* Detach one table that can go, NULL if none was met. */
-static struct qcow2_table *
+/* Detach one slice that can go, NULL if none was met. */
+static struct qcow2_slice *
 evict (struct qcow2_cache *c)
 {
-  struct qcow2_table *t;
+  struct qcow2_slice *t;
 
   for (unsigned steps = 0; steps < MAX_CLOCK_STEPS; ++steps) {
-    if (c->nr_tables == 0)
+    if (c->nr_slices == 0)
       return NULL;
-    if (c->hand >= c->nr_tables)
+    if (c->hand >= c->nr_slices)
       c->hand = 0;
     t = c->clock[c->hand];
     if (!in_use (t) && !t->recently_used) {
@@ -147,17 +150,17 @@ evict (struct qcow2_cache *c)
   return NULL;
 }
 
-/* An empty table for HOST_OFF, with the buffer of an evicted one if there
+/* An empty slice for HOST_OFF, with the buffer of an evicted one if there
  * was one to evict, else none. */
-static struct qcow2_table *
-add_table (struct qcow2_cache *c, uint64_t host_off)
+static struct qcow2_slice *
+add_slice (struct qcow2_cache *c, uint64_t host_off)
 {
-  struct qcow2_table *t = NULL;
+  struct qcow2_slice *t = NULL;
   uint8_t *data = NULL;
 
-  if (c->nr_tables > c->budget)
-    free_table (evict (c));
-  if (c->nr_tables >= c->budget)
+  if (c->nr_slices > c->budget)
+    free_slice (evict (c));
+  if (c->nr_slices >= c->budget)
     t = evict (c);
   if (t)
     data = t->data;
@@ -170,7 +173,7 @@ add_table (struct qcow2_cache *c, uint64_t host_off)
   t->data = data;
   if (insert (c, t) == 0)
     return t;
-  free_table (t);
+  free_slice (t);
   return NULL;
 }
 
@@ -181,10 +184,10 @@ qcow2_cache_trim_locked (struct qcow2_image *img)
 
   assert (lock_held (&img->lock));
   /* Not worth a search where nearly all are changed. */
-  if (c->nr_tables > c->budget && c->nr_dirty < c->nr_tables / 4 * 3) {
-    free_table (evict (c));
-    if (c->nr_tables > c->budget)
-      free_table (evict (c));
+  if (c->nr_slices > c->budget && c->nr_dirty < c->nr_slices / 4 * 3) {
+    free_slice (evict (c));
+    if (c->nr_slices > c->budget)
+      free_slice (evict (c));
   }
 }
 
@@ -205,32 +208,48 @@ can_be_table (const struct qcow2_image *img, uint64_t host_off)
     host_off >> geo->cluster_bits < qcow2_tables_end_locked (img);
 }
 
-struct qcow2_table *
-qcow2_cache_get_locked (struct qcow2_txn *txn, uint64_t host_off, int *err)
+struct qcow2_slice *
+qcow2_cache_get_locked (struct qcow2_txn *txn, uint64_t host_off,
+                        size_t within, int *err)
 {
   struct qcow2_image *img = txn->img;
-  struct qcow2_table *t;
+  const uint64_t off = host_off +
+    (within & ~((size_t) qcow2_slice_size (&img->header.geo) - 1));
+  struct qcow2_slice *t;
 
   assert (lock_held (&img->lock));
+  assert (within < img->header.geo.cluster_size);
   *err = 0;
-  t = qcow2_txn_find_locked (txn, host_off);
-  if (t)
-    return t;
   if (!can_be_table (img, host_off)) {
     *err = -EIO;
     return NULL;
   }
-  t = find (&img->cache, host_off);
+  t = qcow2_txn_find_locked (txn, off);
+  if (t)
+    return t;
+  t = find (&img->cache, off);
   if (!t || t->loading)
-    *err = qcow2_txn_missing_locked (txn, QCOW2_MISSING_TABLE, host_off);
+    *err = qcow2_txn_missing_locked (txn, QCOW2_MISSING_TABLE, off);
   else
     *err = qcow2_txn_pin_locked (txn, t);
   return *err < 0 ? NULL : t;
 }
 
+int
+qcow2_cache_get_whole_locked (struct qcow2_txn *txn, uint64_t host_off)
+{
+  const struct qcow2_geometry *g = &txn->img->header.geo;
+  size_t at;
+  int r = 0;
+
+  for (at = 0; at < g->cluster_size && r == 0; at += qcow2_slice_size (g))
+    (void) qcow2_cache_get_locked (txn, host_off, at, &r);
+  return r;
+}
+
 /* The read is over, with result R, and BUF holds what it gave. */
 static int
-finish_load (struct qcow2_txn *txn, struct qcow2_table *t, uint8_t *buf,
+finish_load (struct qcow2_txn *txn, struct qcow2_slice *t, uint8_t *buf,
              int r)
 {
   struct qcow2_image *img = txn->img;
@@ -248,7 +267,7 @@ finish_load (struct qcow2_txn *txn, struct qcow2_table *t, uint8_t *buf,
   }
   free (buf);
   detach (&img->cache, t);
-  free_table (t);
+  free_slice (t);
   img->read_failed = img->read_failed || r != -ENOMEM;
   return r == -ENOMEM ? r : -EIO;
 }
@@ -257,8 +276,8 @@ static int
 load_new (struct qcow2_txn *txn, uint64_t host_off)
 {
   struct qcow2_image *img = txn->img;
-  size_t size = img->header.geo.cluster_size;
-  struct qcow2_table *t = add_table (&img->cache, host_off);
+  size_t size = qcow2_slice_size (&img->header.geo);
+  struct qcow2_slice *t = add_slice (&img->cache, host_off);
   uint8_t *buf;
   int r = -ENOMEM;
 
@@ -278,82 +297,116 @@ load_new (struct qcow2_txn *txn, uint64_t host_off)
 }
 
 int
-qcow2_cache_load_locked (struct qcow2_txn *txn, uint64_t host_off)
+qcow2_cache_load_locked (struct qcow2_txn *txn, uint64_t slice_off)
 {
   struct qcow2_image *img = txn->img;
-  struct qcow2_table *t;
+  struct qcow2_slice *t;
 
   assert (lock_held (&img->lock));
   for (;;) {
-    t = find (&img->cache, host_off);
+    t = find (&img->cache, slice_off);
     if (!t)
-      return load_new (txn, host_off);
+      return load_new (txn, slice_off);
     if (!t->loading)
       return qcow2_txn_pin_locked (txn, t);
     lock_wait (&img->lock, &img->loaded);
   }
 }
 
-/* A table at HOST_OFF, pinned, whose buffer nobody else uses.  Where it was
- * being loaded, the reader will find its own buffer unwanted. */
-static struct qcow2_table *
-get_blank (struct qcow2_txn *txn, uint64_t host_off)
+/* A slice at OFF with a buffer that nobody else uses, without contents of its
+ * own (and loading) if it is new.  It stays in the cache. */
+static int
+get_blank (struct qcow2_txn *txn, uint64_t off)
 {
   struct qcow2_cache *c = &txn->img->cache;
-  struct qcow2_table *t = find (c, host_off);
-  bool added = t == NULL;
-  uint8_t *buf;
+  struct qcow2_slice *t = find (c, off);
 
-  if (t)
-    t->forgotten = t->is_refblock = false;
-  if (t && t->data)
-    return qcow2_txn_pin_locked (txn, t) < 0 ? NULL : t;
-  buf = malloc (txn->img->header.geo.cluster_size);
-  if (buf && added)
-    t = add_table (c, host_off);
-  if (!buf || !t || qcow2_txn_pin_locked (txn, t) < 0) {
-    free (buf);
-    if (added && t) {
-      detach (c, t);
-      free_table (t);
-    }
-    return NULL;
+  if (t && !t->loading)
+    return qcow2_txn_pin_locked (txn, t);
+  if (!t) {
+    t = add_slice (c, off);
+    if (!t)
+      return -ENOMEM;
+    t->loading = true;
   }
-  free (t->data);
-  t->data = buf;
-  t->loading = false;
-  pthread_cond_broadcast (&txn->img->loaded);
-  return t;
+  if (!t->data)
+    t->data = malloc (qcow2_slice_size (&txn->img->header.geo));
+  return t->data ? 0 : -ENOMEM;
+}
+
+/* Undo get_blank, where it did something. */
+static void
+drop_blank (struct qcow2_cache *c, uint64_t off)
+{
+  struct qcow2_slice *t = find (c, off);
+
+  if (!t || !t->loading)
+    return;
+  if (t->pins > 0) {            /* somebody reads it, elsewhere */
+    free (t->data);
+    t->data = NULL;
+    return;
+  }
+  detach (c, t);
+  free_slice (t);
+}
+
+/* What was get_blank's is the table's, with the bytes of SOURCE or zeroes.
+ * Where it was being loaded, the reader will find its own buffer unwanted. */
+static void
+fill_blank (struct qcow2_txn *txn, uint64_t off,
+            const struct qcow2_slice *source, bool is_refblock)
+{
+  struct qcow2_image *img = txn->img;
+  struct qcow2_slice *t = find (&img->cache, off);
+  size_t size = qcow2_slice_size (&img->header.geo);
+  int r = qcow2_txn_pin_locked (txn, t);
+
+  assert (r == 0);              /* reserved */
+  (void) r;
+  t->loading = t->forgotten = false;
+  t->is_refblock = is_refblock;
+  if (source)
+    memcpy (t->data, source->data, size);
+  else
+    memset (t->data, 0, size);
+  qcow2_cache_dirty_locked (img, t);
 }
 
 int
 qcow2_cache_create_locked (struct qcow2_txn *txn, uint64_t host_off,
-                           const struct qcow2_table *source,
-                           struct qcow2_table **out)
+                           uint64_t source_off, bool is_refblock)
 {
   struct qcow2_image *img = txn->img;
-  struct qcow2_table *t;
+  const struct qcow2_geometry *g = &img->header.geo;
+  const size_t size = qcow2_slice_size (g);
+  size_t at, done = 0;
+  int r = 0;
 
   assert (lock_held (&img->lock));
-  assert (!source || source->host_off != host_off);
-  t = get_blank (txn, host_off);
-  if (!t)
-    return -ENOMEM;
-  if (source)
-    memcpy (t->data, source->data, img->header.geo.cluster_size);
-  else
-    memset (t->data, 0, img->header.geo.cluster_size);
-  qcow2_cache_dirty_locked (img, t);
-  *out = t;
-  return 0;
+  assert (source_off != host_off);
+  if (source_off != 0)
+    r = qcow2_cache_get_whole_locked (txn, source_off);
+  if (r == 0)
+    r = qcow2_txn_reserve_locked (txn, g->cluster_size / size);
+  for (; done < g->cluster_size && r == 0; done += size)
+    r = get_blank (txn, host_off + done);
+  for (at = 0; at < done; at += size) {
+    if (r < 0)
+      drop_blank (&img->cache, host_off + at);
+    else
+      fill_blank (txn, host_off + at, source_off == 0 ? NULL :
+                  qcow2_txn_find_locked (txn, source_off + at), is_refblock);
+  }
+  pthread_cond_broadcast (&img->loaded);
+  return r;
 }
 
-void
-qcow2_cache_forget_locked (struct qcow2_image *img, uint64_t host_off)
+static void
+forget_slice (struct qcow2_image *img, uint64_t off)
 {
-  struct qcow2_table *t = find (&img->cache, host_off);
+  struct qcow2_slice *t = find (&img->cache, off);
 
-  assert (lock_held (&img->lock));
   if (!t)
     return;
   /* It must not be written over what the cluster becomes next; a pinned one
@@ -363,11 +416,22 @@ qcow2_cache_forget_locked (struct qcow2_image *img, uint64_t host_off)
   if (in_use (t))
     return;
   detach (&img->cache, t);
-  free_table (t);
+  free_slice (t);
 }
 
 void
-qcow2_cache_dirty_locked (struct qcow2_image *img, struct qcow2_table *t)
+qcow2_cache_forget_locked (struct qcow2_image *img, uint64_t host_off)
+{
+  const struct qcow2_geometry *g = &img->header.geo;
+  size_t at;
+
+  assert (lock_held (&img->lock));
+  for (at = 0; at < g->cluster_size; at += qcow2_slice_size (g))
+    forget_slice (img, host_off + at);
+}
+
+void
+qcow2_cache_dirty_locked (struct qcow2_image *img, struct qcow2_slice *t)
 {
   struct qcow2_cache *c = &img->cache;
 
@@ -386,7 +450,7 @@ qcow2_cache_dirty_locked (struct qcow2_image *img, struct qcow2_table *t)
 }
 
 void
-qcow2_cache_clean_locked (struct qcow2_image *img, struct qcow2_table *t)
+qcow2_cache_clean_locked (struct qcow2_image *img, struct qcow2_slice *t)
 {
   struct qcow2_cache *c = &img->cache;
 
@@ -410,7 +474,7 @@ qcow2_cache_memory (const struct qcow2_image *img)
 {
   const struct qcow2_cache *c = &img->cache;
 
-  return c->nr_tables * (img->header.geo.cluster_size +
-                         sizeof (struct qcow2_table)) +
+  return c->nr_slices * (qcow2_slice_size (&img->header.geo) +
+                         sizeof (struct qcow2_slice)) +
     c->max_clock * sizeof *c->clock + c->nr_chains * sizeof *c->chains;
 }

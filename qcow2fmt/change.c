@@ -33,6 +33,17 @@ host_off_ok (const struct qcow2_image *img, uint64_t host_off)
     host_off >> geo->cluster_bits < qcow2_refcount_coverage (img);
 }
 
+/* How many of LEFT entries from IDX on are in one slice of PER entries; or,
+ * where there is no table, in none of WHOLE. */
+static uint64_t
+at_once (uint64_t idx, uint64_t left, const struct qcow2_slice *t, uint64_t per,
+         uint64_t whole)
+{
+  if (!t)
+    per = whole;
+  return MIN_OF (left, per - idx % per);
+}
+
 /* --- L2 ----------------------------------------------------------------- */
 
 static bool
@@ -49,11 +60,13 @@ entry_ok (const struct qcow2_image *img, uint64_t entry)
   return host_off_ok (img, entry & QCOW2_OFFSET_MASK);
 }
 
-/* The table of L1 entry TI to be changed; NULL where there is none. */
+/* The slice of an L2 table with the entry of GUEST_IDX, to be changed; NULL
+ * where there is no table. */
 static int
-get_l2 (struct qcow2_txn *txn, uint64_t ti, struct qcow2_table **t)
+get_l2 (struct qcow2_txn *txn, uint64_t guest_idx, struct qcow2_slice **t)
 {
-  uint64_t e = txn->img->l1.v[ti];
+  const struct qcow2_geometry *g = &txn->img->header.geo;
+  uint64_t e = txn->img->l1.v[guest_idx / g->l2_entries];
   int r = 0;
 
   *t = NULL;
@@ -61,7 +74,9 @@ get_l2 (struct qcow2_txn *txn, uint64_t ti, struct qcow2_table **t)
     return 0;
   if (!(e & QCOW2_L2_COPIED))
     return -EINVAL;            /* a snapshot's as well: to be copied first */
-  *t = qcow2_cache_get_locked (txn, e & QCOW2_OFFSET_MASK, &r);
+  *t = qcow2_cache_get_locked (txn, e & QCOW2_OFFSET_MASK,
+                               guest_idx % g->l2_entries * g->l2_entry_size,
+                               &r);
   return r;
 }
 
@@ -69,27 +84,29 @@ static int
 check_l2 (struct qcow2_txn *txn, const struct qcow2_change *c)
 {
   const struct qcow2_image *img = txn->img;
-  uint64_t per = img->header.geo.l2_entries, end, ti;
-  struct qcow2_table *t;
+  const struct qcow2_geometry *g = &img->header.geo;
+  uint64_t end, idx = c->guest_idx, left = c->count, n;
+  struct qcow2_slice *t;
   int r;
 
   if (c->root != QCOW2_ROOT_ACTIVE || c->count == 0 ||
       !add_u64 (c->guest_idx, c->count, &end) ||
-      end > img->header.geo.nr_clusters ||
-      (end - 1) / per >= img->l1.nr || !entry_ok (img, c->entry))
+      end > g->nr_clusters || (end - 1) / g->l2_entries >= img->l1.nr ||
+      !entry_ok (img, c->entry))
     return -EINVAL;
-  for (ti = c->guest_idx / per; ti <= (end - 1) / per; ++ti) {
-    r = get_l2 (txn, ti, &t);
+  for (; left > 0; idx += n, left -= n) {
+    r = get_l2 (txn, idx, &t);
     if (r == 0 && !t && c->entry != 0)
       r = -EINVAL;
     if (r < 0)
       return r;
+    n = at_once (idx, left, t, qcow2_l2_slice (g), g->l2_entries);
   }
   return 0;
 }
 
 static void
-fill_l2 (struct qcow2_image *img, struct qcow2_table *t, uint64_t i,
+fill_l2 (struct qcow2_image *img, struct qcow2_slice *t, uint64_t i,
          uint64_t n, uint64_t entry)
 {
   for (; n > 0; ++i, --n)
@@ -100,17 +117,18 @@ fill_l2 (struct qcow2_image *img, struct qcow2_table *t, uint64_t i,
 static int
 apply_l2 (struct qcow2_txn *txn, const struct qcow2_change *c)
 {
-  uint64_t per = txn->img->header.geo.l2_entries;
+  const struct qcow2_geometry *g = &txn->img->header.geo;
+  uint64_t per = qcow2_l2_slice (g);
   uint64_t idx = c->guest_idx, left = c->count, n;
-  struct qcow2_table *t;
+  struct qcow2_slice *t;
   int r = check_l2 (txn, c);
 
   if (r < 0)
     return r;
   for (; left > 0; idx += n, left -= n) {
-    n = MIN_OF (left, per - idx % per);
-    r = get_l2 (txn, idx / per, &t);
+    r = get_l2 (txn, idx, &t);
     assert (r == 0);           /* pinned by check_l2 */
+    n = at_once (idx, left, t, per, g->l2_entries);
     if (t)
       fill_l2 (txn->img, t, idx % per, n, c->entry);
   }
@@ -143,31 +161,31 @@ check_refcount_range (const struct qcow2_image *img,
 static int
 check_refcount (struct qcow2_txn *txn, const struct qcow2_change *c)
 {
-  uint64_t per = txn->img->header.geo.refblock_entries;
-  uint64_t first = c->host_idx / per, last;
-  struct qcow2_table *t;
+  const struct qcow2_geometry *g = &txn->img->header.geo;
+  uint64_t idx = c->host_idx, left = c->count, n;
+  struct qcow2_slice *t;
   int r = check_refcount_range (txn->img, c);
 
   if (r < 0)
     return r;
-  last = (c->host_idx + c->count - 1) / per;
-  for (uint64_t b = first; b <= last; ++b) {
-    r = qcow2_refblock_locked (txn, b * per, &t);
+  for (; left > 0; idx += n, left -= n) {
+    r = qcow2_refblock_locked (txn, idx, &t);
     if (r == 0 && !t && c->refcount != 0)
       r = -EINVAL;
     if (r < 0)
       return r;
+    n = at_once (idx, left, t, qcow2_refcount_slice (g), g->refblock_entries);
   }
   return qcow2_anchor_need_range_locked (txn, c->host_idx, c->count);
 }
 
 void
-qcow2_refblock_change_locked (struct qcow2_image *img, struct qcow2_table *t,
+qcow2_refblock_change_locked (struct qcow2_image *img, struct qcow2_slice *t,
                               uint64_t host_idx, uint64_t count,
                               uint64_t refcount, bool anchored)
 {
   const struct qcow2_geometry *geo = &img->header.geo;
-  uint64_t first = host_idx % geo->refblock_entries;
+  uint64_t first = host_idx % qcow2_refcount_slice (geo);
 
   for (uint64_t i = 0; i < count; ++i)
     qcow2_refcount_put (geo->refcount_bits, t->data, first + i, refcount);
@@ -184,17 +202,18 @@ qcow2_refblock_change_locked (struct qcow2_image *img, struct qcow2_table *t,
 static int
 apply_refcount (struct qcow2_txn *txn, const struct qcow2_change *c)
 {
-  uint64_t per = txn->img->header.geo.refblock_entries;
+  const struct qcow2_geometry *g = &txn->img->header.geo;
+  uint64_t per = qcow2_refcount_slice (g);
   uint64_t idx = c->host_idx, left = c->count, n;
-  struct qcow2_table *t;
+  struct qcow2_slice *t;
   int r = check_refcount (txn, c);
 
   if (r < 0)
     return r;
   for (; left > 0; idx += n, left -= n) {
-    n = MIN_OF (left, per - idx % per);
     r = qcow2_refblock_locked (txn, idx, &t);
     assert (r == 0);           /* pinned by check_refcount */
+    n = at_once (idx, left, t, per, g->refblock_entries);
     if (t)
       qcow2_refblock_change_locked (txn->img, t, idx, n, c->refcount,
                                     c->anchored);
@@ -230,21 +249,16 @@ static int
 apply_l2_table (struct qcow2_txn *txn, const struct qcow2_change *c)
 {
   struct qcow2_image *img = txn->img;
-  struct qcow2_table *source = NULL, *t;
-  int r = 0;
+  int r;
 
   if (c->root != QCOW2_ROOT_ACTIVE || !host_off_ok (img, c->host_off) ||
       c->source_off == c->host_off ||
       (!may_become (&img->l1, c->table_idx, c->host_off) &&
        !may_become (&img->l1, c->table_idx, c->source_off)))
     return -EINVAL;
-  if (c->source_off != 0) {
-    if (!host_off_ok (img, c->source_off))
-      return -EINVAL;
-    source = qcow2_cache_get_locked (txn, c->source_off, &r);
-  }
-  if (r == 0)
-    r = qcow2_cache_create_locked (txn, c->host_off, source, &t);
+  if (c->source_off != 0 && !host_off_ok (img, c->source_off))
+    return -EINVAL;
+  r = qcow2_cache_create_locked (txn, c->host_off, c->source_off, false);
   if (r < 0)
     return r;
   qcow2_flat_set (&img->l1, c->table_idx, c->host_off | QCOW2_L2_COPIED);
@@ -256,16 +270,14 @@ static int
 apply_refblock (struct qcow2_txn *txn, const struct qcow2_change *c)
 {
   struct qcow2_image *img = txn->img;
-  struct qcow2_table *t;
   int r;
 
   if (!host_off_ok (img, c->host_off) ||
       !may_become (&img->reftable, c->table_idx, c->host_off))
     return -EINVAL;
-  r = qcow2_cache_create_locked (txn, c->host_off, NULL, &t);
+  r = qcow2_cache_create_locked (txn, c->host_off, 0, true);
   if (r < 0)
     return r;
-  t->is_refblock = true;
   qcow2_flat_set (&img->reftable, c->table_idx, c->host_off);
   now_table (img, c->host_off);
   return 0;

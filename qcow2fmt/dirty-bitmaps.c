@@ -489,17 +489,18 @@ int
 qcow2_bitmap_apply_locked (struct qcow2_txn *txn, const struct qcow2_change *c)
 {
   struct qcow2_image *img = txn->img;
-  uint64_t within = c->table_idx % img->header.geo.cluster_size;
+  const struct qcow2_geometry *g = &img->header.geo;
+  uint64_t within = c->table_idx % g->cluster_size;
   be64 wire = be64_make (c->host_off);
-  struct qcow2_table *t;
+  struct qcow2_slice *t;
   int r;
 
   if (!is_table_entry (img, c->table_idx))
     return -EINVAL;
-  t = qcow2_cache_get_locked (txn, c->table_idx - within, &r);
+  t = qcow2_cache_get_locked (txn, c->table_idx - within, within, &r);
   if (!t)
     return r;
-  memcpy (t->data + within, &wire, sizeof wire);
+  memcpy (t->data + within % qcow2_slice_size (g), &wire, sizeof wire);
   qcow2_cache_dirty_locked (img, t);
   return 0;
 }

@@ -73,14 +73,15 @@ misaligned (const struct qcow2_image *img, uint64_t entry)
 }
 
 /* How many of at most NR clusters from HOST_IDX on are as the first one is,
- * and lie in its refcount block and anchor part?  At least 1, or -errno. */
+ * and lie in its slice of the refcount block and its anchor part?  At least 1,
+ * or -errno. */
 static int
 look_run (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr,
           uint64_t *count, uint64_t *refcount, bool *anchored)
 {
   struct qcow2_image *img = txn->img;
   const struct qcow2_geometry *geo = &img->header.geo;
-  struct qcow2_table *block;
+  struct qcow2_slice *block;
   uint64_t n;
   int r = look (txn, host_idx, refcount, anchored);
 
@@ -88,7 +89,8 @@ look_run (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr,
     r = qcow2_refblock_locked (txn, host_idx, &block);
   if (r < 0)
     return r;
-  nr = MIN_OF (nr, geo->refblock_entries - host_idx % geo->refblock_entries);
+  nr = MIN_OF (nr, qcow2_refcount_slice (geo) -
+               host_idx % qcow2_refcount_slice (geo));
   nr = MIN_OF (nr, geo->l2_entries - host_idx % geo->l2_entries);
   for (n = 1; n < nr; n++)
     if (qcow2_refblock_get_locked (img, block, host_idx + n) != *refcount ||

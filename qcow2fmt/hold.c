@@ -80,7 +80,7 @@ erase (struct qcow2_holds *h, size_t i)
 }
 
 static int
-add (struct qcow2_holds *h, uint64_t host_idx, struct qcow2_table *block)
+add (struct qcow2_holds *h, uint64_t host_idx, struct qcow2_slice *block)
 {
   struct qcow2_hold *s;
   int r;
@@ -116,7 +116,7 @@ int
 qcow2_hold_locked (struct qcow2_txn *txn, uint64_t host_idx, uint64_t limit)
 {
   struct qcow2_image *img = txn->img;
-  struct qcow2_table *block;
+  struct qcow2_slice *block;
   uint64_t refcount;
   bool anchored;
   int r;
@@ -143,7 +143,7 @@ qcow2_hold_locked (struct qcow2_txn *txn, uint64_t host_idx, uint64_t limit)
 
 /* The last hold went, and no guest reference is left. */
 static void
-free_abandoned (struct qcow2_image *img, struct qcow2_table *block,
+free_abandoned (struct qcow2_image *img, struct qcow2_slice *block,
                 uint64_t host_idx)
 {
   struct qcow2_change c = { .type = QCOW2_CHANGE_REFCOUNT,
@@ -161,7 +161,7 @@ qcow2_unhold_locked (struct qcow2_txn *txn, uint64_t host_idx)
 {
   struct qcow2_image *img = txn->img;
   struct qcow2_holds *h = &img->holds;
-  struct qcow2_table *block;
+  struct qcow2_slice *block;
   struct qcow2_hold *s;
 
   assert (lock_held (&img->lock));

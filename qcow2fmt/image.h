@@ -58,28 +58,55 @@ int qcow2_snapshot_encode (struct qcow2_image *img, uint64_t anchor_l1_off,
                            uint32_t anchor_l1_entries, uint8_t **buf,
                            size_t *len, uint32_t *nr) MUST_CHECK;
 
-/* --- cache.c: L2 tables and refcount blocks by host offset --------------- */
-struct qcow2_table {           /* one cached cluster-sized table */
-  uint64_t host_off;
-  uint8_t *data;               /* cluster_size bytes, as on disk; NULL while
-                                * loading */
+/* --- cache.c: L2 tables and refcount blocks, in slices ------------------- */
+
+/* A table is read, kept and written in slices of so many bytes (a power of
+ * two), or whole where clusters are no larger: of a large table usually a few
+ * entries are asked for.  Tests have smaller ones, for their clusters are. */
+#ifndef QCOW2_SLICE_BYTES
+#define QCOW2_SLICE_BYTES 4096u
+#endif
+
+static inline unsigned
+qcow2_slice_size (const struct qcow2_geometry *g)
+{
+  return g->cluster_size < QCOW2_SLICE_BYTES ? (unsigned) g->cluster_size :
+    QCOW2_SLICE_BYTES;
+}
+
+static inline uint64_t
+qcow2_l2_slice (const struct qcow2_geometry *g)     /* entries */
+{
+  return qcow2_slice_size (g) / g->l2_entry_size;
+}
+
+static inline uint64_t
+qcow2_refcount_slice (const struct qcow2_geometry *g)     /* refcounts */
+{
+  return (uint64_t) qcow2_slice_size (g) * 8 / g->refcount_bits;
+}
+
+struct qcow2_slice {           /* of a cached table */
+  uint64_t host_off;           /* its own */
+  uint8_t *data;               /* qcow2_slice_size bytes, as on disk; NULL
+                                * while loading */
   unsigned pins;               /* transactions, and the thread that loads */
   bool loading, dirty, writing;
-  bool is_refblock;            /* set when it is changed as one */
+  bool is_refblock;            /* set when it is changed as part of one */
   bool recently_used;
   bool forgotten;              /* its cluster was freed while it was in use */
-  struct qcow2_table *next;    /* in its hash chain */
-  struct qcow2_table *dirty_prev, *dirty_next;
+  struct qcow2_slice *next;    /* in its hash chain */
+  struct qcow2_slice *dirty_prev, *dirty_next;
   size_t slot;                 /* in the clock */
 };
 
 struct qcow2_cache {
-  struct qcow2_table **chains;
+  struct qcow2_slice **chains;
   size_t nr_chains;            /* power of two */
-  struct qcow2_table **clock;
-  size_t nr_tables, max_clock, hand;
-  size_t budget;               /* tables; pinned or dirty ones may exceed it */
-  struct qcow2_table *dirty, *dirty_last;    /* a list of the changed ones,
+  struct qcow2_slice **clock;
+  size_t nr_slices, max_clock, hand;
+  size_t budget;               /* slices; pinned or dirty ones may exceed it */
+  struct qcow2_slice *dirty, *dirty_last;    /* a list of the changed ones,
                                               * the newest first */
   size_t nr_dirty;
 };
@@ -92,27 +119,34 @@ void qcow2_cache_free (struct qcow2_image *img);
  * what the refcount table covers. */
 uint64_t qcow2_tables_end_locked (const struct qcow2_image *img);
 
-/* The table at HOST_OFF if it is in memory and loaded, pinned in TXN (once).
- * Otherwise NULL and *ERR: -EAGAIN with what is missing noted in TXN, -ENOMEM,
- * or -EIO for an offset where no table can be (corrupt). */
-struct qcow2_table *qcow2_cache_get_locked (struct qcow2_txn *txn,
-                                            uint64_t host_off, int *err);
-/* A new table at HOST_OFF, all zero or a copy of SOURCE (pinned), dirty,
- * pinned in TXN.  A table that is there already is overwritten (replay), even
- * while it is being loaded. */
+/* The slice with byte WITHIN (below cluster_size) of the table at HOST_OFF, if
+ * it is in memory and loaded, pinned in TXN (once).  Otherwise NULL and *ERR:
+ * -EAGAIN with what is missing noted in TXN, -ENOMEM, or -EIO for an offset
+ * where no table can be (corrupt). */
+struct qcow2_slice *qcow2_cache_get_locked (struct qcow2_txn *txn,
+                                            uint64_t host_off, size_t within,
+                                            int *err);
+/* Pin all slices of the table at HOST_OFF: 0 or as above. */
+int qcow2_cache_get_whole_locked (struct qcow2_txn *txn, uint64_t host_off)
+  MUST_CHECK;
+/* A new table at HOST_OFF, all zero or, if SOURCE_OFF is not 0, a copy of the
+ * table there, dirty, its slices pinned in TXN.  A table that is there already
+ * is overwritten (replay), even while it is being loaded.  -ENOMEM, and as
+ * above for the source: nothing is changed then. */
 int qcow2_cache_create_locked (struct qcow2_txn *txn, uint64_t host_off,
-                               const struct qcow2_table *source,
-                               struct qcow2_table **out) MUST_CHECK;
+                               uint64_t source_off, bool is_refblock)
+  MUST_CHECK;
 /* Forget the table at HOST_OFF: its cluster was freed. */
 void qcow2_cache_forget_locked (struct qcow2_image *img, uint64_t host_off);
 void qcow2_cache_dirty_locked (struct qcow2_image *img,
-                               struct qcow2_table *t);
+                               struct qcow2_slice *t);
 void qcow2_cache_clean_locked (struct qcow2_image *img,
-                               struct qcow2_table *t);
-/* Evict a few tables if there are more than the budget allows. */
+                               struct qcow2_slice *t);
+/* Evict a few slices if there are more than the budget allows. */
 void qcow2_cache_trim_locked (struct qcow2_image *img);
-/* The I/O half of qcow2_txn_load; called, and returns, with the lock. */
-int qcow2_cache_load_locked (struct qcow2_txn *txn, uint64_t host_off)
+/* The I/O half of qcow2_txn_load, for the slice at SLICE_OFF; called, and
+ * returns, with the lock. */
+int qcow2_cache_load_locked (struct qcow2_txn *txn, uint64_t slice_off)
   MUST_CHECK;
 size_t qcow2_cache_memory (const struct qcow2_image *img);
 
@@ -123,13 +157,15 @@ enum { QCOW2_MISSING_NONE, QCOW2_MISSING_TABLE, QCOW2_MISSING_ANCHOR,
        QCOW2_MISSING_SPACE };
 
 struct qcow2_pin {             /* a slot of a hash table by host offset */
-  struct qcow2_table *table;   /* NULL: empty */
+  struct qcow2_slice *table;   /* NULL: empty */
 };
 
-struct qcow2_table *qcow2_txn_find_locked (struct qcow2_txn *txn,
+struct qcow2_slice *qcow2_txn_find_locked (struct qcow2_txn *txn,
                                            uint64_t host_off);
+/* Room for NR more pins: that many pins will not fail. */
+int qcow2_txn_reserve_locked (struct qcow2_txn *txn, size_t nr) MUST_CHECK;
 /* Pin T, once. */
-int qcow2_txn_pin_locked (struct qcow2_txn *txn, struct qcow2_table *t)
+int qcow2_txn_pin_locked (struct qcow2_txn *txn, struct qcow2_slice *t)
   MUST_CHECK;
 /* Note what is missing; returns -EAGAIN. */
 int qcow2_txn_missing_locked (struct qcow2_txn *txn, int kind, uint64_t off);
@@ -214,13 +250,14 @@ void qcow2_refcount_put (unsigned bits, uint8_t *block, uint64_t i,
                          uint64_t value);
 /* How many clusters the refcount table can count. */
 uint64_t qcow2_refcount_coverage (const struct qcow2_image *img);
-/* What the pinned refcount block T says about a cluster in it. */
+/* What the pinned slice T of a refcount block says about a cluster in it. */
 uint64_t qcow2_refblock_get_locked (const struct qcow2_image *img,
-                                    const struct qcow2_table *t,
+                                    const struct qcow2_slice *t,
                                     uint64_t host_idx);
-/* The refcount block of a cluster; *OUT is NULL where there is none. */
+/* The slice of a refcount block that has a cluster; *OUT is NULL where there is
+ * none. */
 int qcow2_refblock_locked (struct qcow2_txn *txn, uint64_t host_idx,
-                           struct qcow2_table **out) MUST_CHECK;
+                           struct qcow2_slice **out) MUST_CHECK;
 /* As qcow2_prepare_host_locked for one cluster that will not be anchored: a
  * table of this program. */
 int qcow2_prepare_meta_locked (struct qcow2_txn *txn, uint64_t host_idx)
@@ -228,9 +265,9 @@ int qcow2_prepare_meta_locked (struct qcow2_txn *txn, uint64_t host_idx)
 
 /* --- change.c ------------------------------------------------------------ */
 /* The last step of a REFCOUNT change of COUNT clusters that all lie in the
- * pinned block T, and whose anchor parts are in memory. */
+ * pinned slice T, and whose anchor parts are in memory. */
 void qcow2_refblock_change_locked (struct qcow2_image *img,
-                                   struct qcow2_table *t, uint64_t host_idx,
+                                   struct qcow2_slice *t, uint64_t host_idx,
                                    uint64_t count, uint64_t refcount,
                                    bool anchored);
 /* Apply C, then report it. */
@@ -349,7 +386,7 @@ int qcow2_bitmap_apply_locked (struct qcow2_txn *txn,
 struct qcow2_hold {
   uint64_t host_idx;           /* 0: empty slot (cluster 0 is the header) */
   uint64_t count;
-  struct qcow2_table *block;   /* its refcount block, pinned by the hold */
+  struct qcow2_slice *block;   /* with its refcount, pinned by the hold */
 };
 
 struct qcow2_holds {           /* hash table, open addressing */

@@ -98,8 +98,9 @@ snapshot_l1_entry (struct qcow2_txn *txn, unsigned root, uint64_t ti,
 {
   struct qcow2_image *img = txn->img;
   const struct qcow2_snapshot *s;
-  const struct qcow2_table *t;
-  uint64_t per = img->header.geo.cluster_size / sizeof (be64);
+  const struct qcow2_geometry *g = &img->header.geo;
+  const struct qcow2_slice *t;
+  uint64_t at = ti * sizeof (be64);
   int r;
 
   if (root > img->snapshots.nr || img->snapshots.v[root - 1].is_anchor)
@@ -109,10 +110,10 @@ snapshot_l1_entry (struct qcow2_txn *txn, unsigned root, uint64_t ti,
   if (ti >= s->l1_entries)
     return 0;
   /* l1_off is below 2^56, the rest below 2^25 (qcow2-limits.h). */
-  t = qcow2_cache_get_locked (txn, s->l1_off + ti / per *
-                              img->header.geo.cluster_size, &r);
+  t = qcow2_cache_get_locked (txn, s->l1_off + at / g->cluster_size *
+                              g->cluster_size, at % g->cluster_size, &r);
   if (t)
-    *entry = load_u64 (t->data + ti % per * sizeof (be64));
+    *entry = load_u64 (t->data + at % qcow2_slice_size (g));
   return r;
 }
 
@@ -151,8 +152,9 @@ qcow2_get_l2_locked (struct qcow2_txn *txn, unsigned root, uint64_t guest_idx,
 {
   const struct qcow2_geometry *g = &txn->img->header.geo;
   const uint64_t ti = guest_idx / g->l2_entries, i = guest_idx % g->l2_entries;
-  const uint64_t max = MIN_OF (*nr, g->l2_entries - i);
-  const struct qcow2_table *t;
+  const uint64_t in_slice = i % qcow2_l2_slice (g);
+  const uint64_t max = MIN_OF (*nr, qcow2_l2_slice (g) - in_slice);
+  const struct qcow2_slice *t;
   uint64_t l1e;
   int r;
 
@@ -164,10 +166,11 @@ qcow2_get_l2_locked (struct qcow2_txn *txn, unsigned root, uint64_t guest_idx,
   *entry = *bitmap = 0;
   if ((l1e & QCOW2_OFFSET_MASK) == 0)
     return 0;
-  t = qcow2_cache_get_locked (txn, l1e & QCOW2_OFFSET_MASK, &r);
+  t = qcow2_cache_get_locked (txn, l1e & QCOW2_OFFSET_MASK,
+                              i * g->l2_entry_size, &r);
   if (t) {
-    *entry = qcow2_l2_load (g, t->data, i, bitmap);
-    *nr = length_of_run (g, t->data, i, max, *entry);
+    *entry = qcow2_l2_load (g, t->data, in_slice, bitmap);
+    *nr = length_of_run (g, t->data, in_slice, max, *entry);
   }
   return r;
 }
@@ -249,7 +252,8 @@ qcow2_prepare_entry_locked (struct qcow2_txn *txn, unsigned root,
                             uint64_t guest_idx)
 {
   struct qcow2_image *img = txn->img;
-  uint64_t ti = guest_idx / img->header.geo.l2_entries, off;
+  const struct qcow2_geometry *g = &img->header.geo;
+  uint64_t ti = guest_idx / g->l2_entries, off;
   int r;
 
   assert (lock_held (&img->lock));
@@ -259,9 +263,11 @@ qcow2_prepare_entry_locked (struct qcow2_txn *txn, unsigned root,
   off = img->l1.v[ti] & QCOW2_OFFSET_MASK;
   if (off == 0)
     return new_table (txn, ti, 0);
-  if (!qcow2_cache_get_locked (txn, off, &r))
+  if (img->l1.v[ti] & QCOW2_L2_COPIED) {
+    (void) qcow2_cache_get_locked (txn, off, guest_idx % g->l2_entries *
+                                   g->l2_entry_size, &r);
     return r;
-  if (img->l1.v[ti] & QCOW2_L2_COPIED)
-    return 0;
-  return copy_table (txn, ti, off);
+  }
+  r = qcow2_cache_get_whole_locked (txn, off);
+  return r < 0 ? r : copy_table (txn, ti, off);
 }

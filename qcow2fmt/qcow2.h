@@ -189,14 +189,14 @@ int qcow2_backing_status (struct qcow2_image *img, uint64_t guest_off,
 
 /* --- Transactions ----------------------------------------------------- */
 
-struct qcow2_pin;   /* internal: one pinned table */
+struct qcow2_pin;   /* internal: one pinned slice of a table */
 
 struct qcow2_txn {
   struct qcow2_image *img;
-  struct qcow2_table *few[8];  /* pinned, while there are few */
+  struct qcow2_slice *few[8];  /* pinned, while there are few */
   struct qcow2_pin *pins;      /* NULL while there are few; owned, array */
   size_t nr_pins, max_pins;
-  struct qcow2_table *last[2]; /* found last; pinned */
+  struct qcow2_slice *last[2]; /* found last; pinned */
   int missing_kind;            /* what the last -EAGAIN asked for */
   uint64_t missing_off;
 };
@@ -275,9 +275,9 @@ int qcow2_replay_end (struct qcow2_image *img) MUST_CHECK;
 int qcow2_get_entry_locked (struct qcow2_txn *txn, unsigned root,
                             uint64_t guest_idx, uint64_t *entry) MUST_CHECK;
 
-/* Make the L2 table of a guest cluster present, private (copied if a
- * snapshot shares it) and pinned.  May allocate and report changes.
- * -ENOSPC. */
+/* Make the L2 table of a guest cluster present and private (copied if a
+ * snapshot shares it), and pin the entry's slice of it.  May allocate and
+ * report changes.  -ENOSPC. */
 int qcow2_prepare_entry_locked (struct qcow2_txn *txn, unsigned root,
                                 uint64_t guest_idx) MUST_CHECK;
 
@@ -287,8 +287,8 @@ int qcow2_get_refcount_locked (struct qcow2_txn *txn, uint64_t host_idx,
                                uint64_t *refcount, bool *anchored) MUST_CHECK;
 
 /* How many clusters from HOST_IDX on, at most COUNT, are anchored with that
- * refcount?  *N: 0 if the first one is not; it ends with a refcount block at
- * the latest. */
+ * refcount?  *N: 0 if the first one is not; it ends with a slice of a refcount
+ * block at the latest. */
 int qcow2_anchored_run_locked (struct qcow2_txn *txn, uint64_t host_idx,
                                uint64_t count, uint64_t refcount,
                                uint64_t *n) MUST_CHECK;

@@ -100,7 +100,8 @@ has_block (const struct qcow2_image *img, uint64_t b)
 
 /* A block is about to be read.  What the anchor says is data is no block: a
  * damaged refcount table must not lead to writing there.  Not while replaying,
- * when the one may be newer than the other. */
+ * when the one may be newer than the other.  -EAGAIN: it is not, and what is
+ * missing is noted. */
 static int
 before_load (struct qcow2_txn *txn, uint64_t host_off)
 {
@@ -114,32 +115,34 @@ before_load (struct qcow2_txn *txn, uint64_t host_off)
     return r;
   if (!img->replaying && qcow2_anchor_test_locked (img, idx))
     return -EIO;
-  return qcow2_txn_missing_locked (txn, QCOW2_MISSING_TABLE, host_off);
+  return -EAGAIN;
 }
 
 int
 qcow2_refblock_locked (struct qcow2_txn *txn, uint64_t host_idx,
-                       struct qcow2_table **out)
+                       struct qcow2_slice **out)
 {
   struct qcow2_image *img = txn->img;
+  const struct qcow2_geometry *g = &img->header.geo;
   uint64_t b = block_of (img, host_idx);
+  size_t within = host_idx % g->refblock_entries * g->refcount_bits / 8;
   int r = 0;
 
   assert (lock_held (&img->lock));
   *out = NULL;
   if (has_block (img, b))
-    *out = qcow2_cache_get_locked (txn, img->reftable.v[b], &r);
+    *out = qcow2_cache_get_locked (txn, img->reftable.v[b], within, &r);
   return r == -EAGAIN ? before_load (txn, img->reftable.v[b]) : r;
 }
 
 uint64_t
 qcow2_refblock_get_locked (const struct qcow2_image *img,
-                           const struct qcow2_table *t, uint64_t host_idx)
+                           const struct qcow2_slice *t, uint64_t host_idx)
 {
   const struct qcow2_geometry *geo = &img->header.geo;
 
   return qcow2_refcount_get (geo->refcount_bits, t->data,
-                             host_idx % geo->refblock_entries);
+                             host_idx % qcow2_refcount_slice (geo));
 }
 
 int
@@ -147,7 +150,7 @@ qcow2_get_refcount_locked (struct qcow2_txn *txn, uint64_t host_idx,
                            uint64_t *refcount, bool *anchored)
 {
   struct qcow2_image *img = txn->img;
-  struct qcow2_table *t;
+  struct qcow2_slice *t;
   int r;
 
   assert (lock_held (&img->lock));
@@ -166,8 +169,8 @@ qcow2_anchored_run_locked (struct qcow2_txn *txn, uint64_t host_idx,
                            uint64_t count, uint64_t refcount, uint64_t *n)
 {
   struct qcow2_image *img = txn->img;
-  uint64_t per = img->header.geo.refblock_entries;
-  struct qcow2_table *t;
+  uint64_t per = qcow2_refcount_slice (&img->header.geo);
+  struct qcow2_slice *t;
   int r;
 
   assert (lock_held (&img->lock));
@@ -207,7 +210,7 @@ static int
 make_some_block (struct qcow2_txn *txn, uint64_t b)
 {
   struct qcow2_image *img = txn->img;
-  struct qcow2_table *t;
+  struct qcow2_slice *t;
   struct qcow2_run run;
   uint64_t own;
   int r = qcow2_pool_take_locked (txn, &run);
@@ -227,11 +230,13 @@ make_some_block (struct qcow2_txn *txn, uint64_t b)
   return r;
 }
 
+/* There is the block of HOST_IDX, and its slice is pinned. */
 static int
-need_block (struct qcow2_txn *txn, uint64_t b)
+need_block (struct qcow2_txn *txn, uint64_t host_idx)
 {
   struct qcow2_image *img = txn->img;
-  struct qcow2_table *t;
+  uint64_t b = block_of (img, host_idx);
+  struct qcow2_slice *t;
   int r = 0;
 
   if (b >= img->reftable.nr)
@@ -239,7 +244,7 @@ need_block (struct qcow2_txn *txn, uint64_t b)
   while (!has_block (img, b) && r == 0)
     r = make_some_block (txn, b);
   if (r == 0)
-    r = qcow2_refblock_locked (txn, b * img->header.geo.refblock_entries, &t);
+    r = qcow2_refblock_locked (txn, host_idx, &t);
   return r;
 }
 
@@ -249,7 +254,7 @@ qcow2_prepare_meta_locked (struct qcow2_txn *txn, uint64_t host_idx)
   int r;
 
   assert (lock_held (&txn->img->lock));
-  r = need_block (txn, block_of (txn->img, host_idx));
+  r = need_block (txn, host_idx);
   if (r == 0)
     r = qcow2_anchor_need_range_locked (txn, host_idx, 1);
   return r;
@@ -298,7 +303,7 @@ qcow2_prepare_host_locked (struct qcow2_txn *txn, uint64_t host_idx,
                            uint64_t count)
 {
   struct qcow2_image *img = txn->img;
-  uint64_t last, i;
+  uint64_t per = qcow2_refcount_slice (&img->header.geo), last, i;
   int r = 0;
 
   assert (lock_held (&img->lock));
@@ -306,8 +311,8 @@ qcow2_prepare_host_locked (struct qcow2_txn *txn, uint64_t host_idx,
     return 0;
   if (__builtin_add_overflow (host_idx, count - 1, &last))
     return -EINVAL;
-  for (i = block_of (img, host_idx); i <= block_of (img, last) && r == 0; ++i)
-    r = need_block (txn, i);
+  for (i = host_idx / per; i <= last / per && r == 0; ++i)
+    r = need_block (txn, i * per);
   if (img->anchor.l1.nr == 0)
     return r;
   for (i = qcow2_anchor_part_of (img, host_idx);

@@ -33,7 +33,7 @@ static uint64_t
 end_of_step (const struct qcow2_image *img)
 {
   const struct qcow2_alloc *a = &img->alloc;
-  uint64_t per = img->header.geo.refblock_entries;
+  uint64_t per = qcow2_refcount_slice (&img->header.geo);
   uint64_t end = (a->scan_next / per + 1) * per;
 
   /* Nothing past the refcount table can be used. */
@@ -51,7 +51,7 @@ pass (struct qcow2_alloc *a, uint64_t end)
 
 /* Is it free, being no table?  If not, it may be garbage. */
 static bool
-look (struct scan *s, const struct qcow2_table *block, uint64_t idx)
+look (struct scan *s, const struct qcow2_slice *block, uint64_t idx)
 {
   struct qcow2_image *img = s->img;
   uint64_t refcount = block ? qcow2_refblock_get_locked (img, block, idx) : 0;
@@ -67,7 +67,7 @@ look (struct scan *s, const struct qcow2_table *block, uint64_t idx)
 }
 
 static void
-look_at_range (struct scan *s, const struct qcow2_table *block,
+look_at_range (struct scan *s, const struct qcow2_slice *block,
                uint64_t first, uint64_t end)
 {
   uint64_t free_from = first;
@@ -91,7 +91,7 @@ step_locked (struct scan *s)
 {
   struct qcow2_image *img = s->img;
   struct qcow2_alloc *a = &img->alloc;
-  struct qcow2_table *block;
+  struct qcow2_slice *block;
   uint64_t end;
   int r;
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Transactions: the tables that one caller has pinned, and what it misses.
+/* Transactions: the slices of tables that one caller has pinned, and what it
+ * misses.
  *
  * A _locked function that needs a table which is not in memory notes it here
  * and returns -EAGAIN; qcow2_txn_load then does the I/O without the lock.
@@ -7,8 +8,8 @@
  * caller's retry loop ends.  Anchor parts need no pin: they stay in memory.
  *
  * The first few pins are a list.  More are a hash table by host offset (linear
- * probing, at most 3/4 full), so that a request over hundreds of tables finds
- * each one in a step.  Neighbours ask for the same tables one after the other:
+ * probing, at most 3/4 full), so that a request over hundreds of slices finds
+ * each one in a step.  Neighbours ask for the same slices one after the other:
  * the two found last, an L2 table and a refcount block mostly, are at hand.
  *
  * A transaction belongs to one thread; the pin counts to the image's lock.
@@ -48,7 +49,7 @@ slot_of (const struct qcow2_pin *pins, size_t max, uint64_t host_off)
   return i;
 }
 
-static struct qcow2_table *
+static struct qcow2_slice *
 find (const struct qcow2_txn *txn, uint64_t host_off)
 {
   if (txn->pins)
@@ -59,10 +60,10 @@ find (const struct qcow2_txn *txn, uint64_t host_off)
   return NULL;
 }
 
-struct qcow2_table *
+struct qcow2_slice *
 qcow2_txn_find_locked (struct qcow2_txn *txn, uint64_t host_off)
 {
-  struct qcow2_table *t;
+  struct qcow2_slice *t;
 
   assert (lock_held (&txn->img->lock));
   if (txn->last[0] && txn->last[0]->host_off == host_off)
@@ -97,7 +98,20 @@ grow (struct qcow2_txn *txn)
 }
 
 int
-qcow2_txn_pin_locked (struct qcow2_txn *txn, struct qcow2_table *t)
+qcow2_txn_reserve_locked (struct qcow2_txn *txn, size_t nr)
+{
+  int r = 0;
+
+  assert (lock_held (&txn->img->lock));
+  if (txn->nr_pins + nr <= MAX_FEW)
+    return 0;
+  while (r == 0 && txn->nr_pins + nr > txn->max_pins / 4 * 3)
+    r = grow (txn);
+  return r;
+}
+
+int
+qcow2_txn_pin_locked (struct qcow2_txn *txn, struct qcow2_slice *t)
 {
   size_t i;
   int r;
@@ -106,11 +120,9 @@ qcow2_txn_pin_locked (struct qcow2_txn *txn, struct qcow2_table *t)
   t->recently_used = true;
   if (qcow2_txn_find_locked (txn, t->host_off))
     return 0;
-  if (txn->nr_pins >= MAX_FEW && txn->nr_pins + 1 > txn->max_pins / 4 * 3) {
-    r = grow (txn);
-    if (r < 0)
-      return r;
-  }
+  r = qcow2_txn_reserve_locked (txn, 1);
+  if (r < 0)
+    return r;
   if (txn->pins) {
     i = slot_of (txn->pins, txn->max_pins, t->host_off);
     txn->pins[i].table = t;

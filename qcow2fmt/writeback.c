@@ -13,8 +13,8 @@
  * before it writes (law 3).  Without a log (direct.c) all copies are of one
  * moment.
  *
- * Until the end, the tables cannot be evicted: the file may still hold older
- * bytes than a reader must see.
+ * Until the end, what was copied cannot be evicted: the file may still hold
+ * older bytes than a reader must see.
  *
  * Copies come sorted by host offset and are written in batches of neighbours.
  * The file grows to the frontier first, in a way that cannot cut off what a
@@ -46,7 +46,7 @@
 #define FIELDS_OFF 48          /* specification: header bytes 48 to 71 */
 #define FIELDS_LEN 24
 
-enum copy_kind { COPY_TABLE, COPY_PAGE, COPY_PART, COPY_FIELDS };
+enum copy_kind { COPY_SLICE, COPY_PAGE, COPY_PART, COPY_FIELDS };
 
 /* Each refers to what the ones before it wrote. */
 enum { PHASE_REFBLOCKS, PHASE_REFTABLE, PHASE_L2, PHASE_L1 };
@@ -57,7 +57,7 @@ struct copy {
   uint8_t *data;
   size_t len;
   enum copy_kind kind;
-  struct qcow2_table *table;   /* COPY_TABLE */
+  struct qcow2_slice *slice;   /* COPY_SLICE */
   struct qcow2_flat *flat;     /* COPY_PAGE */
   uint64_t idx;                /* page or part */
 };
@@ -68,7 +68,7 @@ struct qcow2_writeback {
   size_t nr;
   uint8_t *buf;
   size_t used;                 /* of buf */
-  uint64_t max_tables, max_pages;      /* what there is room for */
+  uint64_t max_slices, max_parts, max_pages;   /* what there is room for */
   uint64_t *parts;             /* of the anchor, to be copied */
   size_t nr_parts;
   unsigned breath;             /* see breathe_locked */
@@ -82,8 +82,8 @@ set_phase (const struct qcow2_image *img, struct copy *c)
 {
   if (!img->direct.on)
     return;
-  if (c->kind == COPY_TABLE)
-    c->phase = c->table->is_refblock ? PHASE_REFBLOCKS : PHASE_L2;
+  if (c->kind == COPY_SLICE)
+    c->phase = c->slice->is_refblock ? PHASE_REFBLOCKS : PHASE_L2;
   else
     c->phase = c->flat == &img->l1 ? PHASE_L1 : PHASE_REFTABLE;
 }
@@ -95,10 +95,13 @@ nr_flat_pages (const struct qcow2_image *img)
 }
 
 static size_t
-buf_size (const struct qcow2_image *img, uint64_t tables, uint64_t pages)
+buf_size (const struct qcow2_writeback *wb)
 {
-  return tables * img->header.geo.cluster_size +
-    pages * QCOW2_FLAT_PAGE_BYTES + FIELDS_LEN;
+  const struct qcow2_geometry *g = &wb->img->header.geo;
+
+  return wb->max_slices * qcow2_slice_size (g) +
+    wb->max_parts * g->cluster_size + wb->max_pages * QCOW2_FLAT_PAGE_BYTES +
+    FIELDS_LEN;
 }
 
 static void
@@ -114,20 +117,22 @@ free_writeback (struct qcow2_writeback *wb)
 
 /* Without the lock: memory for so many copies, touched already. */
 static struct qcow2_writeback *
-new_writeback (struct qcow2_image *img, uint64_t tables, uint64_t pages)
+new_writeback (struct qcow2_image *img, uint64_t slices, uint64_t parts,
+               uint64_t pages)
 {
   struct qcow2_writeback *wb = calloc (1, sizeof *wb);
 
   if (!wb)
     return NULL;
   wb->img = img;
-  wb->max_tables = tables;
+  wb->max_slices = slices;
+  wb->max_parts = parts;
   wb->max_pages = pages;
-  wb->copies = calloc (tables + pages + 1, sizeof *wb->copies);
-  wb->parts = calloc (tables + 1, sizeof *wb->parts);
-  wb->buf = malloc (buf_size (img, tables, pages));
+  wb->copies = calloc (slices + parts + pages + 1, sizeof *wb->copies);
+  wb->parts = calloc (parts + 1, sizeof *wb->parts);
+  wb->buf = malloc (buf_size (wb));
   if (wb->copies && wb->parts && wb->buf) {
-    memset (wb->buf, 0, buf_size (img, tables, pages));
+    memset (wb->buf, 0, buf_size (wb));
     return wb;
   }
   free_writeback (wb);
@@ -139,19 +144,21 @@ static int
 allocate_locked (struct qcow2_image *img, struct qcow2_writeback **out)
 {
   struct qcow2_writeback *wb = NULL;
-  uint64_t tables, pages;
+  uint64_t slices, parts, pages;
 
   for (;;) {
-    tables = img->cache.nr_dirty + img->anchor.nr_dirty;
+    slices = img->cache.nr_dirty;
+    parts = img->anchor.nr_dirty;
     pages = nr_flat_pages (img);
-    if (wb && tables <= wb->max_tables && pages <= wb->max_pages) {
+    if (wb && slices <= wb->max_slices && parts <= wb->max_parts &&
+        pages <= wb->max_pages) {
       *out = wb;
       return 0;
     }
     lock_release (&img->lock);
     free_writeback (wb);
-    wb = new_writeback (img, tables + tables / 4 + 16,
-                        pages + pages / 4 + 4);
+    wb = new_writeback (img, slices + slices / 4 + 16,
+                        parts + parts / 4 + 4, pages + pages / 4 + 4);
     lock_acquire (&img->lock);
     if (!wb)
       return -ENOMEM;
@@ -188,19 +195,19 @@ add_copy (struct qcow2_writeback *wb, enum copy_kind kind, uint64_t host_off,
   return c;
 }
 
-/* The NR tables that were changed first: those that are added to the list
+/* The NR slices that were changed first: those that are added to the list
  * meanwhile come after them. */
 static void
-copy_tables (struct qcow2_writeback *wb, size_t nr)
+copy_slices (struct qcow2_writeback *wb, size_t nr)
 {
   struct qcow2_image *img = wb->img;
-  size_t size = img->header.geo.cluster_size;
-  struct qcow2_table *t;
+  size_t size = qcow2_slice_size (&img->header.geo);
+  struct qcow2_slice *t;
   struct copy *c;
 
   for (; nr > 0 && (t = img->cache.dirty_last); --nr) {
-    c = add_copy (wb, COPY_TABLE, t->host_off, size);
-    c->table = t;
+    c = add_copy (wb, COPY_SLICE, t->host_off, size);
+    c->slice = t;
     set_phase (img, c);
     memcpy (c->data, t->data, size);
     qcow2_cache_clean_locked (img, t);
@@ -287,7 +294,7 @@ qcow2_writeback_begin_locked (struct qcow2_image *img,
                               struct qcow2_writeback **out)
 {
   struct qcow2_writeback *wb;
-  size_t nr_tables;
+  size_t nr_slices;
   int r;
 
   assert (lock_held (&img->lock));
@@ -299,13 +306,13 @@ qcow2_writeback_begin_locked (struct qcow2_image *img,
     return r;
   /* What there is room for must be taken before the lock is given up. */
   img->writing_back = true;
-  nr_tables = img->cache.nr_dirty;
+  nr_slices = img->cache.nr_dirty;
   take_parts (wb);
   copy_flat (wb, &img->l1);
   copy_flat (wb, &img->reftable);
   copy_flat (wb, &img->anchor.l1);
   copy_fields (wb);
-  copy_tables (wb, nr_tables);
+  copy_slices (wb, nr_slices);
   copy_parts (wb);
   wb->end = img->alloc.frontier << img->header.geo.cluster_bits;
   *out = wb;
@@ -384,9 +391,9 @@ static void
 mark_again (struct qcow2_image *img, const struct copy *c)
 {
   switch (c->kind) {
-  case COPY_TABLE:
-    if (!c->table->forgotten)
-      qcow2_cache_dirty_locked (img, c->table);
+  case COPY_SLICE:
+    if (!c->slice->forgotten)
+      qcow2_cache_dirty_locked (img, c->slice);
     break;
   case COPY_PAGE:
     qcow2_flat_dirty_page (c->flat, c->idx);
@@ -409,8 +416,8 @@ qcow2_writeback_end_locked (struct qcow2_writeback *wb, bool ok)
   for (size_t i = 0; i < wb->nr; ++i) {
     if (!ok)
       mark_again (img, &wb->copies[i]);
-    if (wb->copies[i].kind == COPY_TABLE)
-      wb->copies[i].table->writing = false;
+    if (wb->copies[i].kind == COPY_SLICE)
+      wb->copies[i].slice->writing = false;
   }
   img->header_writing = false;
   img->writing_back = false;
@@ -423,8 +430,8 @@ uint64_t
 qcow2_dirty_bytes_locked (struct qcow2_image *img)
 {
   assert (lock_held (&img->lock));
-  return (img->cache.nr_dirty + img->anchor.nr_dirty) *
-    img->header.geo.cluster_size +
+  return img->cache.nr_dirty * qcow2_slice_size (&img->header.geo) +
+    img->anchor.nr_dirty * img->header.geo.cluster_size +
     nr_flat_pages (img) * QCOW2_FLAT_PAGE_BYTES +
     (img->header_dirty ? FIELDS_LEN : 0);
 }

@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "checked.h"
+#include "image.h"
 
 #define OPS_AFTER_HIT 40
 
@@ -223,6 +224,18 @@ do_flush (struct world *w)
   w->durable = w->nr_ops;
 }
 
+/* Nobody is reading a table now. */
+static void
+check_cache (struct world *w)
+{
+  struct qcow2_image *img = dedup_image (w->d);
+  LOCK_FOR_SCOPE (&img->lock);
+
+  for (size_t i = 0; i < img->cache.nr_slices; i++)
+    if (img->cache.clock[i]->loading || !img->cache.clock[i]->data)
+      die (w, "a slice of a table is left without contents");
+}
+
 /* A failed sync must be known to all; what merely finds no space, or gives
  * none back, must not stop the disk. */
 static void
@@ -236,6 +249,7 @@ check_state (struct world *w)
     die (w, "a sync failed and the disk takes writes");
   if (failed != 0 && (!w->hit || harmless))
     die (w, "the disk has stopped for no good reason");
+  check_cache (w);
 }
 
 static void

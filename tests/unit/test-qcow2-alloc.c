@@ -145,7 +145,7 @@ test_thousands_of_holds (void **state)
     h[i] = h[n - 1];
   }
   qcow2_txn_end_locked (&txn);
-  for (size_t i = 0; i < e.img->cache.nr_tables; ++i)
+  for (size_t i = 0; i < e.img->cache.nr_slices; ++i)
     assert_int_equal (e.img->cache.clock[i]->pins, 0);
   lock_release (&e.img->lock);
   env_free (&e);
