@@ -4,7 +4,8 @@
  * disk.  A slice knows nothing of the others of its table, but for creation,
  * which makes all of them or none, and the end of the table's cluster.
  *
- * A slice is loading (its reader has the buffer), or loaded; loaded ones may
+ * A slice is loading (its reader has the buffer), or loaded; within one hold of
+ * the lock, while a table is made, also loading with a buffer.  Loaded ones may
  * be pinned by transactions, dirty (changed since the last writeback began)
  * and writing (copied into a writeback that has not ended).  Only a slice
  * that is none of these is ever evicted: the file lags behind the others, or
@@ -229,7 +230,7 @@ qcow2_cache_get_locked (struct qcow2_txn *txn, uint64_t host_off,
     return t;
   t = find (&img->cache, off);
   if (!t || t->loading)
-    *err = qcow2_txn_missing_locked (txn, QCOW2_MISSING_TABLE, off);
+    *err = qcow2_txn_missing_locked (txn, QCOW2_MISSING_SLICE, off);
   else
     *err = qcow2_txn_pin_locked (txn, t);
   return *err < 0 ? NULL : t;
@@ -244,7 +245,8 @@ qcow2_cache_get_whole_locked (struct qcow2_txn *txn, uint64_t host_off)
 
   for (at = 0; at < g->cluster_size && r == 0; at += qcow2_slice_size (g))
     (void) qcow2_cache_get_locked (txn, host_off, at, &r);
-  return r;
+  return r == -EAGAIN ?
+    qcow2_txn_missing_locked (txn, QCOW2_MISSING_TABLE, host_off) : r;
 }
 
 /* The read is over, with result R, and BUF holds what it gave. */
@@ -296,13 +298,12 @@ load_new (struct qcow2_txn *txn, uint64_t host_off)
   return finish_load (txn, t, buf, r);
 }
 
-int
-qcow2_cache_load_locked (struct qcow2_txn *txn, uint64_t slice_off)
+static int
+load_slice (struct qcow2_txn *txn, uint64_t slice_off)
 {
   struct qcow2_image *img = txn->img;
   struct qcow2_slice *t;
 
-  assert (lock_held (&img->lock));
   for (;;) {
     t = find (&img->cache, slice_off);
     if (!t)
@@ -311,6 +312,19 @@ qcow2_cache_load_locked (struct qcow2_txn *txn, uint64_t slice_off)
       return qcow2_txn_pin_locked (txn, t);
     lock_wait (&img->lock, &img->loaded);
   }
+}
+
+int
+qcow2_cache_load_locked (struct qcow2_txn *txn, uint64_t host_off, size_t len)
+{
+  const size_t size = qcow2_slice_size (&txn->img->header.geo);
+  size_t at;
+  int r = 0;
+
+  assert (lock_held (&txn->img->lock));
+  for (at = 0; at < len && r == 0; at += size)
+    r = load_slice (txn, host_off + at);
+  return r;
 }
 
 /* A slice at OFF with a buffer that nobody else uses, without contents of its
@@ -403,12 +417,8 @@ qcow2_cache_create_locked (struct qcow2_txn *txn, uint64_t host_off,
 }
 
 static void
-forget_slice (struct qcow2_image *img, uint64_t off)
+forget_slice (struct qcow2_image *img, struct qcow2_slice *t)
 {
-  struct qcow2_slice *t = find (&img->cache, off);
-
-  if (!t)
-    return;
   /* It must not be written over what the cluster becomes next; a pinned one
    * goes later, by eviction. */
   qcow2_cache_clean_locked (img, t);
@@ -420,14 +430,28 @@ forget_slice (struct qcow2_image *img, uint64_t off)
 }
 
 void
-qcow2_cache_forget_locked (struct qcow2_image *img, uint64_t host_off)
+qcow2_cache_forget_locked (struct qcow2_image *img, uint64_t host_idx,
+                           uint64_t count)
 {
   const struct qcow2_geometry *g = &img->header.geo;
-  size_t at;
+  const uint64_t size = qcow2_slice_size (g);
+  const uint64_t first = host_idx << g->cluster_bits;
+  const uint64_t end = (host_idx + count) << g->cluster_bits;
+  struct qcow2_cache *c = &img->cache;
+  struct qcow2_slice *t;
 
   assert (lock_held (&img->lock));
-  for (at = 0; at < g->cluster_size; at += qcow2_slice_size (g))
-    forget_slice (img, host_off + at);
+  if ((end - first) / size < c->nr_slices) {
+    for (uint64_t off = first; off < end; off += size)
+      if ((t = find (c, off)))
+        forget_slice (img, t);
+    return;
+  }
+  for (size_t i = c->nr_slices; i-- > 0; ) {   /* detach moves the last one */
+    t = c->clock[i];
+    if (t->host_off >= first && t->host_off < end)
+      forget_slice (img, t);
+  }
 }
 
 void

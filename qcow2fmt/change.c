@@ -195,8 +195,7 @@ qcow2_refblock_change_locked (struct qcow2_image *img, struct qcow2_slice *t,
   if (refcount > 0)
     qcow2_alloc_used_locked (img, host_idx, count);
   else
-    for (uint64_t i = 0; i < count; ++i)
-      qcow2_cache_forget_locked (img, (host_idx + i) << geo->cluster_bits);
+    qcow2_cache_forget_locked (img, host_idx, count);
 }
 
 static int

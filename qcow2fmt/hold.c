@@ -7,8 +7,8 @@
  * after a crash the scan finds it.  If a link comes, the refcount is 2 again;
  * if none has come when the last hold goes, the cluster is freed here.
  *
- * A hold pins the refcount block of its cluster (anchor parts stay in memory
- * anyway), so letting go needs no load and no allocation, whichever
+ * A hold pins the slice with the refcount of its cluster (anchor parts stay in
+ * memory anyway), so letting go needs no load and no allocation, whichever
  * transaction does it.
  *
  * Hash table by host index, linear probing, at most 3/4 full; there may be

@@ -89,7 +89,7 @@ qcow2_refcount_slice (const struct qcow2_geometry *g)     /* refcounts */
 struct qcow2_slice {           /* of a cached table */
   uint64_t host_off;           /* its own */
   uint8_t *data;               /* qcow2_slice_size bytes, as on disk; NULL
-                                * while loading */
+                                * while somebody reads them */
   unsigned pins;               /* transactions, and the thread that loads */
   bool loading, dirty, writing;
   bool is_refblock;            /* set when it is changed as part of one */
@@ -136,28 +136,30 @@ int qcow2_cache_get_whole_locked (struct qcow2_txn *txn, uint64_t host_off)
 int qcow2_cache_create_locked (struct qcow2_txn *txn, uint64_t host_off,
                                uint64_t source_off, bool is_refblock)
   MUST_CHECK;
-/* Forget the table at HOST_OFF: its cluster was freed. */
-void qcow2_cache_forget_locked (struct qcow2_image *img, uint64_t host_off);
+/* Forget the tables in COUNT clusters from HOST_IDX on: they were freed. */
+void qcow2_cache_forget_locked (struct qcow2_image *img, uint64_t host_idx,
+                                uint64_t count);
 void qcow2_cache_dirty_locked (struct qcow2_image *img,
                                struct qcow2_slice *t);
 void qcow2_cache_clean_locked (struct qcow2_image *img,
                                struct qcow2_slice *t);
 /* Evict a few slices if there are more than the budget allows. */
 void qcow2_cache_trim_locked (struct qcow2_image *img);
-/* The I/O half of qcow2_txn_load, for the slice at SLICE_OFF; called, and
- * returns, with the lock. */
-int qcow2_cache_load_locked (struct qcow2_txn *txn, uint64_t slice_off)
+/* The I/O half of qcow2_txn_load, for LEN bytes of a table at HOST_OFF, both
+ * multiples of a slice; called, and returns, with the lock. */
+int qcow2_cache_load_locked (struct qcow2_txn *txn, uint64_t host_off,
+                             size_t len)
   MUST_CHECK;
 size_t qcow2_cache_memory (const struct qcow2_image *img);
 
 /* --- txn.c --------------------------------------------------------------- */
 
 /* What a transaction can miss. */
-enum { QCOW2_MISSING_NONE, QCOW2_MISSING_TABLE, QCOW2_MISSING_ANCHOR,
-       QCOW2_MISSING_SPACE };
+enum { QCOW2_MISSING_NONE, QCOW2_MISSING_SLICE, QCOW2_MISSING_TABLE,
+       QCOW2_MISSING_ANCHOR, QCOW2_MISSING_SPACE };
 
 struct qcow2_pin {             /* a slot of a hash table by host offset */
-  struct qcow2_slice *table;   /* NULL: empty */
+  struct qcow2_slice *slice;   /* NULL: empty */
 };
 
 struct qcow2_slice *qcow2_txn_find_locked (struct qcow2_txn *txn,

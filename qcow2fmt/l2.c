@@ -2,7 +2,7 @@
 /* L2 entries, and making L2 tables that may be changed.
  *
  * The active L1 is whole in memory.  A snapshot's L1 is read through the table
- * cache, a cluster at a time, because it is asked for rarely and may be big.
+ * cache, because it is asked for rarely and may be big.
  *
  * An L2 table whose L1 entry has COPIED belongs to the active root alone and
  * is changed in place (in memory).  One without is a snapshot's as well: it

@@ -411,7 +411,7 @@ uint64_t qcow2_next_guarded_locked (struct qcow2_image *img,
 uint64_t qcow2_frontier_locked (struct qcow2_image *img);
 
 /* Look for free clusters and garbage in the part of the file that was there
- * at open, one refcount block a call.  GARBAGE (called with the lock held)
+ * at open, a slice of a refcount block a call.  GARBAGE (called with the lock held)
  * is told of anchored clusters with refcount 1.  Returns 1 while there is
  * more, 0 at the end, -errno. */
 int qcow2_scan_step (struct qcow2_image *img,

@@ -1,25 +1,25 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Looking for free clusters and garbage in what was there at open.
  *
- * One step looks at the clusters of one refcount block, or at part of them
- * where blocks are large, so that the lock is held briefly.  What it says of
- * them is true at that moment: it holds the lock over all it looks at, and
- * from then on the allocator is told of every change.
+ * One step looks at the clusters of one slice of a refcount block, so that the
+ * lock is held briefly.  What it says of them is true at that moment: it holds
+ * the lock over all it looks at, and from then on the allocator is told of
+ * every change.
  *
- * Free is: refcount 0, not busy (alloc.c) and not anchored.  Garbage is: anchored, refcount
- * 1, not held.  The caller tells garbage from the store's own areas, and may
- * free it at any later time: nothing links to a cluster with refcount 1.
+ * Free is: refcount 0, not busy (alloc.c) and not anchored.  Garbage is:
+ * anchored, refcount 1, not held.  The caller tells garbage from the store's
+ * own areas, and may free it at any later time: nothing links to a cluster
+ * with refcount 1.
  *
- * A step that fails (a bad refcount block or anchor table) is not taken again:
- * its clusters are never found, and the scan goes on behind them.
+ * A step that fails (a slice or anchor table that cannot be read) is not taken
+ * again: its clusters are never found, and the scan goes on behind them; where
+ * no refcount block can be, behind all that it would count.
  */
 #include <errno.h>
 
 #include "bitmap.h"
 #include "checked.h"
 #include "image.h"
-
-#define MAX_STEP 32768         /* clusters */
 
 struct scan {
   struct qcow2_image *img;
@@ -28,18 +28,18 @@ struct scan {
   void *opaque;
 };
 
-/* Where the step that starts at scan_next ends. */
+/* Where the step that starts at scan_next ends, one being within a multiple of
+ * PER clusters. */
 static uint64_t
-end_of_step (const struct qcow2_image *img)
+end_of_step (const struct qcow2_image *img, uint64_t per)
 {
   const struct qcow2_alloc *a = &img->alloc;
-  uint64_t per = qcow2_refcount_slice (&img->header.geo);
   uint64_t end = (a->scan_next / per + 1) * per;
 
   /* Nothing past the refcount table can be used. */
   if (a->scan_next >= qcow2_refcount_coverage (img))
     return a->scan_end;
-  return MIN_OF (MIN_OF (end, a->scan_next + MAX_STEP), a->scan_end);
+  return MIN_OF (end, a->scan_end);
 }
 
 static int
@@ -98,7 +98,7 @@ step_locked (struct scan *s)
   qcow2_alloc_fix_scan_locked (img);
   if (a->scan_next >= a->scan_end)
     return 0;
-  end = end_of_step (img);
+  end = end_of_step (img, qcow2_refcount_slice (&img->header.geo));
   if (a->scan_next >= qcow2_refcount_coverage (img))
     return pass (a, end);
   r = qcow2_refblock_locked (&s->txn, a->scan_next, &block);
@@ -111,11 +111,12 @@ step_locked (struct scan *s)
   return pass (a, end);
 }
 
+/* Go on behind what PER clusters have in common. */
 static void
-skip_locked (struct qcow2_image *img)
+skip_locked (struct qcow2_image *img, uint64_t per)
 {
   if (img->alloc.scan_next < img->alloc.scan_end)
-    pass (&img->alloc, end_of_step (img));
+    pass (&img->alloc, end_of_step (img, per));
 }
 
 int
@@ -124,6 +125,7 @@ qcow2_scan_step (struct qcow2_image *img,
                  void *opaque)
 {
   struct scan s = { .img = img, .garbage = garbage, .opaque = opaque };
+  uint64_t bad = img->header.geo.refblock_entries;
   int r;
 
   qcow2_txn_begin (img, &s.txn);
@@ -132,11 +134,13 @@ qcow2_scan_step (struct qcow2_image *img,
     lock_release (&img->lock);
     r = qcow2_txn_load (&s.txn);
     lock_acquire (&img->lock);
-    if (r < 0)
+    if (r < 0) {
+      bad = qcow2_refcount_slice (&img->header.geo);
       break;
+    }
   }
   if (r < 0 && r != -ENOMEM)
-    skip_locked (img);
+    skip_locked (img, bad);
   qcow2_txn_end_locked (&s.txn);
   lock_release (&img->lock);
   return r;

@@ -43,8 +43,8 @@ slot_of (const struct qcow2_pin *pins, size_t max, uint64_t host_off)
 {
   size_t i = (host_off >> 9) * UINT64_C (0x9e3779b97f4a7c15) >> 32;
 
-  for (i &= max - 1; pins[i].table; i = (i + 1) & (max - 1))
-    if (pins[i].table->host_off == host_off)
+  for (i &= max - 1; pins[i].slice; i = (i + 1) & (max - 1))
+    if (pins[i].slice->host_off == host_off)
       break;
   return i;
 }
@@ -53,7 +53,7 @@ static struct qcow2_slice *
 find (const struct qcow2_txn *txn, uint64_t host_off)
 {
   if (txn->pins)
-    return txn->pins[slot_of (txn->pins, txn->max_pins, host_off)].table;
+    return txn->pins[slot_of (txn->pins, txn->max_pins, host_off)].slice;
   for (size_t i = 0; i < txn->nr_pins; ++i)
     if (txn->few[i]->host_off == host_off)
       return txn->few[i];
@@ -87,10 +87,10 @@ grow (struct qcow2_txn *txn)
   if (!pins)
     return -ENOMEM;
   for (size_t i = 0; i < txn->max_pins; ++i)
-    if (txn->pins[i].table)
-      pins[slot_of (pins, max, txn->pins[i].table->host_off)] = txn->pins[i];
+    if (txn->pins[i].slice)
+      pins[slot_of (pins, max, txn->pins[i].slice->host_off)] = txn->pins[i];
   for (size_t i = 0; !txn->pins && i < txn->nr_pins; ++i)
-    pins[slot_of (pins, max, txn->few[i]->host_off)].table = txn->few[i];
+    pins[slot_of (pins, max, txn->few[i]->host_off)].slice = txn->few[i];
   free (txn->pins);
   txn->pins = pins;
   txn->max_pins = max;
@@ -125,7 +125,7 @@ qcow2_txn_pin_locked (struct qcow2_txn *txn, struct qcow2_slice *t)
     return r;
   if (txn->pins) {
     i = slot_of (txn->pins, txn->max_pins, t->host_off);
-    txn->pins[i].table = t;
+    txn->pins[i].slice = t;
   }
   else
     txn->few[txn->nr_pins] = t;
@@ -146,13 +146,17 @@ qcow2_txn_missing_locked (struct qcow2_txn *txn, int kind, uint64_t off)
 int
 qcow2_txn_load (struct qcow2_txn *txn)
 {
+  const struct qcow2_geometry *g = &txn->img->header.geo;
   int kind = txn->missing_kind;
   LOCK_FOR_SCOPE (&txn->img->lock);
 
   txn->missing_kind = QCOW2_MISSING_NONE;
   switch (kind) {
+  case QCOW2_MISSING_SLICE:
+    return qcow2_cache_load_locked (txn, txn->missing_off,
+                                    qcow2_slice_size (g));
   case QCOW2_MISSING_TABLE:
-    return qcow2_cache_load_locked (txn, txn->missing_off);
+    return qcow2_cache_load_locked (txn, txn->missing_off, g->cluster_size);
   case QCOW2_MISSING_ANCHOR:
     return qcow2_anchor_load_locked (txn, txn->missing_off);
   case QCOW2_MISSING_SPACE:
@@ -167,8 +171,8 @@ qcow2_txn_end_locked (struct qcow2_txn *txn)
 {
   assert (lock_held (&txn->img->lock));
   for (size_t i = 0; i < txn->max_pins; ++i)
-    if (txn->pins[i].table)
-      txn->pins[i].table->pins--;
+    if (txn->pins[i].slice)
+      txn->pins[i].slice->pins--;
   for (size_t i = 0; !txn->pins && i < txn->nr_pins; ++i)
     txn->few[i]->pins--;
   free (txn->pins);

@@ -40,7 +40,7 @@
 #ifdef DEDUP_MUTATIONS
 #define COPIES_PER_HOLD 2      /* the crash harness has small images */
 #else
-#define COPIES_PER_HOLD 64     /* of 4 KiB: some tens of microseconds */
+#define COPIES_PER_HOLD 64     /* slices: some tens of microseconds */
 #endif
 
 #define FIELDS_OFF 48          /* specification: header bytes 48 to 71 */
@@ -143,6 +143,8 @@ new_writeback (struct qcow2_image *img, uint64_t slices, uint64_t parts,
 static int
 allocate_locked (struct qcow2_image *img, struct qcow2_writeback **out)
 {
+  const struct qcow2_geometry *g = &img->header.geo;
+  const uint64_t per_table = g->cluster_size / qcow2_slice_size (g);
   struct qcow2_writeback *wb = NULL;
   uint64_t slices, parts, pages;
 
@@ -157,7 +159,7 @@ allocate_locked (struct qcow2_image *img, struct qcow2_writeback **out)
     }
     lock_release (&img->lock);
     free_writeback (wb);
-    wb = new_writeback (img, slices + slices / 4 + 16,
+    wb = new_writeback (img, slices + slices / 4 + 16 + per_table,
                         parts + parts / 4 + 4, pages + pages / 4 + 4);
     lock_acquire (&img->lock);
     if (!wb)
@@ -196,7 +198,8 @@ add_copy (struct qcow2_writeback *wb, enum copy_kind kind, uint64_t host_off,
 }
 
 /* The NR slices that were changed first: those that are added to the list
- * meanwhile come after them. */
+ * meanwhile come after them.  Fewer if some were forgotten: one that is being
+ * written was changed since it was copied. */
 static void
 copy_slices (struct qcow2_writeback *wb, size_t nr)
 {
@@ -205,7 +208,7 @@ copy_slices (struct qcow2_writeback *wb, size_t nr)
   struct qcow2_slice *t;
   struct copy *c;
 
-  for (; nr > 0 && (t = img->cache.dirty_last); --nr) {
+  for (; nr > 0 && (t = img->cache.dirty_last) && !t->writing; --nr) {
     c = add_copy (wb, COPY_SLICE, t->host_off, size);
     c->slice = t;
     set_phase (img, c);

@@ -276,6 +276,58 @@ test_scan_never_finds_a_table_free (void **state)
   env_free (&e);
 }
 
+struct bad_read {
+  uint64_t host_off;
+};
+
+static int
+bad_read_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
+{
+  const struct bad_read *b = opaque;
+
+  return call == IO_PREAD && host_off == b->host_off ? -EIO : 0;
+}
+
+static void
+no_garbage (void *opaque, uint64_t host_idx)
+{
+}
+
+/* What can't be read is passed over, and no more than that; a block that can't
+ * be one, as a whole. */
+static void
+test_scan_passes_over_what_is_bad (void **state)
+{
+  const uint64_t per = QCOW2_SLICE_BYTES / 2;  /* refcounts of 16 bits */
+  struct bad_read bad = { UINT64_MAX };
+  uint64_t first;
+  struct env e;
+
+  env_new (&e, 16, 4, 8192);
+  while (e.img->alloc.frontier <= 2 * per)
+    assert_int_not_equal (write_new (e.img, e.img->alloc.frontier % 8192), 0);
+  writeback (e.img);
+  qcow2_close (e.img);
+  ok (io_faulty_new (e.io, bad_read_cb, &bad, &e.io));
+  env_open (&e);
+  first = e.img->reftable.v[0];
+  bad.host_off = first + QCOW2_SLICE_BYTES;
+  assert_int_equal (qcow2_scan_step (e.img, no_garbage, NULL), 1);
+  assert_int_equal (qcow2_scan_step (e.img, no_garbage, NULL), -EIO);
+  assert_int_equal (e.img->alloc.scan_next, 2 * per);
+  scan_all (e.img, no_garbage, NULL);
+  qcow2_close (e.img);
+
+  bad.host_off = UINT64_MAX;
+  env_open (&e);
+  e.img->reftable.v[0] = first + 512;
+  assert_int_equal (qcow2_scan_step (e.img, no_garbage, NULL), -EIO);
+  lock_acquire (&e.img->lock);
+  assert_true (qcow2_scan_done_locked (e.img));
+  lock_release (&e.img->lock);
+  env_free (&e);
+}
+
 static void
 test_scan_reports_garbage_but_not_what_is_held (void **state)
 {
@@ -389,6 +441,7 @@ main (void)
     cmocka_unit_test (test_quarantine_keeps_order_and_kinds_apart),
     cmocka_unit_test (test_freed_clusters_wait_for_release_and_scan),
     cmocka_unit_test (test_scan_never_finds_a_table_free),
+    cmocka_unit_test (test_scan_passes_over_what_is_bad),
     cmocka_unit_test (test_scan_reports_garbage_but_not_what_is_held),
     cmocka_unit_test (test_reservation_ends_at_the_bound),
     cmocka_unit_test (test_frontier_is_past_all_counted_clusters),

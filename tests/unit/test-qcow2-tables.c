@@ -660,6 +660,68 @@ test_a_freed_table_is_not_written (void **state)
   env_free (&e);
 }
 
+/* The same where the table's cluster is freed with many others. */
+static void
+test_tables_freed_in_a_long_run_are_forgotten (void **state)
+{
+  struct qcow2_change c = { QCOW2_CHANGE_REFCOUNT };
+  struct traffic t = { 0 };
+  struct env e;
+
+  env_new (&e, 16, 4, 2 * 8192);
+  write_new (e.img, 0);
+  write_new (e.img, 8192);
+  writeback (e.img);
+  t.host_off = e.img->l1.v[1] & QCOW2_OFFSET_MASK;
+  qcow2_close (e.img);
+  ok (io_faulty_new (e.io, traffic_cb, &t, &e.io));
+  env_open (&e);
+  write_new (e.img, 8193);
+  write_new (e.img, 2 * 8192 - 1);             /* another slice */
+  write_new (e.img, 1);
+  c.host_idx = t.host_off >> 16;
+  c.count = 4000;
+  assert_true (e.img->cache.nr_slices < c.count * 65536 / QCOW2_SLICE_BYTES);
+  ok (apply_one (e.img, c));
+  writeback (e.img);
+  assert_int_equal (t.written, 0);
+  assert_int_not_equal (entry_of (e.img, 0, 1), 0);
+  env_free (&e);
+}
+
+/* All of a table that is copied is read in one round, not one each. */
+static void
+test_a_table_to_be_copied_is_loaded_at_once (void **state)
+{
+  struct traffic t = { 0 };
+  struct qcow2_txn txn;
+  struct env e;
+  int rounds = 0;
+
+  env_new (&e, 16, 4, 8192);
+  write_new (e.img, 0);
+  writeback (e.img);
+  t.host_off = e.img->l1.v[0] & QCOW2_OFFSET_MASK;
+  qcow2_close (e.img);
+  ok (io_faulty_new (e.io, traffic_cb, &t, &e.io));
+  env_open (&e);
+  e.img->l1.v[0] &= ~QCOW2_L2_COPIED;
+  qcow2_txn_begin (e.img, &txn);
+  lock_acquire (&e.img->lock);
+  while (qcow2_prepare_entry_locked (&txn, 0, 5) == -EAGAIN) {
+    lock_release (&e.img->lock);
+    ok (qcow2_txn_load (&txn));
+    lock_acquire (&e.img->lock);
+    rounds++;
+  }
+  qcow2_txn_end_locked (&txn);
+  lock_release (&e.img->lock);
+  assert_int_equal (t.read, 65536);
+  assert_true (rounds < 8);                    /* refcounts, space and it */
+  assert_true (e.img->l1.v[0] & QCOW2_L2_COPIED);
+  env_free (&e);
+}
+
 /* Without a log refcount blocks are written before what refers to them: all
  * of a new one. */
 static void
@@ -1028,6 +1090,8 @@ main (void)
     cmocka_unit_test (test_preparing_pins_the_right_slice),
     cmocka_unit_test (test_a_drop_looks_at_each_slice),
     cmocka_unit_test (test_a_freed_table_is_not_written),
+    cmocka_unit_test (test_tables_freed_in_a_long_run_are_forgotten),
+    cmocka_unit_test (test_a_table_to_be_copied_is_loaded_at_once),
     cmocka_unit_test (test_all_slices_of_a_new_block_are_of_a_block),
     cmocka_unit_test (test_a_table_is_made_anew_in_a_small_cache),
     cmocka_unit_test (test_entries_of_every_slice_are_found),
