@@ -90,6 +90,13 @@ env_open (struct env *e)
   qcow2_set_log (e->img, &log);
 }
 
+static UNUSED void
+env_reopen (struct env *e)
+{
+  qcow2_close (e->img);
+  env_open (e);
+}
+
 /* Retry CALL, which returns -EAGAIN with the lock held. */
 #define RETRY(txn, call)                                        \
   ({                                                            \

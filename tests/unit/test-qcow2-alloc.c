@@ -220,8 +220,7 @@ test_freed_clusters_wait_for_release_and_scan (void **state)
   for (unsigned i = 0; i < 8; ++i)
     h[i] = write_new (e.img, i);
   writeback (e.img);
-  qcow2_close (e.img);
-  env_open (&e);
+  env_reopen (&e);
 
   unmap (e.img, 0);
   scan_all (e.img, count_garbage, &n);     /* quarantined during the scan */
@@ -229,8 +228,7 @@ test_freed_clusters_wait_for_release_and_scan (void **state)
   release_all (e.img);
   assert_true (qcow2_bitmap_test (e.img->alloc.free, h[0]));
   writeback (e.img);
-  qcow2_close (e.img);
-  env_open (&e);
+  env_reopen (&e);
 
   unmap (e.img, 1);
   release_all (e.img);                     /* released before the scan */
@@ -262,8 +260,7 @@ test_scan_never_finds_a_table_free (void **state)
     unmap (e.img, i);
   release_all (e.img);
   writeback (e.img);
-  qcow2_close (e.img);
-  env_open (&e);
+  env_reopen (&e);
   ok (qcow2_guard_begin (e.img, &f));
   lock_acquire (&e.img->lock);
   for (unsigned i = 0; i < 8; ++i)
@@ -341,8 +338,7 @@ test_scan_reports_garbage_but_not_what_is_held (void **state)
   h = write_new (e.img, 0);
   set_refcount (e.img, reserve_one (e.img), 1, true);
   writeback (e.img);
-  qcow2_close (e.img);
-  env_open (&e);
+  env_reopen (&e);
   qcow2_txn_begin (e.img, &txn);
   lock_acquire (&e.img->lock);
   ok (RETRY (&txn, qcow2_hold_locked (&txn, h, 100)));

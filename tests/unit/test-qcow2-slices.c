@@ -111,8 +111,7 @@ test_a_new_table_has_nothing_of_what_was_there (void **state)
     ok (io_pwrite (e.io, junk, sizeof junk, (run.host_idx + i) << 16));
   h = write_new (e.img, 8000);
   writeback (e.img);
-  qcow2_close (e.img);
-  env_open (&e);
+  env_reopen (&e);
   assert_true (e.img->l1.v[0] & QCOW2_OFFSET_MASK);
   for (uint64_t g = 0; g < 8192; g += 7)
     assert_int_equal (entry_of (e.img, 0, g), g == 8000 ? h << 16 : 0);
@@ -186,8 +185,7 @@ test_preparing_pins_the_right_slice (void **state)
   env_new (&e, 16, 4, 8192);
   write_new (e.img, 0);
   writeback (e.img);
-  qcow2_close (e.img);
-  env_open (&e);
+  env_reopen (&e);
   qcow2_txn_begin (e.img, &txn);
   lock_acquire (&e.img->lock);
   ok (RETRY (&txn, qcow2_prepare_entry_locked (&txn, 0, last)));
@@ -357,8 +355,7 @@ test_a_table_is_made_anew_in_a_small_cache (void **state)
   env_new (&e, 16, 4, 8192);
   write_new (e.img, 0);
   writeback (e.img);
-  qcow2_close (e.img);
-  env_open (&e);
+  env_reopen (&e);
   assert_int_equal (e.img->cache.budget, 16);
   for (g = 0; g < 8192 && g < 16 * per; g += per)
     entry_of (e.img, 0, g);
@@ -367,8 +364,7 @@ test_a_table_is_made_anew_in_a_small_cache (void **state)
   for (g = 0; g < 8192; g += per)
     assert_int_equal (entry_of (e.img, 0, g), 0);
   writeback (e.img);
-  qcow2_close (e.img);
-  env_open (&e);
+  env_reopen (&e);
   assert_int_equal (entry_of (e.img, 0, 0), 0);
   env_free (&e);
 }

@@ -445,8 +445,7 @@ test_failed_reads_and_writebacks_can_be_tried_again (void **state)
   failing.err = 0;
   writeback (e.img);
   check_with_qemu (e.io);
-  qcow2_close (e.img);
-  env_open (&e);
+  env_reopen (&e);
 
   qcow2_txn_begin (e.img, &txn);
   lock_acquire (&e.img->lock);
