@@ -81,13 +81,6 @@ dedup_incarnation_unlist (struct dedup_disk *d, size_t i)
            (c->nr_incarnations - i) * sizeof c->incarnations[0]);
 }
 
-static bool
-same_run (const struct dedup_segment_desc *a,
-          const struct dedup_segment_desc *b)
-{
-  return a->age == b->age && a->level == b->level;
-}
-
 /* Each counts as one table, however large. */
 static size_t
 count_runs (const struct dedup_config *c)
@@ -95,7 +88,7 @@ count_runs (const struct dedup_config *c)
   size_t i, nr = 0;
 
   for (i = 0; i < c->nr_segments; i++)
-    nr += i == 0 || !same_run (&c->segments[i - 1], &c->segments[i]);
+    nr += i == 0 || !dedup_same_run (&c->segments[i - 1], &c->segments[i]);
   return nr;
 }
 
@@ -105,7 +98,7 @@ drop_oldest_run (struct dedup_disk *d)
   const struct dedup_segment_desc first = d->config->segments[0];
 
   while (d->config->nr_segments > 0 &&
-         same_run (&first, &d->config->segments[0]))
+         dedup_same_run (&first, &d->config->segments[0]))
     dedup_runs_unlist (d, 0);
 }
 

@@ -33,7 +33,7 @@ count_config (struct dedup_disk *d, struct dedup_stats *s)
     s->run_entries += g->nr_entries - g->nr_deleted;
     s->tombstones += g->nr_deleted;
     s->index_disk_bytes += g->size_bytes;
-    s->nr_runs += i == 0 || g->age != g[-1].age || g->level != g[-1].level;
+    s->nr_runs += i == 0 || !dedup_same_run (&g[-1], g);
   }
   for (i = 0; i < c->nr_limbo; i++)
     s->index_disk_bytes += c->limbo[i].size_bytes;

@@ -89,7 +89,9 @@ list_runs (const struct dedup_config *c, size_t *nr)
   for (i = 0; i < c->nr_segments; i++) {
     const struct dedup_segment_desc *s = &c->segments[i];
 
-    if (n == 0 || v[n - 1].age != s->age || v[n - 1].level != s->level)
+    /* An output is no input, even of one age and level, as they are where there
+     * is no level above. */
+    if (i == 0 || !dedup_same_run (&s[-1], s) || s[-1].output != s->output)
       v[n++] = (struct run) {
         .age = s->age, .level = s->level, .merge = s->merge,
         .output = s->output, .first = i,
@@ -208,21 +210,27 @@ level_above (bool oldest, unsigned lowest, unsigned highest)
     ? DEDUP_MAX_LEVEL : MIN_OF (highest + 1, DEDUP_MAX_LEVEL);
 }
 
-/* Whole levels, so that an older run is never of a lower level. */
+/* Whole levels, so that an older run is of a lower level only where it was an
+ * incarnation. */
 static void
 consider_idle (const struct run *v, size_t nr, struct choice *best, bool *any)
 {
   size_t first = nr - 1;
+  unsigned lowest, highest;
 
   if (nr <= MERGE_FEW)
     return;
+  lowest = highest = v[first].level;
   while (first > 0 && joins (v, first) && v[first - 1].merge == 0 &&
-         (first >= MERGE_FEW || v[first - 1].level == v[first].level))
+         (first >= MERGE_FEW || v[first - 1].level == v[first].level)) {
     first--;
+    lowest = MIN_OF (lowest, v[first].level);
+    highest = MAX_OF (highest, v[first].level);
+  }
   if (first < nr - 1)
     consider (best, any, (struct choice) {
-      .first = first, .nr = nr - first, .level = v[nr - 1].level,
-      .out_level = level_above (first == 0, v[nr - 1].level, v[first].level) });
+      .first = first, .nr = nr - first, .level = lowest,
+      .out_level = level_above (first == 0, lowest, highest) });
 }
 
 /* Under a bound on RAM, runs stay in order of age, and none becomes so large

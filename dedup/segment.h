@@ -32,6 +32,14 @@ struct dedup_segment_desc {       /* as in the configuration */
   bool output;                    /* of that merge, else an input */
 };
 
+/* Of one run (docs/on-disk.md 3.1)? */
+static inline bool
+dedup_same_run (const struct dedup_segment_desc *a,
+                const struct dedup_segment_desc *b)
+{
+  return a->age == b->age && a->level == b->level;
+}
+
 static inline uint32_t
 dedup_hash_prefix (const struct dedup_hash *h)
 {

@@ -131,7 +131,7 @@ open_segments (struct dedup_disk *d, struct dedup_incarnations *s)
     if (r < 0)
       return r;
     s->ranges[i] = (struct dedup_range) { desc->lo, desc->hi };
-    if (i == 0 || desc->age != desc[-1].age || desc->level != desc[-1].level)
+    if (i == 0 || !dedup_same_run (&desc[-1], desc))
       s->tables[s->nr_tables++] = (struct dedup_table) {
         .age = desc->age, .first = i };
     s->tables[s->nr_tables - 1].nr++;

@@ -43,6 +43,20 @@ hash_of (uint64_t key)
   return h;
 }
 
+/* Runs that are merged and what they become are of different levels, as long as
+ * there is one above. */
+static inline void
+assert_outputs_stand_above (const struct dedup_config *c)
+{
+  uint32_t i, k;
+
+  for (i = 0; i < c->nr_segments; i++)
+    for (k = 0; c->segments[i].output && k < c->nr_segments; k++)
+      if (c->segments[k].merge == c->segments[i].merge &&
+          !c->segments[k].output && c->segments[i].level < DEDUP_MAX_LEVEL)
+        assert_true (c->segments[k].level < c->segments[i].level);
+}
+
 /* --- The world -------------------------------------------------------------- */
 
 struct world {
@@ -116,6 +130,7 @@ work (struct world *w, bool all)
   for (job = 1; job <= DEDUP_JOB_MERGE_IDLE; job <<= 1)
     if ((all ? due & ~DEDUP_JOB_CLEAN : urgent) & job)
       assert_int_equal (dedup_run (w->d, job), 0);
+  assert_outputs_stand_above (w->d->config);
 }
 
 static inline void

@@ -156,6 +156,41 @@ test_runs_are_merged_at_rest (void **state)
   end_world (&w);
 }
 
+static unsigned
+merge_at_rest (struct world *w)
+{
+  unsigned steps = 0;
+
+  for (; dedup_due (w->d, NULL) & DEDUP_JOB_MERGE_IDLE; steps++) {
+    assert_int_equal (dedup_run (w->d, DEDUP_JOB_MERGE_IDLE), 0);
+    check_all (w);
+  }
+  return steps;
+}
+
+/* Where there is no level above, output and youngest input are of one age and
+ * level. */
+static void
+test_runs_of_the_highest_level_are_merged (void **state)
+{
+  struct dedup_config *c;
+  struct world w;
+  uint64_t i;
+
+  make_world (&w, 4, 20000);
+  while (nr_runs (&w) < 7 || in_runs (&w) < 5000) {
+    set_value (&w, rnd (w.nr_keys), rnd (4) ? next_value++ : 0);
+    work (&w, false);
+  }
+  for (c = w.d->config, i = 0; i < c->nr_segments; i++)
+    c->segments[i].level = DEDUP_MAX_LEVEL;
+  reopen (&w, false);
+  assert_true (merge_at_rest (&w) > 1);
+  assert_int_equal (nr_runs (&w), 1);
+  assert_store_is_right (&w);
+  end_world (&w);
+}
+
 /* A year's rewriting: each entry is made 12 times; what lies superseded is
  * bounded by what the policy leaves unmerged. */
 static void
@@ -353,6 +388,7 @@ main (void)
     cmocka_unit_test (test_index_matches_a_plain_map),
     cmocka_unit_test (test_limits_come_and_go),
     cmocka_unit_test (test_runs_are_merged_at_rest),
+    cmocka_unit_test (test_runs_of_the_highest_level_are_merged),
     cmocka_unit_test (test_what_is_superseded_does_not_pile_up),
     cmocka_unit_test (test_clusters_used_again_take_no_room),
     cmocka_unit_test (test_merge_may_end_at_any_call),

@@ -5,7 +5,8 @@
  * Breaks if: as many runs of a level as a tier are left alone, or fewer are
  * merged; the oldest run is written again for too little, or never; smaller
  * runs that are older than it hold that up; or at rest more runs are left than
- * four, or runs are merged for nothing, or a level in part.
+ * four, or runs are merged for nothing, or a level in part; or what is made of
+ * runs is of the level of one of them.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -107,12 +108,35 @@ test_output_alone_is_no_input (void **state)
   end_world (&w);
 }
 
+/* What was an incarnation is of level 0, however old. */
+static void
+test_output_stands_above_what_was_an_incarnation (void **state)
+{
+  static const struct shape converted = { "converted", IDLE,
+    { { DEDUP_MAX_LEVEL, 900 }, { 0, 9 }, { 0, 9 }, { 0, 9 }, { 0, 9 },
+      { 0, 9 }, { 2, 9 }, { 1, 9 } } };
+  struct merge_plan *p = NULL;
+  struct world w;
+
+  make_world (&w, 4, 16);
+  list_runs (w.d->config, &converted);
+  w.d->config->next_incarnation_id = 100;
+  assert_int_equal (merge_plan_new (w.d, true, &p), 1);
+  assert_int_equal (p->nr_ids, 7);
+  assert_int_equal (p->out.age, 80);
+  assert_int_equal (p->out.level, 3);
+  merge_plan_free (p);
+  w.d->config->nr_segments = 0;
+  end_world (&w);
+}
+
 int
 main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_when_runs_are_merged),
     cmocka_unit_test (test_output_alone_is_no_input),
+    cmocka_unit_test (test_output_stands_above_what_was_an_incarnation),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);
