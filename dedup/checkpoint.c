@@ -209,7 +209,7 @@ close_gate (struct dedup_disk *d)
   if (d->changing > 0 || d->gate_closed)
     return false;
   d->gate_closed = true;
-  if (qcow2_quarantined_locked (d->img) > 0)
+  if (qcow2_quarantined_locked (d->img) > 0 || qcow2_frees_lost_locked (d->img))
     d->exact = false;
   return true;
 }
@@ -270,37 +270,78 @@ dedup_clean (struct dedup_disk *d)
 
 /* --- quarantine ------------------------------------------------------------------------ */
 
+/* A tombstone for H, unless another cluster was entered for it since the tables
+ * of SET were looked into.  -EAGAIN: there are others by now. */
+static int
+log_tombstone (struct dedup_disk *d, const struct dedup_incarnations *set,
+               const struct dedup_hash *h, uint64_t host_idx)
+{
+  uint64_t at;
+  LOCK_FOR_SCOPE (d->lock);
+
+  if (!dedup_room_locked (d, 1, 1))
+    return -EBUSY;
+  if (d->index.set != set)
+    return -EAGAIN;
+  if (dedup_index_lookup_locked (d, h, &at) != DEDUP_PROBE && at != host_idx)
+    return 0;
+  dedup_index_log_locked (d, h, DEDUP_DELETED);
+  dedup_journal_end_locked (d->journal);
+  return 0;
+}
+
+/* What cannot be read has a hash that nobody knows: its entry stays. */
+static int
+cannot_forget (struct dedup_disk *d, uint64_t host_idx, int r)
+{
+  log_line (d->log, LOG_ERROR, "%s: at 0x%llx: reading a cluster that came "
+            "free: %s: duplicates are compared from now on", d->path,
+            (unsigned long long) host_idx << d->cluster_bits, strerror (-r));
+  LOCK_FOR_SCOPE (d->lock);
+  d->exact = false;
+  return 0;
+}
+
+/* What is entered for H is forgotten, if it is cluster HOST_IDX. */
+static int
+forget_entry (struct dedup_disk *d, const struct dedup_hash *h,
+              uint64_t host_idx)
+{
+  struct dedup_incarnations *set;
+  enum dedup_found found;
+  uint64_t at;
+  int r = 0;
+
+  lock_acquire (d->lock);
+  found = dedup_index_lookup_locked (d, h, &at);
+  set = dedup_index_set_locked (d);
+  lock_release (d->lock);
+  if (found == DEDUP_PROBE)
+    found = dedup_index_probe (set, h, &at);
+  dedup_index_distrust_damaged (d, set);
+  if (found == DEDUP_HIT && at == host_idx)
+    r = log_tombstone (d, set, h, host_idx);
+  dedup_incarnations_put (set);
+  return r;
+}
+
 /* With an exact index, an entry dies before its cluster is used again. */
 static int
 forget_cluster (struct dedup_disk *d, uint64_t host_idx, uint8_t *buf)
 {
-  struct dedup_incarnations *set;
   struct dedup_hash h;
-  enum dedup_found found;
-  uint64_t at;
   int r;
 
   r = io_pread (d->io, buf, d->cluster_size, host_idx << d->cluster_bits);
-  if (r == 0)
-    r = dedup_hash_compute (&d->hasher, buf, d->cluster_size, &h);
+  if (r < 0)
+    return cannot_forget (d, host_idx, r);
+  r = dedup_hash_compute (&d->hasher, buf, d->cluster_size, &h);
   if (r < 0)
     return r;
-  lock_acquire (d->lock);
-  found = dedup_index_lookup_locked (d, &h, &at);
-  set = dedup_index_set_locked (d);
-  lock_release (d->lock);
-  if (found == DEDUP_PROBE)
-    found = dedup_index_probe (set, &h, &at);
-  dedup_incarnations_put (set);
-  if (found != DEDUP_HIT || at != host_idx)
-    return 0;
-
-  LOCK_FOR_SCOPE (d->lock);
-  if (!dedup_room_locked (d, 1, 1))
-    return -EBUSY;
-  dedup_index_log_locked (d, &h, DEDUP_DELETED);
-  dedup_journal_end_locked (d->journal);
-  return 0;
+  do
+    r = forget_entry (d, &h, host_idx);
+  while (r == -EAGAIN);
+  return r;
 }
 
 /* Tombstones for the entries of RUNS, durable before the clusters are used
@@ -417,6 +458,7 @@ release_runs (struct dedup_disk *d, const struct qcow2_run *runs, size_t nr)
   for (i = 0; i < nr; i += n) {
     LOCK_FOR_SCOPE (d->lock);
     n = MIN_OF (nr - i, RUNS_PER_HOLD);
+    d->releases++;
     qcow2_release_locked (d->img, runs + i, n);
     for (k = i; k < i + n; k++)
       dedup_spare_keep_locked (d, &runs[k]);
@@ -461,6 +503,7 @@ dedup_commit_empty (struct dedup_disk *d)
 {
   lock_acquire (d->lock);
   if (d->recovery_bit && !d->gate_closed &&
+      dedup_journal_left_locked (d->journal) > DEDUP_JOURNAL_RESERVE &&
       dedup_journal_room_locked (d->journal, 1))
     (void) dedup_journal_force_locked (d->journal);
   lock_release (d->lock);

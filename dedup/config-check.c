@@ -34,12 +34,12 @@ check_scalars (const struct dedup_config *c, uint64_t cluster_size,
       c->max_journal_areas > DEDUP_MAX_JOURNAL_AREAS)
     return wrong (f, "configuration: maximum number of journal areas %"
                   PRIu32 " is out of range", c->max_journal_areas);
-  if (c->journal_area_size == 0 ||
+  if (c->journal_area_size == 0 || c->journal_area_size > DEDUP_MAX_AREA ||
       c->journal_area_size % DEDUP_AREA_UNIT != 0 ||
       c->journal_area_size % cluster_size != 0)
     return wrong (f, "configuration: size %" PRIu32 " of new journal areas "
-                  "is no multiple of 512 KiB and the cluster size",
-                  c->journal_area_size);
+                  "is no multiple of 512 KiB and the cluster size, or more "
+                  "than 64 MiB", c->journal_area_size);
   return 0;
 }
 
@@ -102,10 +102,10 @@ check_journal_areas (const struct dedup_config *c, uint64_t cluster_size,
                      cluster_size, f);
     if (r < 0)
       return r;
-    if (area_bytes (a) % DEDUP_AREA_UNIT != 0)
+    if (area_bytes (a) % DEDUP_AREA_UNIT != 0 || area_bytes (a) > DEDUP_MAX_AREA)
       return wrong (f, "configuration: journal area %" PRIu32 ": number of "
-                    "blocks %" PRIu32 " is no multiple of 512 KiB", i,
-                    a->nr_blocks);
+                    "blocks %" PRIu32 " is no multiple of 512 KiB, or more "
+                    "than 64 MiB", i, a->nr_blocks);
     if (a->first_seq != next || next >= MAX_COUNTER)
       return wrong (f, "configuration: journal area %" PRIu32 ": first "
                     "sequence number %" PRIu64 " does not follow", i,

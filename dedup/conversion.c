@@ -40,7 +40,7 @@ conversion_possible (const struct dedup_disk *d)
   const struct dedup_config *c = d->config;
 
   return c->max_incarnations == 0 && c->nr_incarnations > 0 &&
-    c->nr_segments < DEDUP_MAX_SEGMENTS - DEDUP_SPARE_SEGMENTS;
+    !dedup_runs_full (c);
 }
 
 /* --- Its beginning ------------------------------------------------------- */
@@ -60,10 +60,6 @@ find_incarnation (const struct dedup_disk *d, uint64_t id)
 static int
 alloc_run (struct dedup_disk *d, struct conversion *c)
 {
-  int r = dedup_journal_extend (d);
-
-  if (r < 0)
-    return r;
   c->out.bits = (uint8_t) dedup_run_bits (0, dedup_config_entries (d->config),
                                           c->nr_max);
   c->out.size_bytes = round_up_pow2 (dedup_segment_size (c->nr_max,

@@ -6,6 +6,7 @@
 #define DEDUP_BLOCK_SIZE 4096          /* journal block, docs/on-disk.md 3.2 */
 #define DEDUP_BLOCK_HEADER 48
 #define DEDUP_AREA_UNIT (512u << 10)   /* an SSD erase block */
+#define DEDUP_MAX_AREA (64u << 20)     /* of order 20; a recovery reads all */
 #define DEDUP_MAX_JOURNAL_AREAS 128    /* fits the configuration slot */
 #define DEDUP_MAX_INCARNATIONS 1024    /* fits the configuration slot */
 #define DEDUP_MAX_LIMBO 64

@@ -96,8 +96,11 @@ enum dedup_found dedup_index_probe (struct dedup_incarnations *set,
 /* Does a table before number TABLE (a younger one) say anything of H? */
 bool dedup_index_hidden (const struct dedup_incarnations *set, size_t table,
                          const struct dedup_hash *h);
-/* Is a page of it damaged?  Then a tombstone may be hidden. */
-bool dedup_index_damaged (const struct dedup_incarnations *set);
+/* To be called after lookups in SET: a damaged page reads as a miss, and may
+ * hide a tombstone, so entries of older tables can no longer be taken on trust.
+ * The job that loads filters drops it. */
+void dedup_index_distrust_damaged (struct dedup_disk *d,
+                                   const struct dedup_incarnations *set);
 /* Can NR entries be inserted?  Sets a full log store aside if none waits to
  * be frozen; false: one does.  Between groups. */
 bool dedup_index_room_locked (struct dedup_disk *d, size_t nr);
@@ -146,8 +149,8 @@ int dedup_runs_list (struct dedup_config *c,
                      const struct dedup_segment_desc *desc) MUST_CHECK;
 /* The same configuration as before: what it lists is not dropped. */
 void dedup_runs_undrop (struct dedup_disk *d);
-/* The space of an incarnation, which is being taken off the list, and all of
- * limbo are not for new incarnations, but to be freed by dedup_runs_reap. */
+/* The space of an incarnation, which is being taken off the list, is not for
+ * new ones, but to be freed by dedup_runs_reap. */
 void dedup_runs_drop_incarnation (struct dedup_disk *d,
                                   const struct dedup_incarnation_desc *desc);
 /* Free the space of what was dropped and nobody reads.  Only after a
@@ -158,6 +161,9 @@ void dedup_dropped_put (const struct dedup_dropped *p);
 unsigned dedup_run_bits (unsigned level, uint64_t in_all, uint64_t nr_entries);
 /* Number of entries that all tables of C hold. */
 uint64_t dedup_config_entries (const struct dedup_config *c);
+
+/* So many segments are listed that freezes wait for merges. */
+bool dedup_runs_full (const struct dedup_config *c);
 
 /* Outputs of merges that have no input left are runs like others. */
 void dedup_runs_settle (struct dedup_config *c);
@@ -204,8 +210,10 @@ void dedup_merge_look (struct dedup_disk *d);
 /* One step of one merge: a segment.  Takes the maintenance mutex, but not for
  * the bulk of the work. */
 int dedup_merge_step (struct dedup_disk *d, bool idle) MUST_CHECK;
-/* The same for who has the maintenance mutex and keeps it. */
+/* The same for who has the maintenance mutex and keeps it, and waited. */
 int dedup_merge_step_now (struct dedup_disk *d) MUST_CHECK;
+/* Until no step is under way; lets go of the mutex meanwhile.  Maintenance. */
+void dedup_merge_wait (struct dedup_disk *d);
 /* Which of NR clusters can no entry lead to any more?  For d->is_dead. */
 void dedup_clusters_dead (struct dedup_disk *d, const uint64_t *host_idx,
                           size_t nr, bool *dead);
@@ -333,7 +341,8 @@ struct dedup_disk {
   pthread_mutex_t maintenance;
   struct dedup_config *config;       /* as last written */
   bool session_begun;                /* direct: see qcow2_begin_session */
-  bool index_damaged;                /* at open: blocks of it are unreadable */
+  bool index_damaged;                /* at open: the journal does not have it
+                                      * as it is in memory */
   struct dedup_store_file *store_file;   /* NULL: none */
   struct dedup_dropped *dropped;     /* NR_DROPPED, newest last */
   size_t nr_dropped;
@@ -361,6 +370,7 @@ struct dedup_disk {
   uint64_t uncommitted_bytes;        /* of data written since a commit */
   bool commit_asked;                 /* the loop knows that one is due */
   bool exact;                        /* index kept exact (verify=off) */
+  uint64_t releases;                 /* times that clusters came free */
   struct dedup_stats stats;
   struct dedup_lookups lookups_before;   /* of the sessions before this one */
 };
@@ -478,12 +488,12 @@ uint64_t dedup_area_blocks (const struct dedup_disk *d);
 bool dedup_journal_low_locked (struct dedup_disk *d);
 /* Make room in the journal: add, recycle, checkpoint, pack.  Maintenance. */
 int dedup_journal_extend (struct dedup_disk *d) MUST_CHECK;
-/* Log what is left of the index anew, behind blocks that cannot be read.
- * Maintenance. */
+/* Log what the log stores hold anew.  Maintenance. */
 int dedup_relog_index (struct dedup_disk *d) MUST_CHECK;
 
 /* --- freeze.c, jobs.c ---------------------------------------------------------------------- */
 
+/* May let go of the maintenance mutex, before it begins. */
 int dedup_freeze (struct dedup_disk *d) MUST_CHECK;
 /* Take incarnation I off the list.  Where there will be others, its area goes
  * to limbo or, if that is full, is left to the sweep; else dedup_runs_reap

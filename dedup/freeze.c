@@ -206,6 +206,12 @@ dedup_freeze (struct dedup_disk *d)
   const struct dedup_log_store *ls;
   int r, limbo;
 
+  if (d->config->max_incarnations == 0 && dedup_runs_full (d->config)) {
+    dedup_merge_wait (d);       /* first, as anything may change meanwhile */
+    r = dedup_failed (d);
+    if (r < 0)
+      return r;
+  }
   lock_acquire (d->lock);
   ls = d->index.frozen;
   lock_release (d->lock);

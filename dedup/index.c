@@ -45,18 +45,15 @@ dedup_index_prefetch_locked (struct dedup_disk *d, const struct dedup_hash *h)
     dedup_log_store_prefetch (d->index.frozen, h);
 }
 
-static bool
-find_spilled (const struct dedup_index *x, const struct dedup_hash *h,
-              uint64_t *host_idx)
+static struct dedup_spilled *
+find_spilled (struct dedup_index *x, const struct dedup_hash *h)
 {
   size_t i;
 
-  for (i = x->nr_spilled; i-- > 0; )
-    if (dedup_hash_equal (&x->spilled[i].hash, h)) {
-      *host_idx = x->spilled[i].host_idx;
-      return true;
-    }
-  return false;
+  for (i = 0; i < x->nr_spilled; i++)
+    if (dedup_hash_equal (&x->spilled[i].hash, h))
+      return &x->spilled[i];
+  return NULL;
 }
 
 enum dedup_found
@@ -64,10 +61,12 @@ dedup_index_lookup_locked (struct dedup_disk *d, const struct dedup_hash *h,
                            uint64_t *host_idx)
 {
   struct dedup_index *x = &d->index;
+  const struct dedup_spilled *s = find_spilled (x, h);
 
   assert (lock_held (d->lock));
-  if (find_spilled (x, h, host_idx) ||
-      dedup_log_store_lookup (x->current, h, host_idx) ||
+  if (s != NULL)
+    *host_idx = s->host_idx;
+  if (s != NULL || dedup_log_store_lookup (x->current, h, host_idx) ||
       (x->frozen && dedup_log_store_lookup (x->frozen, h, host_idx)))
     return *host_idx == DEDUP_DELETED ? DEDUP_MISS : DEDUP_HIT;
   return x->set->nr_tables > 0 ? DEDUP_PROBE : DEDUP_MISS;
@@ -164,11 +163,18 @@ void
 dedup_index_insert_locked (struct dedup_disk *d, const struct dedup_hash *h,
                            uint64_t host_idx)
 {
+  struct dedup_spilled *s = find_spilled (&d->index, h);
+
   assert (lock_held (d->lock));
-  if (dedup_log_store_insert (d->index.current, h, host_idx) < 0 &&
-      d->index.nr_spilled < DEDUP_MAX_SPILLED)
+  if (s != NULL)
+    s->host_idx = host_idx;      /* even if there is a place by now */
+  else if (dedup_log_store_insert (d->index.current, h, host_idx) == 0)
+    return;
+  else if (d->index.nr_spilled < DEDUP_MAX_SPILLED)
     d->index.spilled[d->index.nr_spilled++]
       = (struct dedup_spilled) { *h, host_idx };
+  else
+    d->exact = false;            /* lost; it may be a tombstone */
 }
 
 /* Kept, as the memory of a new one would have to be fetched page by page,

@@ -181,68 +181,62 @@ scan (struct dedup_disk *d)
 
 /* --- filters -------------------------------------------------------------------------------- */
 
-/* The first incarnation that wants something done: its filter loaded, or, as
- * it is damaged, to be dropped.  NULL: none.  One use is the caller's. */
-static struct dedup_incarnation *
-next_to_tend (struct dedup_disk *d)
-{
-  struct dedup_incarnation *inc = NULL;
-  size_t i;
+/* Each returns 0 if there was something to do and it is done, 1 if there was
+ * not, -errno if not all could be done: what cannot be read holds up nothing
+ * else.  An incarnation or segment that is bad costs its entries, no more. */
 
-  LOCK_FOR_SCOPE (d->lock);
-  for (i = 0; i < d->index.set->nr && inc == NULL; i++)
-    if (!dedup_incarnation_loaded (d->index.set->v[i]) ||
-        dedup_incarnation_damaged (d->index.set->v[i]))
-      inc = dedup_incarnation_get (d->index.set->v[i]);
-  return inc;
-}
-
-static struct dedup_segment *
-next_segment_to_tend (struct dedup_disk *d)
-{
-  struct dedup_segment *s = NULL;
-  size_t i;
-
-  LOCK_FOR_SCOPE (d->lock);
-  for (i = d->index.set->nr_segments; i-- > 0 && s == NULL; )
-    if (!dedup_segment_meta (d->index.set->segments[i]) ||
-        dedup_segment_damaged (d->index.set->segments[i]))
-      s = dedup_segment_get (d->index.set->segments[i]);
-  return s;
-}
-
-/* The same for segments.  1: all are loaded. */
 static int
-tend_segments (struct dedup_disk *d)
+tend_incarnation (struct dedup_disk *d, struct dedup_incarnation *inc)
 {
-  struct dedup_segment *s = next_segment_to_tend (d);
   int r;
 
-  if (s == NULL)
+  if (dedup_incarnation_loaded (inc) && !dedup_incarnation_damaged (inc))
     return 1;
-  r = dedup_segment_damaged (s) ? -EBADMSG : dedup_segment_load (s);
-  if (r == -EBADMSG)
-    r = dedup_drop_segment (d, dedup_segment_desc (s)->id);
-  dedup_segment_put (s);
-  return r;
+  r = dedup_incarnation_damaged (inc) ? -EBADMSG : dedup_incarnation_load (inc);
+  return r == -EBADMSG || dedup_incarnation_damaged (inc) ?
+    dedup_drop_damaged (d, dedup_incarnation_desc (inc)->id) : r;
 }
 
-/* Load one filter a call.  An incarnation that is bad costs its entries, no
- * more. */
 static int
-tend_incarnations (struct dedup_disk *d)
+tend_segment (struct dedup_disk *d, struct dedup_segment *s)
 {
-  struct dedup_incarnation *inc = next_to_tend (d);
-  int r = 0;
+  int r;
 
-  if (inc != NULL && !dedup_incarnation_damaged (inc))
-    r = dedup_incarnation_load (inc);
-  if (r == -EBADMSG || (inc != NULL && dedup_incarnation_damaged (inc)))
-    r = dedup_drop_damaged (d, dedup_incarnation_desc (inc)->id);
-  if (inc == NULL)
-    r = tend_segments (d);
-  else
-    dedup_incarnation_put (inc);
+  if (dedup_segment_meta (s) && !dedup_segment_damaged (s))
+    return 1;
+  r = dedup_segment_damaged (s) ? -EBADMSG : dedup_segment_load (s);
+  return r == -EBADMSG ? dedup_drop_segment (d, dedup_segment_desc (s)->id) : r;
+}
+
+/* Load one filter of SET, the youngest that is not loaded yet. */
+static int
+tend_set (struct dedup_disk *d, const struct dedup_incarnations *set)
+{
+  int r = 1, failed = 1;
+  size_t i;
+
+  for (i = 0; i < set->nr && r != 0; i++) {
+    r = tend_incarnation (d, set->v[i]);
+    failed = MIN_OF (failed, r);
+  }
+  for (i = set->nr_segments; i-- > 0 && r != 0; ) {
+    r = tend_segment (d, set->segments[i]);
+    failed = MIN_OF (failed, r);
+  }
+  return r == 0 ? 0 : failed;
+}
+
+static int
+load_filter (struct dedup_disk *d)
+{
+  struct dedup_incarnations *set;
+  int r;
+
+  lock_acquire (d->lock);
+  set = dedup_index_set_locked (d);
+  lock_release (d->lock);
+  r = tend_set (d, set);
+  dedup_incarnations_put (set);
   __atomic_store_n (&d->filters_loaded, r == 1, __ATOMIC_RELAXED);
   return MIN_OF (r, 0);
 }
@@ -389,7 +383,7 @@ run_maintenance (struct dedup_disk *d, enum dedup_job job)
   case DEDUP_JOB_CHECKPOINT: return dedup_checkpoint (d);
   case DEDUP_JOB_FREEZE: return dedup_freeze (d);
   case DEDUP_JOB_JOURNAL: return dedup_journal_extend (d);
-  case DEDUP_JOB_FILTERS: return tend_incarnations (d);
+  case DEDUP_JOB_FILTERS: return load_filter (d);
   case DEDUP_JOB_SCAN:
     r = scan (d);
     return MIN_OF (r, 0);

@@ -123,7 +123,8 @@ pack_slice (struct dedup_disk *d, const struct dedup_log_store *ls,
   LOCK_FOR_SCOPE (d->lock);
   if (d->index.current != ls)
     return 0;
-  if (!dedup_journal_room_locked (d->journal, nr + DEDUP_OPERATION_RECORDS))
+  if (dedup_journal_left_locked (d->journal) < 2 * DEDUP_JOURNAL_RESERVE ||
+      !dedup_journal_room_locked (d->journal, nr + DEDUP_OPERATION_RECORDS))
     return -EBUSY;
   if (first)
     pack_spilled_locked (d);

@@ -45,13 +45,7 @@
 
 #define MAX_WAITING ((8u << 20) / DEDUP_BLOCK_SIZE)
 
-/* Blocks that room never promises: for an empty one that is forced while all
- * others are in flight, and for what an operation appends after its records
- * (a cluster that was held may turn out to be free: 24 bytes for each of 16
- * threads' 512 clusters, 49 blocks). */
-#define RESERVE 64
-
-#define NR_BLOCKS (MAX_WAITING + RESERVE)
+#define NR_BLOCKS (MAX_WAITING + DEDUP_JOURNAL_RESERVE)
 
 #define MAX_IOV 1024    /* what the host takes in one call (IOV_MAX) */
 
@@ -295,7 +289,7 @@ dedup_journal_room_locked (const struct dedup_journal *j, size_t nr_records)
     return false;
   need = blocks_for (j, (uint64_t) nr_records + 1);    /* and END */
   places = end_seq (j) - j->fill_seq - (j->fill != NULL);
-  return need <= places && need + RESERVE <= j->nr_free;
+  return need <= places && need + DEDUP_JOURNAL_RESERVE <= j->nr_free;
 }
 
 bool

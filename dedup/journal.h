@@ -37,6 +37,13 @@ void dedup_journal_append_locked (struct dedup_journal *j,
 /* Append END, if anything came since the last one. */
 void dedup_journal_end_locked (struct dedup_journal *j);
 
+/* Blocks that room never promises: for an empty one that is forced while all
+ * others are in flight, and for what an operation appends after its records
+ * (a cluster that was held may turn out to be free: 24 bytes for each of 16
+ * threads' 512 clusters, 49 blocks).  Who makes room leaves so many places in
+ * the areas, too. */
+#define DEDUP_JOURNAL_RESERVE 64
+
 /* Is there room in the areas for NR_RECORDS more of the largest size and an
  * END, and not too much (8 MiB) waiting in memory?  True holds as long as the
  * caller keeps the lock and doesn't seal or force. */

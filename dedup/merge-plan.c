@@ -36,6 +36,7 @@
 #endif
 #define MAX_TIER (2 * MERGE_TIER)   /* as many as that, where they are late */
 #define BOTTOM_LEVEL 2
+#define LARGEST_STEP (UINT64_C (1) << 28)   /* entries: 11 GB */
 #define HURRY 12                 /* runs of level 0 that are too many */
 #define MANY 24                  /* runs of all levels that are */
 
@@ -272,10 +273,8 @@ choose (struct dedup_disk *d, const struct run *v, size_t nr, bool idle,
 {
   bool any = false;
 
-  /* With a limit, what is oldest goes; joined with younger ones it would not.
-   * The last place in the list is for what finds none. */
-  if (d->config->max_incarnations != 0 ||
-      d->config->nr_segments >= DEDUP_MAX_SEGMENTS - 1)
+  /* With a limit, what is oldest goes; joined with younger ones it would not. */
+  if (d->config->max_incarnations != 0)
     return false;
   consider_begun (v, nr, best, &any);
   if (d->index_memory != 0) {
@@ -457,16 +456,21 @@ add_sources (struct dedup_disk *d, const struct run *v, size_t nr,
   return 0;
 }
 
-/* The step's range: about so many entries, or all that is left. */
+/* The step's range: about so many entries, or all that is left.  Inputs may
+ * go only with the last step, so there are never more steps than places in the
+ * list; the last one needs none. */
 static void
 choose_range (struct dedup_disk *d, const struct run *v, size_t nr,
               const struct choice *c, struct merge_plan *p)
 {
-  const uint64_t want = segment_entries (d->config);
-  uint64_t from = find_start (d, v, nr, c), to = UINT32_MAX, left;
+  const uint64_t places = dedup_runs_full (d->config) ? 1 :
+    DEDUP_MAX_SEGMENTS - DEDUP_SPARE_SEGMENTS - d->config->nr_segments;
+  uint64_t from = find_start (d, v, nr, c), to = UINT32_MAX, left, want;
 
   from = MIN_OF (from, UINT32_MAX);
   left = bound (d, v, nr, c, (uint32_t) from, UINT32_MAX);
+  want = places == 1 ? left : MAX_OF (segment_entries (d->config),
+                                      left / places + 1);
   if (left > want + want / 4)
     to = from + (uint64_t) ((double) (UINT32_MAX - from) * (double) want /
                             (double) left);
@@ -527,13 +531,15 @@ level_of_begun (const struct run *v, size_t nr, uint32_t merge)
   return level_above (oldest == 0, lowest, level);
 }
 
+/* A filter has so many shards, and no more.  What an image says may be more
+ * than any segment holds. */
 static int
 alloc_output (struct dedup_disk *d, struct merge_plan *p)
 {
-  int r = dedup_journal_extend (d);
-
-  if (r < 0)
-    return r;
+  if (p->nr_bound > LARGEST_STEP)
+    return -ENOSPC;
+  if (dedup_filter_shards (p->nr_bound) > DEDUP_MAX_SHARDS)
+    p->out.bits = 0;
   p->out.size_bytes = round_up_pow2 (dedup_segment_size (p->nr_bound,
                                                          p->out.bits),
                                      d->cluster_size);

@@ -322,12 +322,25 @@ prepare_mutation (struct dedup_disk *d)
     mutation (MUTATION_CONVERSION_NO_SYNC) ? dedup_flush (d) : 0;
 }
 
+/* Before anything is planned: it may freeze, and a freeze may merge, or let go
+ * of the mutex.  1: somebody else does a step. */
+static int
+room_for_step (struct dedup_disk *d)
+{
+  const int r = dedup_journal_extend (d);
+
+  return r < 0 ? r : d->merging;
+}
+
 static int
 merge (struct dedup_disk *d, bool keep_mutex, bool idle)
 {
   struct merge_plan *p = NULL;
   int r;
 
+  r = keep_mutex ? 0 : room_for_step (d);
+  if (r != 0)
+    return MIN_OF (r, 0);
   r = merge_plan_new (d, idle, &p);
   if (r <= 0)
     return r < 0 ? r : keep_mutex ? -ENOSPC : 0;
@@ -353,6 +366,11 @@ convert (struct dedup_disk *d)
   struct conversion *c = NULL;
   int r;
 
+  r = room_for_step (d);
+  if (r != 0)
+    return MIN_OF (r, 0);
+  if (!conversion_possible (d))
+    return 0;
   r = conversion_new (d, &c);
   if (r < 0)
     return r;
@@ -367,17 +385,14 @@ convert (struct dedup_disk *d)
 }
 
 static int
-step (struct dedup_disk *d, bool keep_mutex, bool idle)
+step (struct dedup_disk *d, bool idle)
 {
   int r, r2;
 
-  while (keep_mutex && d->merging)
-    pthread_cond_wait (&d->merged, &d->maintenance);
   if (d->merging)
     return 0;
-  /* Who keeps the mutex wants fewer segments, not more. */
-  if (keep_mutex || !conversion_next (d))
-    return merge (d, keep_mutex, idle);
+  if (!conversion_next (d))
+    return merge (d, false, idle);
   r = convert (d);
   if (r == 0 || dedup_failed (d) < 0)
     return r;
@@ -402,7 +417,7 @@ dedup_merge_step (struct dedup_disk *d, bool idle)
   pthread_mutex_lock (&d->maintenance);
   r = dedup_failed (d);
   if (r == 0)
-    r = step (d, false, idle);
+    r = step (d, idle);
   dedup_merge_look (d);
   if (idle && r < 0)             /* not before there is another run */
     __atomic_store_n (&d->merge_idle_due, false, __ATOMIC_RELAXED);
@@ -410,8 +425,17 @@ dedup_merge_step (struct dedup_disk *d, bool idle)
   return r;
 }
 
+void
+dedup_merge_wait (struct dedup_disk *d)
+{
+  while (d->merging)
+    pthread_cond_wait (&d->merged, &d->maintenance);
+}
+
+/* No conversion: who wants this wants fewer segments, not more. */
 int
 dedup_merge_step_now (struct dedup_disk *d)
 {
-  return step (d, true, false);
+  assert (!d->merging);
+  return merge (d, true, false);
 }

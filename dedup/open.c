@@ -454,8 +454,10 @@ mend_index (struct dedup_disk *d, struct fault *f)
 {
   int r = d->index_damaged ? dedup_relog_index (d) : 0;
 
-  if (r == -ENOSPC)
-    r = 0;                      /* as it was; an entry more or less */
+  if (r == -ENOSPC) {           /* as it was; an entry more or less */
+    d->exact = false;
+    r = 0;
+  }
   return r < 0 ? fault_io (f, -r, UINT64_MAX, "writing the index anew: %s",
                            strerror (-r)) : 0;
 }

@@ -217,6 +217,33 @@ apply_group (struct replay *rp)
   return r;
 }
 
+/* The log store is set aside as it was at block SEQ.  The first block read may
+ * start with the FREEZE that ended what is in incarnations by now.
+ *
+ * Where the journal was packed, entries come in another order than they came
+ * first, and others may find no place.  What was spilled then was logged again
+ * behind FREEZE; what was not goes to the next log store, and has to be. */
+static void
+replay_freeze (struct dedup_disk *d, uint64_t seq)
+{
+  struct dedup_index *x = &d->index;
+  const size_t nr = x->nr_spilled;
+  size_t i;
+
+  if (x->frozen != NULL || dedup_log_store_count (x->current) == 0)
+    return;
+  if (dedup_index_swap_locked (d, seq) < 0) {
+    log_line (d->log, LOG_DEBUG, "%s: out of memory: part of the index "
+              "is lost", d->path);
+    d->config->flags &= ~DEDUP_CONFIG_EXACT;
+    return;
+  }
+  x->nr_spilled = 0;
+  for (i = 0; i < nr; i++)
+    dedup_index_insert_locked (d, &x->spilled[i].hash, x->spilled[i].host_idx);
+  d->index_damaged = d->index_damaged || nr > 0;
+}
+
 /* Hash entries of a group in block SEQ into the log store. */
 static void
 index_group (struct replay *rp, uint64_t seq)
@@ -237,21 +264,14 @@ index_group (struct replay *rp, uint64_t seq)
       dedup_index_insert_locked (d, &rec->hash, DEDUP_DELETED);
       break;
     case DEDUP_REC_FREEZE:
-      /* The first block read may start with the FREEZE that ended what is in
-       * incarnations by now. */
-      d->index.nr_spilled = 0;
-      if (d->index.frozen == NULL &&
-          dedup_log_store_count (d->index.current) > 0 &&
-          dedup_index_swap_locked (d, seq) < 0) {
-        log_line (d->log, LOG_DEBUG, "%s: out of memory: part of the index "
-                  "is lost", d->path);
-        d->config->flags &= ~DEDUP_CONFIG_EXACT;
-      }
+      replay_freeze (d, seq);
       break;
     default:
       break;
     }
   }
+  if (d->index.nr_spilled == DEDUP_MAX_SPILLED)   /* more may be lost */
+    d->config->flags &= ~DEDUP_CONFIG_EXACT;
 }
 
 /* The group is complete in block SEQ.  0, or 1 to end the replay. */

@@ -117,7 +117,6 @@ dedup_runs_drop_incarnation (struct dedup_disk *d,
                              const struct dedup_incarnation_desc *desc)
 {
   const struct dedup_incarnations *set = d->index.set;
-  struct dedup_config *c = d->config;
   size_t i;
 
   for (i = 0; i < set->nr; i++)
@@ -127,6 +126,15 @@ dedup_runs_drop_incarnation (struct dedup_disk *d,
         .size_bytes = desc->size_bytes });
       break;
     }
+}
+
+/* Without a limit, no incarnation will ask for it. */
+static void
+drop_limbo (struct dedup_disk *d)
+{
+  struct dedup_config *c = d->config;
+  size_t i;
+
   for (i = 0; i < c->nr_limbo; i++)
     remember_dropped (d, (struct dedup_dropped) {
       .host_off = c->limbo[i].host_off,
@@ -248,6 +256,8 @@ dedup_runs_commit (struct dedup_disk *d, const struct dedup_config *before,
   int r;
 
   dedup_runs_settle (d->config);
+  if (d->config->max_incarnations == 0)
+    drop_limbo (d);
   r = dedup_index_prepare (d, &set);
   if (r < 0) {
     *d->config = *before;
@@ -408,6 +418,12 @@ write_run (struct dedup_disk *d, const struct dedup_log_store *ls,
   return r;
 }
 
+bool
+dedup_runs_full (const struct dedup_config *c)
+{
+  return c->nr_segments >= DEDUP_MAX_SEGMENTS - DEDUP_SPARE_SEGMENTS;
+}
+
 int
 dedup_run_freeze (struct dedup_disk *d, const struct dedup_log_store *ls)
 {
@@ -423,7 +439,7 @@ dedup_run_freeze (struct dedup_disk *d, const struct dedup_log_store *ls)
     *before = *c;
     return dedup_runs_commit (d, before, NULL, NULL, true);
   }
-  while (c->nr_segments >= DEDUP_MAX_SEGMENTS - DEDUP_SPARE_SEGMENTS) {
+  while (dedup_runs_full (c)) {
     r = dedup_merge_step_now (d);        /* merges could not keep up */
     if (r == -ENOSPC && d->index_memory)
       r = dedup_window_shift (d);

@@ -188,8 +188,8 @@ dedup_index_publish (struct dedup_disk *d, struct dedup_incarnations *set,
   dedup_merge_look (d);
 }
 
-bool
-dedup_index_damaged (const struct dedup_incarnations *set)
+static bool
+is_damaged (const struct dedup_incarnations *set)
 {
   size_t i;
 
@@ -200,6 +200,17 @@ dedup_index_damaged (const struct dedup_incarnations *set)
     if (dedup_segment_damaged (set->segments[i]))
       return true;
   return false;
+}
+
+void
+dedup_index_distrust_damaged (struct dedup_disk *d,
+                              const struct dedup_incarnations *set)
+{
+  if (is_damaged (set)) {
+    LOCK_FOR_SCOPE (d->lock);
+    d->exact = false;
+    __atomic_store_n (&d->filters_loaded, false, __ATOMIC_RELAXED);
+  }
 }
 
 /* --- Lookup -------------------------------------------------------------- */

@@ -163,6 +163,7 @@ claim_all (struct op *op)
   if (nr == 0)
     return 0;
   LOCK_FOR_SCOPE (d->lock);
+  op->releases = d->releases;
   r = dedup_claims_reserve_locked (d, nr);
   if (r < 0)
     return r;
@@ -184,19 +185,6 @@ claim_all (struct op *op)
   if (op->probes)
     op->set = dedup_index_set_locked (d);
   return 0;
-}
-
-/* A damaged page reads as a miss, and may hide a tombstone: then entries of
- * older incarnations can no longer be taken on trust. */
-static void
-distrust_damaged (struct op *op)
-{
-  if (dedup_index_damaged (op->set)) {
-    LOCK_FOR_SCOPE (op->d->lock);
-    op->d->exact = false;
-    /* The job that loads filters drops it. */
-    __atomic_store_n (&op->d->filters_loaded, false, __ATOMIC_RELAXED);
-  }
 }
 
 #define PROBES 64                /* looked up at once */
@@ -240,14 +228,16 @@ dedup_probe (struct op *op)
     }
   }
   probe_some (op, p, idx, nr);
-  distrust_damaged (op);
+  dedup_index_distrust_damaged (op->d, op->set);
   dedup_incarnations_put (op->set);
   op->set = NULL;
 }
 
 /* --- compare --- */
 
-/* Compare what the index or a claim named, unless that may be trusted. */
+/* Compare what the index or a claim named, unless that may be trusted.  What
+ * was looked up without the lock may have come free, and be in use again by the
+ * time it is held. */
 static int
 compare_found (struct op *op, enum slot_kind kind)
 {
@@ -259,7 +249,7 @@ compare_found (struct op *op, enum slot_kind kind)
   if (dedup_count_slots (op, kind) == 0)
     return 0;
   lock_acquire (d->lock);
-  trust = !d->verify && d->exact;
+  trust = !d->verify && d->exact && d->releases == op->releases;
   lock_release (d->lock);
   if (trust)
     return 0;

@@ -56,6 +56,7 @@ struct op {
   struct qcow2_txn txn;
   struct dedup_incarnations *set;
   bool guesses, probes;  /* there are slots of that kind */
+  uint64_t releases;     /* of the disk, when they were looked up */
   struct dedup_lookups counted;   /* not in the disk's figures yet */
   bool short_of_space;   /* the host was found to be full */
   bool corrupt;          /* a refcount was found to be 0 */

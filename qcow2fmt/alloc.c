@@ -455,8 +455,10 @@ qcow2_quarantine_locked (struct qcow2_image *img, const struct qcow2_run *run,
   if (last && last->seq > seq)
     seq = last->seq;           /* keep the order: later is safe */
   if (!last || last->seq != seq || !join (&last->run, run)) {
-    if (a->q_len == a->q_max && grow_ring (a) < 0)
-      return;                  /* lost until the next open */
+    if (a->q_len == a->q_max && grow_ring (a) < 0) {
+      a->frees_lost = true;    /* until the next open */
+      return;
+    }
     a->q_len++;
     *ring_at (a, a->q_len - 1) = (struct qcow2_quarantined) { seq, *run };
   }
@@ -529,4 +531,11 @@ qcow2_quarantined_locked (struct qcow2_image *img)
 {
   assert (lock_held (&img->lock));
   return img->alloc.nr_quarantined;
+}
+
+bool
+qcow2_frees_lost_locked (struct qcow2_image *img)
+{
+  assert (lock_held (&img->lock));
+  return img->alloc.frees_lost;
 }

@@ -109,22 +109,24 @@ count_down_locked (struct qcow2_txn *txn, uint64_t host_idx, bool trimmed)
   return 0;
 }
 
+/* What is counted down is taken off the run. */
 static int
-count_down (struct qcow2_image *img, const struct qcow2_run *run)
+count_down (struct qcow2_image *img, struct qcow2_run *run)
 {
   struct qcow2_txn txn;
-  uint64_t i = 0;
   int r = 0;
 
   qcow2_txn_begin (img, &txn);
-  while (i < run->count && r == 0) {
+  while (run->count > 0 && r == 0) {
     lock_acquire (&img->lock);
-    r = count_down_locked (&txn, run->host_idx + i, run->trimmed);
+    r = count_down_locked (&txn, run->host_idx, run->trimmed);
     lock_release (&img->lock);
     if (r == -EAGAIN)
       r = qcow2_txn_load (&txn);
-    else
-      i++;
+    else if (r == 0) {
+      run->host_idx++;
+      run->count--;
+    }
   }
   qcow2_txn_end (&txn);
   return r;
@@ -157,7 +159,7 @@ release (struct qcow2_image *img)
   return 0;
 }
 
-/* The first NR drops are in the file. */
+/* The first NR drops are in the file.  On failure what is left of them stays. */
 static int
 count_down_all (struct qcow2_image *img, size_t nr)
 {
@@ -166,13 +168,17 @@ count_down_all (struct qcow2_image *img, size_t nr)
   size_t i;
   int r = 0;
 
-  for (i = 0; i < nr && r == 0; i++) {
+  for (i = 0; i < nr; i++) {
     lock_acquire (&img->lock);
     run = d->drops[i];
     lock_release (&img->lock);
     r = count_down (img, &run);
+    if (r < 0)
+      break;
   }
   lock_acquire (&img->lock);
+  if (r < 0)
+    d->drops[i] = run;
   d->nr -= i;
   if (i > 0)
     memmove (d->drops, d->drops + i, d->nr * sizeof *d->drops);

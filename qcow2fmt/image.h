@@ -300,6 +300,7 @@ struct qcow2_alloc {
   struct qcow2_quarantined *q;       /* a ring, in order of seq */
   size_t q_head, q_len, q_max;
   uint64_t nr_quarantined;
+  bool frees_lost;             /* some never were, for want of memory */
 };
 
 /* After the flats (L1, refcount table, anchor L1) were loaded.  Also sets up

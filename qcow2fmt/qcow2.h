@@ -391,6 +391,9 @@ size_t qcow2_coalesce (struct qcow2_run *runs, size_t nr);
 void qcow2_release_locked (struct qcow2_image *img,
                            const struct qcow2_run *runs, size_t nr);
 uint64_t qcow2_quarantined_locked (struct qcow2_image *img);  /* clusters */
+/* Did any come free without being quarantined, for want of memory?  They are
+ * left alone until the next open. */
+bool qcow2_frees_lost_locked (struct qcow2_image *img);
 
 /* Enter header and tables into the guard (guard.c), for an image opened for
  * writing, once its tables are as they should be; and again after they moved.
