@@ -73,7 +73,7 @@ area_room_locked (struct dedup_disk *d, uint64_t count, bool *flushed)
 {
   int r;
 
-  if (dedup_journal_room_locked (d->journal, area_records (d, count)))
+  if (dedup_journal_room_locked (d->journal, area_records (d, count), 0))
     return 0;
   if (*flushed)
     return -ENOSPC;

@@ -276,7 +276,7 @@ static int
 log_tombstone (struct dedup_disk *d, const struct dedup_incarnations *set,
                const struct dedup_hash *h, uint64_t host_idx)
 {
-  uint64_t at;
+  uint64_t at = 0;              /* a log store may have been given up */
   LOCK_FOR_SCOPE (d->lock);
 
   if (!dedup_room_locked (d, 1, 1))
@@ -290,7 +290,8 @@ log_tombstone (struct dedup_disk *d, const struct dedup_incarnations *set,
   return 0;
 }
 
-/* What cannot be read has a hash that nobody knows: its entry stays. */
+/* What cannot be read has a hash that nobody knows: its entry stays.  1: then
+ * there is no use in forgetting others. */
 static int
 cannot_forget (struct dedup_disk *d, uint64_t host_idx, int r)
 {
@@ -299,7 +300,7 @@ cannot_forget (struct dedup_disk *d, uint64_t host_idx, int r)
             (unsigned long long) host_idx << d->cluster_bits, strerror (-r));
   LOCK_FOR_SCOPE (d->lock);
   d->exact = false;
-  return 0;
+  return 1;
 }
 
 /* What is entered for H is forgotten, if it is cluster HOST_IDX. */
@@ -309,7 +310,7 @@ forget_entry (struct dedup_disk *d, const struct dedup_hash *h,
 {
   struct dedup_incarnations *set;
   enum dedup_found found;
-  uint64_t at;
+  uint64_t at = 0;
   int r = 0;
 
   lock_acquire (d->lock);
@@ -334,7 +335,7 @@ forget_cluster (struct dedup_disk *d, uint64_t host_idx, uint8_t *buf)
 
   r = io_pread (d->io, buf, d->cluster_size, host_idx << d->cluster_bits);
   if (r < 0)
-    return cannot_forget (d, host_idx, r);
+    return r == -ENOMEM ? r : cannot_forget (d, host_idx, r);
   r = dedup_hash_compute (&d->hasher, buf, d->cluster_size, &h);
   if (r < 0)
     return r;
@@ -503,8 +504,7 @@ dedup_commit_empty (struct dedup_disk *d)
 {
   lock_acquire (d->lock);
   if (d->recovery_bit && !d->gate_closed &&
-      dedup_journal_left_locked (d->journal) > DEDUP_JOURNAL_RESERVE &&
-      dedup_journal_room_locked (d->journal, 1))
+      dedup_journal_room_locked (d->journal, 1, dedup_places_to_leave (d)))
     (void) dedup_journal_force_locked (d->journal);
   lock_release (d->lock);
   return commit_journal (d);

@@ -484,6 +484,8 @@ int dedup_index_sync (struct dedup_disk *d, uint64_t host_off) MUST_CHECK;
 
 /* Blocks that a new area has. */
 uint64_t dedup_area_blocks (const struct dedup_disk *d);
+/* Blocks that empty ones and packing leave for what an unhold appends. */
+uint64_t dedup_places_to_leave (const struct dedup_disk *d);
 /* Less than an area is left. */
 bool dedup_journal_low_locked (struct dedup_disk *d);
 /* Make room in the journal: add, recycle, checkpoint, pack.  Maintenance. */

@@ -50,7 +50,7 @@ dedup_room_locked (struct dedup_disk *d, size_t nr, size_t nr_inserts)
   /* The last half area is for maintenance, which makes room. */
   if (dedup_journal_left_locked (d->journal) < dedup_area_blocks (d) / 2 ||
       !dedup_journal_room_locked (d->journal, nr * RECORDS_PER_CLUSTER +
-                                  DEDUP_OPERATION_RECORDS))
+                                  DEDUP_OPERATION_RECORDS, 0))
     return false;
   if (qcow2_dirty_bytes_locked (d->img) > d->dirty_max)
     return false;

@@ -16,6 +16,13 @@ dedup_area_blocks (const struct dedup_disk *d)
   return d->config->journal_area_size / DEDUP_BLOCK_SIZE;
 }
 
+/* Writers, who leave half an area, stop before that. */
+uint64_t
+dedup_places_to_leave (const struct dedup_disk *d)
+{
+  return MIN_OF (DEDUP_JOURNAL_RESERVE, dedup_area_blocks (d) / 4);
+}
+
 bool
 dedup_journal_low_locked (struct dedup_disk *d)
 {
@@ -123,8 +130,8 @@ pack_slice (struct dedup_disk *d, const struct dedup_log_store *ls,
   LOCK_FOR_SCOPE (d->lock);
   if (d->index.current != ls)
     return 0;
-  if (dedup_journal_left_locked (d->journal) < 2 * DEDUP_JOURNAL_RESERVE ||
-      !dedup_journal_room_locked (d->journal, nr + DEDUP_OPERATION_RECORDS))
+  if (!dedup_journal_room_locked (d->journal, nr + DEDUP_OPERATION_RECORDS,
+                                  dedup_places_to_leave (d)))
     return -EBUSY;
   if (first)
     pack_spilled_locked (d);

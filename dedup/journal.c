@@ -280,7 +280,8 @@ blocks_for (const struct dedup_journal *j, uint64_t nr)
 }
 
 bool
-dedup_journal_room_locked (const struct dedup_journal *j, size_t nr_records)
+dedup_journal_room_locked (const struct dedup_journal *j, size_t nr_records,
+                           uint64_t leave)
 {
   uint64_t need, places;
 
@@ -289,7 +290,7 @@ dedup_journal_room_locked (const struct dedup_journal *j, size_t nr_records)
     return false;
   need = blocks_for (j, (uint64_t) nr_records + 1);    /* and END */
   places = end_seq (j) - j->fill_seq - (j->fill != NULL);
-  return need <= places && need + DEDUP_JOURNAL_RESERVE <= j->nr_free;
+  return need + leave <= places && need + DEDUP_JOURNAL_RESERVE <= j->nr_free;
 }
 
 bool

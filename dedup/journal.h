@@ -40,15 +40,14 @@ void dedup_journal_end_locked (struct dedup_journal *j);
 /* Blocks that room never promises: for an empty one that is forced while all
  * others are in flight, and for what an operation appends after its records
  * (a cluster that was held may turn out to be free: 24 bytes for each of 16
- * threads' 512 clusters, 49 blocks).  Who makes room leaves so many places in
- * the areas, too. */
+ * threads' 512 clusters, 49 blocks). */
 #define DEDUP_JOURNAL_RESERVE 64
 
-/* Is there room in the areas for NR_RECORDS more of the largest size and an
- * END, and not too much (8 MiB) waiting in memory?  True holds as long as the
+/* Is there room in the areas for NR_RECORDS more of the largest size, an END
+ * and LEAVE blocks, and not too much (8 MiB) waiting in memory?  True holds as long as the
  * caller keeps the lock and doesn't seal or force. */
 bool dedup_journal_room_locked (const struct dedup_journal *j,
-                                size_t nr_records);
+                                size_t nr_records, uint64_t leave);
 /* Does so much wait in memory (2 MiB), and no commit is under way, that one
  * should begin before there is no room? */
 bool dedup_journal_filling_locked (const struct dedup_journal *j);

@@ -165,6 +165,7 @@ count_down_all (struct qcow2_image *img, size_t nr)
 {
   struct qcow2_direct *d = &img->direct;
   struct qcow2_run run;
+  bool more;
   size_t i;
   int r = 0;
 
@@ -182,8 +183,9 @@ count_down_all (struct qcow2_image *img, size_t nr)
   d->nr -= i;
   if (i > 0)
     memmove (d->drops, d->drops + i, d->nr * sizeof *d->drops);
+  more = qcow2_quarantined_locked (img) > 0;   /* these, or what failed before */
   lock_release (&img->lock);
-  return r == 0 && nr > 0 ? release (img) : r;
+  return r == 0 && more ? release (img) : r;
 }
 
 /* --- Flush ------------------------------------------------------------ */

@@ -70,6 +70,41 @@ read_id (struct dedup_disk *d, uint64_t idx)
   return id;
 }
 
+/* Where is guest cluster IDX?  In host clusters. */
+static inline uint64_t
+host_idx_of (struct dedup_disk *d, uint64_t idx)
+{
+  struct qcow2_extent e;
+
+  assert_int_equal (qcow2_map (dedup_image (d), 0, idx * CLUSTER, CLUSTER, &e,
+                               1), 1);
+  return e.host_off / CLUSTER;
+}
+
+/* All that is free in the file may be used then. */
+static inline void
+scan_all (struct dedup_disk *d)
+{
+  while (dedup_due (d, NULL) & DEDUP_JOB_SCAN)
+    assert_int_equal (dedup_run (d, DEDUP_JOB_SCAN), 0);
+}
+
+/* New contents for NR guest clusters from IDX on; does one of them come to lie
+ * in HOST_IDX? */
+static inline bool
+reuses (struct dedup_disk *d, uint64_t host_idx, uint64_t idx, uint64_t nr)
+{
+  bool reused = false;
+  uint64_t i;
+
+  scan_all (d);
+  for (i = idx; i < idx + nr; i++) {
+    assert_int_equal (write_id (d, i, 5000 + i), 0);
+    reused = reused || host_idx_of (d, i) == host_idx;
+  }
+  return reused;
+}
+
 static inline void
 print_problem (void *opaque, bool is_leak, const char *line)
 {

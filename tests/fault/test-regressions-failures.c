@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Bugs that a review found, each with the test that would have: what a failed
- * sync must stop, and two ways in which the index and the clusters it names
- * got out of step.
+ * sync must stop, what one cluster that cannot be read must not, three ways in
+ * which the index and the clusters it names got out of step, and the journal's
+ * last places.
+ *
+ * Breaks if: anything is called durable after a failed sync, or written over;
+ * a recovery leaves no prefix; verify=off trusts an entry whose cluster came
+ * free; a bad sector stops jobs and the close; or a full journal aborts.
  */
 #include "regress.h"
 
@@ -9,6 +14,8 @@
 
 static const struct shape small = { .name = "small", .order = 4,
                                     .journal_areas = 4 };
+static const struct shape exact = { .name = "exact", .order = 6,
+                                    .journal_areas = 4, .exact = true };
 
 /* Writes until a log store waits to be frozen, all of it durable. */
 static uint64_t
@@ -96,8 +103,6 @@ test_maintenance_writes_nothing_after_a_failed_sync (void **state)
 static void
 test_an_exact_index_forgets_what_is_in_quarantine_at_the_close (void **state)
 {
-  static const struct shape exact = { .name = "exact", .order = 6,
-                                      .journal_areas = 4, .exact = true };
   struct world *w = world_open (&exact);
   struct dedup_stats s;
   uint64_t i;
@@ -109,12 +114,123 @@ test_an_exact_index_forgets_what_is_in_quarantine_at_the_close (void **state)
   assert_int_equal (dedup_finish (w->d), 0);
   dedup_free (w->d);
   w->d = must_open (&exact, w->image.io, true);
-  while (dedup_due (w->d, NULL) & DEDUP_JOB_SCAN)
-    assert_int_equal (dedup_run (w->d, DEDUP_JOB_SCAN), 0);
+  scan_all (w->d);
   for (i = 0; i < 150; i++)
     assert_int_equal (write_id (w->d, 10 + i, 5000 + i), 0);
   assert_int_equal (write_id (w->d, 170, 1111), 0);
   assert_int_equal (read_id (w->d, 170), 1111);
+  finish_clean (w);
+}
+
+/* --- a cluster that cannot be read ---------------------------------------- */
+
+static uint64_t unreadable;     /* host offset; 0: none is */
+
+static int
+fail_unreadable (void *opaque, enum io_call call, uint64_t off, uint64_t len)
+{
+  return call == IO_PREAD && unreadable != 0 && off <= unreadable &&
+    unreadable < off + len ? -EIO : 0;
+}
+
+/* A world whose calls CB is asked about first. */
+static struct world *
+open_asking (const struct shape *s, io_faulty_cb cb)
+{
+  struct world *w = world_open (s);
+  struct io_store *io;
+
+  dedup_free (w->d);
+  w->d = NULL;
+  assert_int_equal (io_faulty_new (w->image.io, cb, NULL, &io), 0);
+  w->image.io = io;                   /* closes the one below */
+  w->d = must_open (s, io, true);
+  return w;
+}
+
+static uint64_t
+quarantined (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return qcow2_quarantined_locked (d->img);
+}
+
+static bool
+is_exact (struct dedup_disk *d)
+{
+  struct dedup_stats s;
+
+  dedup_get_stats (d, &s);
+  return s.exact;
+}
+
+/* Guest clusters 2 to 4 held 102 to 104; what held 103 is unreadable and has
+ * come free with the others. */
+static struct world *
+free_unreadable (uint64_t *host_idx)
+{
+  struct world *w = open_asking (&exact, fail_unreadable);
+  uint64_t i;
+
+  assert_true (is_exact (w->d));
+  for (i = 0; i < 8; i++)
+    assert_int_equal (write_id (w->d, i, 100 + i), 0);
+  *host_idx = host_idx_of (w->d, 3);
+  unreadable = *host_idx * CLUSTER;
+  for (i = 2; i < 5; i++)
+    assert_int_equal (write_id (w->d, i, 500 + i), 0);
+  return w;
+}
+
+/* verify=off: what comes free is read for its hash.  One cluster that could not
+ * be stopped the quarantine for good, and commits and the close failed.  Its
+ * entry stays, and is compared where it is met, in later sessions, too. */
+static void
+test_an_unreadable_free_cluster_stops_nothing (void **state)
+{
+  struct world *w;
+  uint64_t was;
+  unsigned again, i;
+
+  for (again = 0; again < 2; again++) {
+    w = free_unreadable (&was);
+    for (i = 0; i < 4; i++)
+      assert_int_equal (dedup_run (w->d, DEDUP_JOB_COMMIT), 0);
+    assert_int_equal (quarantined (w->d), 0);
+    assert_int_equal (dedup_find_space (w->d), 0);
+    assert_false (is_exact (w->d));
+    if (again) {
+      assert_int_equal (dedup_finish (w->d), 0);
+      dedup_free (w->d);
+      w->d = must_open (&exact, w->image.io, true);
+      assert_false (is_exact (w->d));
+    }
+    unreadable = 0;             /* a sector that is written is good again */
+    assert_true (reuses (w->d, was, 50, 120));
+    for (i = 2; i < 5; i++) {
+      assert_int_equal (write_id (w->d, 10 + i, 100 + i), 0);
+      assert_int_equal (read_id (w->d, 10 + i), 100 + i);
+    }
+    finish_clean (w);
+  }
+}
+
+/* The same, met only by the close. */
+static void
+test_an_unreadable_free_cluster_does_not_stop_the_close (void **state)
+{
+  struct world *w;
+  uint64_t was;
+
+  w = free_unreadable (&was);
+  assert_int_equal (dedup_finish (w->d), 0);
+  dedup_free (w->d);
+  w->d = must_open (&exact, w->image.io, true);
+  assert_false (is_exact (w->d));
+  unreadable = 0;
+  assert_true (reuses (w->d, was, 50, 120));
+  assert_int_equal (write_id (w->d, 10, 103), 0);
+  assert_int_equal (read_id (w->d, 10), 103);
   finish_clean (w);
 }
 
@@ -213,6 +329,9 @@ test_a_power_cut_during_or_after_recovery_leaves_a_prefix (void **state)
 
 /* --- a candidate's last reference dropped while it is compared ----------- */
 
+static const struct shape mid = { .name = "mid", .order = 8,
+                                  .journal_areas = 4 };
+
 static struct {
   struct world *w;
   uint64_t host_off;
@@ -223,7 +342,7 @@ static struct {
 static int
 interleave (void *opaque, enum io_call call, uint64_t off, uint64_t len)
 {
-  struct dedup_disk *d = between.w->d;
+  struct dedup_disk *d = between.w ? between.w->d : NULL;
 
   if (between.step == WAIT && call == IO_PREAD && len == CLUSTER &&
       off == between.host_off) {
@@ -251,36 +370,125 @@ make_entry_stale (struct dedup_disk *d, uint64_t id, uint64_t host_idx)
   lock_release (d->lock);
 }
 
+/* Guest cluster 5 holds what an entry wrongly says is 77; who compares them is
+ * interrupted by MEANWHILE. */
+static struct world *
+ready_to_compare (io_faulty_cb meanwhile)
+{
+  struct world *w;
+  uint64_t host_idx;
+
+  between.step = DONE;
+  between.w = NULL;
+  between.w = w = open_asking (&mid, meanwhile);
+  assert_int_equal (write_id (w->d, 5, 1), 0);
+  host_idx = host_idx_of (w->d, 5);
+  between.host_off = host_idx * CLUSTER;
+  make_entry_stale (w->d, 77, host_idx);
+  between.step = WAIT;
+  return w;
+}
+
 /* A stale entry's cluster is held and compared; meanwhile its guest cluster is
  * overwritten.  Letting go frees it: a record without END, on which the next
  * checkpoint aborted. */
 static void
 test_the_last_reference_may_go_while_a_candidate_is_compared (void **state)
 {
-  static const struct shape mid = { .name = "mid", .order = 8,
-                                    .journal_areas = 4 };
-  struct world *w = world_open (&mid);
-  struct io_store *io;
-  struct qcow2_extent e;
+  struct world *w = ready_to_compare (interleave);
 
-  between.w = w;
-  between.step = DONE;
-  dedup_free (w->d);
-  w->d = NULL;
-  assert_int_equal (io_faulty_new (w->image.io, interleave, NULL, &io), 0);
-  w->image.io = io;                   /* closes the one below */
-  w->d = must_open (&mid, io, true);
-  assert_int_equal (write_id (w->d, 5, 1), 0);
-  assert_int_equal (qcow2_map (dedup_image (w->d), 0, 5 * CLUSTER, CLUSTER,
-                               &e, 1), 1);
-  between.host_off = e.host_off;
-  make_entry_stale (w->d, 77, e.host_off / CLUSTER);
-  between.step = WAIT;
   /* Between OVERWRITTEN and DONE nothing may be left half done. */
   assert_int_equal (write_id (w->d, 6, 77), 0);
   assert_int_equal (between.step, DONE);
   assert_int_equal (read_id (w->d, 5), 987654);
   assert_int_equal (read_id (w->d, 6), 77);
+  finish_clean (w);
+}
+
+/* --- the last places of the journal --------------------------------------- */
+
+static uint64_t
+places_left (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return dedup_journal_left_locked (d->journal);
+}
+
+/* As a commit job does that finds something in quarantine, again and again. */
+static void
+commit_while_it_lasts (struct dedup_disk *d)
+{
+  uint64_t before;
+
+  do {
+    before = places_left (d);
+    assert_int_equal (dedup_commit_empty (d), 0);
+  } while (places_left (d) < before);
+}
+
+static int
+fill_journal (void *opaque, enum io_call call, uint64_t off, uint64_t len)
+{
+  struct dedup_disk *d = between.w ? between.w->d : NULL;
+
+  if (between.step == WAIT && call == IO_PREAD && len == CLUSTER &&
+      off == between.host_off) {
+    between.step = DONE;
+    assert_int_equal (write_id (d, 5, 987654), 0);
+    commit_while_it_lasts (d);
+  }
+  return 0;
+}
+
+/* What is let go without a reference left is freed by a record for which no
+ * room was promised.  Empty blocks had taken its place: an assertion failed. */
+static void
+test_empty_blocks_leave_room_for_what_is_let_go (void **state)
+{
+  struct world *w = ready_to_compare (fill_journal);
+
+  assert_int_equal (write_id (w->d, 6, 77), 0);
+  assert_int_equal (between.step, DONE);
+  assert_int_equal (read_id (w->d, 5), 987654);
+  assert_int_equal (read_id (w->d, 6), 77);
+  finish_clean (w);
+}
+
+/* Duplicates log no entries, so the log store's have to be packed again and
+ * again: that takes no more areas than there may be. */
+static void
+test_packing_takes_no_more_areas_than_allowed (void **state)
+{
+  struct world *w = world_open (&small);
+  unsigned i;
+
+  for (i = 0; i < 60000; i++) {
+    assert_int_equal (write_id (w->d, i % 50, 100 + i % 20), 0);
+    assert_in_range (w->d->config->nr_areas, 1,
+                     w->d->config->max_journal_areas);
+  }
+  finish_clean (w);
+}
+
+/* So had entries that were logged anew.  Where it takes many threads to need
+ * all the places that are left, that they are there has to do. */
+static void
+test_packing_leaves_room_for_what_is_let_go (void **state)
+{
+  struct world *w = world_open (&small);
+  uint64_t least = UINT64_MAX;
+  unsigned i;
+
+  for (i = 0; i < 20; i++)
+    assert_int_equal (write_id (w->d, i, 100 + i), 0);
+  for (i = 0; i < 400; i++) {
+    assert_int_equal (dedup_relog_index (w->d), 0);
+    least = MIN_OF (least, places_left (w->d));
+    assert_in_range (w->d->config->nr_areas, 1,
+                     w->d->config->max_journal_areas);
+  }
+  assert_in_range (least, dedup_places_to_leave (w->d),
+                   2 * DEDUP_JOURNAL_RESERVE);
   finish_clean (w);
 }
 
@@ -363,8 +571,14 @@ main (void)
       test_an_exact_index_forgets_what_is_in_quarantine_at_the_close),
     cmocka_unit_test (
       test_a_power_cut_during_or_after_recovery_leaves_a_prefix),
+    cmocka_unit_test (test_an_unreadable_free_cluster_stops_nothing),
+    cmocka_unit_test (
+      test_an_unreadable_free_cluster_does_not_stop_the_close),
     cmocka_unit_test (
       test_the_last_reference_may_go_while_a_candidate_is_compared),
+    cmocka_unit_test (test_empty_blocks_leave_room_for_what_is_let_go),
+    cmocka_unit_test (test_packing_takes_no_more_areas_than_allowed),
+    cmocka_unit_test (test_packing_leaves_room_for_what_is_let_go),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);

@@ -224,12 +224,17 @@ WRONG (max_areas_1, c->max_journal_areas = 1)
 WRONG (max_areas_big, c->max_journal_areas = DEDUP_MAX_JOURNAL_AREAS + 1)
 WRONG (area_size_0, c->journal_area_size = 0)
 WRONG (area_size_unit, c->journal_area_size = 768 << 10)
+WRONG (area_size_big, c->journal_area_size = DEDUP_MAX_AREA + DEDUP_AREA_UNIT)
 WRONG (no_areas, c->nr_areas = 0)
 WRONG (area_gap, c->areas[1].first_seq++)
 WRONG (area_seq_0, c->areas[0].first_seq = 0)
 WRONG (area_seq_big, c->areas[0].first_seq = UINT64_MAX - 3)
 WRONG (area_blocks_0, c->areas[2].nr_blocks = 0)
 WRONG (area_blocks_unit, c->areas[2].nr_blocks = 240)
+WRONG (area_blocks_big, c->areas[2].host_off = 64 << 20;
+       c->areas[2].nr_blocks = (DEDUP_MAX_AREA + DEDUP_AREA_UNIT) / 4096)
+WRONG (area_blocks_huge, c->areas[2].host_off = 64 << 20;
+       c->areas[2].nr_blocks = UINT32_MAX - 127)
 WRONG (area_unaligned, c->areas[1].host_off += 4096)
 WRONG (area_header, c->areas[1].host_off = 0)
 WRONG (area_far, c->areas[1].host_off = UINT64_C (1) << 56)
@@ -282,12 +287,15 @@ static const struct {
   { max_areas_big, "maximum number of journal areas" },
   { area_size_0, "new journal areas" },
   { area_size_unit, "new journal areas" },
+  { area_size_big, "new journal areas" },
   { no_areas, "0 journal areas" },
   { area_gap, "journal area 1: first sequence" },
   { area_seq_0, "journal area 0: first sequence" },
   { area_seq_big, "first sequence" },
   { area_blocks_0, "journal area 2: size" },
   { area_blocks_unit, "journal area 2: number of blocks" },
+  { area_blocks_big, "journal area 2: number of blocks 16512" },
+  { area_blocks_huge, "journal area 2: number of blocks 4294967168" },
   { area_unaligned, "journal area 1: host offset" },
   { area_header, "journal area 1: host offset" },
   { area_far, "journal area 1: host offset" },
@@ -349,6 +357,23 @@ test_wrong_values (void **state)
     dedup_config_encode (&x->c, x->buf);
     must_refuse (x, wrongs[i].names);
   }
+}
+
+/* A recovery reads all of an area, whatever the host has there: of a larger
+ * one, in a hole, for hours. */
+static void
+test_largest_areas (void **state)
+{
+  struct fixture *x = *state;
+  struct fault f = { 0 };
+
+  x->c.journal_area_size = DEDUP_MAX_AREA;
+  x->c.areas[2].host_off = 64 << 20;
+  x->c.areas[2].nr_blocks = DEDUP_MAX_AREA / 4096;
+  dedup_config_encode (&x->c, x->buf);
+  if (dedup_config_decode (x->buf, CLUSTER, &x->d, &f) < 0)
+    fail_msg ("%s", f.msg);
+  assert_memory_equal (&x->c, &x->d, sizeof x->c);
 }
 
 /* Overwrite 4 bytes of the encoded example and make the checksum right. */
@@ -728,6 +753,7 @@ main (void)
     TEST (test_full),
     TEST (test_any_byte_flipped),
     TEST (test_wrong_values),
+    TEST (test_largest_areas),
     TEST (test_store_file),
     TEST (test_lookups),
     TEST (test_wrong_bytes),

@@ -141,7 +141,7 @@ static void
 append_group (struct env *e, uint64_t first, uint64_t nr)
 {
   lock_acquire (&e->lock);
-  assert_true (dedup_journal_room_locked (e->j, nr));
+  assert_true (dedup_journal_room_locked (e->j, nr, 0));
   for (uint64_t i = 0; i < nr; i++) {
     struct dedup_record r = record_no (first + i);
     dedup_journal_append_locked (e->j, &r);
@@ -225,7 +225,7 @@ static bool
 room (struct env *e, size_t nr)
 {
   LOCK_FOR_SCOPE (&e->lock);
-  return dedup_journal_room_locked (e->j, nr);
+  return dedup_journal_room_locked (e->j, nr, 0);
 }
 
 static bool
@@ -676,7 +676,7 @@ test_bad_areas_and_start_are_refused (void **state)
   p.next_seq--;
   assert_int_equal (dedup_journal_new (&p, &j), 0);     /* full */
   lock_acquire (&e.lock);
-  assert_false (dedup_journal_room_locked (j, 1));
+  assert_false (dedup_journal_room_locked (j, 1, 0));
   assert_int_equal (dedup_journal_left_locked (j), 0);
   assert_false (dedup_journal_force_locked (j));        /* no place: no-op */
   lock_release (&e.lock);
@@ -696,7 +696,7 @@ use_promise (struct env *e, size_t nr)
   struct dedup_record hash = { .type = DEDUP_REC_HASH };
 
   LOCK_FOR_SCOPE (&e->lock);
-  if (!dedup_journal_room_locked (e->j, nr))
+  if (!dedup_journal_room_locked (e->j, nr, 0))
     return;
   while (nr-- > 0)
     dedup_journal_append_locked (e->j, &hash);
@@ -848,7 +848,7 @@ commit_groups (void *opaque)
 
   for (unsigned g = 0; g < GROUPS && w->result == 0; g++) {
     lock_acquire (&w->e->lock);
-    if (!dedup_journal_room_locked (w->e->j, GROUP_RECORDS))
+    if (!dedup_journal_room_locked (w->e->j, GROUP_RECORDS, 0))
       w->result = -ENOSPC;
     for (unsigned i = 0; i < GROUP_RECORDS && w->result == 0; i++) {
       struct dedup_record r = { .type = DEDUP_REC_WRITE, .root = w->id,
