@@ -132,13 +132,16 @@ open_journal (struct dedup_disk *d, uint64_t next)
 }
 
 /* Bring the file to what was replayed in memory, and clear bit 48
- * (docs/on-disk.md section 5, steps 4 and 5). */
+ * (docs/on-disk.md section 5, steps 4 and 5).  The configuration says that what
+ * was replayed is durable, before any table has it (law 3). */
 static int
 complete_recovery (struct dedup_disk *d, struct fault *f)
 {
   int r;
 
-  r = dedup_sync (d);           /* law 3: what dedup_replay wrote again */
+  r = dedup_sync (d);           /* what dedup_replay wrote again */
+  if (r == 0)
+    r = dedup_config_save (d);
   if (r == 0)
     r = dedup_clean (d);
   if (r < 0)
@@ -194,9 +197,11 @@ load_store (struct dedup_disk *d, bool adopted, struct fault *f)
   r = guard (d, crashed, f);
   if (r < 0)
     return r;
-  if (crashed) {                /* step 5; in memory only if read-only */
+  if (crashed) {                /* step 4; in memory only if read-only */
     d->config->epoch += !mutation (MUTATION_SAME_EPOCH);
-    d->config->epoch_start = d->config->checkpoint = d->checkpoint = next;
+    d->config->epoch_start = next;
+    if (!d->writable)
+      d->config->checkpoint = d->checkpoint = next;
     if (!adopted)
       d->config->flags &= ~DEDUP_CONFIG_EXACT;
   }

@@ -324,8 +324,9 @@ dedup_forget_cuts (struct dedup_config *c, uint64_t below)
   c->nr_cuts = n;
 }
 
-/* Remember where the last group that was taken ended.  Too many cuts: the
- * oldest goes, which costs ratio. */
+/* Remember where the last group that was taken ended; a recovery that was cut
+ * off may have done so before.  Too many cuts: the oldest goes, which costs
+ * ratio. */
 static void
 add_cut (struct replay *rp)
 {
@@ -334,6 +335,8 @@ add_cut (struct replay *rp)
   if (rp->taken.seq == 0)
     return;
   dedup_forget_cuts (c, c->index_start);
+  while (c->nr_cuts > 0 && c->cuts[c->nr_cuts - 1].seq >= rp->taken.seq)
+    c->nr_cuts--;
   if (c->nr_cuts == DEDUP_MAX_CUTS)
     dedup_forget_cuts (c, c->cuts[0].seq + 1);
   c->cuts[c->nr_cuts++] = rp->taken;
@@ -537,7 +540,12 @@ dedup_replay (struct dedup_disk *d, bool replay, uint64_t *next,
   rp.cluster = malloc (d->cluster_size);
   if (rp.cluster == NULL)
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
-  rp.durable = d->config->checkpoint - 1;
+  /* On a clean image a recovery's first configuration, with a checkpoint from
+   * before it, is an old one that came back. */
+  if (!replay)
+    d->config->checkpoint = d->checkpoint =
+      MAX_OF (d->config->checkpoint, d->config->epoch_start);
+  rp.durable = MAX_OF (d->config->checkpoint, d->config->epoch_start) - 1;
   rp.next = d->config->checkpoint;
   r = read_index (&rp);
   if (r == 0 && replay)
