@@ -87,6 +87,20 @@ dedup_config_save (struct dedup_disk *d)
     : 0;
 }
 
+/* Only for a test that breaks law 7: the last NR areas of the list. */
+static int
+write_again_too_early (struct dedup_disk *d, size_t nr)
+{
+  const struct dedup_config *c = d->config;
+  CLEANUP_FREE uint8_t *zero = calloc (1, DEDUP_AREA_UNIT);
+  size_t i;
+  int r = zero ? 0 : -ENOMEM;
+
+  for (i = c->nr_areas - nr; i < c->nr_areas && r == 0; i++)
+    r = io_pwrite (d->io, zero, DEDUP_AREA_UNIT, c->areas[i].host_off);
+  return r;
+}
+
 int
 dedup_config_commit (struct dedup_disk *d, bool frozen_done)
 {
@@ -110,7 +124,9 @@ dedup_config_commit (struct dedup_disk *d, bool frozen_done)
     c->flags &= ~DEDUP_CONFIG_EXACT;
   lock_release (d->lock);
 
-  r = mutation (MUTATION_LAW_7) && recycled ? 0 : dedup_config_save (d);
+  if (mutation (MUTATION_LAW_7) && (r = write_again_too_early (d, recycled)) < 0)
+    return r;
+  r = dedup_config_save (d);
   if (r < 0)
     return r;
 

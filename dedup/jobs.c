@@ -208,7 +208,7 @@ tend_segment (struct dedup_disk *d, struct dedup_segment *s)
   return r == -EBADMSG ? dedup_drop_segment (d, dedup_segment_desc (s)->id) : r;
 }
 
-/* Load one filter of SET, the youngest that is not loaded yet. */
+/* Load one filter of SET: of incarnations, then of runs, the youngest first. */
 static int
 tend_set (struct dedup_disk *d, const struct dedup_incarnations *set)
 {

@@ -54,7 +54,7 @@ static const struct {
   M (LAW_6_NOT_RECORDED, "freed clusters are reused when durably freed"),
   M (LAW_6_SAID_ONCE, "freed clusters are reused when one block says so",
      "reused soon"),
-  M (LAW_7, "journal areas go round without a configuration",
+  M (LAW_7, "journal areas are written again before a configuration",
      "long journal"),
   M (LAW_8_NO_SYNC, "an incarnation is listed before it is durable",
      "small log stores", "one incarnation"),
