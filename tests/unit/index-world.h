@@ -239,6 +239,32 @@ reopen (struct world *w, bool crash)
   open_world (w);
 }
 
+/* Closed, the image is right, with no cluster too many. */
+static inline void
+assert_clean (struct world *w)
+{
+  struct qcow2_check_params p = { .problem = NULL };
+  struct dedup_check_result r;
+  struct fault f = { 0 };
+
+  reopen (w, false);
+  while (dedup_due (w->d, NULL) & DEDUP_JOB_SCAN)
+    assert_int_equal (dedup_run (w->d, DEDUP_JOB_SCAN), 0);
+  assert_int_equal (dedup_finish (w->d), 0);
+  assert_int_equal (dedup_check (w->d, &p, &r, &f), 0);
+  assert_int_equal (r.image.corruptions + r.image.leaks + r.store_errors, 0);
+}
+
+static inline void
+damage (struct world *w, uint64_t host_off)
+{
+  uint8_t b;
+
+  assert_int_equal (io_pread (w->io, &b, 1, host_off), 0);
+  b ^= 0x40;
+  assert_int_equal (io_pwrite (w->io, &b, 1, host_off), 0);
+}
+
 struct breaker {
   uint64_t calls, fail_at;
 };

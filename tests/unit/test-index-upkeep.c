@@ -159,16 +159,6 @@ test_one_bad_head_holds_up_no_other_filter (void **state)
 
 /* --- Limbo -------------------------------------------------------------- */
 
-static void
-damage (struct world *w, uint64_t host_off)
-{
-  uint8_t b;
-
-  assert_int_equal (io_pread (w->io, &b, 1, host_off), 0);
-  b ^= 0x40;
-  assert_int_equal (io_pwrite (w->io, &b, 1, host_off), 0);
-}
-
 /* No table is left: only the log store answers. */
 static void
 forget_what_is_lost (struct world *w)
@@ -206,22 +196,6 @@ make_limbo_alone (struct world *w)
   reopen (w, false);
   assert_int_equal (w->d->config->nr_incarnations, 0);
   assert_true (w->d->config->nr_limbo > 1);
-}
-
-/* Closed, the image is right, with no cluster too many. */
-static void
-assert_clean (struct world *w)
-{
-  struct qcow2_check_params p = { .problem = NULL };
-  struct dedup_check_result r;
-  struct fault f = { 0 };
-
-  reopen (w, false);
-  while (dedup_due (w->d, NULL) & DEDUP_JOB_SCAN)
-    assert_int_equal (dedup_run (w->d, DEDUP_JOB_SCAN), 0);
-  assert_int_equal (dedup_finish (w->d), 0);
-  assert_int_equal (dedup_check (w->d, &p, &r, &f), 0);
-  assert_int_equal (r.image.corruptions + r.image.leaks + r.store_errors, 0);
 }
 
 static void
