@@ -482,6 +482,13 @@ release_runs (struct dedup_disk *d, const struct qcow2_run *runs, size_t nr)
   }
 }
 
+static uint64_t
+quarantined (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return qcow2_quarantined_locked (d->img);
+}
+
 static bool
 is_exact (struct dedup_disk *d)
 {
@@ -489,8 +496,8 @@ is_exact (struct dedup_disk *d)
   return d->exact;
 }
 
-int
-dedup_release_quarantine (struct dedup_disk *d)
+static int
+release_reusable (struct dedup_disk *d)
 {
   CLEANUP_FREE struct qcow2_run *runs = NULL;
   size_t nr;
@@ -512,6 +519,23 @@ dedup_release_quarantine (struct dedup_disk *d)
   return r;
 }
 
+/* With an exact index the disk is not closed as clean in between: what was
+ * taken is not in quarantine any more, and not forgotten yet. */
+int
+dedup_release_quarantine (struct dedup_disk *d)
+{
+  int r;
+
+  if (!is_exact (d) || quarantined (d) == 0)
+    return release_reusable (d);
+  r = dedup_change_begin (d);
+  if (r < 0)
+    return r;
+  r = release_reusable (d);
+  dedup_change_end (d);
+  return r;
+}
+
 /* A block without records, to make the durable number durable.  It too must
  * lie below the checkpoint when bit 48 is cleared, or the next session would
  * write its place again: so it is sealed inside the gate, if that is open. */
@@ -524,13 +548,6 @@ dedup_commit_empty (struct dedup_disk *d)
     (void) dedup_journal_force_locked (d->journal);
   lock_release (d->lock);
   return commit_journal (d);
-}
-
-static uint64_t
-quarantined (struct dedup_disk *d)
-{
-  LOCK_FOR_SCOPE (d->lock);
-  return qcow2_quarantined_locked (d->img);
 }
 
 int

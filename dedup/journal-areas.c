@@ -199,13 +199,19 @@ pack (struct dedup_disk *d)
   return dedup_config_commit (d, false);
 }
 
+/* In between, entries may be in memory only: a crash must be known as one. */
 int
 dedup_relog_index (struct dedup_disk *d)
 {
-  int r;
+  int r = dedup_change_begin (d);
 
+  if (r < 0)
+    return r;
   r = dedup_freeze (d);
-  return r < 0 ? r : pack (d);
+  if (r == 0)
+    r = pack (d);
+  dedup_change_end (d);
+  return r;
 }
 
 /* Is it the log store's entries that keep old areas from being recycled? */

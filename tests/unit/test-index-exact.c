@@ -383,6 +383,68 @@ test_replay_in_another_order (void **state)
   assert_int_equal (nr[1], 9);
 }
 
+/* --- Logging anew ----------------------------------------------------------- */
+
+struct watch {
+  struct world *w;
+  bool on;
+  unsigned nr_configs, nr_unmarked;   /* written; with bit 48 clear */
+};
+
+static int
+watch_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
+{
+  struct watch *x = opaque;
+
+  if (call != IO_PWRITE || !x->on || host_off < x->w->d->ext.config_off ||
+      host_off - x->w->d->ext.config_off >= x->w->d->ext.config_size)
+    return 0;
+  x->nr_configs++;
+  x->nr_unmarked += !x->w->d->recovery_bit;
+  return 0;
+}
+
+/* An exact index with a log store that waits to be frozen, to an area that is
+ * there already; closed and opened. */
+static void
+make_frozen (struct world *w, struct watch *x)
+{
+  uint64_t key = 0;
+
+  make_world_of (w, 4, 3000, true);
+  w->limit = 6;
+  reopen (w, false);
+  while (w->d->config->nr_limbo == 0 || w->d->index.frozen == NULL) {
+    if (w->d->index.frozen != NULL)
+      assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
+    set_value (w, key++, next_value++);
+  }
+  assert_int_equal (dedup_finish (w->d), 0);
+  dedup_free (w->d);
+  assert_int_equal (io_faulty_new (w->io, watch_cb, x, &w->io), 0);
+  open_world (w);
+  assert_non_null (w->d->index.frozen);
+  assert_true (w->d->exact);
+  assert_false (w->d->recovery_bit);
+}
+
+/* While entries are in memory only, a crash is known as one: it ends what is
+ * exact. */
+static void
+test_logging_anew_marks_the_image_first (void **state)
+{
+  struct world w;
+  struct watch x = { .w = &w };
+
+  make_frozen (&w, &x);
+  x.on = true;
+  pack (&w);
+  x.on = false;
+  assert_true (x.nr_configs >= 4);
+  assert_int_equal (x.nr_unmarked, 0);
+  end_world (&w);
+}
+
 int
 main (void)
 {
@@ -392,6 +454,7 @@ main (void)
     cmocka_unit_test (test_unreadable_index_is_not_exact),
     cmocka_unit_test (test_tombstone_spares_what_came_meanwhile),
     cmocka_unit_test (test_replay_in_another_order),
+    cmocka_unit_test (test_logging_anew_marks_the_image_first),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);
