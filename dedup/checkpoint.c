@@ -124,9 +124,10 @@ dedup_config_commit (struct dedup_disk *d, bool frozen_done)
     c->flags &= ~DEDUP_CONFIG_EXACT;
   lock_release (d->lock);
 
-  if (mutation (MUTATION_LAW_7) && (r = write_again_too_early (d, recycled)) < 0)
-    return r;
-  r = dedup_config_save (d);
+  if (mutation (MUTATION_LAW_7))
+    r = write_again_too_early (d, recycled);
+  if (r == 0)
+    r = dedup_config_save (d);
   if (r < 0)
     return r;
 

@@ -102,7 +102,8 @@ check_journal_areas (const struct dedup_config *c, uint64_t cluster_size,
                      cluster_size, f);
     if (r < 0)
       return r;
-    if (area_bytes (a) % DEDUP_AREA_UNIT != 0 || area_bytes (a) > DEDUP_MAX_AREA)
+    if (area_bytes (a) % DEDUP_AREA_UNIT != 0 ||
+        area_bytes (a) > DEDUP_MAX_AREA)
       return wrong (f, "configuration: journal area %" PRIu32 ": number of "
                     "blocks %" PRIu32 " is no multiple of 512 KiB, or more "
                     "than 64 MiB", i, a->nr_blocks);

@@ -44,8 +44,8 @@ void dedup_journal_end_locked (struct dedup_journal *j);
 #define DEDUP_JOURNAL_RESERVE 64
 
 /* Is there room in the areas for NR_RECORDS more of the largest size, an END
- * and LEAVE blocks, and not too much (8 MiB) waiting in memory?  True holds as long as the
- * caller keeps the lock and doesn't seal or force. */
+ * and LEAVE blocks, and not too much (8 MiB) waiting in memory?  True holds as
+ * long as the caller keeps the lock and doesn't seal or force. */
 bool dedup_journal_room_locked (const struct dedup_journal *j,
                                 size_t nr_records, uint64_t leave);
 /* Does so much wait in memory (2 MiB), and no commit is under way, that one

@@ -472,7 +472,7 @@ choose_range (struct dedup_disk *d, const struct run *v, size_t nr,
   want = places == 1 ? left : MAX_OF (segment_entries (d->config),
                                       left / places + 1);
   if (d->config->nr_segments < DEDUP_MAX_SEGMENTS)
-    want = MIN_OF (want, LARGEST_STEP / 2);    /* the spare places are for that */
+    want = MIN_OF (want, LARGEST_STEP / 2);   /* spare places are for that */
   if (left > want + want / 4)
     to = from + (uint64_t) ((double) (UINT32_MAX - from) * (double) want /
                             (double) left);

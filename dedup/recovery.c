@@ -325,8 +325,8 @@ dedup_forget_cuts (struct dedup_config *c, uint64_t below)
 }
 
 /* Remember where the last group that was taken ended; a recovery that was cut
- * off may have done so before.  Too many cuts: the oldest goes, which costs
- * ratio. */
+ * off may have done so before.  Too many cuts: the oldest goes, from long
+ * before the checkpoint, which costs ratio. */
 static void
 add_cut (struct replay *rp)
 {

@@ -9,6 +9,7 @@
  * parts of the rest.
  */
 #include "fault-world.h"
+#include "../io-copy.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -94,24 +95,6 @@ judge_direct (struct world *w, struct io_store *io, struct io_store *data,
     die (w, "%s: closed, it holds something else", which);
   close_again (d, data);
   judge_bitmaps (w, io, got, which);
-}
-
-static struct io_store *
-copy_of (struct io_store *io)
-{
-  struct io_store *copy;
-  uint8_t *buf;
-  size_t size;
-
-  if (io == NULL)
-    return NULL;
-  size = (size_t) io_size (io);
-  buf = malloc (size + 1);
-  if (io_memory_new (0, &copy) < 0 || io_pread (io, buf, size, 0) < 0 ||
-      io_pwrite (copy, buf, size, 0) < 0)
-    abort ();
-  free (buf);
-  return copy;
 }
 
 void

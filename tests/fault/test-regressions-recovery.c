@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "regress.h"
+#include "../io-copy.h"
 
 #define NR_WRITTEN 40
 
@@ -30,21 +31,6 @@ static uint64_t
 new_id (uint64_t idx)
 {
   return idx % 4 ? 300 + idx : old_id (idx + 1);   /* some are duplicates */
-}
-
-static struct io_store *
-copy_of (struct io_store *io)
-{
-  const uint64_t size = (uint64_t) io_size (io);
-  struct io_store *copy;
-  uint8_t *buf = malloc (size);
-
-  assert_non_null (buf);
-  assert_int_equal (io_memory_new (size, &copy), 0);
-  assert_int_equal (io_pread (io, buf, size, 0), 0);
-  assert_int_equal (io_pwrite (copy, buf, size, 0), 0);
-  free (buf);
-  return copy;
 }
 
 /* An image that was not closed; both flushes are in its journal. */

@@ -9,6 +9,7 @@
 
 #include "disk.h"
 #include "splitmix.h"
+#include "../io-copy.h"
 
 static uint64_t rng;
 /* Values are clusters: no two entries have one, but where it was used again. */
@@ -277,21 +278,6 @@ break_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
   if (call == IO_PREAD)
     return 0;
   return ++b->calls >= b->fail_at ? -EIO : 0;
-}
-
-static inline struct io_store *
-copy_of (struct io_store *io)
-{
-  const uint64_t size = (uint64_t) io_size (io);
-  struct io_store *new;
-  uint8_t *buf = malloc (size);
-
-  assert_non_null (buf);
-  assert_int_equal (io_memory_new (size, &new), 0);
-  assert_int_equal (io_pread (io, buf, size, 0), 0);
-  assert_int_equal (io_pwrite (new, buf, size, 0), 0);
-  free (buf);
-  return new;
 }
 
 #endif
