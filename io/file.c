@@ -355,6 +355,39 @@ open_failed (int err, struct fault *f)
   return fault_io (f, err, UINT64_MAX, "%s", msg);
 }
 
+/* Does the directory of PATH, which is relative to DIRFD, exist? */
+static bool
+directory_exists (int dirfd, const char *path)
+{
+  const char *slash = strrchr (path, '/');
+  CLEANUP_FREE char *dir = NULL;
+
+  if (slash == NULL || slash == path)
+    return true;
+  dir = strndup (path, (size_t) (slash - path));
+  return dir == NULL || faccessat (dirfd, dir, F_OK, 0) == 0 ||
+    errno != ENOENT;
+}
+
+/* PATH does not exist, or (EEXIST) was to be made and does.  What is missing
+ * may also be its directory (-ENOTDIR) or what it is a link to (-ELOOP), so
+ * that -ENOENT means that the file could be made. */
+static int
+path_failed (int dirfd, const char *path, int err, struct fault *f)
+{
+  struct stat st;
+
+  if ((err == ENOENT || err == EEXIST) &&
+      fstatat (dirfd, path, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+      S_ISLNK (st.st_mode) && faccessat (dirfd, path, F_OK, 0) == -1 &&
+      errno == ENOENT)
+    return fault_io (f, ELOOP, UINT64_MAX,
+                     "is a symbolic link to a file that does not exist");
+  if (err == ENOENT && !directory_exists (dirfd, path))
+    return fault_io (f, ENOTDIR, UINT64_MAX, "its directory does not exist");
+  return open_failed (err, f);
+}
+
 static int
 check_type (const struct stat *st, struct fault *f)
 {
@@ -375,7 +408,7 @@ check_path_type (int dirfd, const char *path, bool follow, struct fault *f)
   struct stat st;
 
   if (fstatat (dirfd, path, &st, follow ? 0 : AT_SYMLINK_NOFOLLOW) == -1)
-    return open_failed (errno, f);
+    return path_failed (dirfd, path, errno, f);
   return check_type (&st, f);
 }
 
@@ -398,7 +431,7 @@ open_fd (int dirfd, const char *path, bool follow, int flags,
   do
     fd = openat (dirfd, path, mode | O_CLOEXEC | O_NOCTTY, 0666);
   while (fd == -1 && errno == EINTR);
-  return fd == -1 ? open_failed (errno, f) : fd;
+  return fd == -1 ? path_failed (dirfd, path, errno, f) : fd;
 }
 
 /* What was opened may no longer be what check_path_type saw. */

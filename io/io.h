@@ -103,7 +103,9 @@ enum io_file_lock {
 
 /* Open PATH.  Fails with FAULT_BUSY (EBUSY) when another process holds a
  * conflicting lock, with a one-line FAULT_IO for a directory or anything
- * that is neither a regular file nor a block device. */
+ * that is neither a regular file nor a block device.  -ENOENT: there is no
+ * such file, but its directory is there (else -ENOTDIR; a link to nothing is
+ * -ELOOP). */
 int io_file_open (const char *path, int flags, enum io_file_lock lock,
                   struct io_store **out, struct fault *f) MUST_CHECK;
 

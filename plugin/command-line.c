@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Was nbdkit started with -r?
+/* Tells whether all connections to the plugin of this nbdkit are read-only:
+ * because of -r, or because a filter opens them so.
  *
  * nbdkit has no call for that, so this parses the arguments of the process
  * once more, with the same getopt_long and the options that nbdkit(1)
@@ -8,10 +9,17 @@
  * options (-e -r), options behind the plugin's name.  Where /proc is not
  * mounted the answer is no; an option that a newer nbdkit may add is skipped.
  *
+ * Filters: those of readonly_filters always open what is below them read-only,
+ * whatever the client asks for; their manuals promise it.  The other filters of
+ * nbdkit pass on what they are asked for, except ext2, which asks for write
+ * access always.  So the answer is yes if there is one of the former and no
+ * ext2 below it.  The last --filter option is next to the plugin.
+ *
  * Called once, before there are threads.
  */
 #include <fcntl.h>
 #include <getopt.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -24,6 +32,7 @@
 /* nbdkit(1): the short options, and which of the long ones take a value.
  * Long options may be abbreviated, which is why getopt_long is to parse
  * them, and why those that don't matter here are listed too. */
+enum { OPT_FILTER = 1 };
 static const char short_options[] = "46D:e:fg:i:nop:P:rst:u:U:vV";
 static const struct option long_options[] = {
   { "debug", required_argument, NULL, 0 },
@@ -33,7 +42,7 @@ static const struct option long_options[] = {
   { "export", required_argument, NULL, 0 },
   { "export-name", required_argument, NULL, 0 },
   { "exportname", required_argument, NULL, 0 },
-  { "filter", required_argument, NULL, 0 },
+  { "filter", required_argument, NULL, OPT_FILTER },
   { "foreground", no_argument, NULL, 0 },
   { "group", required_argument, NULL, 0 },
   { "help", no_argument, NULL, 0 },
@@ -72,6 +81,12 @@ static const struct option long_options[] = {
   { "version", no_argument, NULL, 0 },
   { "vsock", no_argument, NULL, 0 },
   { NULL },
+};
+
+#define FILTER_OPTION "--filter="
+static const char *const readonly_filters[] = {
+  FILTER_OPTION "bzip2", FILTER_OPTION "checkwrite", FILTER_OPTION "cow",
+  FILTER_OPTION "gzip", FILTER_OPTION "lzip", FILTER_OPTION "xz",
 };
 
 /* The arguments of this process, each ended by a NUL byte, or NULL.  *LEN:
@@ -115,30 +130,63 @@ split_arguments (char *buf, size_t len, int *argc)
   return argv;
 }
 
+/* Is ARG, the value of --filter, the filter NAME?  nbdkit takes a name, or a
+ * path that ends in nbdkit-NAME-filter.so. */
+static bool
+is_filter (const char *arg, const char *name)
+{
+  static const char prefix[] = "nbdkit-", suffix[] = "-filter.so";
+  const char *base = strrchr (arg, '/');
+  const size_t len = strlen (name);
+
+  if (strcmp (arg, name) == 0)
+    return true;
+  base = base ? base + 1 : arg;
+  return strncmp (base, prefix, sizeof prefix - 1) == 0 &&
+    strncmp (base + sizeof prefix - 1, name, len) == 0 &&
+    strcmp (base + sizeof prefix - 1 + len, suffix) == 0;
+}
+
+/* Why what is below the filter ARG is opened read-only, if BEFORE says it for
+ * what is below the filters above it. */
+static const char *
+below_filter (const char *arg, const char *before)
+{
+  for (size_t i = 0; i < sizeof readonly_filters / sizeof readonly_filters[0];
+       i++)
+    if (is_filter (arg, readonly_filters[i] + strlen (FILTER_OPTION)))
+      return readonly_filters[i];
+  return is_filter (arg, "ext2") ? NULL : before;
+}
+
 /* nbdkit is done with getopt when .get_ready runs (its own last use is of
  * optind, for the keys), but leave its state as it was all the same. */
-static bool
-has_readonly_option (int argc, char **argv)
+static const char *
+parse_arguments (int argc, char **argv)
 {
   int saved_optind = optind, saved_opterr = opterr, saved_optopt = optopt;
   char *saved_optarg = optarg;
-  bool found = false;
+  const char *by_filter = NULL;
+  bool by_option = false;
   int c;
 
   optind = 0;                   /* start afresh */
   opterr = 0;
   while ((c = getopt_long (argc, argv, short_options, long_options,
-                           NULL)) != -1)
-    found |= c == 'r';
+                           NULL)) != -1) {
+    by_option |= c == 'r';
+    if (c == OPT_FILTER)
+      by_filter = below_filter (optarg, by_filter);
+  }
   optind = saved_optind;
   opterr = saved_opterr;
   optopt = saved_optopt;
   optarg = saved_optarg;
-  return found;
+  return by_option ? "-r" : by_filter;
 }
 
-bool
-command_line_is_readonly (void)
+const char *
+command_line_readonly (void)
 {
   size_t len;
   CLEANUP_FREE char *buf = read_command_line (&len);
@@ -147,5 +195,5 @@ command_line_is_readonly (void)
 
   if (buf)
     argv = split_arguments (buf, len, &argc);
-  return argv && has_readonly_option (argc, argv);
+  return argv ? parse_arguments (argc, argv) : NULL;
 }

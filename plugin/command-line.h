@@ -2,9 +2,9 @@
 #ifndef DEDUP_COMMAND_LINE_H
 #define DEDUP_COMMAND_LINE_H
 
-#include <stdbool.h>
-
-/* Was this process, an nbdkit, started with -r or --readonly? */
-bool command_line_is_readonly (void);
+/* The argument of this process, an nbdkit, that makes all connections to the
+ * plugin read-only, as a constant string: "-r", or a filter such as
+ * "--filter=cow".  NULL: there is none, so clients may be given write access. */
+const char *command_line_readonly (void);
 
 #endif

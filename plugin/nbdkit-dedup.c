@@ -6,12 +6,13 @@
  * the background and before any client waits.  Threads start in .after_fork
  * and end in .cleanup.  Everything else is in server/.
  *
- * Read-only: the image must be opened so that not one byte of it changes
- * when nbdkit was started with -r, but nbdkit tells a plugin about -r only
- * when a client connects, which is too late for the recovery of a crashed
- * image and for refusing one that another server has open.  So the command
- * line is read again (command-line.c).  Should that ever miss a -r, .open
- * still learns of it and such connections can't write.
+ * Read-only: with -r, or below a filter such as cow, no connection can write.
+ * The image must then be opened so that not one byte of it changes and others
+ * can read it, but nbdkit tells a plugin only when a client connects, which is
+ * too late for the recovery of a crashed image and for refusing one that
+ * another server has open.  So the command line is read again
+ * (command-line.c).  Should that ever miss something, .open still learns of it
+ * and such connections can't write.  The key readonly= says it outright.
  *
  * This is the only file that has global variables, as nbdkit gives its
  * configuration callbacks no handle.
@@ -43,6 +44,7 @@ static struct srv_params params;
 static const char *file_name;     /* as given, for messages */
 static char *file_path;           /* absolute: nbdkit changes directory */
 static char *store_path;          /* likewise */
+static enum { READONLY_AUTO, READONLY_ON, READONLY_OFF } readonly_key;
 static bool opening;              /* stderr is still the user's */
 static struct srv_export *export;
 
@@ -150,7 +152,8 @@ config_cluster_size (const char *key, const char *value)
 }
 
 static int
-config_bool (const char *key, const char *value, bool *out)
+config_bool (const char *key, const char *value, bool *out,
+             const char *expected)
 {
   static const char *const yes[] = { "on", "true", "yes", "1" };
   static const char *const no[] = { "off", "false", "no", "0" };
@@ -166,25 +169,46 @@ config_bool (const char *key, const char *value, bool *out)
       return 0;
     }
   }
-  return bad_value (key, value, "must be on or off");
+  return bad_value (key, value, expected);
+}
+
+static int
+config_on_off (const char *key, const char *value, bool *out)
+{
+  return config_bool (key, value, out, "must be on or off");
 }
 
 static int
 config_dedup (const char *key, const char *value)
 {
-  return config_bool (key, value, &params.dedup);
+  return config_on_off (key, value, &params.dedup);
 }
 
 static int
 config_verify (const char *key, const char *value)
 {
-  return config_bool (key, value, &params.verify);
+  return config_on_off (key, value, &params.verify);
 }
 
 static int
 config_index_existing (const char *key, const char *value)
 {
-  return config_bool (key, value, &params.index_existing);
+  return config_on_off (key, value, &params.index_existing);
+}
+
+static int
+config_readonly (const char *key, const char *value)
+{
+  bool on;
+
+  if (strcasecmp (value, "auto") == 0) {
+    readonly_key = READONLY_AUTO;
+    return 0;
+  }
+  if (config_bool (key, value, &on, "must be on, off or auto") < 0)
+    return -1;
+  readonly_key = on ? READONLY_ON : READONLY_OFF;
+  return 0;
 }
 
 /* Whether it is known, the image's room says when it is opened. */
@@ -250,6 +274,7 @@ static const struct {
   int (*set) (const char *key, const char *value);
 } keys[] = {
   { "file", config_file },
+  { "readonly", config_readonly },
   { "size", config_image_size },
   { "cluster-size", config_cluster_size },
   { "dedup", config_dedup },
@@ -271,6 +296,8 @@ plugin_config (const char *key, const char *value)
 {
   size_t i;
 
+  if (strcmp (key, "read-only") == 0)   /* nbdkit's option has two names, too */
+    key = "readonly";
   for (i = 0; i < NR_KEYS; ++i)
     if (strcmp (key, keys[i].key) == 0)
       return keys[i].set (key, value);
@@ -290,6 +317,9 @@ plugin_config_complete (void)
 
 #define plugin_config_help                                                   \
   "[file=]<FILENAME>     (required) The qcow2 image to serve.\n"             \
+  "readonly=on|off|auto  Change nothing, share the image with other readers\n" \
+  "                      (default auto: with -r, or below a filter such as\n"  \
+  "                      cow that never writes).\n"                            \
   "size=<SIZE>           Create the image with this size if it is absent.\n" \
   "cluster-size=<SIZE>   Cluster size of an image that is created\n"         \
   "                      (512 to 2M, default 4k).\n"                         \
@@ -333,6 +363,19 @@ plugin_load (void)
   params.log = &log_sink;
 }
 
+/* Why the image is to be opened read-only, for messages; NULL: it is not.
+ * With -r nothing else counts: that is what nbdkit promises. */
+static const char *
+read_only_because (void)
+{
+  const char *argument = command_line_readonly ();
+
+  if (argument && strcmp (argument, "-r") == 0)
+    return argument;
+  return readonly_key == READONLY_ON ? "readonly=on"
+    : readonly_key == READONLY_AUTO ? argument : NULL;
+}
+
 static int
 plugin_get_ready (void)
 {
@@ -341,7 +384,8 @@ plugin_get_ready (void)
 
   params.path = file_path;
   params.store = store_path;
-  params.read_only = command_line_is_readonly ();
+  params.read_only_because = read_only_because ();
+  params.read_only = params.read_only_because != NULL;
   opening = true;
   r = srv_open (&params, &export, &f);
   opening = false;
@@ -349,8 +393,11 @@ plugin_get_ready (void)
     nbdkit_error ("%s: %s", file_name, f.msg[0] ? f.msg : strerror (-r));
     return -1;
   }
-  nbdkit_debug ("%s: opened %s", file_name,
-                params.read_only ? "read-only" : "for writing");
+  if (params.read_only)
+    nbdkit_debug ("%s: opened read-only (%s)", file_name,
+                  params.read_only_because);
+  else
+    nbdkit_debug ("%s: opened for writing", file_name);
   return 0;
 }
 

@@ -11,6 +11,7 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
 #include <unistd.h>
@@ -119,18 +120,49 @@ create_image (const struct srv_params *p, enum dedup_hash_alg hash,
   return r;
 }
 
+/* What follows the reason why the image could not be opened, ERR: which key
+ * helps, or "". */
+static const char *
+open_advice (const struct srv_params *p, int err)
+{
+  if (err == ENOENT && p->read_only && p->create_size >= 0)
+    return ": size= creates none, because it is opened read-only";
+  if (err == ENOENT && !p->read_only)
+    return ": size=SIZE creates an image";
+  if ((err == EACCES || err == EPERM || err == EROFS) && !p->read_only &&
+      faccessat (AT_FDCWD, p->path, R_OK, AT_EACCESS) == 0)
+    return ": it can only be read: readonly=on serves it read-only";
+  return "";
+}
+
+static int MUST_CHECK
+open_existing (const struct srv_params *p, struct io_store **io,
+               struct fault *f)
+{
+  int flags = p->read_only ? 0 : IO_FILE_WRITE;
+  enum io_file_lock lock = p->read_only ? IO_LOCK_READ : IO_LOCK_WRITE;
+  struct fault why = { 0 };
+  const char *advice;
+  int r = io_file_open (p->path, flags, lock, io, &why);
+
+  if (r == 0)
+    return 0;
+  advice = open_advice (p, -r);
+  if (*advice && p->read_only && p->read_only_because)
+    return fault_set (f, why.kind, -r, UINT64_MAX, "%.300s%s (%s)", why.msg,
+                      advice, p->read_only_because);
+  return fault_set (f, why.kind, -r, UINT64_MAX, "%.400s%s", why.msg, advice);
+}
+
 static int MUST_CHECK
 open_file (const struct srv_params *p, enum dedup_hash_alg hash,
            struct io_store **io, bool *created, struct fault *f)
 {
-  int flags = p->read_only ? 0 : IO_FILE_WRITE;
-  enum io_file_lock lock = p->read_only ? IO_LOCK_READ : IO_LOCK_WRITE;
-
   *created = p->create_size >= 0 && !p->read_only &&
     access (p->path, F_OK) < 0 && errno == ENOENT;
   if (*created)
     return create_image (p, hash, io, f);
-  return io_file_open (p->path, flags, lock, io, f);
+  return open_existing (p, io, f);
 }
 
 /* --- Open ---------------------------------------------------------------- */

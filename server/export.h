@@ -18,7 +18,8 @@ struct srv_export;
 
 struct srv_params {
   const char *path;
-  bool read_only;
+  bool read_only;               /* change nothing; share it with other readers */
+  const char *read_only_because;        /* what asked for that, for messages */
   int64_t create_size;          /* -1: do not create */
   uint64_t cluster_size;        /* of an image to create */
   bool dedup, verify;

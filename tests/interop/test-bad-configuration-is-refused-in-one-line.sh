@@ -56,6 +56,7 @@ bad null '' /dev/null
 bad colour 'unknown' "$good" colour=red
 bad dedup 'on or off' "$good" dedup=maybe
 bad verify 'on or off' "$good" verify=2
+bad readonly 'on, off or auto' "$good" readonly=maybe
 bad index-existing 'on or off' "$good" index-existing=all
 bad hash 'md5.*sha256.*xxh3-128' "$good" hash=md5
 bad good 'verify=off.*xxh3-128' "$good" hash=xxh3-128 verify=off

@@ -10,7 +10,7 @@ plain () # ARGS: nbdkit with the plugin, no server
   (if [ -n "$preload" ]; then export LD_PRELOAD=$preload; fi; nbdkit "$@")
 }
 keys='backing cluster-size commit-interval dedup file hash index-existing'
-keys="$keys index-memory l2-cache-size max-incarnations size store verify"
+keys="$keys index-memory l2-cache-size max-incarnations readonly size store verify"
 help=$(plain "$PLUGIN" --help | sed '1,/^plugin: dedup/d' |
        sed -n 's/^ *\[\{0,1\}\([a-z0-9-]*\)=.*/\1/p' | sort -u | xargs)
 dump=$(plain "$PLUGIN" --dump-plugin | sed -n 's/^dedup_keys=//p' |

@@ -402,6 +402,28 @@ open_says_what_is_wrong (void **state)
                      "is a symbolic link, or a loop of them");
 }
 
+/* -ENOENT means that the file could be made there. */
+static void
+open_tells_what_is_missing (void **state)
+{
+  static const char dangling[] = "is a symbolic link to a file that does not "
+                                 "exist";
+  const int create = IO_FILE_WRITE | IO_FILE_CREATE;
+  struct io_store *s = NULL;
+  struct fault f = { 0 }, g = { 0 };
+  char below[sizeof path + 2];
+
+  snprintf (below, sizeof below, "%s/x", path);
+  assert_int_equal (io_file_open (below, 0, IO_LOCK_NONE, &s, &f), -ENOTDIR);
+  assert_string_equal (f.msg, "its directory does not exist");
+  assert_int_equal (io_file_open (below, create, IO_LOCK_NONE, &s, &g),
+                    -ENOTDIR);
+  assert_string_equal (g.msg, "its directory does not exist");
+  assert_int_equal (symlink ("nothing", path), 0);
+  assert_open_fails (0, IO_LOCK_NONE, ELOOP, FAULT_IO, dangling);
+  assert_open_fails (create, IO_LOCK_NONE, ELOOP, FAULT_IO, dangling);
+}
+
 /* root may do anything, so ask as somebody else. */
 static void
 open_without_permission_says_so (void **state)
@@ -650,6 +672,7 @@ main (void)
     TEST (discard_and_allocate_change_what_the_host_holds),
     TEST (holes_are_found_where_the_host_has_them),
     TEST (open_says_what_is_wrong),
+    TEST (open_tells_what_is_missing),
     TEST (open_without_permission_says_so),
     TEST (create_never_touches_what_is_there),
     TEST (a_read_only_store_refuses_changes),

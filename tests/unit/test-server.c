@@ -547,10 +547,10 @@ test_bad_parameters_leave_nothing_behind (void **state)
   assert_int_equal (access (p.path, F_OK), -1);
 
   p = params_for ("disk", -1, 4096);
-  assert_refused (&p, ENOENT, "");
+  assert_refused (&p, ENOENT, "size=SIZE creates an image");
   p = params_for ("disk", 1 << 20, 4096);
   p.read_only = true;                           /* does not create */
-  assert_refused (&p, ENOENT, "");
+  assert_refused (&p, ENOENT, "size= creates none");
   assert_int_equal (access (p.path, F_OK), -1);
 }
 
