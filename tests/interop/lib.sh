@@ -78,11 +78,19 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 trap 'echo "FAIL: ${BASH_SOURCE[0]##*/}:$LINENO: $BASH_COMMAND" >&2' ERR
 
+# Something that ./check installs or builds is missing: skips the test, or
+# fails it where ./check runs it (MISSING_IS_FAILURE).
+missing ()
+{
+  [ -z "${MISSING_IS_FAILURE-}" ] || die "$*"
+  skip "$*"
+}
+
 need ()
 {
   local c
   for c; do
-    command -v "$c" >/dev/null || skip "$c is not installed"
+    command -v "$c" >/dev/null || missing "$c is not installed"
   done
 }
 
@@ -341,5 +349,5 @@ real_tree () # DIR MB [SKIP_MB]
     tar -C "$1" -xf -
 }
 
-[ -f "$PLUGIN" ] || skip "$PLUGIN is not built"
-[ -x "$TOOL" ] || skip "$TOOL is not built"
+[ -f "$PLUGIN" ] || missing "$PLUGIN is not built"
+[ -x "$TOOL" ] || missing "$TOOL is not built"

@@ -9,7 +9,7 @@
 . "$(dirname "$0")/lib.sh"
 need qemu-nbd qemu-img
 LOAD=$BUILD_DIR/bench/dedup-load
-[ -x "$LOAD" ] || skip "$LOAD is not built"
+[ -x "$LOAD" ] || missing "$LOAD is not built"
 [ -z "$preload" ] || skip "not with a sanitizer"
 
 load () { "$LOAD" --uri="$URI" "$@" >"$TMP/load.out"; }

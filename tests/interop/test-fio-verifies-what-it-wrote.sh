@@ -5,7 +5,7 @@
 # Breaks if: parallel requests mix up data.
 . "$(dirname "$0")/lib.sh"
 need fio
-fio --enghelp 2>/dev/null | grep -qw nbd || skip "fio has no nbd engine"
+fio --enghelp 2>/dev/null | grep -qw nbd || missing "fio has no nbd engine"
 
 cd "$TMP"                       # fio leaves files where it runs
 disk=$TMP/disk.qcow2

@@ -7,7 +7,7 @@
 # malloc keeps what was given back.
 . "$(dirname "$0")/lib.sh"
 LOAD=$BUILD_DIR/bench/dedup-load
-[ -x "$LOAD" ] || skip "$LOAD is not built"
+[ -x "$LOAD" ] || missing "$LOAD is not built"
 [ -z "$preload" ] || skip "not with a sanitizer"
 
 load () { "$LOAD" --uri="$URI" "$@" >"$TMP/load.out"; }
