@@ -1,26 +1,29 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Install what is missing of Debian 12's packages: those to build and serve
-# ("serve"), or those and what the tests use ("check").  Does nothing, fast,
-# when all of them are there.
+# install-deps.sh build|serve|check: install what is missing of the packages of
+# Debian that building needs; those and what serving and the commands that
+# ./serve prints need; or all that the tests and benchmarks need.  Does nothing,
+# fast, when all of them are there.
 
 set -euo pipefail
 
 build=(
   gcc libc6-dev meson ninja-build pkg-config perl python3
-  nbdkit nbdkit-plugin-dev libgnutls28-dev libjansson-dev libuv1-dev
+  nbdkit-plugin-dev libgnutls28-dev libjansson-dev libuv1-dev
   libxxhash-dev libzstd-dev zlib1g-dev
 )
-serve=("${build[@]}" libnbd-bin)
+# nbdinfo runs file.
+serve=("${build[@]}" nbdkit libnbd-bin file)
 check=(
   "${serve[@]}" libcmocka-dev libnbd-dev python3-libnbd
   e2fsprogs fio fuse3 qemu-system-x86 qemu-utils
 )
 
 case "${1-}" in
+  build) wanted=("${build[@]}") ;;
   serve) wanted=("${serve[@]}") ;;
   check) wanted=("${check[@]}") ;;
-  *) echo "usage: $0 serve|check" >&2; exit 2 ;;
+  *) echo "usage: $0 build|serve|check" >&2; exit 2 ;;
 esac
 
 # dpkg-query prints nothing on standard output for a package it never saw.
