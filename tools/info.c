@@ -8,16 +8,13 @@
  * data clusters, stored bytes the distinct host clusters behind them.
  * Compressed clusters are counted apart: they are not shared by content.
  */
-#include "tool.h"
+#include "info.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-
-#include "dedup.h"
 
 /* One bit per host cluster: 1 GiB of bits, of which only the pages of used
  * clusters are touched. */
@@ -25,31 +22,17 @@
 
 #define EXTENTS 64
 
-struct usage {
-  uint64_t mapped_bytes, data_clusters;
-  uint64_t zero_clusters, compressed_clusters;
-  uint64_t nr_host;           /* host clusters that have a bit */
-  uint8_t *seen;              /* owned */
-};
-
-struct report {
-  const char *path;
-  const struct qcow2_geometry *geo;
-  struct usage usage;
-  struct dedup_stats stats;
-  struct dedup_census census;
-  uint64_t stored_bytes, saved_bytes, actual_size;
-  double ratio;               /* mapped / stored; 0 while nothing is stored */
-};
-
 static void
 help (void)
 {
-  printf ("qcow2-dedup info [--output=human|json] [--store=PATH] FILE\n"
+  printf ("qcow2-dedup info [--verbose] [--output=human|json] "
+          "[--store=PATH] FILE\n"
           "\n"
-          "Tell what the image maps, stores and saves, and what its index "
-          "costs.\nChanges nothing; an image that was not closed is replayed "
+          "Tell what the image maps, stores and saves, and how large its "
+          "index is.\nChanges nothing; an image that was not closed is replayed "
           "in memory.\n"
+          "\n"
+          "    --verbose    tell also what the index consists of and finds\n"
           "\n"
           "See qcow2-dedup-info(1).\n");
 }
@@ -154,9 +137,10 @@ summarise (struct report *rep)
     : (double) mapped / (double) rep->stored_bytes;
 }
 
+/* WITH_CENSUS: read data, too, to tell live entries from dead ones. */
 static int
-collect (struct dedup_disk *d, const char *path, struct report *rep,
-         struct fault *f)
+collect (struct dedup_disk *d, const char *path, bool with_census,
+         struct report *rep, struct fault *f)
 {
   struct stat st;
   int r;
@@ -169,169 +153,16 @@ collect (struct dedup_disk *d, const char *path, struct report *rep,
   if (r < 0)
     return r;
   load_filters (d);
-  r = dedup_take_census (d, &rep->census);
+  r = with_census ? dedup_take_census (d, &rep->census) : 0;
   if (r < 0)
     return fault_io (f, -r, UINT64_MAX, "out of memory");
   dedup_get_stats (d, &rep->stats);
-  rep->actual_size = stat (path, &st) == 0
-    ? (uint64_t) st.st_blocks * 512 : 0;
+  if (stat (path, &st) == 0) {
+    rep->actual_size = (uint64_t) st.st_blocks * 512;
+    rep->is_device = S_ISBLK (st.st_mode);
+  }
   summarise (rep);
   return 0;
-}
-
-/* --- Output --------------------------------------------------------------- */
-
-static const char *
-state (const struct report *rep)
-{
-  return rep->stats.needs_recovery ? "needs recovery" : "clean";
-}
-
-static void
-print_bytes (const char *label, uint64_t bytes)
-{
-  char human[32];
-
-  printf ("%-18s %s (%" PRIu64 " bytes)\n", label,
-          tool_human (bytes, human), bytes);
-}
-
-static void
-print_census (const struct report *rep)
-{
-  const struct dedup_census *c = &rep->census;
-
-  printf ("%-18s %" PRIu64 " live, %" PRIu64 " dead", "of them:", c->live,
-          c->dead);
-  if (c->looked_at < rep->stats.index_entries)
-    printf (", estimated by %" PRIu64, c->looked_at);
-  printf ("\n");
-}
-
-static double
-share (uint64_t n, uint64_t of)
-{
-  return of ? (double) n / (double) of : 0;
-}
-
-/* Of all sessions; what is read includes what filters had read in vain. */
-static void
-print_lookups (const struct dedup_lookups *l)
-{
-  const uint64_t misses = l->hits < l->lookups ? l->lookups - l->hits : 0;
-
-  printf ("%-18s %" PRIu64 ", %" PRIu64 " hits (%.2f %%); %" PRIu64
-          " more found by hints\n", "lookups:", l->lookups, l->hits,
-          100 * share (l->hits, l->lookups), l->guessed);
-  printf ("%-18s %.4f a hit, %.4f a miss; filters were wrong %" PRIu64
-          " times (%.4f a lookup)\n", "index reads:",
-          share (l->hit_reads, l->hits), share (l->miss_reads, misses),
-          l->false_positives, share (l->false_positives, l->lookups));
-}
-
-static void
-print_store (const struct report *rep)
-{
-  const struct dedup_stats *s = &rep->stats;
-  char limit[40] = "no limit";
-
-  if (s->max_incarnations)
-    snprintf (limit, sizeof limit, "at most %" PRIu64, s->max_incarnations);
-  printf ("%-18s %s\n", "hash:", dedup_hash_name (s->hash));
-  printf ("%-18s %" PRIu64 ": %" PRIu64 " in log stores, %" PRIu64 " in "
-          "incarnations, %" PRIu64 " in runs; %" PRIu64 " tombstones\n",
-          "index entries:", s->index_entries, s->log_store_entries,
-          s->incarnation_entries, s->run_entries, s->tombstones);
-  print_census (rep);
-  printf ("%-18s %" PRIu64 " (%s)\n", "incarnations:", s->nr_incarnations,
-          limit);
-  printf ("%-18s %" PRIu64 "\n", "runs:", s->nr_runs);
-  print_bytes ("index in memory:", s->index_memory_bytes);
-  print_bytes ("index on disk:", s->index_disk_bytes);
-  print_lookups (&s->all_lookups);
-  print_bytes ("journal:", s->journal_bytes);
-}
-
-static void
-print_human (const struct report *rep)
-{
-  printf ("%-18s %s\n", "image:", rep->path);
-  print_bytes ("virtual size:", rep->geo->virtual_size);
-  print_bytes ("actual size:", rep->actual_size);
-  print_bytes ("cluster size:", rep->geo->cluster_size);
-  print_bytes ("mapped:", rep->usage.mapped_bytes);
-  print_bytes ("stored:", rep->stored_bytes);
-  print_bytes ("saved:", rep->saved_bytes);
-  printf ("%-18s %.2f\n", "ratio:", rep->ratio);
-  printf ("%-18s %" PRIu64 " data, %" PRIu64 " zero, %" PRIu64
-          " compressed\n", "clusters:", rep->usage.data_clusters,
-          rep->usage.zero_clusters, rep->usage.compressed_clusters);
-  printf ("%-18s %s\n", "state:", state (rep));
-  if (rep->stats.has_store)
-    print_store (rep);
-  else
-    printf ("%-18s no store\n", "deduplication:");
-}
-
-static void
-set (json_t *o, const char *key, uint64_t v)
-{
-  json_object_set_new (o, key, json_integer ((json_int_t) v));
-}
-
-static void
-set_store (json_t *o, const struct report *rep)
-{
-  const struct dedup_stats *s = &rep->stats;
-
-  json_object_set_new (o, "hash", json_string (dedup_hash_name (s->hash)));
-  set (o, "index-entries", s->index_entries);
-  set (o, "log-store-entries", s->log_store_entries);
-  set (o, "incarnation-entries", s->incarnation_entries);
-  set (o, "run-entries", s->run_entries);
-  set (o, "live-entries", rep->census.live);
-  set (o, "dead-entries", rep->census.dead);
-  set (o, "entries-looked-at", rep->census.looked_at);
-  set (o, "tombstones", s->tombstones);
-  set (o, "incarnations", s->nr_incarnations);
-  set (o, "runs", s->nr_runs);
-  set (o, "max-incarnations", s->max_incarnations);
-  set (o, "log-store-order", s->order);
-  set (o, "index-memory-bytes", s->index_memory_bytes);
-  set (o, "index-disk-bytes", s->index_disk_bytes);
-  set (o, "journal-bytes", s->journal_bytes);
-  set (o, "lookups", s->all_lookups.lookups);
-  set (o, "hits", s->all_lookups.hits);
-  set (o, "hint-hits", s->all_lookups.guessed);
-  set (o, "hit-reads", s->all_lookups.hit_reads);
-  set (o, "miss-reads", s->all_lookups.miss_reads);
-  set (o, "false-positives", s->all_lookups.false_positives);
-}
-
-static void
-print_json (const struct report *rep)
-{
-  json_t *o = json_object ();
-
-  json_object_set_new (o, "filename", json_string (rep->path));
-  json_object_set_new (o, "format", json_string ("qcow2"));
-  set (o, "virtual-size", rep->geo->virtual_size);
-  set (o, "actual-size", rep->actual_size);
-  set (o, "cluster-size", rep->geo->cluster_size);
-  set (o, "mapped-bytes", rep->usage.mapped_bytes);
-  set (o, "stored-bytes", rep->stored_bytes);
-  set (o, "saved-bytes", rep->saved_bytes);
-  json_object_set_new (o, "ratio", json_real (rep->ratio));
-  set (o, "data-clusters", rep->usage.data_clusters);
-  set (o, "zero-clusters", rep->usage.zero_clusters);
-  set (o, "compressed-clusters", rep->usage.compressed_clusters);
-  json_object_set_new (o, "state", json_string (state (rep)));
-  json_object_set_new (o, "store", json_boolean (rep->stats.has_store));
-  if (rep->stats.has_store)
-    set_store (o, rep);
-  json_dumpf (o, stdout, JSON_INDENT (4) | JSON_PRESERVE_ORDER);
-  putchar ('\n');
-  json_decref (o);
 }
 
 /* --- Command -------------------------------------------------------------- */
@@ -343,13 +174,13 @@ info_disk (struct dedup_disk *d, const struct tool_args *a)
   struct fault f = { 0 };
   int r;
 
-  r = collect (d, a->path, &rep, &f);
+  r = collect (d, a->path, a->verbose || a->json, &rep, &f);
   if (r < 0)
     tool_fault (a->path, r, &f);
   else if (a->json)
-    print_json (&rep);
+    info_print_json (&rep);
   else
-    print_human (&rep);
+    info_print_human (&rep, a->verbose);
   free (rep.usage.seen);
   return tool_finish_stdout (r < 0 ? TOOL_FAILED : TOOL_OK);
 }
@@ -383,7 +214,7 @@ int
 tool_info (int argc, char *argv[])
 {
   struct tool_args a = { .subcommand = "info", .help = help,
-                         .has_output = true };
+                         .has_output = true, .has_verbose = true };
 
   return tool_on_image (argc, argv, &a, info_open);
 }

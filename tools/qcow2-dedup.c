@@ -26,7 +26,7 @@ help (void)
           "plugin\n"
           "\n"
           "    qcow2-dedup create [-o OPTIONS] FILE SIZE\n"
-          "    qcow2-dedup info [--output=human|json] FILE\n"
+          "    qcow2-dedup info [--verbose] [--output=human|json] FILE\n"
           "    qcow2-dedup check [--output=human|json] FILE\n"
           "    qcow2-dedup recover FILE\n"
           "    qcow2-dedup index [OPTIONS] FILE\n"

@@ -172,12 +172,13 @@ tool_parse_args (int argc, char *argv[], struct tool_args *a)
     { "version", no_argument, NULL, 'V' },
     { "output", required_argument, NULL, 'o' },
     { "store", required_argument, NULL, 's' },
+    { "verbose", no_argument, NULL, 'v' },
     { NULL },
   };
   int c;
 
   opterr = 0;
-  while ((c = getopt_long (argc, argv, "hV", options, NULL)) != -1) {
+  while ((c = getopt_long (argc, argv, "hvV", options, NULL)) != -1) {
     if (c == 'h') {
       a->help ();
       return tool_finish_stdout (TOOL_OK);
@@ -188,6 +189,10 @@ tool_parse_args (int argc, char *argv[], struct tool_args *a)
     }
     if (c == 's') {
       a->store_path = optarg;
+      continue;
+    }
+    if (c == 'v' && a->has_verbose) {
+      a->verbose = true;
       continue;
     }
     if (c != 'o')
@@ -251,11 +256,14 @@ tool_human (uint64_t bytes, char buf[32])
   double v = (double) bytes;
   unsigned i = 0;
 
-  while (v >= 1024 && i < 6) {
+  while (v >= 1023.5 && i < 6) {        /* would be printed as 1024 */
     v /= 1024;
     i++;
   }
-  snprintf (buf, 32, "%.3g %s", v, units[i]);
+  if (v >= 99.95 || i == 0)
+    snprintf (buf, 32, "%.0f %s", v, units[i]);
+  else
+    snprintf (buf, 32, "%.3g %s", v, units[i]);
   return buf;
 }
 

@@ -74,7 +74,8 @@ struct tool_args {
   const char *subcommand;
   void (*help) (void);
   bool has_output;            /* takes --output */
-  bool json;                  /* out */
+  bool has_verbose;           /* takes --verbose */
+  bool json, verbose;         /* out */
   const char *path;           /* out */
   const char *store_path;     /* out: --store, or NULL */
 };

@@ -45,11 +45,39 @@ equal tombstones "$(field tombstones)" 0
 equal hash "$(field hash)" sha256
 equal state "$(field state)" clean
 equal ratio "$(field ratio | cut -c1-3)" 2.0
-tool info "$disk" | grep -qi 'saved' || die "the plain form"
+
+say "the plain form: space first, the index in one line"
+tool info "$disk" >"$TMP/plain"
+cat "$TMP/plain"
+sed 's/:.*//' "$TMP/plain" >"$TMP/labels"
+printf '%s\n' image 'virtual size' mapped stored saved ratio 'on the host' \
+  index state | diff - "$TMP/labels" || die "other lines"
+line () { sed -n "s/^$1: *//p" "$TMP/plain"; }
+equal "virtual size" "$(line 'virtual size')" '1 GiB'
+equal mapped "$(line mapped)" '2 MiB'
+equal stored "$(line stored)" '1 MiB, in clusters of 8 KiB'
+equal saved "$(line saved)" '1 MiB, 50 % of what is mapped'
+equal ratio "$(line ratio)" 2.00
+line index | grep -qE '^128 entries, [0-9.]+ [KM]iB of memory, 0 B on disk$' ||
+  die "index: $(line index)"
+equal state "$(line state)" clean
+
+say "what hints found is no miss"
+start_server "$disk"
+$PY "$HERE/nbdrun.py" "$URI" '
+h.pwrite(pat(2, 1 << 20), 16 << 20)
+h.pwrite(pat(2, 1 << 20), 24 << 20)'
+stop_server
+tool info --verbose "$disk" >"$TMP/plain"
+hints=$(info_field "$disk" hint-hits)
+at_least "clusters known to hints" "$hints" 128
+line writes | grep -qE "^[0-9]+ clusters looked for, 50.00 % known: $hints " ||
+  die "writes: $(line writes)"
 
 say "a plain image has no store"
 qemu-img create -q -f qcow2 "$TMP/plain.qcow2" 1G
 sum=$(sha256sum <"$TMP/plain.qcow2")
-tool info "$TMP/plain.qcow2" >/dev/null
+tool info "$TMP/plain.qcow2" | grep -q '^index: *none: .*not dedup' ||
+  die "the plain form without an index"
 tool check "$TMP/plain.qcow2" >/dev/null
 equal "plain image" "$(sha256sum <"$TMP/plain.qcow2")" "$sum"
