@@ -24,6 +24,9 @@
  * reads some of them more than once. */
 #define CACHE_BYTES (256u << 20)
 
+/* That of images that the plugin and qcow2-dedup create. */
+#define GOOD_CLUSTER_SIZE 4096
+
 /* As a shell says that a program was ended by SIGINT. */
 #define EXIT_INTERRUPTED 130
 
@@ -150,6 +153,18 @@ index_disk (struct dedup_disk *d, const struct index_args *a,
 
 /* --- Output ------------------------------------------------------------------- */
 
+/* Larger clusters are seldom equal as a whole. */
+static void
+print_how_to_convert (const struct index_args *a, uint64_t cluster_size)
+{
+  char human[32];
+
+  printf ("%s: its clusters of %s share little, as a whole cluster must be "
+          "equal; clusters of 4 KiB share more: qemu-img convert -O qcow2 "
+          "-o cluster_size=4k %s NEW.qcow2 && qcow2-dedup index NEW.qcow2\n",
+          a->path, tool_human (cluster_size, human), a->path);
+}
+
 static void
 print_human (const struct index_args *a, const struct outcome *o,
              uint64_t cluster_size)
@@ -161,6 +176,8 @@ print_human (const struct index_args *a, const struct outcome *o,
           " were zeroes, %" PRIu64 " known before: %s saved.\n", a->path,
           c->indexed, c->linked, c->zeroed, c->known,
           tool_human ((c->linked + c->zeroed) * cluster_size, human));
+  if (cluster_size > GOOD_CLUSTER_SIZE)
+    print_how_to_convert (a, cluster_size);
 }
 
 static void
@@ -183,6 +200,7 @@ print_json (const struct index_args *a, const struct outcome *o,
   set (j, "zeroed-clusters", c->zeroed);
   set (j, "known-clusters", c->known);
   set (j, "bad-clusters", c->bad);
+  set (j, "cluster-size", cluster_size);
   set (j, "saved-bytes", (c->linked + c->zeroed) * cluster_size);
   json_dumpf (j, stdout, JSON_INDENT (4) | JSON_PRESERVE_ORDER);
   putchar ('\n');
