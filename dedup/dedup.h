@@ -26,6 +26,8 @@ struct dedup_open_params {
   bool verify;                   /* compare bytes before linking */
   enum dedup_hash_alg hash;      /* must be the store's, if it has one */
   bool hash_given;               /* else whatever the store has */
+  bool no_disk_ok;               /* for tools that look: open an image whose
+                                  * anchor was applied, which has no disk */
   enum qcow2_host_files host_files;
   int64_t max_incarnations;      /* -1: as stored */
   uint64_t index_memory;         /* bytes of RAM for the index; 0: no bound */
@@ -61,6 +63,11 @@ struct qcow2_image *dedup_image (struct dedup_disk *d);
 /* Was it opened for writing after all?  An image that is marked corrupt is
  * not. */
 bool dedup_writable (const struct dedup_disk *d);
+
+/* What is wrong with an image for which qcow2_anchor_was_applied is true. */
+#define DEDUP_ANCHOR_APPLIED \
+  "the deduplication's own snapshot, the anchor, was applied to the disk " \
+  "(qemu-img snapshot -a), and the disk's tables are lost"
 
 struct dedup_create_params {
   struct qcow2_create_params image;

@@ -26,6 +26,18 @@ open_format (struct dedup_disk *d, const struct dedup_open_params *p,
   return qcow2_open (d->io, &q, &d->img, f);
 }
 
+/* Is the active disk one?  It is none once the anchor was applied. */
+static int
+check_disk (struct dedup_disk *d, const struct dedup_open_params *p,
+            struct fault *f)
+{
+  if (!qcow2_anchor_was_applied (d->img) || p->no_disk_ok)
+    return 0;
+  return fault_corrupt (f, UINT64_MAX, DEDUP_ANCHOR_APPLIED
+                        ": restore a backup, or go back to a snapshot with "
+                        "qemu-img snapshot -a; see qcow2-dedup-recover(1)");
+}
+
 /* Refcounts that can't be relied on, or not grow, are made anew first. */
 static int
 open_usable (struct dedup_disk *d, const struct dedup_open_params *p,
@@ -36,6 +48,8 @@ open_usable (struct dedup_disk *d, const struct dedup_open_params *p,
   int r;
 
   r = open_format (d, p, f);
+  if (r == 0)
+    r = check_disk (d, p, f);
   if (r == 0)
     r = dedup_choose_mode (d, p, f);
   if (r < 0 || !dedup_wants_rebuild (d, &min_clusters))
@@ -383,7 +397,7 @@ open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
     if (r < 0)
       return r;
   }
-  if (d->direct)
+  if (d->direct || (p->no_disk_ok && qcow2_anchor_was_applied (d->img)))
     return 0;
   r = read_config (d, &why);
   if (r == 1) {

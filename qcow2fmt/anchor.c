@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The anchor (docs/on-disk.md section 2), as one bit per host cluster.
  *
- * Each entry of an anchor L2 table is 0 or its own offset, so a bit says it
- * all.  The bits of one table are a part; a part is read when it is first
+ * Each entry of an anchor L2 table is 0 or its own offset, with or without
+ * COPIED, which says nothing there; so a bit says it all.  The bits of one table are a part; a part is read when it is first
  * asked for, stays in memory from then on (a bit per cluster: 32 MiB per TiB
  * in clusters of 4 KiB), and is written back by making its table anew.
  *
@@ -146,6 +146,21 @@ qcow2_find_unanchored_locked (struct qcow2_image *img,
   }
 }
 
+bool
+qcow2_anchor_was_applied (const struct qcow2_image *img)
+{
+  const struct qcow2_flat *anchor = &img->anchor.l1, *l1 = &img->l1;
+  uint64_t i;
+
+  if (img->header.geo.incompatible & QCOW2_INCOMPAT_RECOVERY)
+    return false;              /* L1 and anchor may be of two moments */
+  for (i = 0; i < anchor->nr && i < l1->nr; ++i)
+    if ((anchor->v[i] & QCOW2_OFFSET_MASK) != 0 &&
+        (anchor->v[i] & QCOW2_OFFSET_MASK) == (l1->v[i] & QCOW2_OFFSET_MASK))
+      return true;
+  return false;
+}
+
 static void
 put_one (struct qcow2_image *img, uint64_t part, uint64_t i, bool anchored)
 {
@@ -242,7 +257,8 @@ decode (const struct qcow2_image *img, uint64_t part, const uint8_t *table,
     v = qcow2_l2_load (geo, table, i, &bitmap);
     if (v == 0)
       continue;
-    if (v != (first + i) << geo->cluster_bits)
+    /* Going back from an applied anchor QEMU has set COPIED in its tables. */
+    if ((v & ~QCOW2_L2_COPIED) != (first + i) << geo->cluster_bits)
       return -EBADMSG;
     bits[i / 64] |= UINT64_C (1) << i % 64;
   }

@@ -57,6 +57,9 @@ void qcow2_snapshot_free (struct qcow2_snapshot_table *t);
 int qcow2_snapshot_encode (struct qcow2_image *img, uint64_t anchor_l1_off,
                            uint32_t anchor_l1_entries, uint8_t **buf,
                            size_t *len, uint32_t *nr) MUST_CHECK;
+/* Write into the entry of an anchor that QEMU would apply what makes it refuse
+ * (docs/on-disk.md section 2): 8 aligned bytes, in place.  No sync. */
+int qcow2_anchor_deter (struct qcow2_image *img) MUST_CHECK;
 
 /* --- cache.c: L2 tables and refcount blocks, in slices ------------------- */
 

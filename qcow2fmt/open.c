@@ -139,6 +139,16 @@ init_memory (struct qcow2_image *img, size_t cache_bytes, struct fault *f)
   return r < 0 ? fault_io (f, -r, UINT64_MAX, "%s", strerror (-r)) : 0;
 }
 
+/* A file below this one in a backing chain must have a disk. */
+static int
+check_has_disk (const struct qcow2_image *img, struct fault *f)
+{
+  if (img->depth == 0 || !qcow2_anchor_was_applied (img))
+    return 0;
+  return fault_corrupt (f, UINT64_MAX, "its anchor snapshot was applied to "
+                        "the disk, whose tables are lost");
+}
+
 static int
 open_backing (struct qcow2_image *img, struct fault *f)
 {
@@ -190,6 +200,7 @@ qcow2_open_at_depth (struct io_store *io,
       (r = load_reftable (img, f)) < 0 ||
       (r = qcow2_snapshot_load (img, f)) < 0 ||
       (r = load_anchor (img, f)) < 0 ||
+      (r = check_has_disk (img, f)) < 0 ||
       (r = qcow2_bitmaps_load (img, f)) < 0 ||
       (r = init_memory (img, params->cache_bytes, f)) < 0 ||
       (r = qcow2_data_file_open (img, f)) < 0 ||
@@ -314,6 +325,8 @@ qcow2_set_recovery_bit (struct qcow2_image *img, bool on)
 
   assert (img->writable && g->version >= 3);
   r = on ? qcow2_bitmaps_begin (img) : 0;
+  if (r == 0 && on)
+    r = qcow2_anchor_deter (img);
   if (r < 0)
     return r;
   r = io_pwrite (img->io, wire, on ? sizeof wire : sizeof wire[0],

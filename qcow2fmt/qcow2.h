@@ -120,8 +120,16 @@ struct io_store *qcow2_data_io (struct qcow2_image *img);
  * any other size than QCOW2_STORE_EXTENSION_SIZE counts as absent. */
 const uint8_t *qcow2_store_extension (const struct qcow2_image *img);
 
+/* Id and name of the anchor: those that it gets, and those it had before. */
+#define QCOW2_ANCHOR_NAME "do-not-apply-dedup-anchor"
+#define QCOW2_OLD_ANCHOR_NAME "dedup"
+
 /* Is there an anchor snapshot? */
 bool qcow2_has_anchor (const struct qcow2_image *img);
+
+/* Has somebody applied the anchor as a snapshot, and the active disk is what
+ * the anchor maps (docs/on-disk.md section 2.1)?  Never while bit 48 is set. */
+bool qcow2_anchor_was_applied (const struct qcow2_image *img);
 
 /* Read all tables of the anchor.  FAULT_CORRUPT: one of them is none. */
 int qcow2_anchor_load_all (struct qcow2_image *img, struct fault *f)
@@ -134,6 +142,7 @@ struct qcow2_snapshot {
   uint64_t disk_size;
   uint64_t vm_state_size;
   bool is_anchor;
+  bool named_anchor;           /* by id and name; also where it serves as none */
 };
 size_t qcow2_snapshots (const struct qcow2_image *img,
                         const struct qcow2_snapshot **out);

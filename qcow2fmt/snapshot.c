@@ -10,8 +10,9 @@
  * entry's fixed part telling how much more to read.  No more is held in
  * memory than QCOW2_MAX_SNAPSHOT_TABLE_BYTES, twice (raw and strings).
  *
- * Runs at open and in plan.c, both single-threaded.  Never writes; what the
- * L1 tables of snapshots hold is left to check.c and anchor.c.
+ * Runs at open and in plan.c, both single-threaded, and once before the first
+ * change of a session.  What the L1 tables of snapshots hold is left to check.c
+ * and anchor.c.
  */
 #include <errno.h>
 #include <string.h>
@@ -21,12 +22,12 @@
 #include "header-format.h"
 #include "image.h"
 
-#define ANCHOR_NAME "dedup"
-#define ANCHOR_NAME_LEN (sizeof ANCHOR_NAME - 1)
-#define ANCHOR_ENTRY_LEN                                        \
-  (sizeof (struct qcow2_wire_snapshot) +                        \
-   sizeof (struct qcow2_wire_snapshot_extra) +                  \
-   2 * ANCHOR_NAME_LEN)
+/* Id and name of a new anchor, and of those made before it had a name that
+ * deters. */
+static const char anchor_name[] = QCOW2_ANCHOR_NAME;
+static const char old_anchor_name[] = QCOW2_OLD_ANCHOR_NAME;
+
+#define SECTOR 512
 
 #define READ_AHEAD 65536
 
@@ -109,6 +110,17 @@ take_extra (const uint8_t *raw, uint32_t extra_len, struct qcow2_snapshot *s)
     s->disk_size = be64_load (x.disk_size);
 }
 
+/* Are id and name, of these lengths in the file, both ANCHOR? */
+static bool
+are_both (const char *anchor, const struct qcow2_snapshot *s, size_t id_len,
+          size_t name_len)
+{
+  const size_t len = strlen (anchor);
+
+  return id_len == len && name_len == len && strcmp (s->id, anchor) == 0 &&
+    strcmp (s->name, anchor) == 0;
+}
+
 static int
 take_strings (struct table_reader *rd, const uint8_t *id, size_t id_len,
               size_t name_len, struct qcow2_snapshot *s)
@@ -119,9 +131,9 @@ take_strings (struct table_reader *rd, const uint8_t *id, size_t id_len,
   s->name = strndup (name, name_len);
   if (s->id == NULL || s->name == NULL)
     return fault_io (rd->f, ENOMEM, UINT64_MAX, "out of memory");
-  s->is_anchor = id_len == ANCHOR_NAME_LEN && name_len == ANCHOR_NAME_LEN &&
-    memcmp (id, ANCHOR_NAME, id_len) == 0 &&
-    memcmp (name, ANCHOR_NAME, name_len) == 0;
+  s->is_anchor = s->named_anchor =
+    are_both (anchor_name, s, id_len, name_len) ||
+    are_both (old_anchor_name, s, id_len, name_len);
   return 0;
 }
 
@@ -243,22 +255,50 @@ qcow2_snapshot_free (struct qcow2_snapshot_table *t)
 
 /* --- Encoding ------------------------------------------------------- */
 
-/* Write the anchor's entry to P, which is zeroed; padding included. */
-static void
-encode_anchor (const struct qcow2_geometry *g, uint64_t l1_off,
-               uint32_t l1_entries, uint8_t *p)
+/* The size of the disk that the anchor claims to be: all that its L1 table can
+ * map, less a byte.  No disk ends inside a sector, so QEMU refuses to apply
+ * the anchor, before it changes anything (docs/on-disk.md section 2). */
+static uint64_t
+anchor_disk_size (const struct qcow2_geometry *g, uint32_t l1_entries)
 {
+  /* At most 2^22 entries of 2^39 bytes. */
+  uint64_t bytes = l1_entries * (g->l2_entries * g->cluster_size);
+
+  return MAX_OF (bytes, SECTOR) - 1;
+}
+
+/* An anchor keeps the name that it has. */
+static const char *
+name_of_anchor (const struct qcow2_snapshot_table *t)
+{
+  return t->anchor >= 0 ? t->v[t->anchor].name : anchor_name;
+}
+
+static size_t
+anchor_entry_len (const char *name)
+{
+  return round_up_pow2 (sizeof (struct qcow2_wire_snapshot) +
+                        sizeof (struct qcow2_wire_snapshot_extra) +
+                        2 * strlen (name), 8);
+}
+
+/* Write the entry of the anchor called NAME to P, which is zeroed; padding
+ * included. */
+static void
+encode_anchor (const struct qcow2_geometry *g, const char *name,
+               uint64_t l1_off, uint32_t l1_entries, uint8_t *p)
+{
+  const size_t len = strlen (name);
   struct timespec now;
   struct qcow2_wire_snapshot w = {
     .l1_off = be64_make (l1_off),
     .l1_entries = be32_make (l1_entries),
-    .id_len = be16_make (ANCHOR_NAME_LEN),
-    .name_len = be16_make (ANCHOR_NAME_LEN),
+    .id_len = be16_make ((uint16_t) len),
+    .name_len = be16_make ((uint16_t) len),
     .extra_len = be32_make (sizeof (struct qcow2_wire_snapshot_extra)),
   };
-  /* At most 2^22 entries of 2^39 bytes. */
   struct qcow2_wire_snapshot_extra x = {
-    .disk_size = be64_make (l1_entries * (g->l2_entries * g->cluster_size)),
+    .disk_size = be64_make (anchor_disk_size (g, l1_entries)),
   };
 
   clock_gettime (CLOCK_REALTIME, &now);
@@ -268,8 +308,8 @@ encode_anchor (const struct qcow2_geometry *g, uint64_t l1_off,
   p += sizeof w;
   memcpy (p, &x, sizeof x);
   p += sizeof x;
-  memcpy (p, ANCHOR_NAME, ANCHOR_NAME_LEN);
-  memcpy (p + ANCHOR_NAME_LEN, ANCHOR_NAME, ANCHOR_NAME_LEN);
+  memcpy (p, name, len);
+  memcpy (p + len, name, len);
 }
 
 int
@@ -278,7 +318,8 @@ qcow2_snapshot_encode (struct qcow2_image *img, uint64_t anchor_l1_off,
                        size_t *len, uint32_t *nr)
 {
   const struct qcow2_snapshot_table *t = &img->snapshots;
-  const size_t entry_len = round_up_pow2 (ANCHOR_ENTRY_LEN, 8);
+  const char *name = name_of_anchor (t);
+  const size_t entry_len = anchor_entry_len (name);
   /* The anchor replaces [cut, cut_end) of the table. */
   size_t cut = t->anchor >= 0 ? t->raw_off[t->anchor] : t->raw_len;
   size_t cut_end = t->anchor >= 0 ? t->raw_off[t->anchor + 1] : t->raw_len;
@@ -293,11 +334,43 @@ qcow2_snapshot_encode (struct qcow2_image *img, uint64_t anchor_l1_off,
     return -ENOMEM;
   if (cut > 0)
     memcpy (p, t->raw, cut);
-  encode_anchor (&img->header.geo, anchor_l1_off, anchor_l1_entries, p + cut);
+  encode_anchor (&img->header.geo, name, anchor_l1_off, anchor_l1_entries,
+                 p + cut);
   if (t->raw_len > cut_end)
     memcpy (p + cut + entry_len, t->raw + cut_end, t->raw_len - cut_end);
   *buf = p;
   *len = new_len;
   *nr = new_nr;
+  return 0;
+}
+
+/* --- Making an anchor one that is not applied ------------------------- */
+
+int
+qcow2_anchor_deter (struct qcow2_image *img)
+{
+  struct qcow2_snapshot_table *t = &img->snapshots;
+  const uint64_t table_off = img->header.fields.snapshots_off;
+  struct qcow2_wire_snapshot w;
+  uint64_t at;
+  be64 size;
+  int r;
+
+  /* A table that moved since the open was encoded here. */
+  if (t->anchor < 0 || img->fields.snapshots_off != table_off ||
+      t->v[t->anchor].disk_size % SECTOR != 0)
+    return 0;
+  at = t->raw_off[t->anchor];
+  memcpy (&w, t->raw + at, sizeof w);
+  if (be32_load (w.extra_len) < sizeof (struct qcow2_wire_snapshot_extra))
+    return 0;                  /* nowhere to say it */
+  at += sizeof w + offsetof (struct qcow2_wire_snapshot_extra, disk_size);
+  size = be64_make (anchor_disk_size (&img->header.geo,
+                                      t->v[t->anchor].l1_entries));
+  r = io_pwrite (img->io, &size, sizeof size, table_off + at);
+  if (r < 0)
+    return r;
+  memcpy (t->raw + at, &size, sizeof size);
+  t->v[t->anchor].disk_size = be64_load (size);
   return 0;
 }

@@ -116,7 +116,7 @@ srv_names_init (struct srv_export *e)
   if (v == NULL)
     return -ENOMEM;
   for (size_t i = 0; i < nr; i++)
-    if (!snapshots[i].is_anchor)
+    if (!snapshots[i].named_anchor)
       v[n++] = (struct srv_name) {
         .root = (unsigned) i + 1,
         .s = can_be_name (snapshots[i].name) ? snapshots[i].name : NULL,

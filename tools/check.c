@@ -175,7 +175,12 @@ run_check (struct dedup_disk *d, const struct tool_args *a)
   tool_progress_clear (&fs.progress);
   if (r < 0)
     return tool_fault (a->path, r, &f);
-  res.store_errors += store_is_void (d);
+  if (qcow2_anchor_was_applied (dedup_image (d))) {
+    problem_cb (&fs, false, DEDUP_ANCHOR_APPLIED);
+    res.image.corruptions++;
+  }
+  else
+    res.store_errors += store_is_void (d);
   if (a->json)
     print_json (a->path, &res);
   else
@@ -190,6 +195,7 @@ check_store (struct io_store *io, const struct tool_args *a)
     .path = a->path, .dedup = true, .verify = true, .max_incarnations = -1,
     .cache_bytes = TOOL_CACHE_BYTES, .log = &tool_log_errors,
     .host_files = QCOW2_FILES_IGNORE, .store_path = a->store_path,
+    .no_disk_ok = true,
   };
   struct dedup_disk *d;
   struct fault f = { 0 };

@@ -13,6 +13,8 @@
 static const char *
 state (const struct report *rep)
 {
+  if (rep->no_disk)
+    return "the anchor was applied, the disk is lost";
   return rep->stats.needs_recovery ? "needs recovery" : "clean";
 }
 

@@ -147,6 +147,7 @@ collect (struct dedup_disk *d, const char *path, bool with_census,
 
   rep->path = path;
   rep->geo = qcow2_geometry (dedup_image (d));
+  rep->no_disk = qcow2_anchor_was_applied (dedup_image (d));
   r = usage_init (d, &rep->usage, f);
   if (r == 0)
     r = count_disk (d, &rep->usage, f);
@@ -192,6 +193,7 @@ info_open (struct io_store *io, const struct tool_args *a)
     .path = a->path, .dedup = true, .verify = true, .max_incarnations = -1,
     .cache_bytes = TOOL_CACHE_BYTES, .log = &tool_log_errors,
     .host_files = QCOW2_FILES_IGNORE, .store_path = a->store_path,
+    .no_disk_ok = true,
   };
   struct dedup_disk *d;
   struct fault f = { 0 };

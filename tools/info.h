@@ -23,6 +23,7 @@ struct report {
   uint64_t actual_size;       /* on the host; of no meaning for a device */
   bool is_device;
   double ratio;               /* mapped / stored; 0 while nothing is stored */
+  bool no_disk;               /* the anchor was applied */
 };
 
 void info_print_json (const struct report *rep);

@@ -58,15 +58,18 @@ static int
 recover_open (struct io_store *io, const struct tool_args *a)
 {
   const char *path = a->path;
-  bool needs_recovery;
+  bool needs_recovery, no_disk;
   struct fault f = { 0 };
   int r;
 
-  r = tool_needs_recovery (io, path, &needs_recovery, &f);
+  r = tool_look (io, path, &needs_recovery, &no_disk, &f);
   if (r < 0)
     return tool_fault (path, r, &f);
   if (needs_recovery)
     return replay (io, a);
+  if (no_disk)
+    return tool_error (path, "%s; nothing here brings them back: see "
+                       "qcow2-dedup-recover(1)", DEDUP_ANCHOR_APPLIED);
   printf ("%s: clean, nothing to recover.\n", path);
   return tool_finish_stdout (TOOL_OK);
 }

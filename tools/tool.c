@@ -229,8 +229,8 @@ tool_open_store (const char *path, bool writable, struct io_store **out,
 /* --- Images --------------------------------------------------------------- */
 
 int
-tool_needs_recovery (struct io_store *io, const char *path,
-                     bool *needs_recovery, struct fault *f)
+tool_look (struct io_store *io, const char *path, bool *needs_recovery,
+           bool *no_disk, struct fault *f)
 {
   const struct qcow2_open_params p = {
     .path = path, .allow_recovery = true, .cache_bytes = 1u << 20,
@@ -244,8 +244,18 @@ tool_needs_recovery (struct io_store *io, const char *path,
     return r;
   *needs_recovery =
     (qcow2_geometry (img)->incompatible & QCOW2_INCOMPAT_RECOVERY) != 0;
+  *no_disk = qcow2_anchor_was_applied (img);
   qcow2_close (img);
   return 0;
+}
+
+int
+tool_needs_recovery (struct io_store *io, const char *path,
+                     bool *needs_recovery, struct fault *f)
+{
+  bool no_disk;
+
+  return tool_look (io, path, needs_recovery, &no_disk, f);
 }
 
 const char *

@@ -96,7 +96,11 @@ void tool_version (void);
 
 /* --- Images --------------------------------------------------------------- */
 
-/* Is bit 48 set?  Changes nothing.  -errno with F filled. */
+/* Is bit 48 set?  Was the anchor applied (qcow2_anchor_was_applied)?  Changes
+ * nothing.  -errno with F filled. */
+int tool_look (struct io_store *io, const char *path, bool *needs_recovery,
+               bool *no_disk, struct fault *f) MUST_CHECK;
+/* The first of the two.  -errno with F filled. */
 int tool_needs_recovery (struct io_store *io, const char *path,
                          bool *needs_recovery, struct fault *f) MUST_CHECK;
 

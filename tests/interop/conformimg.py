@@ -342,7 +342,7 @@ class Case:
             return {}
         out, found = os.path.join(self.dir, 'snap.raw'), {}
         for line in run('qemu-img', 'snapshot', '-l', image).split('\n')[2:]:
-            if not line or line.split()[0] == 'dedup':
+            if not line or 'dedup' in line.split()[0]:
                 continue
             name = line.split()[1]
             run('qemu-img', 'convert', '-f', 'qcow2', '-O', 'raw', '-l', name,

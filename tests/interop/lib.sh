@@ -25,6 +25,7 @@ export PYTHONDONTWRITEBYTECODE=1
 export PATH=$PATH:/usr/sbin:/sbin
 export LC_ALL=C
 RECOVERY_NAME='dedup journal, needs recovery'
+ANCHOR=do-not-apply-dedup-anchor
 
 TMP=$(mktemp -d "${TMPDIR:-/tmp}/dedup-XXXXXX")
 at_exit_cmds=()

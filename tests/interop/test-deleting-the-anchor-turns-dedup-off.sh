@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# qemu-img snapshot -d dedup leaves a plain clean image with its sharing;
+# Deleting the anchor with qemu-img leaves a plain clean image with its sharing;
 # serving that starts a new store, which deduplicates from the first write on.
 # Breaks if: the anchor holds anything that stock QEMU does not understand.
 . "$(dirname "$0")/lib.sh"
@@ -14,8 +14,9 @@ stop_server
 check_clean "$disk"
 qemu-img convert -O raw "$disk" "$TMP/want.raw"
 
-qemu-img snapshot -l "$disk" | grep -qw dedup || die "no anchor to delete"
-qemu-img snapshot -d dedup "$disk"
+qemu-img snapshot -l "$disk" | grep -qw -- "$ANCHOR" ||
+  die "no anchor to delete"
+qemu-img snapshot -d "$ANCHOR" "$disk"
 qemu-img check "$disk" >"$TMP/out"
 grep -q 'No errors were found' "$TMP/out" || die "$(cat "$TMP/out")"
 same_as_raw "$TMP/want.raw" "$disk"
@@ -35,6 +36,6 @@ nbdcopy "$URI" "$TMP/want.raw"
 stop_server
 check_clean "$disk"
 same_as_raw "$TMP/want.raw" "$disk"
-qemu-img snapshot -l "$disk" | grep -qw dedup || die "no new anchor"
+qemu-img snapshot -l "$disk" | grep -qw -- "$ANCHOR" || die "no new anchor"
 # 64 KiB of equal blocks by QEMU; all else is there once.
 at_most "data-clusters" "$(data_clusters "$disk")" $((before + 1024 + 16))

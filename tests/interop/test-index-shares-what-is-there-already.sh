@@ -68,7 +68,7 @@ same_as_raw "$TMP/b.raw" "$disk"
 check_clean "$disk"
 
 say "the anchor deleted: shared clusters without it are taken in again"
-qemu-img snapshot -d dedup "$disk"
+qemu-img snapshot -d "$ANCHOR" "$disk"
 index "$disk"
 check_clean "$disk"
 same_as_raw "$TMP/b.raw" "$disk"

@@ -74,7 +74,7 @@ for call in (lambda: one.pwrite(b'x' * 512, 0), lambda: one.trim(4096, 0),
     sys.exit('the snapshot took a write')
 assert one.pread(65536, 65536) == was
 END
-for name in first nothing dedup FIRST 1; do
+for name in first nothing dedup "$ANCHOR" FIRST 1; do
   rc=0
   nbdinfo --size "$(export_uri $name)" >/dev/null 2>&1 || rc=$?
   equal "status for $name" $((rc != 0)) $([ $name = first ] && echo 0 || echo 1)
