@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Tells whether all connections to the plugin of this nbdkit are read-only:
- * because of -r, or because a filter opens them so.
+/* Tells whether all connections to the plugin of this nbdkit are read-only,
+ * because of -r, or because a filter opens them so; and the path of -U.
  *
  * nbdkit has no call for that, so this parses the arguments of the process
  * once more, with the same getopt_long and the options that nbdkit(1)
@@ -15,7 +15,7 @@
  * access always.  So the answer is yes if there is one of the former and no
  * ext2 below it.  The last --filter option is next to the plugin.
  *
- * Called once, before there are threads.
+ * Called before there are threads.
  */
 #include <fcntl.h>
 #include <getopt.h>
@@ -75,7 +75,7 @@ static const struct option long_options[] = {
   { "tls-certificates", required_argument, NULL, 0 },
   { "tls-psk", required_argument, NULL, 0 },
   { "tls-verify-peer", no_argument, NULL, 0 },
-  { "unix", required_argument, NULL, 0 },
+  { "unix", required_argument, NULL, 'U' },
   { "user", required_argument, NULL, 0 },
   { "verbose", no_argument, NULL, 0 },
   { "version", no_argument, NULL, 0 },
@@ -159,41 +159,69 @@ below_filter (const char *arg, const char *before)
   return is_filter (arg, "ext2") ? NULL : before;
 }
 
+struct command_line {
+  bool by_option;               /* -r */
+  const char *by_filter;        /* a constant, or NULL */
+  char *socket;                 /* of the last -U, or NULL */
+};
+
 /* nbdkit is done with getopt when .get_ready runs (its own last use is of
  * optind, for the keys), but leave its state as it was all the same. */
-static const char *
-parse_arguments (int argc, char **argv)
+static void
+parse_arguments (int argc, char **argv, struct command_line *line)
 {
   int saved_optind = optind, saved_opterr = opterr, saved_optopt = optopt;
   char *saved_optarg = optarg;
-  const char *by_filter = NULL;
-  bool by_option = false;
   int c;
 
   optind = 0;                   /* start afresh */
   opterr = 0;
   while ((c = getopt_long (argc, argv, short_options, long_options,
                            NULL)) != -1) {
-    by_option |= c == 'r';
+    line->by_option |= c == 'r';
+    if (c == 'U')
+      line->socket = optarg;
     if (c == OPT_FILTER)
-      by_filter = below_filter (optarg, by_filter);
+      line->by_filter = below_filter (optarg, line->by_filter);
   }
   optind = saved_optind;
   opterr = saved_opterr;
   optopt = saved_optopt;
   optarg = saved_optarg;
-  return by_option ? "-r" : by_filter;
+}
+
+/* Fills LINE; strings point into the result, which the caller frees. */
+static char *
+parse_command_line (struct command_line *line)
+{
+  size_t len;
+  char *buf = read_command_line (&len);
+  CLEANUP_FREE char **argv = NULL;
+  int argc;
+
+  memset (line, 0, sizeof *line);
+  if (buf)
+    argv = split_arguments (buf, len, &argc);
+  if (argv)
+    parse_arguments (argc, argv, line);
+  return buf;
 }
 
 const char *
 command_line_readonly (void)
 {
-  size_t len;
-  CLEANUP_FREE char *buf = read_command_line (&len);
-  CLEANUP_FREE char **argv = NULL;
-  int argc;
+  struct command_line line;
+  CLEANUP_FREE char *buf = parse_command_line (&line);
 
-  if (buf)
-    argv = split_arguments (buf, len, &argc);
-  return argv ? parse_arguments (argc, argv) : NULL;
+  return line.by_option ? "-r" : line.by_filter;
+}
+
+char *
+command_line_socket (void)
+{
+  struct command_line line;
+  CLEANUP_FREE char *buf = parse_command_line (&line);
+
+  return line.socket && strcmp (line.socket, "-") != 0 ? strdup (line.socket)
+    : NULL;
 }

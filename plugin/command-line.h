@@ -7,4 +7,8 @@
  * "--filter=cow".  NULL: there is none, so clients may be given write access. */
 const char *command_line_readonly (void);
 
+/* The path of the Unix socket that nbdkit is to make (-U), for the caller to
+ * free.  NULL: it makes none, or one with a name of its own (-U -). */
+char *command_line_socket (void);
+
 #endif

@@ -31,6 +31,7 @@
 #include "command-line.h"
 #include "export.h"
 #include "malloc-limits.h"
+#include "stale-socket.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
@@ -376,6 +377,15 @@ read_only_because (void)
     : readonly_key == READONLY_AUTO ? argument : NULL;
 }
 
+static void
+make_way_for_socket (void)
+{
+  CLEANUP_FREE char *path = command_line_socket ();
+
+  if (path && remove_stale_socket (path))
+    nbdkit_debug ("%s: removed, as an earlier server left it behind", path);
+}
+
 static int
 plugin_get_ready (void)
 {
@@ -398,6 +408,7 @@ plugin_get_ready (void)
                   params.read_only_because);
   else
     nbdkit_debug ("%s: opened for writing", file_name);
+  make_way_for_socket ();
   return 0;
 }
 
