@@ -9,6 +9,15 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <time.h>
+
+#define SECOND_NS UINT64_C (1000000000)
+
+/* A line on how far it is: after so much of the disk, not sooner than so long
+ * after the last one, and after so long in any case. */
+#define PROGRESS_PERCENT 10
+#define PROGRESS_MIN_NS SECOND_NS
+#define PROGRESS_MAX_NS (600 * SECOND_NS)
 
 int
 srv_existing_step (struct srv_export *e, bool all,
@@ -29,6 +38,28 @@ srv_existing_step (struct srv_export *e, bool all,
     return r;
   x->guest_idx += nr;
   return 1;
+}
+
+static void
+say_progress (const struct srv_export *e, struct srv_existing *x)
+{
+  unsigned percent = (unsigned) (100.0 * (double) x->guest_idx /
+                                 (double) e->nr_clusters);
+  struct timespec t;
+  uint64_t now;
+
+  clock_gettime (CLOCK_MONOTONIC, &t);
+  now = (uint64_t) t.tv_sec * SECOND_NS + (uint64_t) t.tv_nsec;
+  if (x->said_ns == 0)
+    x->said_ns = now;
+  if (now - x->said_ns < PROGRESS_MIN_NS ||
+      (percent - x->said_percent < PROGRESS_PERCENT &&
+       now - x->said_ns < PROGRESS_MAX_NS))
+    return;
+  x->said_ns = now;
+  x->said_percent = percent;
+  log_line (e->log, LOG_INFO, "%s: indexing what is there: %u %% done, %" PRIu64
+            " clusters are shared now", e->path, percent, x->counts.linked);
 }
 
 static void
@@ -55,5 +86,7 @@ srv_existing_background (void *opaque)
   }
   if (r == 0)
     say_done (e);
+  else if (r == 1)
+    say_progress (e, &e->existing);
   return r;
 }

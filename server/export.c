@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -261,8 +262,11 @@ new_export (const struct srv_params *p)
   e->writable = !p->read_only;
   e->commit_interval_ms = p->commit_interval_ms;
   e->index_existing = p->index_existing;
+  e->dedup = p->dedup;
   e->log = p->log;
   srv_range_lock_init (&e->ranges);
+  e->space.path = e->path;
+  e->space.log = e->log;
   return e;
 }
 
@@ -321,6 +325,7 @@ srv_start (struct srv_export *e)
     .log = e->log,
     .commit_interval_ms = e->commit_interval_ms,
     .last_change_ns = &e->last_change_ns,
+    .space = &e->space,
     .step = e->index_existing ? srv_existing_background : NULL,
     .step_opaque = e,
   };
@@ -353,6 +358,41 @@ srv_close (struct srv_export *e)
   }
   free_export (e);
   return r;
+}
+
+/* "20 GiB", or bytes where that is no whole number. */
+static const char *
+format_size (uint64_t bytes, char *buf, size_t len)
+{
+  static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB",
+                                       "PiB", "EiB" };
+  size_t i = 0;
+
+  while (bytes > 0 && bytes % 1024 == 0) {
+    bytes /= 1024;
+    i++;
+  }
+  snprintf (buf, len, "%" PRIu64 " %s", bytes, units[i]);
+  return buf;
+}
+
+void
+srv_log_serving (struct srv_export *e)
+{
+  struct dedup_stats s;
+  char size[32], cluster[32], index[96];
+
+  dedup_get_stats (e->disk, &s);
+  index[0] = '\0';
+  if (s.has_store)
+    snprintf (index, sizeof index, ", %s index of %" PRIu64 " entries",
+              dedup_hash_name (s.hash), s.index_entries);
+  log_line (e->log, LOG_INFO, "%s: serving a disk of %s, clusters of %s%s%s%s",
+            e->path, format_size (e->size_bytes, size, sizeof size),
+            format_size (UINT64_C (1) << e->cluster_bits, cluster,
+                         sizeof cluster), index,
+            e->writable ? "" : ", read-only",
+            e->writable && !e->dedup ? ", dedup=off" : "");
 }
 
 /* --- Properties ---------------------------------------------------------- */

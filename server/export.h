@@ -43,6 +43,8 @@ int srv_open (const struct srv_params *p, struct srv_export **out,
               struct fault *f) MUST_CHECK;
 /* Start the background loop: after the process has forked. */
 int srv_start (struct srv_export *e) MUST_CHECK;
+/* One line for the log that says what is served. */
+void srv_log_serving (struct srv_export *e);
 /* Stop the loop, close cleanly, free.  The result says whether the image is
  * clean.  NULL is fine. */
 int srv_close (struct srv_export *e);

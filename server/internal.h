@@ -7,10 +7,13 @@
 #include "export.h"
 #include "loop.h"
 #include "range-lock.h"
+#include "space.h"
 
 struct srv_existing {           /* how far indexing is */
   uint64_t guest_idx;
   struct dedup_existing counts;
+  uint64_t said_ns;             /* CLOCK_MONOTONIC, of the last line on it */
+  unsigned said_percent;
 };
 
 struct srv_name;                /* snapshot.c */
@@ -24,7 +27,7 @@ struct srv_export {
   const struct log_sink *log;
   bool writable;
   unsigned commit_interval_ms;
-  bool index_existing;
+  bool index_existing, dedup;
   unsigned cluster_bits;
   uint64_t nr_clusters;         /* the last one may be partial */
   uint64_t size_bytes;
@@ -37,8 +40,9 @@ struct srv_export {
   /* One step at a time: */
   struct srv_existing existing;
 
-  /* Locks itself: */
+  /* Lock themselves: */
   struct srv_range_lock ranges;
+  struct srv_space space;
 
   /* Atomic: */
   uint64_t last_change_ns;      /* CLOCK_MONOTONIC, of the last request that

@@ -58,6 +58,7 @@ struct task {
 struct retry {
   uint64_t not_before_ms;      /* uv_now */
   unsigned delay_ms;           /* 0: the last run succeeded */
+  bool said;                   /* a line told of the failure */
 };
 
 struct steps {
@@ -80,6 +81,7 @@ struct srv_loop {
   const struct log_sink *log;
   unsigned commit_interval_ms;
   const uint64_t *last_change_ns;
+  struct srv_space *space;
   uv_thread_t thread;
 
   /* Any thread: */
@@ -157,17 +159,20 @@ run_task_cb (uv_work_t *work)
   t->result = dedup_run (t->loop->disk, t->job);
 }
 
+/* Lack of space has its own line (space.h). */
 static void
 note_failure_on_loop (struct srv_loop *l, struct retry *r, const char *what,
                       int result)
 {
-  if (r->delay_ms == 0) {
-    log_line (l->log, LOG_ERROR, "%s: %s failed: %s", l->path, what,
-              strerror (-result));
-    r->delay_ms = RETRY_FIRST_MS;
-  }
-  else
-    r->delay_ms = MIN_OF (2 * r->delay_ms, RETRY_MAX_MS);
+  bool no_space = srv_is_no_space (result);
+
+  srv_space_note (l->space, result);
+  if (!r->said)
+    log_line (l->log, no_space ? LOG_DEBUG : LOG_ERROR, "%s: %s failed: %s",
+              l->path, what, strerror (-result));
+  r->said |= !no_space;
+  r->delay_ms = r->delay_ms == 0 ? RETRY_FIRST_MS :
+    MIN_OF (2 * r->delay_ms, RETRY_MAX_MS);
   r->not_before_ms = uv_now (&l->uv) + r->delay_ms;
 }
 
@@ -175,7 +180,8 @@ static void
 note_success_on_loop (struct srv_loop *l, struct retry *r, const char *what)
 {
   if (r->delay_ms != 0)
-    log_line (l->log, LOG_INFO, "%s: %s goes on", l->path, what);
+    log_line (l->log, r->said ? LOG_INFO : LOG_DEBUG, "%s: %s goes on",
+              l->path, what);
   memset (r, 0, sizeof *r);
 }
 
@@ -472,6 +478,7 @@ new_loop (const struct srv_loop_params *p)
   l->log = p->log;
   l->commit_interval_ms = p->commit_interval_ms;
   l->last_change_ns = p->last_change_ns;
+  l->space = p->space;
   init_task (l, &l->commit);
   init_task (l, &l->maintenance);
   init_task (l, &l->merge);

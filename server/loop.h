@@ -8,6 +8,7 @@
 
 #include "cleanup.h"
 #include "dedup.h"
+#include "space.h"
 
 struct srv_loop;
 
@@ -17,6 +18,7 @@ struct srv_loop_params {
   const struct log_sink *log;
   unsigned commit_interval_ms;      /* 0: no timer */
   const uint64_t *last_change_ns;   /* atomic, CLOCK_MONOTONIC */
+  struct srv_space *space;          /* learns how jobs end */
   /* Long work in short steps, beside everything else; NULL: none.  1: there
    * is more, 0: done, -errno: to be tried again later. */
   int (*step) (void *opaque);

@@ -127,6 +127,16 @@ check_change (struct srv_export *e, uint64_t guest_off, uint64_t len)
   return check_range (e, guest_off, len);
 }
 
+/* The result of a request that changes something, for the client; WROTE: it
+ * would have needed space if the host had any. */
+static int
+change_result (struct srv_export *e, int r, bool wrote)
+{
+  if (r < 0 || wrote)
+    srv_space_note (&e->space, r);
+  return nbd_result (r);
+}
+
 static int MUST_CHECK
 flush_if (struct srv_export *e, bool fua)
 {
@@ -299,7 +309,7 @@ srv_pwrite (struct srv_export *e, const void *buf, uint64_t guest_off,
   r = write_range (e, buf, guest_off, len);
   if (r >= 0)
     r = flush_if (e, fua);
-  return nbd_result (r);
+  return change_result (e, r, true);
 }
 
 int
@@ -307,7 +317,7 @@ srv_flush (struct srv_export *e)
 {
   if (!e->writable)
     return 0;
-  return nbd_result (dedup_flush (e->disk));
+  return change_result (e, dedup_flush (e->disk), false);
 }
 
 /* --- Trim and zero ------------------------------------------------------- */
@@ -358,7 +368,7 @@ srv_trim (struct srv_export *e, uint64_t guest_off, uint32_t len, bool fua)
     r = unmap_clusters (e, first, end, DEDUP_TRIM);
   if (r >= 0)
     r = flush_if (e, fua);
-  return nbd_result (r);
+  return change_result (e, r, false);
 }
 
 static int MUST_CHECK
@@ -394,7 +404,7 @@ srv_zero (struct srv_export *e, uint64_t guest_off, uint32_t len,
     r = zero_range (e, guest_off, len, may_trim ? DEDUP_TRIM : DEDUP_ZERO);
   if (r >= 0)
     r = flush_if (e, fua);
-  return nbd_result (r);
+  return change_result (e, r, false);
 }
 
 /* --- Extents ------------------------------------------------------------- */
