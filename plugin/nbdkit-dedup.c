@@ -4,7 +4,7 @@
  * One image per process, opened in .get_ready: what is wrong with it is said
  * on the terminal, and a crashed image is recovered, before nbdkit goes into
  * the background and before any client waits.  Threads start in .after_fork
- * and end in .cleanup.  Everything else is in server/.
+ * and end in .cleanup, or on a signal (stop.c).  Everything else is in server/.
  *
  * Read-only: with -r, or below a filter such as cow, no connection can write.
  * The image must then be opened so that not one byte of it changes and others
@@ -14,8 +14,8 @@
  * (command-line.c).  Should that ever miss something, .open still learns of it
  * and such connections can't write.  The key readonly= says it outright.
  *
- * This is the only file that has global variables, as nbdkit gives its
- * configuration callbacks no handle.
+ * The files of this room are the only ones with global variables, as nbdkit
+ * gives its configuration callbacks no handle.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -31,7 +31,9 @@
 #include "command-line.h"
 #include "export.h"
 #include "malloc-limits.h"
+#include "report.h"
 #include "stale-socket.h"
+#include "stop.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
@@ -46,32 +48,14 @@ static const char *file_name;     /* as given, for messages */
 static char *file_path;           /* absolute: nbdkit changes directory */
 static char *store_path;          /* likewise */
 static enum { READONLY_AUTO, READONLY_ON, READONLY_OFF } readonly_key;
-static bool opening;              /* stderr is still the user's */
 static struct srv_export *export;
-
-/* --- Messages ------------------------------------------------------------ */
-
-/* Lines begin with the name of the file already. */
-static void
-log_write (void *opaque, enum log_level level, const char *line)
-{
-  if (level == LOG_ERROR)
-    nbdkit_error ("%s", line);
-  else if (level == LOG_INFO && opening)
-    /* nbdkit has no level for this; such as a recovery should be seen. */
-    fprintf (stderr, "nbdkit: dedup: %s\n", line);
-  else
-    nbdkit_debug ("%s", line);
-}
-
-static const struct log_sink log_sink = { .write = log_write };
 
 /* --- Configuration ------------------------------------------------------- */
 
 static int
 bad_value (const char *key, const char *value, const char *expected)
 {
-  nbdkit_error ("%s=%s: %s", key, value, expected);
+  report_error ("%s=%s: %s", key, value, expected);
   return -1;
 }
 
@@ -302,7 +286,7 @@ plugin_config (const char *key, const char *value)
   for (i = 0; i < NR_KEYS; ++i)
     if (strcmp (key, keys[i].key) == 0)
       return keys[i].set (key, value);
-  nbdkit_error ("unknown parameter '%s'", key);
+  report_error ("unknown parameter '%s'", key);
   return -1;
 }
 
@@ -310,7 +294,7 @@ static int
 plugin_config_complete (void)
 {
   if (file_path == NULL) {
-    nbdkit_error ("the image is missing: nbdkit dedup file=DISK.qcow2");
+    report_error ("the image is missing: nbdkit dedup file=DISK.qcow2");
     return -1;
   }
   return 0;
@@ -361,7 +345,7 @@ plugin_load (void)
    * is told of, and not kill the server. */
   signal (SIGXFSZ, SIG_IGN);
   srv_params_default (&params);
-  params.log = &log_sink;
+  params.log = &report_sink;
 }
 
 /* Why the image is to be opened read-only, for messages; NULL: it is not.
@@ -396,11 +380,9 @@ plugin_get_ready (void)
   params.store = store_path;
   params.read_only_because = read_only_because ();
   params.read_only = params.read_only_because != NULL;
-  opening = true;
   r = srv_open (&params, &export, &f);
-  opening = false;
   if (r < 0) {
-    nbdkit_error ("%s: %s", file_name, f.msg[0] ? f.msg : strerror (-r));
+    report_error ("%s: %s", file_name, f.msg[0] ? f.msg : strerror (-r));
     return -1;
   }
   if (params.read_only)
@@ -412,28 +394,39 @@ plugin_get_ready (void)
   return 0;
 }
 
-static int
-plugin_after_fork (void)
-{
-  int r = srv_start (export);
-
-  if (r == 0)
-    return 0;
-  nbdkit_error ("%s: cannot start background work: %s", file_name,
-                strerror (-r));
-  return -1;
-}
-
 static void
 close_export (void)
 {
-  srv_close (export);           /* reports through the log sink */
+  bool writable = export && srv_writable (export);
+  int r = srv_close (export);   /* reports errors through the log sink */
+
   export = NULL;
+  if (writable && r == 0)
+    report_info ("%s: closed cleanly", file_name);
+}
+
+static int
+plugin_after_fork (void)
+{
+  int r;
+
+  report_after_fork ();
+  r = srv_start (export);
+  if (r == 0)
+    r = stop_init (close_export);
+  if (r < 0) {
+    report_error ("%s: cannot start background work: %s", file_name,
+                  strerror (-r));
+    return -1;
+  }
+  srv_log_serving (export);
+  return 0;
 }
 
 static void
 plugin_cleanup (void)
 {
+  stop_finish ();
   close_export ();
 }
 
@@ -473,11 +466,20 @@ list_snapshot_cb (void *opaque, const char *name)
                             "internal snapshot, read-only");
 }
 
+/* In the thread of a new connection, before anything else of it. */
+static int
+plugin_preconnect (int readonly)
+{
+  stop_count_connection ();
+  return 0;
+}
+
 static int
 plugin_list_exports (int readonly, int is_tls,
                      struct nbdkit_exports *exports)
 {
   struct listing l = { .exports = exports, .nr = 1 };
+  STOP_SCOPE;
 
   if (nbdkit_add_export (exports, "", "the disk") < 0)
     return -1;
@@ -497,6 +499,7 @@ plugin_open (int readonly)
   struct connection *c;
   char printable[128];
   unsigned root;
+  STOP_SCOPE;
 
   if (name == NULL)
     return NULL;
@@ -563,6 +566,8 @@ answer_cache (void *handle)
 static int64_t
 plugin_get_size (void *handle)
 {
+  STOP_SCOPE;
+
   return (int64_t) srv_root_size (export, root_of (handle));
 }
 
@@ -570,6 +575,8 @@ static int
 plugin_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
                    uint32_t *maximum)
 {
+  STOP_SCOPE;
+
   *minimum = 1;
   *preferred = srv_preferred_block (export);
   *maximum = MAX_BLOCK_BYTES;
@@ -583,8 +590,9 @@ answer (int r, const char *what, uint64_t guest_off)
 {
   if (r >= 0)
     return 0;
-  nbdkit_error ("%s: %s at %" PRIu64 ": %s", file_name, what, guest_off,
-                strerror (-r));
+  if (r != -ENOSPC)             /* the log has a line when space is gone */
+    report_request ("%s: %s at %" PRIu64 ": %s", file_name, what, guest_off,
+                    strerror (-r));
   nbdkit_set_error (-r);
   return -1;
 }
@@ -593,6 +601,8 @@ static int
 plugin_pread (void *handle, void *buf, uint32_t count, uint64_t offset,
               uint32_t flags)
 {
+  STOP_SCOPE;
+
   return answer (srv_root_pread (export, root_of (handle), buf, offset,
                                  count), "read", offset);
 }
@@ -602,6 +612,7 @@ plugin_pwrite (void *handle, const void *buf, uint32_t count, uint64_t offset,
                uint32_t flags)
 {
   bool fua = flags & NBDKIT_FLAG_FUA;
+  STOP_SCOPE;
 
   return answer (srv_pwrite (export, buf, offset, count, fua), "write",
                  offset);
@@ -611,6 +622,7 @@ static int
 plugin_trim (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
   bool fua = flags & NBDKIT_FLAG_FUA;
+  STOP_SCOPE;
 
   return answer (srv_trim (export, offset, count, fua), "trim", offset);
 }
@@ -618,6 +630,8 @@ plugin_trim (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 static int
 plugin_zero (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
+  STOP_SCOPE;
+
   return answer (srv_zero (export, offset, count,
                            flags & NBDKIT_FLAG_MAY_TRIM,
                            flags & NBDKIT_FLAG_FAST_ZERO,
@@ -627,11 +641,13 @@ plugin_zero (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 static int
 plugin_flush (void *handle, uint32_t flags)
 {
+  STOP_SCOPE;
   int r = srv_flush (export);
 
   if (r >= 0)
     return 0;
-  nbdkit_error ("%s: flush: %s", file_name, strerror (-r));
+  if (r != -ENOSPC)
+    report_request ("%s: flush: %s", file_name, strerror (-r));
   nbdkit_set_error (-r);
   return -1;
 }
@@ -639,6 +655,8 @@ plugin_flush (void *handle, uint32_t flags)
 static int
 plugin_cache (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
+  STOP_SCOPE;
+
   return answer (srv_root_cache (export, root_of (handle), offset, count),
                  "cache", offset);
 }
@@ -661,6 +679,7 @@ static int
 plugin_extents (void *handle, uint32_t count, uint64_t offset, uint32_t flags,
                 struct nbdkit_extents *extents)
 {
+  STOP_SCOPE;
   int r = srv_root_extents (export, root_of (handle), offset, count,
                             flags & NBDKIT_FLAG_REQ_ONE, add_extent_cb,
                             extents);
@@ -685,6 +704,7 @@ static struct nbdkit_plugin plugin = {
   .after_fork        = plugin_after_fork,
   .cleanup           = plugin_cleanup,
 
+  .preconnect        = plugin_preconnect,
   .list_exports      = plugin_list_exports,
   .default_export    = plugin_default_export,
   .open              = plugin_open,

@@ -8,6 +8,10 @@
 disk=$TMP/disk.qcow2
 run () { (nbdkit_cmd "$@"); }
 run -U "$TMP/sock" --pidfile "$TMP/pid" "$PLUGIN" "$disk" size=32M
+for i in $(seq 200); do         # it is the child that writes it
+  [ ! -s "$TMP/pid" ] || break
+  sleep 0.05
+done
 SRV_PID=$(cat "$TMP/pid")
 at_exit "kill -9 $SRV_PID 2>/dev/null"
 URI="nbd+unix:///?socket=$TMP/sock"

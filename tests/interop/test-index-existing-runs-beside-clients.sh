@@ -28,7 +28,7 @@ wait_until_indexed ()
 }
 
 say "killed while clients write"
-start_server "$disk" index-existing=on -v
+start_server "$disk" index-existing=on
 $PY "$HERE/indexload.py" "$URI" $((4 << 20)) 400 "${SEED:-$RANDOM}" "$TMP/a.raw"
 kill_server
 start_server "$disk"
@@ -40,7 +40,7 @@ stop_server
 check_clean "$disk"
 
 say "to the end"
-start_server "$disk" index-existing=on -v
+start_server "$disk" index-existing=on
 nbdcopy "$URI" "$TMP/a.raw"     # what the crash left is the model
 $PY "$HERE/indexload.py" "$URI" $((4 << 20)) 400 "${SEED:-$RANDOM}" "$TMP/a.raw"
 served_as_raw "$TMP/a.raw"
@@ -63,7 +63,7 @@ equal "stored clusters" "$(data_clusters "$disk")" \
   "$(distinct_blocks "$TMP/a.raw")"
 
 say "the next start finds nothing to do"
-start_server "$disk" index-existing=on -v
+start_server "$disk" index-existing=on
 wait_until_indexed
 grep -q 'indexed: 0 clusters were new, 0 are shared now' "$SRV_LOG" ||
   die "$(grep 'indexed:' "$SRV_LOG")"

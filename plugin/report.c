@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Messages to the administrator.
+ *
+ * nbdkit has one call for errors, and none for a line about something that
+ * was done.  Where standard error is the systemd journal, a line may begin
+ * with a priority, as in <3> (sd-daemon(3)); nbdkit_error puts "nbdkit:" in
+ * front of what it is given, so lines with a priority are written here.
+ *
+ *   standard error is   error           info                debug
+ *   the journal         <3> here        <6> here            nbdkit_debug
+ *   /dev/null           nbdkit_error    syslog              nbdkit_debug
+ *   anything else       nbdkit_error    standard error      nbdkit_debug
+ *
+ * It is /dev/null when nbdkit went into the background; its errors are sent to
+ * syslog then.
+ *
+ * Each line is written by one write, so that threads don't mix their lines.
+ */
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "report.h"
+#include "syslog-info.h"
+
+#define MAX_LINE 1024
+
+enum where { UNKNOWN, TO_STDERR, TO_JOURNAL, TO_SYSLOG };
+
+/* Set while there is one thread: */
+static enum where where;
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+
+/* Protected by mutex: */
+static time_t window_start;     /* CLOCK_MONOTONIC */
+static unsigned in_window, left_out;
+
+/* --- Where to ---------------------------------------------------------------- */
+
+/* JOURNAL_STREAM is DEVICE:INODE of the stream that systemd made standard
+ * error; the process may have been given another one since. */
+static bool
+is_journal (const struct stat *st)
+{
+  const char *s = getenv ("JOURNAL_STREAM");
+  uintmax_t dev, ino;
+
+  return s && sscanf (s, "%" SCNuMAX ":%" SCNuMAX, &dev, &ino) == 2 &&
+    dev == (uintmax_t) st->st_dev && ino == (uintmax_t) st->st_ino;
+}
+
+static bool
+is_dev_null (const struct stat *st)
+{
+  return S_ISCHR (st->st_mode) && st->st_rdev == makedev (1, 3);
+}
+
+static enum where
+find_where (bool forked)
+{
+  struct stat st;
+
+  if (fstat (STDERR_FILENO, &st) < 0)
+    return TO_SYSLOG;
+  if (is_journal (&st))
+    return TO_JOURNAL;
+  return forked && is_dev_null (&st) ? TO_SYSLOG : TO_STDERR;
+}
+
+void
+report_after_fork (void)
+{
+  where = find_where (true);
+}
+
+/* --- Lines -------------------------------------------------------------------- */
+
+static void
+write_line (const char *prefix, const char *line)
+{
+  char buf[MAX_LINE + 64];
+  int len = snprintf (buf, sizeof buf, "%snbdkit: dedup: %s\n", prefix, line);
+  ssize_t r;
+
+  if (len >= (int) sizeof buf) {
+    len = sizeof buf - 1;
+    buf[len - 1] = '\n';
+  }
+  r = write (STDERR_FILENO, buf, (size_t) len);
+  (void) r;                     /* there is nobody else to tell */
+}
+
+static void
+put_error (const char *line)
+{
+  char error[MAX_LINE + 16];
+
+  if (where == UNKNOWN)
+    where = find_where (false);
+  if (where != TO_JOURNAL) {
+    nbdkit_error ("%s", line);
+    return;
+  }
+  snprintf (error, sizeof error, "error: %s", line);
+  write_line ("<3>", error);
+}
+
+static void
+put_info (const char *line)
+{
+  if (where == UNKNOWN)
+    where = find_where (false);
+  switch (where) {
+  case TO_SYSLOG:
+    syslog_info (line);
+    break;
+  case TO_JOURNAL:
+    write_line ("<6>", line);
+    break;
+  default:
+    write_line ("", line);
+  }
+}
+
+void
+report_error (const char *fmt, ...)
+{
+  char line[MAX_LINE];
+  va_list args;
+
+  va_start (args, fmt);
+  vsnprintf (line, sizeof line, fmt, args);
+  va_end (args);
+  put_error (line);
+}
+
+void
+report_info (const char *fmt, ...)
+{
+  char line[MAX_LINE];
+  va_list args;
+
+  va_start (args, fmt);
+  vsnprintf (line, sizeof line, fmt, args);
+  va_end (args);
+  put_info (line);
+}
+
+/* May a line be written now?  *SKIPPED: how many were not, before this one. */
+static bool
+take_place (unsigned *skipped)
+{
+  struct timespec now;
+  bool may;
+
+  clock_gettime (CLOCK_MONOTONIC, &now);
+  pthread_mutex_lock (&mutex);
+  *skipped = 0;
+  if (in_window == 0 || now.tv_sec - window_start >= REPORT_REQUESTS_S) {
+    window_start = now.tv_sec;
+    in_window = 0;
+    *skipped = left_out;
+    left_out = 0;
+  }
+  may = in_window < REPORT_REQUESTS_MAX;
+  if (may)
+    in_window++;
+  else
+    left_out++;
+  pthread_mutex_unlock (&mutex);
+  return may;
+}
+
+void
+report_request (const char *fmt, ...)
+{
+  char line[MAX_LINE];
+  unsigned skipped;
+  va_list args;
+
+  if (!take_place (&skipped))
+    return;
+  va_start (args, fmt);
+  vsnprintf (line, sizeof line, fmt, args);
+  va_end (args);
+  if (skipped > 0)
+    report_error ("%s (%u more requests failed before it)", line, skipped);
+  else
+    put_error (line);
+}
+
+static void
+log_write (void *opaque, enum log_level level, const char *line)
+{
+  if (level == LOG_ERROR)
+    put_error (line);
+  else if (level == LOG_INFO)
+    put_info (line);
+  else
+    nbdkit_debug ("%s", line);
+}
+
+const struct log_sink report_sink = { .write = log_write };

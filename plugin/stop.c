@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* How the server ends on a signal, whatever its clients do.
+ *
+ * nbdkit's own handler sets a flag and then waits until every client has hung
+ * up: for ever if one is idle, and meanwhile it answers requests with
+ * ESHUTDOWN, which a guest sees as an I/O error.  So its handlers are replaced
+ * by one that wakes a thread, which
+ *
+ *  1. closes the gate: requests that are in the plugin are finished and
+ *     answered; those that come later, and new connections, are held back;
+ *  2. closes the image;
+ *  3. ends the process: through nbdkit_shutdown where there are no
+ *     connections, else by _exit, which cuts them.
+ *
+ * A client sees its connection end with some requests unanswered, and never an
+ * error.  One that connects again (QEMU's reconnect-delay) sends them once
+ * more to the next server.  Nothing that was answered is lost, as the image is
+ * closed after the last answer.
+ *
+ * Requests that are held back are never let go.  If they failed, the client
+ * could be told before its connection ends; and nbdkit 1.32 aborts when it has
+ * several answers for a connection that is cut (an assertion in
+ * raw_send_socket).
+ *
+ * What step 1 and 2 take depends on the storage alone: a request is in the
+ * plugin only while it uses the image, not while nbdkit receives it or sends
+ * its answer.
+ *
+ * Connections are counted by their threads.  nbdkit has a thread for each
+ * that calls .preconnect first; it tells a plugin of the end only where the
+ * handshake had succeeded, so the end is that of the thread (a destructor of
+ * thread-specific data; the plugin is linked so that it stays loaded).
+ *
+ * Left out on purpose: the end through nbdkit_shutdown by a filter, which is
+ * nbdkit's own way, after the last client.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "stop.h"
+
+/* How long connections that are ending already may take to end, once the
+ * image is closed. */
+#define CONNECTIONS_GRACE_MS 100
+
+/* How long nbdkit may take to get to .cleanup after nbdkit_shutdown.  It takes
+ * longer only if a client connected just then. */
+#define SHUTDOWN_GRACE_MS 1000
+
+static const int signals[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT };
+
+/* Constant after stop_init: */
+static void (*close_image) (void);
+static pthread_t thread;
+static bool started;
+static int wake_fd = -1;
+
+/* Atomic: */
+static int nr_inside;           /* threads between enter and leave */
+static bool gate_closed;
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed;  /* CLOCK_MONOTONIC */
+static pthread_cond_t never = PTHREAD_COND_INITIALIZER;
+
+/* Protected by mutex: */
+static unsigned nr_connections;
+static bool finishing;          /* stop_finish was called */
+
+static pthread_once_t key_once = PTHREAD_ONCE_INIT;
+static pthread_key_t connection_key;
+
+/* --- The gate -------------------------------------------------------------- */
+
+static void
+hold_back (void)
+{
+  pthread_mutex_lock (&mutex);
+  for (;;)
+    pthread_cond_wait (&never, &mutex);
+}
+
+void
+stop_enter (void)
+{
+  __atomic_fetch_add (&nr_inside, 1, __ATOMIC_SEQ_CST);
+  if (__atomic_load_n (&gate_closed, __ATOMIC_SEQ_CST)) {
+    stop_leave ();
+    hold_back ();
+  }
+}
+
+void
+stop_leave (void)
+{
+  if (__atomic_sub_fetch (&nr_inside, 1, __ATOMIC_SEQ_CST) == 0 &&
+      __atomic_load_n (&gate_closed, __ATOMIC_SEQ_CST)) {
+    pthread_mutex_lock (&mutex);
+    pthread_cond_broadcast (&changed);
+    pthread_mutex_unlock (&mutex);
+  }
+}
+
+static void
+close_gate (void)
+{
+  __atomic_store_n (&gate_closed, true, __ATOMIC_SEQ_CST);
+  pthread_mutex_lock (&mutex);
+  while (__atomic_load_n (&nr_inside, __ATOMIC_SEQ_CST) > 0)
+    pthread_cond_wait (&changed, &mutex);
+  pthread_mutex_unlock (&mutex);
+}
+
+/* --- Connections ----------------------------------------------------------- */
+
+static void
+connection_ended_cb (void *unused)
+{
+  pthread_mutex_lock (&mutex);
+  nr_connections--;
+  pthread_cond_broadcast (&changed);
+  pthread_mutex_unlock (&mutex);
+}
+
+static void
+make_key (void)
+{
+  if (pthread_key_create (&connection_key, connection_ended_cb) != 0)
+    abort ();                   /* 1024 keys, and we are the last to ask */
+}
+
+void
+stop_count_connection (void)
+{
+  pthread_once (&key_once, make_key);
+  /* Without memory the connection is not counted: should it be there still
+   * when the server stops, that takes SHUTDOWN_GRACE_MS longer. */
+  if (pthread_setspecific (connection_key, &connection_key) == 0) {
+    pthread_mutex_lock (&mutex);
+    nr_connections++;
+    pthread_mutex_unlock (&mutex);
+  }
+  if (__atomic_load_n (&gate_closed, __ATOMIC_SEQ_CST))
+    hold_back ();
+}
+
+/* --- The thread ------------------------------------------------------------ */
+
+static void
+wake (void)
+{
+  static const uint64_t one = 1;
+  ssize_t r = write (wake_fd, &one, sizeof one);
+
+  (void) r;                     /* fails only if it is awake already */
+}
+
+static void
+signal_cb (int sig)
+{
+  int saved_errno = errno;
+
+  wake ();
+  errno = saved_errno;
+}
+
+static void
+wait_for_wake (void)
+{
+  uint64_t n;
+
+  while (read (wake_fd, &n, sizeof n) < 0 && errno == EINTR)
+    ;
+}
+
+static bool
+no_connection_locked (void)
+{
+  return nr_connections == 0;
+}
+
+static bool
+is_finishing_locked (void)
+{
+  return finishing;
+}
+
+/* Wait until CONDITION, at most MS milliseconds; the result is CONDITION's. */
+static bool
+wait_locked (bool (*condition) (void), unsigned ms)
+{
+  struct timespec deadline;
+  int r = 0;
+
+  clock_gettime (CLOCK_MONOTONIC, &deadline);
+  deadline.tv_nsec += (long) (ms % 1000) * 1000000;
+  deadline.tv_sec += ms / 1000 + deadline.tv_nsec / 1000000000;
+  deadline.tv_nsec %= 1000000000;
+  while (!condition () && r == 0)
+    r = pthread_cond_timedwait (&changed, &mutex, &deadline);
+  return condition ();
+}
+
+/* Returns only when nbdkit is in .cleanup. */
+static void
+end_process (void)
+{
+  bool orderly;
+
+  pthread_mutex_lock (&mutex);
+  orderly = finishing || wait_locked (no_connection_locked,
+                                      CONNECTIONS_GRACE_MS);
+  if (orderly && !finishing) {
+    nbdkit_shutdown ();
+    orderly = wait_locked (is_finishing_locked, SHUTDOWN_GRACE_MS);
+  }
+  if (!orderly && !finishing)
+    _exit (EXIT_SUCCESS);
+  pthread_mutex_unlock (&mutex);
+}
+
+static bool
+is_finishing (void)
+{
+  bool b;
+
+  pthread_mutex_lock (&mutex);
+  b = is_finishing_locked ();
+  pthread_mutex_unlock (&mutex);
+  return b;
+}
+
+static void *
+stop_main (void *unused)
+{
+  wait_for_wake ();
+  if (!is_finishing ()) {
+    close_gate ();
+    close_image ();
+    end_process ();
+  }
+  return NULL;
+}
+
+/* --- Start and end ----------------------------------------------------------- */
+
+static int
+init_cond (void)
+{
+  pthread_condattr_t attr;
+  int r = pthread_condattr_init (&attr);
+
+  if (r == 0) {
+    pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
+    r = pthread_cond_init (&changed, &attr);
+    pthread_condattr_destroy (&attr);
+  }
+  return r;
+}
+
+/* All signals are blocked in the thread: they are for nbdkit's threads. */
+static int
+start_thread (void)
+{
+  sigset_t all, old;
+  int r;
+
+  sigfillset (&all);
+  pthread_sigmask (SIG_SETMASK, &all, &old);
+  r = pthread_create (&thread, NULL, stop_main, NULL);
+  pthread_sigmask (SIG_SETMASK, &old, NULL);
+  return r;
+}
+
+static void
+take_signals (void)
+{
+  struct sigaction sa = { .sa_handler = signal_cb, .sa_flags = SA_RESTART };
+  size_t i;
+
+  sigemptyset (&sa.sa_mask);
+  for (i = 0; i < sizeof signals / sizeof signals[0]; ++i)
+    sigaction (signals[i], &sa, NULL);
+}
+
+int
+stop_init (void (*close_image_cb) (void))
+{
+  int r;
+
+  close_image = close_image_cb;
+  wake_fd = eventfd (0, EFD_CLOEXEC);
+  if (wake_fd < 0)
+    return -errno;
+  r = init_cond ();
+  if (r == 0)
+    r = start_thread ();
+  if (r != 0) {
+    close (wake_fd);
+    wake_fd = -1;
+    return -r;
+  }
+  started = true;
+  take_signals ();
+  return 0;
+}
+
+/* The eventfd stays open: the handler may still use it. */
+void
+stop_finish (void)
+{
+  if (!started)
+    return;
+  pthread_mutex_lock (&mutex);
+  finishing = true;
+  pthread_cond_broadcast (&changed);
+  pthread_mutex_unlock (&mutex);
+  wake ();
+  pthread_join (thread, NULL);
+  started = false;
+}

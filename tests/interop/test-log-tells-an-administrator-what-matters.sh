@@ -1,0 +1,100 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# The log without -v: a line when it serves, one when the host has no space
+# left, one when it has some again, the progress of index-existing, one when
+# the image is closed.  Where standard error is the journal's, lines begin with
+# a priority.  With -v, nbdkit's line for each request can be left out.
+# Breaks if: an event is not told, or told for each request.
+. "$(dirname "$0")/lib.sh"
+need prlimit
+
+disk=$TMP/disk.qcow2
+lines () { grep -c -- "$1" "$SRV_LOG" || true; }
+run () { $PY "$HERE/nbdrun.py" "$URI" "$1"; }
+
+say 'it serves, and closes'
+start_server "$disk" size=20M
+run 'h.pwrite(b"a" * 4096, 0)'
+stop_server
+equal 'lines' "$(lines .)" 2
+equal 'lines on serving' \
+  "$(lines 'disk.qcow2: serving a disk of 20 MiB, clusters of 4 KiB, sha256 index')" 1
+equal 'lines on closing' "$(lines 'disk.qcow2: closed cleanly')" 1
+start_server "$disk" -r
+stop_server
+equal 'lines' "$(lines .)" 1
+equal 'lines on serving' "$(lines ', read-only$')" 1
+
+say 'no space, for many requests; then there is some'
+rm "$disk"
+ulimit -S -f $((24 << 10))      # 24 MiB
+start_server "$disk" size=200M commit-interval=0
+ulimit -S -f "$(ulimit -H -f)"
+run '
+import random
+failed = 0
+for i in range(3000):
+    try:
+        h.pwrite(random.randbytes(16384), i * 16384)
+    except nbd.Error as e:
+        assert e.errnum == errno.ENOSPC, e
+        failed += 1
+assert failed > 500, failed'
+equal 'lines on no space' "$(lines 'no space left on the host')" 1
+at_most 'lines' "$(lines .)" 3
+prlimit --pid "$SRV_PID" --fsize=unlimited
+sleep 3.2
+run '
+import random
+for i in range(100):
+    h.pwrite(random.randbytes(16384), i * 16384)
+h.flush()'
+equal 'lines on space' "$(lines 'there is space on the host again')" 1
+equal 'lines on no space' "$(lines 'no space left on the host')" 1
+stop_server
+
+say 'progress of index-existing, while a client writes now and then'
+rm "$disk"
+random_file "$TMP/raw" 120
+qemu-img create -q -f qcow2 -o cluster_size=4k "$disk" 121M
+qemu-img convert -q -n -f raw -O qcow2 "$TMP/raw" "$disk"
+start_server "$disk" index-existing=on
+run '
+import time
+for i in range(400):
+    if "what was there is indexed" in open("'"$SRV_LOG"'").read():
+        break
+    h.pwrite(bytes([i % 256]) * 512, 120 << 20)
+    time.sleep(0.25)'
+equal 'lines at the end' "$(lines 'what was there is indexed')" 1
+at_least 'lines on progress' "$(lines 'indexing what is there: [0-9]* %')" 1
+at_most 'lines on progress' "$(lines 'indexing what is there: [0-9]* %')" 10
+stop_server
+
+say 'priorities where standard error is the journal'
+SRV_LOG=$TMP/journal
+journal () # ARGS: a server that ends by itself
+{
+  : >"$SRV_LOG"
+  (JOURNAL_STREAM=$stream nbdkit_cmd -U - "$PLUGIN" "$@" --run true) \
+    2>"$SRV_LOG"
+}
+: >"$SRV_LOG"
+stream=$(stat -c %d:%i "$SRV_LOG")
+journal "$disk"
+equal 'lines' "$(lines .)" 2
+equal 'lines of priority 6' "$(lines '^<6>nbdkit: dedup: .*disk.qcow2: ')" 2
+! journal "$disk" size=x || die 'a wrong size is taken'
+equal 'errors' "$(lines '^<3>nbdkit: dedup: error: size=x: must be')" 1
+! journal "$TMP/none.qcow2" || die 'a missing file is taken'
+equal 'errors' "$(lines '^<3>nbdkit: dedup: error: .*none.qcow2: ')" 1
+stream=1:1                      # another one's: standard error was redirected
+! journal "$TMP/none.qcow2" || die 'a missing file is taken'
+equal 'lines with a priority' "$(lines '^<')" 0
+
+say '-v without a line for each request'
+start_server "$disk" -v --debug=nbdkit.backend.datapath=0
+run 'for i in range(1000): h.pwrite(b"b" * 512, i * 512)'
+stop_server
+at_most 'lines' "$(lines .)" 120
+at_least 'lines on what it did' "$(lines 'lookups')" 1
