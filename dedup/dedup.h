@@ -80,6 +80,17 @@ struct dedup_create_params {
 int dedup_create (struct io_store *io, const struct dedup_create_params *p,
                   struct fault *f) MUST_CHECK;
 
+/* Makes an image at PATH as dedup_create does, and opens it for writing, locked:
+ * *IO, the caller's.  What was made appears under PATH only when it is complete
+ * (*NAMED: PATH is new, so a caller who gives up may remove it); or it fills
+ * what was there: an empty file, an empty device, or one that was not finished
+ * (make.c).  With OVERWRITE_DEVICE a device may hold anything.
+ *
+ * -EEXIST without a fault: PATH is there and holds something; open it. */
+int dedup_make (const char *path, const struct dedup_create_params *p,
+                bool overwrite_device, struct io_store **io, bool *named,
+                struct fault *f) MUST_CHECK;
+
 /* --- Requests ---------------------------------------------------------- */
 
 /* Any range inside the disk. */

@@ -195,29 +195,45 @@ write_header (struct dedup_disk *d, uint64_t session, uint64_t before)
 
 /* --- Open ----------------------------------------------------------------- */
 
+/* An empty file, which belongs to nobody yet, so that one which a killed process
+ * leaves does no harm. */
+static int
+make_store_file (const char *path, struct io_store **out, struct fault *f)
+{
+  struct io_birth *b;
+  int r = io_birth_begin (path, 0, &b, out, f);
+
+  if (r < 0)
+    return r;
+  r = io_birth_finish (b, f);
+  if (r < 0) {
+    io_close (*out);
+    *out = NULL;
+  }
+  return r;
+}
+
 int
 dedup_store_file_open (const char *path, bool writable, struct io_store **out,
                        bool *created, struct fault *f)
 {
+  const enum io_file_lock lock = writable ? IO_LOCK_WRITE : IO_LOCK_READ;
   struct fault why = { 0 };
-  int flags = writable ? IO_FILE_WRITE : 0, r;
+  int r = -EEXIST;
 
   *out = NULL;
   *created = false;
   if (access (path, F_OK) < 0 && errno == ENOENT) {
     if (!writable)
       return 0;
-    flags |= IO_FILE_CREATE;
-    *created = true;
+    r = make_store_file (path, out, &why);
+    *created = r == 0;
   }
-  r = io_file_open (path, flags, writable ? IO_LOCK_WRITE : IO_LOCK_READ, out,
-                    &why);
-  if (r < 0) {
-    *created = false;
-    return fault_set (f, why.kind, -r, UINT64_MAX, "store=%.200s: %.250s",
-                      path, why.msg[0] ? why.msg : strerror (-r));
-  }
-  return 0;
+  if (r == -EEXIST)             /* perhaps since just now */
+    r = io_file_open (path, writable ? IO_FILE_WRITE : 0, lock, out, &why);
+  return r == 0 ? 0
+    : fault_set (f, why.kind, -r, UINT64_MAX, "store=%.200s: %.250s", path,
+                 why.msg[0] ? why.msg : strerror (-r));
 }
 
 /* May it be used for a store with this id (0: none that is known)? */

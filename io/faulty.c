@@ -98,6 +98,12 @@ faulty_write_out (struct io_store *s, uint64_t host_off, uint64_t len)
   io_write_out (((struct io_faulty *) s)->below, host_off, len);
 }
 
+static uint64_t
+faulty_max_size (struct io_store *s)
+{
+  return io_max_size (((struct io_faulty *) s)->below);
+}
+
 static int64_t
 faulty_size (struct io_store *s)
 {
@@ -122,6 +128,7 @@ static const struct io_ops faulty_ops = {
   .truncate = faulty_truncate,
   .write_out = faulty_write_out,
   .size = faulty_size,
+  .max_size = faulty_max_size,
   .close = faulty_close,
 };
 

@@ -7,7 +7,7 @@
  * if it returned before the sync was called.  fdatasync is enough where the
  * size changed: it covers what is needed to read the data back.
  *
- * Errors are folded into those that a client may see (host_error).  A write
+ * Errors are folded into those that a client may see (io_host_error).  A write
  * past `ulimit -f` reads as a full disk, provided that the process ignores
  * SIGXFSZ, which is for the plugin to do.
  *
@@ -30,6 +30,7 @@
 
 #include "checked.h"
 #include "file-lock.h"
+#include "file-store.h"
 
 struct io_file {
   struct io_store store;
@@ -46,8 +47,8 @@ struct io_file {
 };
 
 /* The errno of a failed host call as this room returns it. */
-static int
-host_error (int err)
+int
+io_host_error (int err)
 {
   switch (err) {
   case ENOSPC: case EDQUOT: case EFBIG:
@@ -122,7 +123,7 @@ transfer (int fd, struct cursor *c, enum direction dir)
     if (n == -1 && errno == EINTR)
       continue;
     if (n == -1)
-      return host_error (errno);
+      return io_host_error (errno);
     if (n == 0)
       break;
     advance (c, n);
@@ -179,7 +180,7 @@ file_sync (struct io_store *s)
   do
     r = fdatasync (file->fd);
   while (r == -1 && errno == EINTR);
-  return r == -1 ? host_error (errno) : 0;
+  return r == -1 ? io_host_error (errno) : 0;
 }
 
 /* Never with a flag to wait: that would take the error of a failed write from
@@ -207,7 +208,7 @@ file_fallocate (struct io_file *file, int mode, uint64_t host_off,
   if (r == 0)
     return 0;
   /* EINVAL: a range that is not aligned as a block device wants it. */
-  return errno == EINVAL || errno == ENODEV ? -EOPNOTSUPP : host_error (errno);
+  return errno == EINVAL || errno == ENODEV ? -EOPNOTSUPP : io_host_error (errno);
 }
 
 static void
@@ -245,12 +246,21 @@ file_size (struct io_store *s)
 
   if (file->block_device) {
     if (ioctl (file->fd, BLKGETSIZE64, &size) == -1)
-      return host_error (errno);
+      return io_host_error (errno);
     return size <= INT64_MAX ? (int64_t) size : -EIO;
   }
   if (fstat (file->fd, &st) == -1)
-    return host_error (errno);
+    return io_host_error (errno);
   return st.st_size;
+}
+
+static uint64_t
+file_max_size (struct io_store *s)
+{
+  struct io_file *file = (struct io_file *) s;
+  int64_t size = file->block_device ? file_size (s) : -1;
+
+  return size < 0 ? UINT64_MAX : (uint64_t) size;
 }
 
 /* A device has the size it has: smaller is fine, larger is a full disk. */
@@ -278,7 +288,7 @@ file_truncate (struct io_store *s, uint64_t size)
     r = ftruncate (file->fd, size);
   while (r == -1 && errno == EINTR);
   set_dense (file, 0, 0);
-  return r == -1 ? host_error (errno) : 0;
+  return r == -1 ? io_host_error (errno) : 0;
 }
 
 static uint64_t
@@ -330,13 +340,14 @@ static const struct io_ops file_ops = {
   .truncate = file_truncate,
   .write_out = file_write_out,
   .size = file_size,
+  .max_size = file_max_size,
   .next_hole = file_next_hole,
   .close = file_close,
 };
 
 /* What an administrator should read for ERR.  Without the file's name. */
-static int
-open_failed (int err, struct fault *f)
+int
+io_open_failed (int err, struct fault *f)
 {
   const char *msg;
 
@@ -385,18 +396,18 @@ path_failed (int dirfd, const char *path, int err, struct fault *f)
                      "is a symbolic link to a file that does not exist");
   if (err == ENOENT && !directory_exists (dirfd, path))
     return fault_io (f, ENOTDIR, UINT64_MAX, "its directory does not exist");
-  return open_failed (err, f);
+  return io_open_failed (err, f);
 }
 
 static int
 check_type (const struct stat *st, struct fault *f)
 {
   if (S_ISLNK (st->st_mode))    /* only where links are not followed */
-    return open_failed (ELOOP, f);
+    return io_open_failed (ELOOP, f);
   if (S_ISREG (st->st_mode) || S_ISBLK (st->st_mode))
     return 0;
   if (S_ISDIR (st->st_mode))
-    return open_failed (EISDIR, f);
+    return io_open_failed (EISDIR, f);
   return fault_io (f, EINVAL, UINT64_MAX,
                    "is neither a regular file nor a block device");
 }
@@ -442,7 +453,7 @@ finish_open (struct io_file *file, enum io_file_lock lock, struct fault *f)
   int r;
 
   if (fstat (file->fd, &st) == -1)
-    return open_failed (errno, f);
+    return io_open_failed (errno, f);
   r = check_type (&st, f);
   if (r < 0)
     return r;
@@ -450,25 +461,21 @@ finish_open (struct io_file *file, enum io_file_lock lock, struct fault *f)
   return io_file_lock_take (file->fd, lock, f);
 }
 
-static int
-file_open_at (int dirfd, const char *path, bool follow, int flags,
-              enum io_file_lock lock, struct io_store **out, struct fault *f)
+int
+io_file_wrap (int fd, bool writable, enum io_file_lock lock,
+              struct io_store **out, struct fault *f)
 {
   struct io_file *file = calloc (1, sizeof *file);
   int r;
 
-  if (file == NULL)
+  if (file == NULL) {
+    close (fd);
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
-  file->store.ops = &file_ops;
-  file->writable = flags & IO_FILE_WRITE;
-  pthread_mutex_init (&file->lock, NULL);
-  r = open_fd (dirfd, path, follow, flags, f);
-  if (r < 0) {
-    pthread_mutex_destroy (&file->lock);
-    free (file);
-    return r;
   }
-  file->fd = r;
+  file->store.ops = &file_ops;
+  file->fd = fd;
+  file->writable = writable;
+  pthread_mutex_init (&file->lock, NULL);
   r = finish_open (file, lock, f);
   if (r < 0) {
     io_close (&file->store);
@@ -476,6 +483,33 @@ file_open_at (int dirfd, const char *path, bool follow, int flags,
   }
   *out = &file->store;
   return 0;
+}
+
+static int
+file_open_at (int dirfd, const char *path, bool follow, int flags,
+              enum io_file_lock lock, struct io_store **out, struct fault *f)
+{
+  int fd = open_fd (dirfd, path, follow, flags, f);
+
+  return fd < 0 ? fd
+    : io_file_wrap (fd, flags & IO_FILE_WRITE, lock, out, f);
+}
+
+/* O_EXCL on a device fails where the kernel itself uses it. */
+bool
+io_device_in_use (const char *path)
+{
+  struct stat st;
+  bool busy;
+  int fd;
+
+  if (stat (path, &st) == -1 || !S_ISBLK (st.st_mode))
+    return false;
+  fd = open (path, O_RDONLY | O_EXCL | O_CLOEXEC);
+  busy = fd == -1 && errno == EBUSY;
+  if (fd != -1)
+    close (fd);
+  return busy;
 }
 
 int
@@ -495,7 +529,7 @@ io_file_open_in (const char *dir, const char *name, int flags,
   assert (strchr (name, '/') == NULL);
   dirfd = open (dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (dirfd == -1)
-    return open_failed (errno, f);
+    return io_open_failed (errno, f);
   r = file_open_at (dirfd, name, false, flags, lock, out, f);
   close (dirfd);
   return r;

@@ -152,6 +152,12 @@ io_size (struct io_store *s)
 }
 
 uint64_t
+io_max_size (struct io_store *s)
+{
+  return s->ops->max_size ? s->ops->max_size (s) : UINT64_MAX;
+}
+
+uint64_t
 io_next_hole (struct io_store *s, uint64_t host_off)
 {
   if (host_off > INT64_MAX)

@@ -30,6 +30,7 @@ struct io_ops {
   int (*truncate) (struct io_store *s, uint64_t size);
   void (*write_out) (struct io_store *s, uint64_t host_off, uint64_t len);
   int64_t (*size) (struct io_store *s);
+  uint64_t (*max_size) (struct io_store *s);   /* or NULL: UINT64_MAX */
   uint64_t (*next_hole) (struct io_store *s, uint64_t host_off);   /* or NULL */
   void (*close) (struct io_store *s);
 };
@@ -78,6 +79,10 @@ int io_truncate (struct io_store *s, uint64_t size) MUST_CHECK;
 /* Size in bytes, or -errno. */
 int64_t io_size (struct io_store *s) MUST_CHECK;
 
+/* The size past which the store cannot grow: a device's.  UINT64_MAX: none is
+ * known. */
+uint64_t io_max_size (struct io_store *s);
+
 /* Where the first hole at or after HOST_OFF begins: bytes that read as zeroes
  * and for which the host keeps nothing; what is past the end is one.
  * UINT64_MAX: none, or the host does not tell.  What others change meanwhile
@@ -115,8 +120,39 @@ int io_file_open_in (const char *dir, const char *name, int flags,
                      enum io_file_lock lock, struct io_store **out,
                      struct fault *f) MUST_CHECK;
 
+/* Is the block device at PATH mounted, or part of another device?  False for
+ * anything else, and where it cannot be told. */
+bool io_device_in_use (const char *path);
+
+/* --- file-birth.c: a file that gets its name when it is complete ------- */
+
+struct io_birth;
+
+#define IO_BIRTH_NAMED 1   /* for tests: as on a host without unnamed files */
+
+/* Makes an empty file in PATH's directory that is not called PATH yet, open
+ * for writing and locked as by IO_LOCK_WRITE.  A process that dies leaves no
+ * file or, where the host's file system has no unnamed files, one with a name
+ * that begins with a dot, which a later birth removes.
+ *
+ * *OUT is the caller's, *B belongs to one of the two calls below. */
+int io_birth_begin (const char *path, int flags, struct io_birth **b,
+                    struct io_store **out, struct fault *f) MUST_CHECK;
+
+/* Makes what was written durable, then names the file PATH, durably.  Never
+ * replaces a file: -EEXIST if there is one by now.  Frees B in any case. */
+int io_birth_finish (struct io_birth *b, struct fault *f) MUST_CHECK;
+
+/* Gives the birth up; NULL is fine. */
+void io_birth_cancel (struct io_birth *b);
+
 /* --- memory.c: bytes in RAM, for tests -------------------------------- */
 int io_memory_new (uint64_t size, struct io_store **out) MUST_CHECK;
+
+/* Like a device of SIZE bytes, which never changes its size and has no space to
+ * give back.  All bytes are FILL, for what was there before. */
+int io_memory_new_device (uint64_t size, uint8_t fill, struct io_store **out)
+  MUST_CHECK;
 
 /* --- faulty.c: wraps another store, for tests -------------------------- */
 

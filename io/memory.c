@@ -28,6 +28,8 @@ struct io_memory {
   unsigned char *bytes;
   uint64_t size;
   uint64_t capacity;      /* of the mapping; a power of two */
+
+  bool device;            /* constant */
 };
 
 static uint64_t
@@ -64,7 +66,7 @@ grow_capacity (struct io_memory *m, uint64_t size)
 static int
 reach (struct io_memory *m, uint64_t end)
 {
-  int r = grow_capacity (m, end);
+  int r = m->device && end > m->size ? -ENOSPC : grow_capacity (m, end);
 
   if (r == 0)
     m->size = MAX_OF (m->size, end);
@@ -156,6 +158,8 @@ memory_discard (struct io_store *s, uint64_t host_off, uint64_t len)
   struct io_memory *m = (struct io_memory *) s;
   uint64_t n;
 
+  if (m->device)
+    return -EOPNOTSUPP;
   pthread_rwlock_wrlock (&m->lock);
   n = inside (m, host_off, len);
   if (n > 0)
@@ -170,6 +174,8 @@ memory_allocate (struct io_store *s, uint64_t host_off, uint64_t len)
   struct io_memory *m = (struct io_memory *) s;
   int r;
 
+  if (m->device)
+    return -EOPNOTSUPP;
   pthread_rwlock_wrlock (&m->lock);
   r = reach (m, host_off + len);
   pthread_rwlock_unlock (&m->lock);
@@ -182,6 +188,8 @@ memory_truncate (struct io_store *s, uint64_t size)
   struct io_memory *m = (struct io_memory *) s;
   int r;
 
+  if (m->device)
+    return size <= m->size ? 0 : -ENOSPC;
   pthread_rwlock_wrlock (&m->lock);
   r = grow_capacity (m, size);
   if (r == 0) {
@@ -205,6 +213,14 @@ memory_size (struct io_store *s)
   return size;
 }
 
+static uint64_t
+memory_max_size (struct io_store *s)
+{
+  const struct io_memory *m = (struct io_memory *) s;
+
+  return m->device ? m->size : UINT64_MAX;
+}
+
 static void
 memory_close (struct io_store *s)
 {
@@ -223,6 +239,7 @@ static const struct io_ops memory_ops = {
   .allocate = memory_allocate,
   .truncate = memory_truncate,
   .size = memory_size,
+  .max_size = memory_max_size,
   .close = memory_close,
 };
 
@@ -247,5 +264,20 @@ io_memory_new (uint64_t size, struct io_store **out)
   }
   pthread_rwlock_init (&m->lock, NULL);
   *out = &m->store;
+  return 0;
+}
+
+int
+io_memory_new_device (uint64_t size, uint8_t fill, struct io_store **out)
+{
+  struct io_memory *m;
+  int r = io_memory_new (size, out);
+
+  if (r < 0)
+    return r;
+  m = (struct io_memory *) *out;
+  m->device = true;
+  if (fill != 0)
+    memset (m->bytes, fill, size);
   return 0;
 }

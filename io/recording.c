@@ -182,6 +182,12 @@ recording_truncate (struct io_store *s, uint64_t size)
   return r;
 }
 
+static uint64_t
+recording_max_size (struct io_store *s)
+{
+  return io_max_size (((struct io_recording *) s)->below);
+}
+
 static int64_t
 recording_size (struct io_store *s)
 {
@@ -210,6 +216,7 @@ static const struct io_ops recording_ops = {
   .allocate = recording_allocate,
   .truncate = recording_truncate,
   .size = recording_size,
+  .max_size = recording_max_size,
   .close = recording_close,
 };
 

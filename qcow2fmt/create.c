@@ -3,10 +3,11 @@
  *
  *   cluster 0: header | refcount table | refcount blocks | active L1 table
  *
- * The refcount blocks cover just these clusters.  The header is written last,
- * after a sync: an interrupted creation leaves a file that is no image rather
- * than a bad one.  The L1 table is all zeroes and is made by extending the
- * file.  No threads.  Makes no store: that is dedup/create.c, on top of this.
+ * The refcount blocks cover just these clusters.  Until all of them are durable
+ * a mark is where the header will be, so that an image whose making was cut off
+ * is known as one, and can be made again.  The L1 table is all zeroes: the file
+ * is extended, but on a device, which may hold other bytes, they are written.
+ * No threads.  Makes no store: that is dedup/create.c, on top of this.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -15,6 +16,9 @@
 #include "checked.h"
 #include "header-format.h"
 #include "image.h"
+
+/* In the first sector. */
+static const char making_mark[16] = QCOW2_MAKING_MARK;
 
 struct layout {
   uint64_t reftable_clusters, nr_refblocks, l1_clusters;
@@ -119,7 +123,48 @@ fill_refcounts (const struct qcow2_geometry *g, const struct layout *l,
     set_one (blocks, g->refcount_bits, i);
 }
 
-/* BUF has room for the refcount table and blocks, or for the header. */
+/* The first cluster becomes the mark and zeroes; so durable before anything
+ * else is written.  BUF is all zeroes, before and after. */
+static int
+write_mark (struct io_store *io, uint64_t cluster_size, uint8_t *buf)
+{
+  int r;
+
+  memcpy (buf, making_mark, sizeof making_mark);
+  r = io_pwrite (io, buf, cluster_size, 0);
+  memset (buf, 0, sizeof making_mark);
+  return r < 0 ? r : io_sync (io);
+}
+
+int
+qcow2_is_unfinished (struct io_store *io)
+{
+  char head[sizeof making_mark];
+  int r = io_pread (io, head, sizeof head, 0);
+
+  return r < 0 ? r : memcmp (head, making_mark, sizeof head) == 0;
+}
+
+/* TOTAL bytes, zeroes behind the first cluster but for what may be on a
+ * device. */
+static int
+set_size (struct io_store *io, uint64_t total, uint64_t cluster_size)
+{
+  int r = io_truncate (io, cluster_size);
+
+  return r < 0 ? r : io_truncate (io, total);
+}
+
+static int
+clear_l1 (struct io_store *io, const struct qcow2_header *h,
+          const struct layout *l)
+{
+  return io_max_size (io) == UINT64_MAX ? 0
+    : io_pwrite_zeroes (io, h->l1_off, l->l1_clusters * h->geo.cluster_size);
+}
+
+/* BUF, all zeroes, has room for the refcount table and blocks, or for the
+ * header. */
 static int
 write_image (struct io_store *io, const struct qcow2_header *h,
              const struct layout *l, uint8_t *buf)
@@ -127,8 +172,11 @@ write_image (struct io_store *io, const struct qcow2_header *h,
   const uint64_t size = h->geo.cluster_size;
   int r;
 
+  if ((r = write_mark (io, size, buf)) < 0 ||
+      (r = set_size (io, l->total * size, size)) < 0)
+    return r;
   fill_refcounts (&h->geo, l, buf);
-  if ((r = io_truncate (io, l->total * size)) < 0 ||
+  if ((r = clear_l1 (io, h, l)) < 0 ||
       (r = io_pwrite (io, buf, (l->reftable_clusters + l->nr_refblocks) *
                       size, size)) < 0 ||
       (r = io_sync (io)) < 0)

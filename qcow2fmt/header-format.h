@@ -11,6 +11,8 @@
 #include "cleanup.h"
 #include "wire.h"
 
+/* What an image begins with while it is made (create.c). */
+#define QCOW2_MAKING_MARK "DDUPUNFINISHED"
 #define QCOW2_MAGIC UINT32_C (0x514649fb)      /* "QFI\xfb" */
 #define QCOW2_V2_HEADER_LENGTH 72
 #define QCOW2_V3_HEADER_LENGTH 104             /* the least */

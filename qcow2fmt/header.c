@@ -73,6 +73,9 @@ check_magic (const struct qcow2_wire_header *w, struct fault *f)
 {
   uint32_t version = be32_load (w->version);
 
+  if (memcmp (w, QCOW2_MAKING_MARK, sizeof QCOW2_MAKING_MARK) == 0)
+    return fault_corrupt (f, 0, "is an image whose making was cut off: make "
+                          "it again, with size= or qcow2-dedup create");
   if (be32_load (w->magic) != QCOW2_MAGIC)
     return fault_corrupt (f, 0, "is not a qcow2 image");
   if (version != 2 && version != 3)

@@ -155,10 +155,13 @@ struct qcow2_create_params {
   unsigned refcount_order;    /* 0 to 6, usually 4 */
 };
 
-/* Write an empty version 3 image, as qemu-img create would, into the empty
- * store IO, and sync it.  FAULT_USAGE for sizes that the format cannot hold. */
+/* Write an empty version 3 image, as qemu-img create would, into the store IO,
+ * whatever it holds, and sync it.  FAULT_USAGE for sizes that the format cannot hold. */
 int qcow2_create (struct io_store *io, const struct qcow2_create_params *p,
                   struct fault *f) MUST_CHECK;
+
+/* Did qcow2_create begin to write an image there, and not finish?  1: yes. */
+int qcow2_is_unfinished (struct io_store *io) MUST_CHECK;
 
 /* --- Read ------------------------------------------------------------ */
 

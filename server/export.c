@@ -81,8 +81,8 @@ parse_backing (const struct srv_params *p, enum qcow2_host_files *files,
 /* --- Create -------------------------------------------------------------- */
 
 static int MUST_CHECK
-write_new_image (struct io_store *io, const struct srv_params *p,
-                 enum dedup_hash_alg hash, struct fault *f)
+create_image (const struct srv_params *p, enum dedup_hash_alg hash,
+              struct io_store **io, bool *named, struct fault *f)
 {
   struct dedup_create_params c = {
     .image.virtual_size = p->create_size,
@@ -91,33 +91,15 @@ write_new_image (struct io_store *io, const struct srv_params *p,
     .hash = hash,
     .max_incarnations = MAX_OF (p->max_incarnations, 0),
   };
-  int r = dedup_create (io, &c, f);
-
-  if (r < 0)
-    fault_io (f, -r, UINT64_MAX, "cannot create it: %s", strerror (-r));
-  return r;
-}
-
-static int MUST_CHECK
-create_image (const struct srv_params *p, enum dedup_hash_alg hash,
-              struct io_store **io, struct fault *f)
-{
   int r;
 
   if (!is_pow2 (p->cluster_size) ||
       p->cluster_size < 512 || p->cluster_size > 2 << 20)
     return fault_usage (f, "cluster-size=%" PRIu64 ": must be a power of two "
                         "from 512 to 2M", p->cluster_size);
-  r = io_file_open (p->path, IO_FILE_WRITE | IO_FILE_CREATE, IO_LOCK_WRITE,
-                    io, f);
-  if (r < 0)
-    return r;
-  r = write_new_image (*io, p, hash, f);
-  if (r < 0) {
-    unlink (p->path);
-    io_close (*io);
-    *io = NULL;
-  }
+  r = dedup_make (p->path, &c, false, io, named, f);
+  if (r < 0 && r != -EEXIST)
+    fault_io (f, -r, UINT64_MAX, "cannot create it: %s", strerror (-r));
   return r;
 }
 
@@ -155,14 +137,19 @@ open_existing (const struct srv_params *p, struct io_store **io,
   return fault_set (f, why.kind, -r, UINT64_MAX, "%.400s%s", why.msg, advice);
 }
 
+/* An image that is there is opened, as is one that somebody else made in the
+ * meantime. */
 static int MUST_CHECK
 open_file (const struct srv_params *p, enum dedup_hash_alg hash,
            struct io_store **io, bool *created, struct fault *f)
 {
-  *created = p->create_size >= 0 && !p->read_only &&
-    access (p->path, F_OK) < 0 && errno == ENOENT;
-  if (*created)
-    return create_image (p, hash, io, f);
+  *created = false;
+  if (p->create_size >= 0 && !p->read_only) {
+    int r = create_image (p, hash, io, created, f);
+
+    if (r != -EEXIST)
+      return r;
+  }
   return open_existing (p, io, f);
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* qcow2-dedup create: an empty image with a store.
  *
- * Never touches a file that exists: the file is created exclusively, so what
- * is removed after a failure is what this run made.
+ * Never touches a file that holds something, and a device that does only with
+ * --force (dedup/make.c).
  */
 #include "tool.h"
 
@@ -11,7 +11,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 #include "checked.h"
 #include "dedup.h"
@@ -42,10 +42,13 @@ static char *const tokens[] = {
 static void
 help (void)
 {
-  printf ("qcow2-dedup create [-o OPTION=VALUE,...] FILE SIZE\n"
+  printf ("qcow2-dedup create [--force] [-o OPTION=VALUE,...] FILE SIZE\n"
           "\n"
           "Create an empty deduplicating qcow2 image.  SIZE is in bytes, or "
           "has a suffix\nk, M, G or T.\n"
+          "\n"
+          "    --force               overwrite what is on FILE, if that is a "
+          "device\n"
           "\n"
           "    cluster-size=SIZE     power of two, 512 to 2M (4k)\n"
           "    hash=NAME             " DEDUP_HASH_NAMES "\n"
@@ -155,30 +158,39 @@ parse_options (char *arg, struct dedup_create_params *p)
 }
 
 static int
-create_file (const char *path, const struct dedup_create_params *p)
+there_is_something (const char *path)
+{
+  struct stat st;
+
+  if (stat (path, &st) == 0 && S_ISBLK (st.st_mode))
+    return tool_error (path, "the device is not empty: with --force what is "
+                       "on it is overwritten");
+  return tool_error (path, "exists already");
+}
+
+static int
+create_file (const char *path, const struct dedup_create_params *p, bool force)
 {
   struct fault f = { 0 };
   struct io_store *io;
+  bool named;
   int r;
 
-  r = io_file_open (path, IO_FILE_WRITE | IO_FILE_CREATE, IO_LOCK_WRITE, &io,
-                    &f);
+  r = dedup_make (path, p, force, &io, &named, &f);
+  if (r == -EEXIST)
+    return there_is_something (path);
   if (r < 0)
     return tool_fault (path, r, &f);
-  r = dedup_create (io, p, &f);
   io_close (io);
-  if (r < 0) {
-    unlink (path);
-    return tool_fault (path, r, &f);
-  }
   return TOOL_OK;
 }
 
 static int
 parse_args (int argc, char *argv[], struct dedup_create_params *p,
-            const char **path)
+            const char **path, bool *force)
 {
   static const struct option options[] = {
+    { "force", no_argument, NULL, 'f' },
     { "help", no_argument, NULL, 'h' },
     { "version", no_argument, NULL, 'V' },
     { NULL },
@@ -194,6 +206,9 @@ parse_args (int argc, char *argv[], struct dedup_create_params *p,
     case 'V':
       tool_version ();
       return tool_finish_stdout (TOOL_OK);
+    case 'f':
+      *force = true;
+      break;
     case 'o':
       r = parse_options (optarg, p);
       if (r >= 0)
@@ -220,8 +235,9 @@ tool_create (int argc, char *argv[])
     .hash = DEDUP_HASH_SHA256,
   };
   const char *path = NULL;
+  bool force = false;
   int r;
 
-  r = parse_args (argc, argv, &p, &path);
-  return r >= 0 ? r : create_file (path, &p);
+  r = parse_args (argc, argv, &p, &path, &force);
+  return r >= 0 ? r : create_file (path, &p, force);
 }

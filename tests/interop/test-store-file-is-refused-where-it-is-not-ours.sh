@@ -45,7 +45,7 @@ unchanged "$TMP/stock.qcow2" "$TMP/a.store" 'store id differs'
 
 say "a directory that is not there; an image that is not there"
 refused try_plugin "$a" store="$TMP/none/x"
-one_error_line "$a" 'No such file'
+one_error_line "$a" 'directory does not exist'
 refused try_plugin "$TMP/none.qcow2" store="$TMP/new"
 one_error_line "$TMP/none.qcow2" 'No such file'
 refused try_plugin "$TMP/r.raw" store="$TMP/new"

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A new image at a path, so that a process that is killed meanwhile, or another
+ * one that makes the same image, leaves nothing that a later start refuses.
+ *
+ * Where there is no file, one is made without a name, and named when the image
+ * in it is complete (io_birth_*).  A file that has its name already (a device,
+ * or an empty file) is written in place.  Such an image begins with a mark until
+ * the last write puts the header there (qcow2fmt/create.c): what begins with the
+ * mark is made again from the start.
+ *
+ * Written over are only: a file that is empty, as touch makes them; one of at
+ * most 64 MiB that holds only zeroes, as earlier versions left them when they
+ * were killed; a device whose first and last MiB are zero, where partition
+ * tables, file systems, and members of LVM, RAID and ZFS have their marks; and
+ * a device, whatever it holds, if the caller says so.  Never a device that the
+ * kernel uses.
+ */
+#include "dedup.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <sys/stat.h>
+
+#include "config-check.h"
+
+#define MAX_UNFINISHED (INT64_C (64) << 20)
+#define LOOK_BYTES (UINT64_C (1) << 20)
+
+/* --- What is there ------------------------------------------------------ */
+
+/* Are all of LEN bytes at HOST_OFF zero?  1: yes. */
+static int
+zeroes_at (struct io_store *io, uint64_t host_off, uint64_t len)
+{
+  CLEANUP_FREE uint8_t *buf = malloc (LOOK_BYTES);
+  uint64_t n;
+  int r;
+
+  if (buf == NULL)
+    return -ENOMEM;
+  for (; len > 0; host_off += n, len -= n) {
+    n = MIN_OF (len, LOOK_BYTES);
+    r = io_pread (io, buf, n, host_off);
+    if (r < 0)
+      return r;
+    if (!all_zero (buf, n))
+      return 0;
+  }
+  return 1;
+}
+
+/* May an image be written over what IO holds?  1: yes. */
+static int
+may_be_filled (struct io_store *io, bool overwrite_device)
+{
+  const bool device = io_max_size (io) != UINT64_MAX;
+  const int64_t size = io_size (io);
+  uint64_t look;
+  int r;
+
+  if (size < 0)
+    return (int) size;
+  if (device && overwrite_device)
+    return 1;
+  r = qcow2_is_unfinished (io);
+  if (r != 0)
+    return r;
+  if (!device)
+    return size > MAX_UNFINISHED ? 0 : zeroes_at (io, 0, (uint64_t) size);
+  look = MIN_OF ((uint64_t) size, LOOK_BYTES);
+  r = zeroes_at (io, 0, look);
+  return r == 1 ? zeroes_at (io, (uint64_t) size - look, look) : r;
+}
+
+/* --- Making it ---------------------------------------------------------- */
+
+static int
+make_named (const char *path, const struct dedup_create_params *p,
+            struct io_store **io, struct fault *f)
+{
+  struct io_birth *b;
+  int r = io_birth_begin (path, 0, &b, io, f);
+
+  if (r < 0)
+    return r;
+  r = dedup_create (*io, p, f);
+  if (r == 0)
+    r = io_birth_finish (b, f);
+  else
+    io_birth_cancel (b);
+  if (r < 0) {
+    io_close (*io);
+    *io = NULL;
+  }
+  return r;
+}
+
+/* A file that was empty is empty again where the image can't be made. */
+static int
+create_over (struct io_store *io, const struct dedup_create_params *p,
+             struct fault *f)
+{
+  int r = dedup_create (io, p, f);
+
+  if (r < 0 && io_truncate (io, 0) < 0)
+    return r;                   /* the mark stays, which is as good */
+  return r;
+}
+
+static int
+fill_in_place (const char *path, const struct dedup_create_params *p,
+               bool overwrite_device, struct io_store **io, struct fault *f)
+{
+  int r;
+
+  if (io_device_in_use (path))
+    return fault_set (f, FAULT_BUSY, EBUSY, UINT64_MAX, "is in use: mounted, "
+                      "or part of another device");
+  r = io_file_open (path, IO_FILE_WRITE, IO_LOCK_WRITE, io, f);
+  if (r < 0)
+    return r;
+  r = may_be_filled (*io, overwrite_device);
+  if (r < 0)
+    (void) fault_io (f, -r, UINT64_MAX, "reading what it holds: %s",
+                     strerror (-r));
+  else
+    r = r == 1 ? create_over (*io, p, f) : -EEXIST;
+  if (r < 0) {
+    io_close (*io);
+    *io = NULL;
+  }
+  return r;
+}
+
+/* What may be written over, and what could not be opened for writing without
+ * need, is seen without a lock first: a locked file is usually an image.  1: it
+ * may be; it is looked at again with the lock. */
+static int
+worth_filling (const char *path, bool overwrite_device)
+{
+  struct fault ignored = { 0 };
+  struct io_store *io;
+  int r = io_file_open (path, 0, IO_LOCK_NONE, &io, &ignored);
+
+  if (r < 0)
+    return 0;                   /* whoever opens it as an image says why */
+  r = may_be_filled (io, overwrite_device);
+  io_close (io);
+  return MAX_OF (r, 0);
+}
+
+int
+dedup_make (const char *path, const struct dedup_create_params *p,
+            bool overwrite_device, struct io_store **io, bool *named,
+            struct fault *f)
+{
+  struct stat st;
+
+  *named = false;
+  *io = NULL;
+  if (stat (path, &st) == 0)
+    return worth_filling (path, overwrite_device)
+      ? fill_in_place (path, p, overwrite_device, io, f) : -EEXIST;
+  if (errno == ENOENT && lstat (path, &st) == 0)
+    return fault_io (f, ELOOP, UINT64_MAX,
+                     "is a symbolic link to a file that does not exist");
+  if (errno == ENOENT) {
+    int r = make_named (path, p, io, f);
+
+    *named = r == 0;
+    return r;
+  }
+  return -EEXIST;               /* whoever opens it says what is wrong */
+}

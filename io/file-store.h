@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Private to io/: what file.c shares with file-birth.c. */
+#ifndef DEDUP_FILE_STORE_H
+#define DEDUP_FILE_STORE_H
+
+#include "io.h"
+
+/* The -errno that this room returns for the errno of a failed host call. */
+int io_host_error (int err);
+
+/* Fills F with what an administrator should read where a file could not be
+ * opened or made for the reason ERR; -ERR. */
+int io_open_failed (int err, struct fault *f);
+
+/* Makes a byte store of the open descriptor FD, which becomes the store's (it
+ * is closed on failure), and takes LOCK. */
+int io_file_wrap (int fd, bool writable, enum io_file_lock lock,
+                  struct io_store **out, struct fault *f) MUST_CHECK;
+
+#endif
