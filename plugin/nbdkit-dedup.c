@@ -133,6 +133,7 @@ config_cluster_size (const char *key, const char *value)
   if (!is_pow2 ((uint64_t) n) || n < 512 || n > 2 << 20)
     return bad_value (key, value, "must be a power of two from 512 to 2M");
   params.cluster_size = (uint64_t) n;
+  params.cluster_size_given = true;
   return 0;
 }
 
@@ -506,7 +507,9 @@ plugin_open (int readonly)
   if (srv_find_root (export, name, &root) < 0) {
     snprintf (printable, sizeof printable, "%s", name);
     fault_make_printable (printable);           /* the client chose it */
-    nbdkit_error ("%s: there is no snapshot '%s'", file_name, printable);
+    nbdkit_error ("%s: there is no export '%s': the disk has the empty name, "
+                  "each snapshot its own; nbdinfo --list shows them", file_name,
+                  printable);
     nbdkit_set_error (ENOENT);
     return NULL;
   }

@@ -297,6 +297,8 @@ srv_open (const struct srv_params *p, struct srv_export **out,
     free_export (e);
     return fault_io (f, -r, UINT64_MAX, "out of memory");
   }
+  if (!created)
+    srv_say_unused_keys (e, p);
   *out = e;
   return 0;
 }

@@ -22,6 +22,7 @@ struct srv_params {
   const char *read_only_because;        /* what asked for that, for messages */
   int64_t create_size;          /* -1: do not create */
   uint64_t cluster_size;        /* of an image to create */
+  bool cluster_size_given;      /* else it is a default */
   bool dedup, verify;
   const char *hash;             /* NULL: as stored, sha256 for a new store */
   const char *backing;          /* policy for files that the image names: off

@@ -57,6 +57,11 @@ int srv_existing_step (struct srv_export *e, bool all,
 /* The same as a step of the loop (loop.h); OPAQUE: the export. */
 int srv_existing_background (void *opaque) MUST_CHECK;
 
+/* unused-keys.c: log what P asks for and the image that is there, not created
+ * just now, does not get. */
+void srv_say_unused_keys (const struct srv_export *e,
+                          const struct srv_params *p);
+
 /* snapshot.c: make and free e->names. */
 int srv_names_init (struct srv_export *e) MUST_CHECK;
 

@@ -79,7 +79,8 @@ for name in first nothing dedup "$ANCHOR" FIRST 1; do
   nbdinfo --size "$(export_uri $name)" >/dev/null 2>&1 || rc=$?
   equal "status for $name" $((rc != 0)) $([ $name = first ] && echo 0 || echo 1)
 done
-grep -q "there is no snapshot 'nothing'" "$SRV_LOG" || die "no reason in the log"
+grep -q "disk.qcow2: there is no export 'nothing': " "$SRV_LOG" ||
+  die "no reason in the log"
 stop_server
 check_clean disk.qcow2
 

@@ -1,0 +1,53 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# size= and cluster-size= given for an image that exists: no word where they
+# are what the image has (services give them at each start), one line that
+# names the file, the key and both values where not; the image stays as it is
+# and is served.  The same of index-existing=on where nothing can be written.
+# Breaks if: a difference is passed over in silence, or is an error.
+. "$(dirname "$0")/lib.sh"
+
+disk=$TMP/disk.qcow2
+try_plugin "$disk" size=10M cluster-size=8k >"$TMP/out" 2>&1
+equal "words of a creation" "$(cat "$TMP/out")" ""
+
+silent () # ARGS...
+{
+  try_plugin "$disk" "$@" >"$TMP/out" 2>&1
+  equal "words for $*" "$(cat "$TMP/out")" ""
+}
+
+told () # PATTERN ARGS...
+{
+  local pattern=$1
+  shift
+  try_plugin "$disk" "$@" >"$TMP/out" 2>&1 || die "not served with $*"
+  cat "$TMP/out"
+  equal "lines for $*" "$(grep -c . "$TMP/out")" 1
+  grep -qE "disk.qcow2: $pattern" "$TMP/out" || die "does not say '$pattern'"
+}
+
+silent
+silent size=10M
+silent size=$(((10 << 20) - 1)) # rounded up
+silent size=10240k cluster-size=8192
+silent cluster-size=8k
+told 'size=20M is not used: .* size of 10M' size=20M
+told 'size=0 is not used: .* size of 10M' size=0
+told 'cluster-size=4k is not used: .* clusters of 8k' size=10M cluster-size=4k
+told 'index-existing=on is not used: .*read-only \(readonly=on\)' \
+  readonly=on index-existing=on
+told 'size=20M is not used: ' -r size=20M
+equal "size" "$(info_field "$disk" virtual-size)" $((10 << 20))
+equal "cluster size" "$(info_field "$disk" cluster-size)" 8192
+
+say "after a resize"
+qemu-img resize -q "$disk" 20M
+silent size=20M
+told 'size=10M is not used: .* size of 20M' size=10M
+
+say "hash= is no such key: another hash is refused"
+refused try_plugin "$disk" hash=sha3-256
+one_error_line "$disk" 'hash=sha3-256: .*hash=sha256'
+silent hash=sha256
+check_clean "$disk"
