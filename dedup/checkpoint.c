@@ -312,9 +312,10 @@ log_tombstone (struct dedup_disk *d, const struct dedup_incarnations *set,
 static int
 cannot_forget (struct dedup_disk *d, uint64_t host_idx, int r)
 {
-  log_line (d->log, LOG_ERROR, "%s: at 0x%llx: reading a cluster that came "
-            "free: %s: duplicates are compared from now on", d->path,
-            (unsigned long long) host_idx << d->cluster_bits, strerror (-r));
+  log_line (d->log, LOG_ERROR, "%s: cannot read the freed cluster at 0x%llx: "
+            "%s: from now on blocks are compared before they are shared",
+            d->path, (unsigned long long) host_idx << d->cluster_bits,
+            strerror (-r));
   LOCK_FOR_SCOPE (d->lock);
   d->exact = false;
   return 1;

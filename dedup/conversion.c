@@ -206,7 +206,7 @@ distrust_damaged (struct dedup_disk *d, const struct conversion *c)
   if (!dedup_incarnation_damaged (c->inc))
     return;
   log_line (d->log, LOG_ERROR, "%s: incarnation %llu of the index is damaged: "
-            "some of its entries are lost", d->path,
+            "some of its entries are lost, and no data", d->path,
             (unsigned long long) c->out.age);
   LOCK_FOR_SCOPE (d->lock);
   d->exact = false;                    /* tombstones may be lost with them */

@@ -51,8 +51,8 @@ dedup_check_verify (enum dedup_hash_alg alg, bool verify, struct fault *f)
 {
   if (verify || dedup_hash_is_strong (alg))
     return 0;
-  return fault_usage (f, "verify=off does not go with hash=%s: that hash "
-                      "tells that blocks may be equal, not that they are",
+  return fault_usage (f, "verify=off cannot be used with hash=%s: with this "
+                      "hash different blocks may have equal hashes",
                       dedup_hash_name (alg));
 }
 
@@ -79,7 +79,7 @@ choose_config (struct adoption *a, struct fault *f)
   if (check_params (p, f) < 0)
     return -EINVAL;
   if (random_id (&c->store_id) < 0 || random_key (p->hash, c->hash_key) < 0)
-    return fault_io (f, EIO, UINT64_MAX, "no random numbers to be had");
+    return fault_io (f, EIO, UINT64_MAX, "the system gives no random numbers");
   c->epoch = 1;
   c->epoch_start = c->checkpoint = c->index_start = 1;
   c->order = p->order ? p->order : dedup_default_order (a->geo->nr_clusters);
@@ -196,7 +196,8 @@ static void
 cut_back (struct adoption *a, int64_t size)
 {
   if (size >= 0 && io_truncate (a->io, (uint64_t) size) < 0)
-    log_line (a->p->log, LOG_DEBUG, "%s: could not be cut back", a->p->path);
+    log_line (a->p->log, LOG_DEBUG, "%s: could not be shortened to its "
+              "old size", a->p->path);
 }
 
 static int
@@ -216,7 +217,7 @@ adopt_image (struct adoption *a, struct fault *f)
   r = write_behind_end (a);
   if (r < 0) {
     cut_back (a, size);
-    return fault_io (f, -r, UINT64_MAX, "making the dedup store: %s",
+    return fault_io (f, -r, UINT64_MAX, "cannot make the dedup store: %s",
                      strerror (-r));
   }
   return qcow2_plan_commit_header (a->img, a->plan, ext, f);
@@ -272,6 +273,6 @@ dedup_create (struct io_store *io, const struct dedup_create_params *p,
     return r;
   r = dedup_finish (d);
   dedup_free (d);
-  return r < 0 ? fault_io (f, -r, UINT64_MAX, "completing the image: %s",
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "cannot complete the image: %s",
                            strerror (-r)) : 0;
 }

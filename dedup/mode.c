@@ -36,12 +36,12 @@ check_asked (const struct qcow2_geometry *g,
 {
   if ((g->incompatible & QCOW2_INCOMPAT_DIRTY) &&
       (g->incompatible & QCOW2_INCOMPAT_RECOVERY))
-    return fault_corrupt (f, 72, "is marked dirty, and needs recovery as "
-                          "well: open it read-only");
+    return fault_corrupt (f, 72, "is marked dirty and needs recovery as "
+                          "well: it can only be served with readonly=on");
   if (g->version < 3 && p->dedup)
     return fault_unsupported (f, "version 2 cannot be deduplicated: upgrade "
                               "it with qemu-img amend -o compat=1.1 %.120s, "
-                              "or serve it with dedup=off, or read-only",
+                              "or serve it with dedup=off or readonly=on",
                               image_name (p));
   return 0;
 }

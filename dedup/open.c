@@ -60,7 +60,7 @@ open_usable (struct dedup_disk *d, const struct dedup_open_params *p,
   d->img = NULL;
   if (r == 0 && was_dirty)
     log_line (d->log, LOG_INFO, "%s: was marked dirty: its refcounts were "
-              "made anew", d->path);
+              "rebuilt", d->path);
   return r == 0 ? open_format (d, p, f) : r;
 }
 
@@ -114,20 +114,22 @@ read_config (struct dedup_disk *d, struct fault *f)
     return 0;
   }
   if (dedup_ext_decode (ext, &d->ext) < 0)
-    return fault_unsupported (f, "a dedup store of an unknown layout");
+    return fault_unsupported (f, "its dedup store has a layout that this "
+                              "version does not know");
   if (dedup_hash_name (d->ext.hash_alg) == NULL)
-    return fault_unsupported (f, "a dedup store with hash number %u",
+    return fault_unsupported (f, "its dedup store has hash number %u, which "
+                              "this version does not know",
                               (unsigned) d->ext.hash_alg);
   r = dedup_config_read (d->io, &d->ext, d->cluster_size, d->config, f);
   if (r < 0)
     return r;
   d->lookups_before = d->config->lookups;
   if (!dedup_hash_is_keyed (d->ext.hash_alg) && has_key (d->config))
-    return fault_corrupt (f, UINT64_MAX, "configuration: a key for a hash "
-                          "that has none");
+    return fault_corrupt (f, UINT64_MAX, "the dedup store's configuration has "
+                          "a key for a hash without keys");
   r = dedup_hasher_init (&d->hasher, d->ext.hash_alg, d->config->hash_key);
   if (r < 0)
-    return fault_io (f, -r, UINT64_MAX, "the hash %s is not to be had",
+    return fault_io (f, -r, UINT64_MAX, "the hash %s cannot be used here",
                      dedup_hash_name (d->ext.hash_alg));
   d->checkpoint = d->config->checkpoint;
   return 1;
@@ -159,7 +161,7 @@ complete_recovery (struct dedup_disk *d, struct fault *f)
   if (r == 0)
     r = dedup_clean (d);
   if (r < 0)
-    return fault_io (f, -r, UINT64_MAX, "writing the recovered tables: %s",
+    return fault_io (f, -r, UINT64_MAX, "cannot write the recovered tables: %s",
                      strerror (-r));
   return 0;
 }
@@ -280,7 +282,8 @@ grow_tables (struct dedup_disk *d, struct fault *f)
     r = dedup_change_begin (d);
   if (r < 0) {
     qcow2_plan_free (plan);
-    return fault_io (f, -r, UINT64_MAX, "growing tables: %s", strerror (-r));
+    return fault_io (f, -r, UINT64_MAX, "cannot make its tables larger: "
+                     "%s", strerror (-r));
   }
   qcow2_txn_begin (d->img, &txn);
   lock_acquire (d->lock);
@@ -308,7 +311,7 @@ grow_tables (struct dedup_disk *d, struct fault *f)
   dedup_change_end (d);
   qcow2_plan_free (plan);
   if (r < 0)
-    return dedup_fail (d, r, "growing tables failed");
+    return dedup_fail (d, r, "making its tables larger failed");
   r = dedup_checkpoint (d);
   return r < 0 ? r : guard (d, true, f);
 }
@@ -354,7 +357,7 @@ check_hash (const struct dedup_disk *d, const struct dedup_open_params *p,
   const char *name = dedup_hash_name (d->hasher.alg);
 
   if (p->hash_given && p->hash != d->hasher.alg)
-    return fault_usage (f, "hash=%s: its index is made with hash=%s: give "
+    return fault_usage (f, "hash=%s: its index was made with hash=%s: give "
                         "that, or leave hash= out", dedup_hash_name (p->hash),
                         name);
   return dedup_check_verify (d->hasher.alg, p->verify, f);
@@ -423,8 +426,9 @@ open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
     return fault_corrupt (f, why.off, "needs recovery, but %s", why.msg[0] ?
                           why.msg : "has no dedup store");
   if (r < 0)
-    log_line (d->log, LOG_ERROR, "%s: %s: the index is void%s", d->path,
-              why.msg, d->writable ? ", starting a new one" : "");
+    log_line (d->log, LOG_ERROR, "%s: %s: its index cannot be used%s; the data "
+              "is not affected", d->path, why.msg,
+              d->writable ? ", a new one is begun" : "");
   return 0;
 }
 
@@ -464,8 +468,8 @@ set_window (struct dedup_disk *d, const struct dedup_open_params *p,
   r = d->index_memory ? dedup_window_trim (d) : 0;
   if (r == 0)
     d->index.set->aging = dedup_window_aging (d);
-  return r < 0 ? fault_io (f, -r, UINT64_MAX, "making the index smaller: %s",
-                           strerror (-r)) : 0;
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "cannot make the index smaller: "
+                           "%s", strerror (-r)) : 0;
 }
 
 static int
@@ -477,8 +481,8 @@ mend_index (struct dedup_disk *d, struct fault *f)
     d->exact = false;
     r = 0;
   }
-  return r < 0 ? fault_io (f, -r, UINT64_MAX, "writing the index anew: %s",
-                           strerror (-r)) : 0;
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "cannot write the index again: "
+                           "%s", strerror (-r)) : 0;
 }
 
 static int
@@ -548,7 +552,8 @@ dedup_open (struct io_store *io, const struct dedup_open_params *p,
   if (r == 0) {
     dedup_free (*out);
     *out = NULL;
-    return fault_corrupt (f, UINT64_MAX, "the new dedup store is not usable");
+    return fault_corrupt (f, UINT64_MAX, "the dedup store that was just made "
+                          "cannot be read back");
   }
   return MIN_OF (r, 0);
 }

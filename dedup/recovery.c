@@ -156,10 +156,11 @@ apply_change (struct replay *rp, struct qcow2_txn *txn,
     if (r < 0)
       break;
   }
-  if (r < 0)
-    return fault_set (rp->fault, r == -EINVAL ? FAULT_CORRUPT : FAULT_IO, -r,
-                      UINT64_MAX, "a journal record does not fit the image");
-  return 0;
+  if (r == -EINVAL)
+    return fault_corrupt (rp->fault, UINT64_MAX, "the journal has a record "
+                          "that contradicts the image");
+  return r < 0 ? fault_io (rp->fault, -r, UINT64_MAX, "reading tables: %s",
+                           strerror (-r)) : 0;
 }
 
 /* HASH and WRITE stand for two changes. */
@@ -406,8 +407,9 @@ check_reach (struct replay *rp, uint64_t end)
 {
   if (end > rp->durable)
     return 0;
-  return fault_corrupt (rp->fault, UINT64_MAX, "the journal ends at block %"
-                        PRIu64 ", but block %" PRIu64 " was durable", end,
+  return fault_corrupt (rp->fault, UINT64_MAX, "part of the journal is "
+                        "missing: it ends at block %" PRIu64 ", but block "
+                        "%" PRIu64 " was durable", end,
                         rp->durable);
 }
 
@@ -426,8 +428,8 @@ look_behind (struct replay *rp, uint64_t end)
     return fault_io (rp->fault, -r, UINT64_MAX, "reading the journal: %s",
                      strerror (-r));
   if (rest.newer)
-    return fault_corrupt (rp->fault, UINT64_MAX, "the configuration is older "
-                          "than the journal");
+    return fault_corrupt (rp->fault, UINT64_MAX, "the dedup store's "
+                          "configuration is older than its journal");
   rp->durable = MAX_OF (rp->durable, rest.durable);
   return 0;
 }
@@ -515,7 +517,8 @@ dedup_renew_epoch (struct dedup_disk *d, uint64_t next, bool *renewed,
   if (!*renewed)
     return 0;
   if (rest.epoch > UINT32_MAX - EPOCH_LEAP)
-    return fault_corrupt (f, UINT64_MAX, "an epoch is out of range");
+    return fault_corrupt (f, UINT64_MAX, "the journal has an epoch that is out "
+                          "of range");
   log_line (d->log, LOG_ERROR, "%s: the dedup store's configuration is older "
             "than its journal: some of the index is lost", d->path);
   c->epoch = rest.epoch + EPOCH_LEAP;

@@ -244,19 +244,20 @@ check_header (const struct dedup_open_params *p, uint64_t store_id,
   int r = read_header (p->store, w, found);
 
   if (r < 0)
-    return fault_io (f, -r, UINT64_MAX, "store=%.200s: reading it: %s",
+    return fault_io (f, -r, UINT64_MAX, "store=%.200s: cannot be read: %s",
                      p->store_path, strerror (-r));
   if (*found == FOUND_FOREIGN)
-    return fault_usage (f, "store=%.200s: it is no store file: remove it if "
-                        "it is of no use, or name another one",
+    return fault_usage (f, "store=%.200s: it is not a store file: name another "
+                        "one, or remove it if you do not need it",
                         p->store_path);
   if (*found == FOUND_LATER)
-    return fault_usage (f, "store=%.200s: version %" PRIu32 " of store files "
-                        "is unknown", p->store_path, be32_load (w->version));
+    return fault_usage (f, "store=%.200s: this version does not know version %"
+                        PRIu32 " of store files", p->store_path,
+                        be32_load (w->version));
   if (*found == FOUND_OURS && be64_load (w->store_id) != store_id)
-    return fault_usage (f, "store=%.200s: its store id differs: it is another "
-                        "image's, or of an index that this image had before: "
-                        "name another file", p->store_path);
+    return fault_usage (f, "store=%.200s: it belongs to another image, or to "
+                        "an index that this image had before: name another "
+                        "file", p->store_path);
   return 0;
 }
 
@@ -273,8 +274,8 @@ disown (const struct dedup_open_params *p, struct fault *f)
   r = io_pwrite (p->store, &w, sizeof w, 0);
   if (r == 0)
     r = io_sync (p->store);
-  return r < 0 ? fault_io (f, -r, UINT64_MAX, "store=%.200s: writing it: %s",
-                           p->store_path, strerror (-r)) : 0;
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "store=%.200s: cannot be "
+                           "written: %s", p->store_path, strerror (-r)) : 0;
 }
 
 int
@@ -382,7 +383,7 @@ say_lost (const struct dedup_disk *d, const char *why, uint64_t lost)
 {
   log_line (d->log, LOG_ERROR, "%s: store=%s: %s: %" PRIu64 " entries of the "
             "index are %s", d->path, d->store_file->path, why, lost,
-              d->writable ? "lost" : "not looked at");
+              d->writable ? "lost" : "not used");
 }
 
 /* The file is not what the configuration lists. */
@@ -434,7 +435,7 @@ dedup_store_file_attach (struct dedup_disk *d,
     log_line (d->log, LOG_ERROR, "%s: %" PRIu64 " entries of its index are in "
               "a store file, which is not there or was not given (store=): %s",
               d->path, lost, d->writable ? "they are lost" :
-              "they are not looked at");
+              "they are not used");
   return 0;
 }
 

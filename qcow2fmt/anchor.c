@@ -349,7 +349,8 @@ qcow2_anchor_load_all (struct qcow2_image *img, struct fault *f)
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
   return r < 0 ? fault_corrupt (f, UINT64_MAX, "a table of the anchor snapshot "
                                 "is damaged or unreadable: run qemu-img "
-                                "check, or open it read-only") : 0;
+                                "check, or serve it with "
+                                "readonly=on") : 0;
 }
 
 /* --- Replay ------------------------------------------------------------- */

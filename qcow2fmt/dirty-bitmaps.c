@@ -229,7 +229,7 @@ qcow2_bitmaps_warn (struct qcow2_image *img)
 {
   if ((img->header.geo.autoclear & QCOW2_AUTOCLEAR_BITMAPS) &&
       !img->bitmaps.valid)
-    say (img, NULL, "can't be right: all bitmaps are given up");
+    say (img, NULL, "is not valid: all bitmaps are given up");
 }
 
 int
@@ -248,7 +248,8 @@ qcow2_bitmaps_begin (struct qcow2_image *img)
     if (!(b->flags & FLAG_AUTO))
       continue;
     if (!b->tracked && !(b->flags & FLAG_IN_USE))
-      say (img, b, "can't be kept up to date: marked in use");
+      say (img, b, "cannot be kept up to date: it is marked as in use, so "
+           "that QEMU does not rely on it");
     r = write_flags (img, b, b->flags | FLAG_IN_USE);
     written = true;
   }
@@ -289,7 +290,8 @@ qcow2_bitmaps_note (struct qcow2_image *img, uint64_t guest_off,
     if (qcow2_bitmap_set (b->noted, first, ((end - 1) >> b->granularity_bits) -
                           first + 1) < 0) {
       b->tracked = false;      /* stays marked */
-      say (img, b, "not enough memory to keep it up to date: left in use");
+      say (img, b, "no memory to keep it up to date: it stays marked as in "
+           "use, so that QEMU does not rely on it");
     }
   }
 }
@@ -446,7 +448,8 @@ qcow2_bitmaps_save (struct qcow2_image *img, qcow2_attach_cb attach,
     r = save_bitmap (img, b, data, attach, opaque);
     if (r < 0) {
       b->tracked = false;
-      say (img, b, "could not be saved: left in use");
+      say (img, b, "could not be saved: it stays marked as in use, so that "
+           "QEMU does not rely on it");
     }
   }
   return 0;

@@ -61,17 +61,17 @@ mark (struct marking *m, uint64_t host_off, uint64_t bytes, const char *what)
     return 0;
   if (host_off % g->cluster_size != 0)
     return fault_corrupt (m->f, host_off, "%s at 0x%" PRIx64 " is not aligned "
-                          "to a cluster: run qemu-img check, or open it "
-                          "read-only", what, host_off);
+                          "to a cluster: run qemu-img check, or serve it "
+                          "with readonly=on", what, host_off);
   if (!add_u64 (host_off, bytes, &end) ||
       (last = (end - 1) >> g->cluster_bits) >= m->img->alloc.frontier)
     return fault_corrupt (m->f, host_off, "%s at 0x%" PRIx64 " lies past the "
-                          "end of the file: run qemu-img check, or open it "
-                          "read-only", what, host_off);
+                          "end of the file: run qemu-img check, or serve "
+                          "it with readonly=on", what, host_off);
   if (m->exclusive && qcow2_bitmap_next (m->set, idx) <= last)
     return fault_corrupt (m->f, host_off, "%s at 0x%" PRIx64 " overlaps "
-                          "another table: run qemu-img check, or open it "
-                          "read-only", what, host_off);
+                          "another table: run qemu-img check, or serve it "
+                          "with readonly=on", what, host_off);
   r = qcow2_bitmap_set (m->set, idx, last - idx + 1);
   (void) r;                    /* past its limits nothing is guarded */
   return 0;
@@ -130,8 +130,8 @@ mark_read (struct marking *m, const struct qcow2_bitmap *written,
       qcow2_bitmap_next (written, host_off >> g->cluster_bits) <=
       (end - 1) >> g->cluster_bits)
     return fault_corrupt (m->f, host_off, "%s at 0x%" PRIx64 " overlaps "
-                          "another table: run qemu-img check, or open it "
-                          "read-only", what, host_off);
+                          "another table: run qemu-img check, or serve it "
+                          "with readonly=on", what, host_off);
   return mark (m, host_off, bytes, what);
 }
 

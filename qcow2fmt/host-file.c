@@ -121,7 +121,7 @@ open_same_dir (const char *dir, const char *base, int flags,
     return fault_set (f, FAULT_UNSUPPORTED, EPERM, UINT64_MAX, "would be "
                       "written: add backing=any if you trust the image with "
                       "every file that this server can write, or serve it "
-                      "read-only");
+                      "with readonly=on");
   r = io_file_open_in (dir, base, 0, lock, io, &why);
   if (r == -ELOOP)
     return fault_set (f, FAULT_UNSUPPORTED, EPERM, UINT64_MAX, "is a symbolic "

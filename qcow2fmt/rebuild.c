@@ -55,7 +55,9 @@ lay_out (struct rebuild *b, uint64_t min_clusters, struct fault *f)
   } while (b->end != before);
   if (b->reftable_clusters * g->cluster_size > QCOW2_MAX_REFTABLE_BYTES ||
       b->end > QCOW2_MAX_HOST_OFF >> g->cluster_bits)
-    return fault_unsupported (f, "has no room for a larger refcount table");
+    return fault_unsupported (f, "its refcounts cannot be rebuilt: the "
+                              "refcount table would be larger than the "
+                              "maximum");
   return 0;
 }
 
@@ -229,8 +231,8 @@ static void
 cut_back (struct rebuild *b, uint64_t size)
 {
   if (io_truncate (b->img->io, size) < 0)
-    log_line (b->img->log_sink, LOG_DEBUG, "%s: could not be cut back",
-              b->img->path ? b->img->path : "image");
+    log_line (b->img->log_sink, LOG_DEBUG, "%s: could not be shortened to its "
+              "old size", b->img->path ? b->img->path : "image");
 }
 
 /* --- The whole ------------------------------------------------------ */
@@ -245,12 +247,12 @@ count_references (struct rebuild *b, struct fault *f)
     return r;
   check_references (&b->c);
   if (found->errors > 0)
-    return fault_io (f, b->c.err, UINT64_MAX, "its refcounts have to be made "
-                     "anew: reading its tables: %s", strerror (b->c.err));
+    return fault_io (f, b->c.err, UINT64_MAX, "its refcounts must be rebuilt, "
+                     "but its tables cannot be read: %s", strerror (b->c.err));
   if (found->corruptions > 0)
-    return fault_corrupt (f, UINT64_MAX, "its refcounts have to be made anew, "
-                          "but more is wrong: run qemu-img check -r all, or "
-                          "open it read-only");
+    return fault_corrupt (f, UINT64_MAX, "its refcounts must be rebuilt, but "
+                          "more is wrong: run qemu-img check -r all, or serve "
+                          "it with readonly=on");
   return 0;
 }
 
@@ -273,7 +275,7 @@ rebuild (struct rebuild *b, uint64_t min_clusters, struct fault *f)
     cut_back (b, (uint64_t) size);
   else
     r = switch_header (b);      /* may have happened even if it fails */
-  return r < 0 ? fault_io (f, -r, UINT64_MAX, "making its refcounts anew: %s",
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "rebuilding its refcounts: %s",
                            strerror (-r)) : 0;
 }
 

@@ -115,7 +115,7 @@ class Case:
             expect('without deduplication' in said, 'does not say that it '
                    'does not deduplicate: ' + said)
         if self.is_dirty:
-            expect('made anew' in said, 'refcounts not made anew: ' + said)
+            expect('rebuilt' in said, 'refcounts not rebuilt: ' + said)
 
     def check_more(self, expect):
         if self.c['extra'] == 'odd':

@@ -84,7 +84,7 @@ qemu-img create -q -f qcow2 -o lazy_refcounts=on dirty.qcow2 16M
 qemu-io -c 'write -P 0 9M 1M' -c flush -c 'sigraise 9' dirty.qcow2 \
   >/dev/null 2>&1 || true
 written_twice dirty.qcow2
-grep -q 'made anew' "$SRV_LOG" || die "does not say: $(cat "$SRV_LOG")"
+grep -q 'rebuilt' "$SRV_LOG" || die "does not say: $(cat "$SRV_LOG")"
 
 say 'corrupt'
 qemu-img create -q -f qcow2 corrupt.qcow2 16M

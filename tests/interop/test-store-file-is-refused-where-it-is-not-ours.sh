@@ -33,15 +33,15 @@ unchanged () # IMAGE FILE PATTERN: refused by plugin and tool
   equal "both files" "$(sha256sum "$1" "$2")" "$sums"
 }
 
-unchanged "$a" "$TMP/b.store" 'store id differs'
-unchanged "$a" "$b" 'no store file'
-unchanged "$a" "$TMP/r.raw" 'no store file'
+unchanged "$a" "$TMP/b.store" 'belongs to another image'
+unchanged "$a" "$b" 'not a store file'
+unchanged "$a" "$TMP/r.raw" 'not a store file'
 truncate -s 1M "$TMP/zeroes"
-unchanged "$a" "$TMP/zeroes" 'no store file'
+unchanged "$a" "$TMP/zeroes" 'not a store file'
 
 say "an image without an index: the file of another one is not taken over"
 qemu-img create -q -f qcow2 "$TMP/stock.qcow2" 16M
-unchanged "$TMP/stock.qcow2" "$TMP/a.store" 'store id differs'
+unchanged "$TMP/stock.qcow2" "$TMP/a.store" 'belongs to another image'
 
 say "a directory that is not there; an image that is not there"
 refused try_plugin "$a" store="$TMP/none/x"

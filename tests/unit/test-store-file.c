@@ -439,10 +439,10 @@ another_images_is_refused (void **state)
   struct fault f = { 0 };
 
   assert_int_equal (qcow2_create (stock, &plain, &f), 0);
-  assert_refused (io, store2, true, "store id differs");
-  assert_refused (io, store2, false, "store id differs");
-  assert_refused (fresh, store2, true, "store id differs");
-  assert_refused (stock, store2, true, "store id differs");
+  assert_refused (io, store2, true, "belongs to another image");
+  assert_refused (io, store2, false, "belongs to another image");
+  assert_refused (fresh, store2, true, "belongs to another image");
+  assert_refused (stock, store2, true, "belongs to another image");
   assert_int_equal (session (io2, store2, 1, 300), 0);
   io_close (io);
   io_close (io2);
@@ -458,15 +458,15 @@ anything_else_is_refused (void **state)
   struct io_store *store, *io = two_files (&store), *other;
 
   other = copy_file (io);                /* an image */
-  assert_refused (io, other, true, "no store file");
+  assert_refused (io, other, true, "not a store file");
   io_close (other);
   other = new_file ();                   /* a disk that begins with zeroes */
   assert_int_equal (io_pwrite (other, "x", 1, 100000), 0);
-  assert_refused (io, other, true, "no store file");
+  assert_refused (io, other, true, "not a store file");
   io_close (other);
   other = new_file ();
   assert_int_equal (io_pwrite (other, "hello", 5, 0), 0);
-  assert_refused (io, other, true, "no store file");
+  assert_refused (io, other, true, "not a store file");
   io_close (other);
   io_close (io);
   io_close (store);
