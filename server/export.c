@@ -109,7 +109,7 @@ static const char *
 open_advice (const struct srv_params *p, int err)
 {
   if (err == ENOENT && p->read_only && p->create_size >= 0)
-    return ": size= creates none, because it is opened read-only";
+    return ": size= creates none where it is opened read-only";
   if (err == ENOENT && !p->read_only)
     return ": size=SIZE creates an image";
   if ((err == EACCES || err == EPERM || err == EROFS) && !p->read_only &&
@@ -132,8 +132,8 @@ open_existing (const struct srv_params *p, struct io_store **io,
     return 0;
   advice = open_advice (p, -r);
   if (*advice && p->read_only && p->read_only_because)
-    return fault_set (f, why.kind, -r, UINT64_MAX, "%.300s%s (%s)", why.msg,
-                      advice, p->read_only_because);
+    return fault_set (f, why.kind, -r, UINT64_MAX, "%.300s%s because of %s",
+                      why.msg, advice, p->read_only_because);
   return fault_set (f, why.kind, -r, UINT64_MAX, "%.400s%s", why.msg, advice);
 }
 
@@ -247,6 +247,7 @@ new_export (const struct srv_params *p)
     return NULL;
   }
   e->writable = !p->read_only;
+  e->read_only_because = p->read_only ? p->read_only_because : NULL;
   e->commit_interval_ms = p->commit_interval_ms;
   e->index_existing = p->index_existing;
   e->dedup = p->dedup;
@@ -376,11 +377,14 @@ srv_log_serving (struct srv_export *e)
   if (s.has_store)
     snprintf (index, sizeof index, ", %s index of %" PRIu64 " entries",
               dedup_hash_name (s.hash), s.index_entries);
-  log_line (e->log, LOG_INFO, "%s: serving a disk of %s, clusters of %s%s%s%s",
+  log_line (e->log, LOG_INFO, "%s: serving a disk of %s, clusters of %s%s%s%s%s"
+            "%s",
             e->path, format_size (e->size_bytes, size, sizeof size),
             format_size (UINT64_C (1) << e->cluster_bits, cluster,
                          sizeof cluster), index,
             e->writable ? "" : ", read-only",
+            e->read_only_because ? " because of " : "",
+            e->read_only_because ? e->read_only_because : "",
             e->writable && !e->dedup ? ", dedup=off" : "");
 }
 

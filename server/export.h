@@ -19,7 +19,8 @@ struct srv_export;
 struct srv_params {
   const char *path;
   bool read_only;               /* change nothing; share it with other readers */
-  const char *read_only_because;        /* what asked for that, for messages */
+  const char *read_only_because;        /* what asked for that, for messages;
+                                         * must outlive the export */
   int64_t create_size;          /* -1: do not create */
   uint64_t cluster_size;        /* of an image to create */
   bool cluster_size_given;      /* else it is a default */

@@ -26,6 +26,7 @@ struct srv_export {
   char *path;                   /* for messages; owned */
   const struct log_sink *log;
   bool writable;
+  const char *read_only_because;        /* the caller's, or NULL */
   unsigned commit_interval_ms;
   bool index_existing, dedup;
   unsigned cluster_bits;

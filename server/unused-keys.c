@@ -66,8 +66,5 @@ srv_say_unused_keys (const struct srv_export *e, const struct srv_params *p)
   say_cluster_size (e, p);
   if (p->index_existing && p->read_only)
     log_line (e->log, LOG_INFO, "%s: index-existing=on is not used: the image "
-              "is opened read-only%s%s%s", e->path,
-              p->read_only_because ? " (" : "",
-              p->read_only_because ? p->read_only_because : "",
-              p->read_only_because ? ")" : "");
+              "is opened read-only", e->path);
 }
