@@ -22,6 +22,7 @@ enum mutation {
   MUTATION_LAW_6_NO_QUARANTINE,   /* freed clusters are reused at once */
   MUTATION_LAW_6_NOT_RECORDED,    /* ... once the record is durable */
   MUTATION_LAW_6_SAID_ONCE,       /* ... once one block says so */
+  MUTATION_LAW_6_GIVE_BACK,       /* their space is given back at any time */
   MUTATION_LAW_7,                 /* journal areas are written again too early */
   MUTATION_LAW_8_NO_SYNC,         /* incarnation listed, but not durable */
   MUTATION_MERGE_NO_SYNC,         /* a merge's output listed, not durable */

@@ -282,7 +282,8 @@ dedup_clean (struct dedup_disk *d)
       dedup_fail (d, r, "clearing bit 48 failed");
   }
   open_gate (d, r == 0);
-  return r;
+  /* The checkpoint leaves no recovery that would look at what was freed. */
+  return r == 0 ? dedup_release_quarantine (d) : r;
 }
 
 /* --- quarantine ------------------------------------------------------------------------ */
@@ -403,33 +404,6 @@ requeue (struct dedup_disk *d, const struct qcow2_run *runs, size_t nr)
   }
 }
 
-/* Given back at a time: the host keeps writers out of the file meanwhile. */
-#define DISCARD_BYTES (UINT64_C (16) << 20)
-
-static int
-give_back_run (struct dedup_disk *d, const struct qcow2_run *run)
-{
-  uint64_t off = run->host_idx << d->cluster_bits, n;
-  uint64_t left = run->count << d->cluster_bits;
-  int r = 0;
-
-  for (; left > 0 && r == 0; off += n, left -= n) {
-    n = MIN_OF (left, DISCARD_BYTES);
-    r = io_discard (d->io, off, n);
-  }
-  return r;
-}
-
-static void
-give_back (struct dedup_disk *d, const struct qcow2_run *runs, size_t nr)
-{
-  size_t i;
-
-  for (i = 0; i < nr; i++)
-    if (runs[i].trimmed && give_back_run (d, &runs[i]) < 0)
-      return;                   /* the host can't: the space is reused here */
-}
-
 /* What may be reused (law 6): freed by records that are certain, or that no
  * recovery will look at again. */
 static uint64_t
@@ -515,7 +489,7 @@ release_reusable (struct dedup_disk *d)
   if (r == -EBUSY)
     r = 0;                      /* no room for tombstones now: next time */
   else if (r == 0) {
-    give_back (d, runs, nr);
+    dedup_give_back_trimmed (d, runs, nr);
     release_runs (d, runs, nr);
   }
   return r;

@@ -55,6 +55,11 @@ int dedup_store_file_open (const char *path, bool writable,
 
 /* Commit, checkpoint, clear bit 48.  The disk stays open, unused. */
 int dedup_finish (struct dedup_disk *d) MUST_CHECK;
+/* After dedup_finish has returned 0, when nobody else uses the disk any more: give
+ * the space of free clusters back to the host, as far as that takes no longer
+ * than a few seconds, and cut the file off behind the last one in use.  What the
+ * host cannot do is left. */
+void dedup_give_back_all (struct dedup_disk *d);
 /* Free memory, writing nothing: after dedup_finish, or as a crash would. */
 void dedup_free (struct dedup_disk *d);
 
@@ -151,15 +156,17 @@ enum dedup_job {
   DEDUP_JOB_CLEAN = 64,       /* changed since bit 48 was last clear */
   DEDUP_JOB_MERGE = 128,      /* runs of the index to be joined */
   DEDUP_JOB_MERGE_IDLE = 256, /* more of them than shall be at rest */
+  DEDUP_JOB_GIVE_BACK = 512,  /* free clusters for which the host keeps data */
 };
 
-/* Which jobs have something to do.  COMMIT, CLEAN and MERGE_IDLE are due when
- * there is anything at all; the caller chooses the moment.  *URGENT (may be
+/* Which jobs have something to do.  COMMIT, CLEAN, MERGE_IDLE and GIVE_BACK are
+ * due when there is anything at all; the caller chooses the moment.  What
+ * GIVE_BACK gives back has not been needed since it ran before.  *URGENT (may be
  * NULL): those that should run now. */
 unsigned dedup_due (struct dedup_disk *d, unsigned *urgent);
 
 /* Run one job, or a slice of it (then it is still due).  COMMIT and
- * MERGE may run at any time; of the others only one at a time, from any
+ * MERGE may run at any time, GIVE_BACK beside all but itself; of the others only one at a time, from any
  * thread. */
 int dedup_run (struct dedup_disk *d, enum dedup_job job) MUST_CHECK;
 /* Make a running freeze, pack, load or scan return soon. */

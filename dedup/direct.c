@@ -513,6 +513,10 @@ dedup_direct_due (struct dedup_disk *d, unsigned *urgent)
     now |= DEDUP_JOB_COMMIT;
   if (!qcow2_scan_done_locked (d->img))
     now |= DEDUP_JOB_SCAN;
+  if (dedup_give_back_due_locked (d))
+    due |= DEDUP_JOB_GIVE_BACK;
+  if (dedup_give_back_busy_locked (d))
+    now |= DEDUP_JOB_GIVE_BACK;
   if (urgent)
     *urgent = now;
   return due | now;
@@ -529,5 +533,7 @@ dedup_direct_run (struct dedup_disk *d, enum dedup_job job)
     r = qcow2_scan_step (d->img, no_garbage, NULL);
     return MIN_OF (r, 0);
   }
+  if (job == DEDUP_JOB_GIVE_BACK)
+    return dedup_give_back (d);
   return job == DEDUP_JOB_COMMIT ? dedup_direct_flush (d) : -EINVAL;
 }

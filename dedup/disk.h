@@ -280,6 +280,8 @@ bool dedup_spare_put_locked (struct dedup_disk *d, uint64_t host_idx);
 /* RUN was released: take what is wanted of it, if it has space. */
 void dedup_spare_keep_locked (struct dedup_disk *d,
                               const struct qcow2_run *run);
+/* Free all of them. */
+void dedup_spare_give_back_locked (struct dedup_disk *d);
 /* Get what is missing, as far as there is space; for the commit job. */
 void dedup_spare_fill (struct dedup_disk *d);
 /* Should that be now? */
@@ -309,6 +311,26 @@ bool dedup_ahead_due_locked (const struct dedup_disk *d);
 /* Zeroes in a new journal area of SIZE bytes: in the first 16 MiB, as an image
  * may ask for large ones.  Without them its blocks take longer to write. */
 int dedup_ahead_area (struct io_store *io, uint64_t host_off, uint64_t size);
+
+/* --- give-back.c: space that nothing needs goes back to the host --------------- */
+
+struct dedup_give_back {
+  uint64_t from;                     /* the one job, or close: cluster */
+  /* Protected by the disk's lock: */
+  uint64_t left;                     /* clusters that were found unneeded */
+  bool unable;                       /* the host can't take anything back */
+};
+
+/* Give the space of the trimmed ones of RUNS back, which may be reused (law 6)
+ * but are not free yet; marks them as emptied. */
+void dedup_give_back_trimmed (struct dedup_disk *d, struct qcow2_run *runs,
+                              size_t nr);
+/* One step of the job: look at what an earlier session left, or give back a
+ * slice of what no writer has needed since the job ran before. */
+int dedup_give_back (struct dedup_disk *d) MUST_CHECK;
+/* Is there anything for the job?  Is it in the middle? */
+bool dedup_give_back_due_locked (struct dedup_disk *d);
+bool dedup_give_back_busy_locked (struct dedup_disk *d);
 
 /* --- the disk ------------------------------------------------------------------ */
 
@@ -367,6 +389,7 @@ struct dedup_disk {
   pthread_cond_t gate;
   struct dedup_spare spare;
   struct dedup_ahead ahead;
+  struct dedup_give_back give;
   uint64_t uncommitted_bytes;        /* of data written since a commit */
   bool commit_asked;                 /* the loop knows that one is due */
   bool exact;                        /* index kept exact (verify=off) */

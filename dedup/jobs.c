@@ -346,6 +346,10 @@ dedup_due (struct dedup_disk *d, unsigned *urgent)
     now |= DEDUP_JOB_SCAN;
   if (d->recovery_bit)
     due |= DEDUP_JOB_CLEAN;
+  if (dedup_give_back_due_locked (d))
+    due |= DEDUP_JOB_GIVE_BACK;
+  if (dedup_give_back_busy_locked (d))
+    now |= DEDUP_JOB_GIVE_BACK;
   if (urgent)
     *urgent = now;
   return due | now;
@@ -405,6 +409,8 @@ dedup_run (struct dedup_disk *d, enum dedup_job job)
     return commit_job (d);
   if (job == DEDUP_JOB_MERGE || job == DEDUP_JOB_MERGE_IDLE)
     return dedup_merge_step (d, job == DEDUP_JOB_MERGE_IDLE);
+  if (job == DEDUP_JOB_GIVE_BACK)
+    return dedup_give_back (d);
   pthread_mutex_lock (&d->maintenance);
   r = dedup_failed (d);
   if (r == 0)

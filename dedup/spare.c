@@ -66,6 +66,18 @@ dedup_spare_keep_locked (struct dedup_disk *d, const struct qcow2_run *run)
       d->spare.v[d->spare.nr++] = run->host_idx + k;
 }
 
+void
+dedup_spare_give_back_locked (struct dedup_disk *d)
+{
+  struct qcow2_run run = { .count = 1 };
+
+  assert (lock_held (d->lock));
+  while (d->spare.nr > 0) {
+    run.host_idx = d->spare.v[--d->spare.nr];
+    qcow2_unreserve_locked (d->img, &run);
+  }
+}
+
 bool
 dedup_spare_due_locked (struct dedup_disk *d)
 {

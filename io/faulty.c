@@ -110,6 +110,12 @@ faulty_size (struct io_store *s)
   return io_size (((struct io_faulty *) s)->below);
 }
 
+static int
+faulty_next_data (struct io_store *s, uint64_t host_off, uint64_t *data)
+{
+  return io_next_data (((struct io_faulty *) s)->below, host_off, data);
+}
+
 static void
 faulty_close (struct io_store *s)
 {
@@ -129,6 +135,7 @@ static const struct io_ops faulty_ops = {
   .write_out = faulty_write_out,
   .size = faulty_size,
   .max_size = faulty_max_size,
+  .next_data = faulty_next_data,
   .close = faulty_close,
 };
 

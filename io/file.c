@@ -321,6 +321,20 @@ file_next_hole (struct io_store *s, uint64_t host_off)
   return (uint64_t) r;
 }
 
+/* Past the last data the host says ENXIO.  A file system without holes calls
+ * all of the file data; devices know no such question (EINVAL). */
+static int
+file_next_data (struct io_store *s, uint64_t host_off, uint64_t *data)
+{
+  struct io_file *file = (struct io_file *) s;
+  off_t r = lseek (file->fd, (off_t) host_off, SEEK_DATA);
+
+  if (r == -1 && (errno != ENXIO || file->block_device))
+    return -EOPNOTSUPP;
+  *data = r == -1 ? UINT64_MAX : (uint64_t) r;
+  return 0;
+}
+
 static void
 file_close (struct io_store *s)
 {
@@ -342,6 +356,7 @@ static const struct io_ops file_ops = {
   .size = file_size,
   .max_size = file_max_size,
   .next_hole = file_next_hole,
+  .next_data = file_next_data,
   .close = file_close,
 };
 

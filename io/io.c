@@ -166,6 +166,18 @@ io_next_hole (struct io_store *s, uint64_t host_off)
   return s->ops->next_hole ? s->ops->next_hole (s, host_off) : UINT64_MAX;
 }
 
+int
+io_next_data (struct io_store *s, uint64_t host_off, uint64_t *data)
+{
+  *data = UINT64_MAX;
+  if (s->ops->next_data == NULL)
+    return -EOPNOTSUPP;
+  if (host_off > INT64_MAX)
+    return 0;
+  WORK_WITHOUT_LOCK (IO);
+  return s->ops->next_data (s, host_off, data);
+}
+
 void
 io_close (struct io_store *s)
 {

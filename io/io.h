@@ -32,6 +32,8 @@ struct io_ops {
   int64_t (*size) (struct io_store *s);
   uint64_t (*max_size) (struct io_store *s);   /* or NULL: UINT64_MAX */
   uint64_t (*next_hole) (struct io_store *s, uint64_t host_off);   /* or NULL */
+  int (*next_data) (struct io_store *s, uint64_t host_off,
+                    uint64_t *data);                               /* or NULL */
   void (*close) (struct io_store *s);
 };
 
@@ -88,6 +90,12 @@ uint64_t io_max_size (struct io_store *s);
  * UINT64_MAX: none, or the host does not tell.  What others change meanwhile
  * may not show. */
 uint64_t io_next_hole (struct io_store *s, uint64_t host_off);
+
+/* Where the first bytes at or after HOST_OFF are for which the host keeps
+ * something: *DATA, UINT64_MAX if there are none.  -EOPNOTSUPP: the host does
+ * not tell. */
+int io_next_data (struct io_store *s, uint64_t host_off, uint64_t *data)
+  MUST_CHECK;
 
 /* Close and free.  Errors were reported by io_sync; NULL is fine. */
 void io_close (struct io_store *s);

@@ -221,6 +221,28 @@ memory_max_size (struct io_store *s)
   return m->device ? m->size : UINT64_MAX;
 }
 
+/* The first block of 4096 bytes that is not all zero, as a host would keep it
+ * that finds out by itself. */
+#define DATA_BLOCK UINT64_C (4096)
+
+static int
+memory_next_data (struct io_store *s, uint64_t host_off, uint64_t *data)
+{
+  static const unsigned char zero[DATA_BLOCK];
+  struct io_memory *m = (struct io_memory *) s;
+  uint64_t off = round_down_pow2 (host_off, DATA_BLOCK);
+
+  if (m->device)
+    return -EOPNOTSUPP;
+  pthread_rwlock_rdlock (&m->lock);
+  while (off < m->size &&
+         memcmp (m->bytes + off, zero, inside (m, off, DATA_BLOCK)) == 0)
+    off += DATA_BLOCK;
+  *data = off < m->size ? MAX_OF (off, host_off) : UINT64_MAX;
+  pthread_rwlock_unlock (&m->lock);
+  return 0;
+}
+
 static void
 memory_close (struct io_store *s)
 {
@@ -240,6 +262,7 @@ static const struct io_ops memory_ops = {
   .truncate = memory_truncate,
   .size = memory_size,
   .max_size = memory_max_size,
+  .next_data = memory_next_data,
   .close = memory_close,
 };
 

@@ -194,6 +194,12 @@ recording_size (struct io_store *s)
   return io_size (((struct io_recording *) s)->below);
 }
 
+static int
+recording_next_data (struct io_store *s, uint64_t host_off, uint64_t *data)
+{
+  return io_next_data (((struct io_recording *) s)->below, host_off, data);
+}
+
 static void
 recording_close (struct io_store *s)
 {
@@ -217,6 +223,7 @@ static const struct io_ops recording_ops = {
   .truncate = recording_truncate,
   .size = recording_size,
   .max_size = recording_max_size,
+  .next_data = recording_next_data,
   .close = recording_close,
 };
 

@@ -5,7 +5,8 @@
  * A cluster with refcount 0 is in one of these places:
  *
  *   not scanned   the file's refcounts there were not looked at yet (scan.c)
- *   known free    a bit in `free`; may be reserved
+ *   known free    a bit in `free`; may be reserved.  Whether the host may hold
+ *                 data there is stale.c's
  *   reserved      some caller's; nothing here says so but the missing bit
  *   quarantined   freed by a record that is not known durable yet (law 6)
  *   kept          not to be used before the next open
@@ -155,7 +156,9 @@ qcow2_alloc_init (struct qcow2_image *img)
   set_bound (img);
   a->free = qcow2_bitmap_new ();
   a->busy = qcow2_bitmap_new ();
-  if (!a->free || !a->busy)
+  a->stale = qcow2_bitmap_new ();
+  a->suspect = qcow2_bitmap_new ();
+  if (!a->free || !a->busy || !a->stale || !a->suspect)
     r = -ENOMEM;
   if (r == 0)
     r = qcow2_anchor_resize (img, 0);
@@ -176,6 +179,7 @@ qcow2_alloc_free (struct qcow2_image *img)
 {
   qcow2_bitmap_free (img->alloc.free);
   qcow2_bitmap_free (img->alloc.busy);
+  qcow2_stale_free (img);
   free (img->alloc.q);
   memset (&img->alloc, 0, sizeof img->alloc);
   qcow2_anchor_free (img);
@@ -199,6 +203,14 @@ qcow2_alloc_fix_scan_locked (struct qcow2_image *img)
     img->alloc.scan_end = img->alloc.frontier;
 }
 
+/* These clusters are not in `free` any more. */
+static void
+not_free (struct qcow2_alloc *a, uint64_t host_idx, uint64_t count)
+{
+  qcow2_bitmap_clear (a->free, host_idx, count);
+  qcow2_stale_clear (a, host_idx, count);
+}
+
 void
 qcow2_alloc_used_locked (struct qcow2_image *img, uint64_t host_idx,
                          uint64_t count)
@@ -206,8 +218,17 @@ qcow2_alloc_used_locked (struct qcow2_image *img, uint64_t host_idx,
   struct qcow2_alloc *a = &img->alloc;
 
   assert (lock_held (&img->lock));
-  qcow2_bitmap_clear (a->free, host_idx, count);
+  not_free (a, host_idx, count);
   a->frontier = MAX_OF (a->frontier, host_idx + count);
+}
+
+/* How many of them can be free? */
+static uint64_t
+can_be_free (const struct qcow2_alloc *a, uint64_t host_idx, uint64_t count)
+{
+  uint64_t end = MIN_OF (host_idx + count, MIN_OF (a->bound, a->frontier));
+
+  return end > host_idx ? end - host_idx : 0;
 }
 
 void
@@ -215,14 +236,24 @@ qcow2_alloc_found_free_locked (struct qcow2_image *img, uint64_t host_idx,
                                uint64_t count)
 {
   struct qcow2_alloc *a = &img->alloc;
-  uint64_t end = MIN_OF (host_idx + count, MIN_OF (a->bound, a->frontier));
-  int r;
 
   assert (lock_held (&img->lock));
-  if (host_idx >= end)
-    return;
-  r = qcow2_bitmap_set (a->free, host_idx, end - host_idx);
-  (void) r;                    /* what has no room is lost until next open */
+  count = can_be_free (a, host_idx, count);
+  /* What has no room is lost until the next open. */
+  if (qcow2_bitmap_set (a->free, host_idx, count) == 0)
+    qcow2_stale_put (a, host_idx, count);
+}
+
+void
+qcow2_alloc_scanned_free_locked (struct qcow2_image *img, uint64_t host_idx,
+                                 uint64_t count)
+{
+  struct qcow2_alloc *a = &img->alloc;
+
+  assert (lock_held (&img->lock));
+  count = can_be_free (a, host_idx, count);
+  if (qcow2_bitmap_set (a->free, host_idx, count) == 0)
+    qcow2_suspect_put (a, host_idx, count);
 }
 
 void
@@ -279,7 +310,7 @@ find_run (const struct qcow2_alloc *a, uint64_t wanted, unsigned max_look)
 static void
 take (struct qcow2_alloc *a, const struct qcow2_run *run)
 {
-  qcow2_bitmap_clear (a->free, run->host_idx, run->count);
+  not_free (a, run->host_idx, run->count);
   a->cursor = run->host_idx + run->count;
 }
 
@@ -332,7 +363,7 @@ qcow2_reserve_one_locked (struct qcow2_image *img, uint64_t host_idx)
   assert (lock_held (&img->lock));
   if (qcow2_bitmap_next (a->free, host_idx) != host_idx)
     return false;
-  qcow2_bitmap_clear (a->free, host_idx, 1);
+  not_free (a, host_idx, 1);
   return true;
 }
 
@@ -393,6 +424,7 @@ qcow2_alloc_memory (const struct qcow2_image *img)
   const struct qcow2_alloc *a = &img->alloc;
 
   return qcow2_bitmap_memory (a->free) + qcow2_bitmap_memory (a->busy) +
+    qcow2_bitmap_memory (a->stale) + qcow2_bitmap_memory (a->suspect) +
     a->q_max * sizeof *a->q + img->holds.max * sizeof *img->holds.v;
 }
 
@@ -523,6 +555,8 @@ qcow2_release_locked (struct qcow2_image *img, const struct qcow2_run *runs,
     first = MAX_OF (first, a->scan_end);
     if (first < end)
       qcow2_alloc_found_free_locked (img, first, end - first);
+    if (runs[i].emptied)
+      qcow2_stale_clear (a, runs[i].host_idx, runs[i].count);
   }
 }
 

@@ -294,6 +294,10 @@ struct qcow2_alloc {
   struct qcow2_bitmap *free;         /* known free */
   struct qcow2_bitmap *busy;         /* refcount 0 but not free: quarantined,
                                       * or kept until the next open */
+  struct qcow2_bitmap *stale;        /* of `free`: the host may hold data; */
+  struct qcow2_bitmap *suspect;      /* ... and an entry may name it: stale.c */
+  uint64_t stale_low;                /* fewest in `stale` lately */
+  struct qcow2_suspects *suspects;   /* the look at them: suspect.c */
   uint64_t cursor;                   /* next-fit */
   uint64_t frontier;                 /* first cluster past all used ones */
   uint64_t bound;                    /* the frontier may not pass this */
@@ -318,6 +322,9 @@ void qcow2_alloc_used_locked (struct qcow2_image *img, uint64_t host_idx,
 /* These are free. */
 void qcow2_alloc_found_free_locked (struct qcow2_image *img,
                                     uint64_t host_idx, uint64_t count);
+/* The scan found these free. */
+void qcow2_alloc_scanned_free_locked (struct qcow2_image *img,
+                                      uint64_t host_idx, uint64_t count);
 /* These have refcount 0 but must not be used before the next open. */
 void qcow2_alloc_keep_locked (struct qcow2_image *img, uint64_t host_idx,
                               uint64_t count);
@@ -325,6 +332,18 @@ void qcow2_alloc_keep_locked (struct qcow2_image *img, uint64_t host_idx,
  * that was not decided before. */
 void qcow2_alloc_fix_scan_locked (struct qcow2_image *img);
 size_t qcow2_alloc_memory (const struct qcow2_image *img);
+
+/* --- stale.c: free clusters for which the host may hold data -------------- */
+void qcow2_stale_free (struct qcow2_image *img);
+/* These are free; with data of which this session knows that nothing refers to
+ * it, or not.  All with the lock. */
+void qcow2_stale_put (struct qcow2_alloc *a, uint64_t host_idx,
+                      uint64_t count);
+void qcow2_suspect_put (struct qcow2_alloc *a, uint64_t host_idx,
+                        uint64_t count);
+/* They are in use, or empty. */
+void qcow2_stale_clear (struct qcow2_alloc *a, uint64_t host_idx,
+                        uint64_t count);
 
 /* --- pool.c: clusters for tables, with space on the host ----------------- */
 #define QCOW2_POOL_MAX 512u

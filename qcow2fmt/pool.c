@@ -68,6 +68,19 @@ qcow2_pool_put_locked (struct qcow2_image *img, const struct qcow2_run *run)
     p->v[p->nr++] = run->host_idx;
 }
 
+void
+qcow2_pool_give_back_locked (struct qcow2_image *img)
+{
+  struct qcow2_pool *p = &img->pool;
+  struct qcow2_run run = { .count = 1 };
+
+  assert (lock_held (&img->lock));
+  while (p->nr > 0) {
+    run.host_idx = p->v[--p->nr];
+    qcow2_unreserve_locked (img, &run);
+  }
+}
+
 /* --- Filling ------------------------------------------------------------- */
 
 int

@@ -352,6 +352,7 @@ struct qcow2_run {
   uint64_t host_idx;
   uint64_t count;
   bool trimmed;
+  bool emptied;    /* when it is released: its space was given back */
 };
 
 /* Set aside up to WANTED contiguous free clusters (at least 1), in memory
@@ -421,6 +422,30 @@ bool qcow2_guarded_locked (struct qcow2_image *img, uint64_t host_idx,
 /* The first that is, from HOST_IDX on; UINT64_MAX: none. */
 uint64_t qcow2_next_guarded_locked (struct qcow2_image *img,
                                     uint64_t host_idx);
+
+/* Stale clusters: free ones for which the host may hold data (stale.c).  How
+ * many are there?  How few were there at the least since the last call of
+ * qcow2_stale_low_locked?  So many were not needed meanwhile. */
+uint64_t qcow2_stale_locked (struct qcow2_image *img);
+uint64_t qcow2_stale_low_locked (struct qcow2_image *img);
+/* Take up to CLUSTERS of them at or after *FROM (0 again at the end), in at most
+ * MAX runs: nobody can allocate them until they are given to
+ * qcow2_put_emptied_locked, as free and empty ones.  How many runs. */
+size_t qcow2_take_stale_locked (struct qcow2_image *img, uint64_t *from,
+                                uint64_t clusters, struct qcow2_run *runs,
+                                size_t max);
+void qcow2_put_emptied_locked (struct qcow2_image *img,
+                               const struct qcow2_run *runs, size_t nr);
+/* Clusters that were free at open may become stale when two questions were
+ * answered: does the host hold data there, and does really no entry of any L1
+ * and L2 table point there?  One step of asking, some milliseconds of reading,
+ * once the scan is done.  1 while there is more, 0 at the end, -errno. */
+int qcow2_suspect_step (struct qcow2_image *img) MUST_CHECK;
+bool qcow2_suspects_due_locked (struct qcow2_image *img);
+/* How many clusters at the frontier's end are free? */
+uint64_t qcow2_free_tail_locked (struct qcow2_image *img);
+/* Free again what the pool of clusters for tables holds. */
+void qcow2_pool_give_back_locked (struct qcow2_image *img);
 
 /* First cluster past everything allocated or reserved. */
 uint64_t qcow2_frontier_locked (struct qcow2_image *img);

@@ -79,11 +79,11 @@ look_at_range (struct scan *s, const struct qcow2_slice *block,
     else if (look (s, block, i))
       continue;
     if (i > free_from)
-      qcow2_alloc_found_free_locked (s->img, free_from, i - free_from);
+      qcow2_alloc_scanned_free_locked (s->img, free_from, i - free_from);
     free_from = i + 1;
   }
   if (end > free_from)
-    qcow2_alloc_found_free_locked (s->img, free_from, end - free_from);
+    qcow2_alloc_scanned_free_locked (s->img, free_from, end - free_from);
 }
 
 static int

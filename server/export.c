@@ -341,6 +341,8 @@ srv_close (struct srv_export *e)
   e->loop = NULL;
   if (e->writable) {
     r = dedup_finish (e->disk);
+    if (r == 0)
+      dedup_give_back_all (e->disk);
     dedup_log_stats (e->disk);
     if (r < 0)
       log_line (e->log, LOG_ERROR, "%s: not closed cleanly, will be recovered "

@@ -16,6 +16,8 @@
  *    is waiting for its turn;
  *  - CLEAN: likewise, and no other job is due, since those would make it due
  *    again;
+ *  - GIVE_BACK: at each look while no request changes anything, else each
+ *    IDLE_NS, and when nothing else is to be done;
  *  - the rest: as soon as it is due and the slot is free.
  * A job that failed is left alone for a while, longer each time: a full disk
  * must not keep a core busy, and shall be noticed to have space again.
@@ -40,7 +42,7 @@
 #define RETRY_FIRST_MS 500
 #define RETRY_MAX_MS 10000     /* space on a full disk is noticed this late */
 
-#define NR_JOBS 9              /* bits of enum dedup_job */
+#define NR_JOBS 10             /* bits of enum dedup_job */
 
 #define STEP_PAUSE 4           /* times as long as a step took */
 #define BUSY_NS (UINT64_C (1) * 1000 * 1000 * 1000)
@@ -97,6 +99,7 @@ struct srv_loop {
   struct steps steps;
   struct retry retry[NR_JOBS];
   bool commit_wanted;          /* the timer ticked */
+  uint64_t gave_back_ns;       /* when GIVE_BACK began last */
 };
 
 /* In the order in which they are chosen where several are due: what a
@@ -117,6 +120,7 @@ job_name (enum dedup_job job)
   case DEDUP_JOB_FILTERS: return "loading of filters";
   case DEDUP_JOB_SCAN: return "scan";
   case DEDUP_JOB_CLEAN: return "clean-up when idle";
+  case DEDUP_JOB_GIVE_BACK: return "giving back space";
   case DEDUP_JOB_MERGE:
   case DEDUP_JOB_MERGE_IDLE: return "merging of the index";
   }
@@ -316,6 +320,12 @@ choose_maintenance (struct srv_loop *l, unsigned due, unsigned urgent)
       !may_start (l, due, DEDUP_JOB_MERGE_IDLE) &&
       idle_long_enough (l) && !steps_go_on (l))
     job = DEDUP_JOB_CLEAN;
+  if (job == 0 && may_start (l, due, DEDUP_JOB_GIVE_BACK) &&
+      (urgent & DEDUP_JOB_GIVE_BACK || idle_long_enough (l) ||
+       uv_hrtime () - l->gave_back_ns >= IDLE_NS)) {
+    l->gave_back_ns = uv_hrtime ();
+    job = DEDUP_JOB_GIVE_BACK;
+  }
   return job;
 }
 

@@ -258,6 +258,8 @@ index_open (struct io_store *io, struct io_store *store,
   cluster_size = qcow2_geometry (dedup_image (d))->cluster_size;
   r = index_disk (d, a, &o);
   closed = dedup_finish (d);
+  if (closed == 0)
+    dedup_give_back_all (d);
   dedup_free (d);
   if (closed < 0)
     return tool_error (a->path, "not closed cleanly, will be recovered when "

@@ -44,6 +44,8 @@ replay (struct io_store *io, const struct tool_args *a)
     return tool_fault (path, r, &f);
   }
   r = dedup_finish (d);
+  if (r == 0)
+    dedup_give_back_all (d);
   dedup_free (d);
   io_close (p.store);
   if (r < 0)

@@ -52,6 +52,7 @@ static const struct {
      "many closes"),
   M (LAW_6_NO_QUARANTINE, "freed clusters are reused at once"),
   M (LAW_6_NOT_RECORDED, "freed clusters are reused when durably freed"),
+  M (LAW_6_GIVE_BACK, "the space of freed clusters is given back at once"),
   M (LAW_6_SAID_ONCE, "freed clusters are reused when one block says so",
      "reused soon"),
   M (LAW_7, "journal areas are written again before a configuration",

@@ -314,8 +314,10 @@ recover_and_go_on (struct judging *j, struct world *in, size_t *opened)
   tick = ++in->tick;
   if (ok && (r = dedup_finish (d)) < 0)
     ok = bad (j, "close: %s", strerror (-r));
-  if (ok)
+  if (ok) {
     note_flushed (in, tick);
+    dedup_give_back_all (d);
+  }
   export_end (&e);
   dedup_free (d);
   in->nr_log = io_recording_log (in->rec, &in->log);

@@ -260,7 +260,7 @@ run_jobs (struct world *w, struct dedup_disk *d, unsigned jobs)
   unsigned job;
   int r = 0;
 
-  for (job = 1; job <= DEDUP_JOB_MERGE_IDLE && r >= 0; job <<= 1)
+  for (job = 1; job <= DEDUP_JOB_GIVE_BACK && r >= 0; job <<= 1)
     if (jobs & job)
       r = dedup_run (d, job);
   return r < 0 ? result (w, "background job", r) : 0;
@@ -278,6 +278,22 @@ merge_all (struct world *w, struct dedup_disk *d)
   return r;
 }
 
+/* As an idle server: everything that is due, until space is given back. */
+static int
+rest (struct world *w, struct dedup_disk *d)
+{
+  unsigned due, i;
+  int r = 0;
+
+  for (i = 0; i < 8 && r == 0; i++) {
+    due = dedup_due (d, NULL);
+    if (due & DEDUP_JOB_GIVE_BACK)
+      due |= DEDUP_JOB_CLEAN;
+    r = due ? run_jobs (w, d, due) : 0;
+  }
+  return r;
+}
+
 static int
 some_jobs (struct world *w, struct dedup_disk *d, struct rng *r)
 {
@@ -285,12 +301,14 @@ some_jobs (struct world *w, struct dedup_disk *d, struct rng *r)
 
   if (w->cfg.deep_merges && chance (r, 2))
     return merge_all (w, d);
+  if (chance (r, 20))
+    return rest (w, d);
   if (chance (r, w->paced ? 2 : 6))  /* due or not */
     return run_jobs (w, d, urgent | DEDUP_JOB_CHECKPOINT);
   if (chance (r, 4))
     return run_jobs (w, d, due);
   if (chance (r, 3))
-    return run_jobs (w, d, urgent | (due & (unsigned) rnd (r, 512)));
+    return run_jobs (w, d, urgent | (due & (unsigned) rnd (r, 2 * DEDUP_JOB_GIVE_BACK)));
   return run_jobs (w, d, urgent | (due & DEDUP_JOB_COMMIT));
 }
 
@@ -436,8 +454,10 @@ close_disk (struct world *w, struct dedup_disk *d)
   uint64_t tick = next_tick (w);
   int r = dedup_finish (d);
 
-  if (r == 0)
+  if (r == 0) {
     note_flushed (w, tick);
+    dedup_give_back_all (d);
+  }
   else
     result (w, "close", r);
   dedup_free (d);

@@ -262,7 +262,7 @@ do_job (struct world *w)
   if (urgent == 0)
     return;
   do
-    job = 1u << rnd (&w->rng, 8);
+    job = 1u << rnd (&w->rng, 10);
   while (!(urgent & job));
   known (w, ENGINE (w, dedup_run (w->d, job)), "a job");
   w->jobs_done |= job;

@@ -304,7 +304,7 @@ run_jobs (void *arg)
 
   rng = (seed + 991) | 1;
   while (!__atomic_load_n (&stop, __ATOMIC_RELAXED)) {
-    r = dedup_run (disk, 1u << (1 + rnd (7)));
+    r = dedup_run (disk, 1u << (1 + rnd (9)));
     must (r, "a job");
     if (rnd (10) == 0) {
       r = dedup_finish (disk);  /* somebody is always changing, or not */

@@ -99,7 +99,7 @@ run_urgent (struct dedup_disk *d)
 {
   unsigned urgent, job;
 
-  for (job = 1; job <= DEDUP_JOB_MERGE_IDLE; job <<= 1) {
+  for (job = 1; job <= DEDUP_JOB_GIVE_BACK; job <<= 1) {
     dedup_due (d, &urgent);
     if (urgent & job)
       assert_int_not_equal (dedup_run (d, job), -EIO);

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Free clusters that an earlier session left with data: is it really nobody's?
+ *
+ * A crash forgets what was freed, a close has not the time to give all of it
+ * back, and other programs leave what they free as it is.  The scan finds these
+ * clusters by their refcounts, of 0.  But refcounts may be wrong, in an image
+ * that another program did not close, and repairing that (qemu-img check -r)
+ * needs the data, which would be lost within seconds of being served.  So
+ * before anything is emptied:
+ *
+ *   1. the host is asked where it holds data.  Mostly that is the end of it;
+ *   2. where there is some, every L2 table of the active disk and of every
+ *      snapshot is read once, as it is in the file.  A suspect that an entry
+ *      names is in use: no longer free for anybody, with one line in the log.
+ *      The anchor's tables are left out: what they name is no suspect.
+ *
+ * What is left is stale then.  The tables in the file are old in what changed
+ * since the scan, which is no harm: a suspect that came to be used is none any
+ * more, and an entry that names a suspect wrongly has done so since before the
+ * scan, and is in the file until it is changed.  An L2 table that was copied
+ * since (a snapshot's) is found where it was copied from.
+ *
+ * Left alone until they are used: suspects where the host does not tell what it
+ * holds (devices); in images with persistent bitmaps, whose clusters no L2 table
+ * names; with an external data file; and if a table can't be read.
+ *
+ * One thread at a time; the lock protects the bits, I/O happens without it.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bitmap.h"
+#include "checked.h"
+#include "image.h"
+
+/* Of one step: questions to the host, bytes of tables, entries looked at under
+ * one hold of the lock. */
+#define STEP_QUESTIONS 2048
+#define STEP_BYTES (UINT64_C (2) << 20)
+#define ENTRIES_PER_HOLD 4096
+
+enum phase { ASK_HOST, READ_TABLES, DONE };
+
+struct qcow2_suspects {
+  enum phase phase;
+  uint64_t next;               /* ASK_HOST: cluster; READ_TABLES: L1 entry */
+  size_t root;                 /* 0: active, else snapshot + 1 */
+  struct qcow2_flat l1;        /* the snapshot's */
+  uint64_t nr_in_use;
+};
+
+void
+qcow2_stale_free (struct qcow2_image *img)
+{
+  struct qcow2_alloc *a = &img->alloc;
+
+  qcow2_bitmap_free (a->stale);
+  qcow2_bitmap_free (a->suspect);
+  if (a->suspects)
+    qcow2_flat_free (&a->suspects->l1);
+  free (a->suspects);
+}
+
+static uint64_t
+next_suspect (struct qcow2_image *img, uint64_t from)
+{
+  LOCK_FOR_SCOPE (&img->lock);
+  return qcow2_bitmap_next (img->alloc.suspect, from);
+}
+
+static void
+forget (struct qcow2_image *img, uint64_t first, uint64_t end)
+{
+  LOCK_FOR_SCOPE (&img->lock);
+  if (first < end)
+    qcow2_bitmap_clear (img->alloc.suspect, first, end - first);
+}
+
+static void
+set_phase (struct qcow2_image *img, enum phase phase)
+{
+  LOCK_FOR_SCOPE (&img->lock);
+  img->alloc.suspects->phase = phase;
+  img->alloc.suspects->next = 0;
+}
+
+static int
+leave_alone (struct qcow2_image *img)
+{
+  forget (img, 0, UINT64_MAX - QCOW2_BITMAP_CHUNK);
+  set_phase (img, DONE);
+  return 0;
+}
+
+/* --- The host --------------------------------------------------------------- */
+
+/* Suspects for which the host holds nothing are none. */
+static int
+ask_host (struct qcow2_image *img, struct qcow2_suspects *s)
+{
+  unsigned bits = img->header.geo.cluster_bits;
+  uint64_t idx, data, hole;
+  int r;
+
+  for (unsigned i = 0; i < STEP_QUESTIONS; ++i) {
+    idx = next_suspect (img, s->next);
+    if (idx == QCOW2_BITMAP_NONE) {
+      set_phase (img, READ_TABLES);
+      return 1;
+    }
+    r = io_next_data (img->io, idx << bits, &data);
+    if (r < 0)
+      return leave_alone (img);
+    data = data == UINT64_MAX ? UINT64_MAX - QCOW2_BITMAP_CHUNK : data >> bits;
+    forget (img, idx, data);
+    s->next = data;
+    if (data != idx)
+      continue;
+    hole = io_next_hole (img->io, idx << bits);
+    s->next = hole == UINT64_MAX ? idx + 1 : MAX_OF (hole >> bits, idx + 1);
+  }
+  return 1;
+}
+
+/* --- The tables ------------------------------------------------------------- */
+
+/* These clusters are named by an entry: whoever was told that they are free was
+ * told wrong. */
+static void
+in_use (struct qcow2_image *img, uint64_t host_off, uint64_t bytes)
+{
+  struct qcow2_alloc *a = &img->alloc;
+  unsigned bits = img->header.geo.cluster_bits;
+  uint64_t end;
+
+  if (!add_u64 (host_off, bytes, &end) || end == 0)
+    return;
+  for (uint64_t i = host_off >> bits; i <= (end - 1) >> bits; ++i)
+    if (qcow2_bitmap_test (a->suspect, i)) {
+      qcow2_bitmap_clear (a->free, i, 1);
+      qcow2_stale_clear (a, i, 1);
+      a->suspects->nr_in_use++;
+    }
+}
+
+static void
+look_at_entry (struct qcow2_image *img, const uint8_t *entry)
+{
+  uint64_t e = be64_load (*(const be64 *) entry), host_off, len;
+
+  if (e & QCOW2_L2_COMPRESSED) {
+    qcow2_compressed_extent (img, e, &host_off, &len);
+    in_use (img, host_off, len);
+  }
+  else if (e & QCOW2_OFFSET_MASK)
+    in_use (img, e & QCOW2_OFFSET_MASK, 1);
+}
+
+static void
+look_at_table (struct qcow2_image *img, const uint8_t *table)
+{
+  const struct qcow2_geometry *g = &img->header.geo;
+
+  for (unsigned i = 0; i < g->l2_entries; ) {
+    LOCK_FOR_SCOPE (&img->lock);
+    for (unsigned n = 0; n < ENTRIES_PER_HOLD && i < g->l2_entries; ++n, ++i)
+      look_at_entry (img, table + (size_t) i * g->l2_entry_size);
+  }
+}
+
+/* The L1 entry that is next; false: this root has no more. */
+static bool
+next_table (struct qcow2_image *img, struct qcow2_suspects *s,
+            uint64_t *host_off)
+{
+  const struct qcow2_flat *l1 = s->root == 0 ? &img->l1 : &s->l1;
+  LOCK_FOR_SCOPE (&img->lock);
+
+  if (s->next >= l1->nr)
+    return false;
+  *host_off = l1->v[s->next++] & QCOW2_OFFSET_MASK;
+  return true;
+}
+
+/* 1: go on with the next root; 0: there is none. */
+static int
+next_root (struct qcow2_image *img, struct qcow2_suspects *s)
+{
+  const struct qcow2_snapshot *sn;
+
+  qcow2_flat_free (&s->l1);
+  memset (&s->l1, 0, sizeof s->l1);
+  s->next = 0;
+  do {
+    if (s->root == img->snapshots.nr)
+      return 0;
+    sn = &img->snapshots.v[s->root++];
+  } while (sn->is_anchor || sn->l1_entries == 0);
+  return qcow2_flat_load (img->io, &s->l1, sn->l1_off, sn->l1_entries) < 0
+    ? -EIO : 1;
+}
+
+/* All that is left is nobody's. */
+static int
+become_stale (struct qcow2_image *img, struct qcow2_suspects *s)
+{
+  struct qcow2_alloc *a = &img->alloc;
+  uint64_t idx, n;
+
+  set_phase (img, DONE);
+  if (s->nr_in_use > 0)
+    log_line (img->log_sink, LOG_ERROR, "%s: %llu clusters are in use though "
+              "their refcounts are 0, and are left alone: run qemu-img check",
+              img->path ? img->path : "image",
+              (unsigned long long) s->nr_in_use);
+  LOCK_FOR_SCOPE (&img->lock);
+  while ((idx = qcow2_bitmap_next (a->suspect, 0)) != QCOW2_BITMAP_NONE) {
+    n = qcow2_bitmap_run (a->suspect, idx, QCOW2_BITMAP_CHUNK);
+    qcow2_bitmap_clear (a->suspect, idx, n);
+    qcow2_stale_put (a, idx, n);
+  }
+  return 0;
+}
+
+static int
+read_tables (struct qcow2_image *img, struct qcow2_suspects *s)
+{
+  uint64_t size = img->header.geo.cluster_size, host_off;
+  CLEANUP_FREE uint8_t *table = malloc (size);
+  int r;
+
+  if (!table)
+    return -ENOMEM;
+  if (next_suspect (img, 0) == QCOW2_BITMAP_NONE)
+    return become_stale (img, s);
+  for (uint64_t bytes = 0; bytes < STEP_BYTES; ) {
+    if (!next_table (img, s, &host_off)) {
+      r = next_root (img, s);
+      if (r < 0)
+        return leave_alone (img);
+      if (r == 0)
+        return become_stale (img, s);
+      continue;
+    }
+    bytes += host_off ? size : sizeof (be64);
+    if (host_off == 0)
+      continue;
+    if (io_pread (img->io, table, size, host_off) < 0)
+      return leave_alone (img);
+    look_at_table (img, table);
+  }
+  return 1;
+}
+
+/* --- Steps ------------------------------------------------------------------ */
+
+static bool
+can_tell (const struct qcow2_image *img)
+{
+  return !qcow2_has_data_file (&img->header.geo) &&
+    img->header.bitmaps_ext_len == 0 && img->bitmaps.nr == 0;
+}
+
+bool
+qcow2_suspects_due_locked (struct qcow2_image *img)
+{
+  const struct qcow2_alloc *a = &img->alloc;
+
+  assert (lock_held (&img->lock));
+  return img->writable && qcow2_scan_done_locked (img) &&
+    a->scan_end != UINT64_MAX && (!a->suspects || a->suspects->phase != DONE);
+}
+
+int
+qcow2_suspect_step (struct qcow2_image *img)
+{
+  struct qcow2_alloc *a = &img->alloc;
+  bool due;
+
+  lock_acquire (&img->lock);
+  due = qcow2_suspects_due_locked (img);
+  if (due && !a->suspects)
+    a->suspects = calloc (1, sizeof *a->suspects);
+  lock_release (&img->lock);
+  if (!due)
+    return 0;
+  if (!a->suspects)
+    return -ENOMEM;
+  if (!can_tell (img))
+    return leave_alone (img);
+  return a->suspects->phase == ASK_HOST ? ask_host (img, a->suspects)
+    : read_tables (img, a->suspects);
+}
