@@ -306,8 +306,10 @@ link_all (struct direct_op *op, const uint64_t *zero_entry)
     if (r < 0)
       break;
   }
-  return r == -EINVAL ? dedup_fail (op->d, -EIO, "tables contradict each "
-                                    "other") : r;
+  if (r != -EINVAL)
+    return r;
+  dedup_contradiction (op->d);
+  return -EIO;
 }
 
 /* --- operations ------------------------------------------------------------ */

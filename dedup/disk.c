@@ -47,6 +47,15 @@ dedup_fail (struct dedup_disk *d, int err, const char *what)
   return err;
 }
 
+void
+dedup_contradiction (struct dedup_disk *d)
+{
+  if (!__atomic_exchange_n (&d->contradicts, true, __ATOMIC_RELAXED))
+    log_line (d->log, LOG_ERROR, "%s: a table entry names a cluster that is "
+              "counted too low or not at all: close it, and run qemu-img check "
+              "-r all", d->path);
+}
+
 int
 dedup_failed (struct dedup_disk *d)
 {

@@ -376,6 +376,7 @@ struct dedup_disk {
   bool merge_due, merge_idle_due;    /* atomic */
   bool filters_loaded;               /* atomic */
   bool stop;                         /* atomic: jobs shall return soon */
+  bool contradicts;                  /* atomic: dedup_contradiction said so */
 
   /* Protected by lock: */
   struct dedup_journal *journal;
@@ -413,6 +414,9 @@ void dedup_change_end (struct dedup_disk *d);
 void dedup_change_end_locked (struct dedup_disk *d);
 /* Refuse writes from now on; returns ERR (negative). */
 int dedup_fail (struct dedup_disk *d, int err, const char *what);
+/* Say, once, that a table entry contradicts the refcounts: a matter of the
+ * request that met it, which gets EIO if it could not be done. */
+void dedup_contradiction (struct dedup_disk *d);
 void dedup_wake (struct dedup_disk *d);
 /* The same, once until the next commit. */
 void dedup_ask_for_commit_locked (struct dedup_disk *d);

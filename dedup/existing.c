@@ -53,7 +53,8 @@ look_at (struct op *op, size_t i, bool all, struct dedup_existing *res)
   }
   if ((entry & ~(QCOW2_OFFSET_MASK | QCOW2_L2_COPIED)) != 0 ||
       (entry & QCOW2_OFFSET_MASK) % g->cluster_size != 0 ||
-      refcount < (anchored ? 2 : 1)) {
+      refcount < (anchored ? 2 : 1) ||
+      qcow2_guarded_locked (op->d->img, host_idx, 1)) {
     res->bad++;
     return 0;
   }

@@ -275,7 +275,8 @@ make_ready (struct op *op, int why, bool *searched)
     *searched = true;
     return dedup_find_space (op->d);
   case -EINVAL:
-    return dedup_fail (op->d, -EIO, "tables contradict each other");
+    dedup_contradiction (op->d);
+    return -EIO;
   default:
     return why;
   }
@@ -483,7 +484,7 @@ dedup_link (struct op *op)
     if (r < 0)
       return r;
   }
-  if (op->corrupt)
-    return dedup_fail (d, -EIO, "a refcount was zero already");
+  if (op->corrupt)              /* what was dropped had no reference left */
+    dedup_contradiction (d);
   return r;
 }

@@ -38,13 +38,48 @@ check_disk (struct dedup_disk *d, const struct dedup_open_params *p,
                         "qemu-img snapshot -a; see qcow2-dedup-recover(1)");
 }
 
+/* The refcounts in the file mean something, and it is to be written. */
+static bool
+can_change (const struct dedup_disk *d)
+{
+  return d->writable && !(qcow2_geometry (d->img)->incompatible &
+                          (QCOW2_INCOMPAT_RECOVERY | QCOW2_INCOMPAT_DIRTY));
+}
+
+/* Would the first change give up bitmaps?  While bit 48 is set, a session before
+ * this one has given them up. */
+static bool
+gives_up_bitmaps (const struct dedup_disk *d)
+{
+  return qcow2_bitmaps_given_up (d->img) && d->writable &&
+    !(qcow2_geometry (d->img)->incompatible & QCOW2_INCOMPAT_RECOVERY);
+}
+
+static int
+check_bitmaps (struct dedup_disk *d, struct fault *f)
+{
+  int r = can_change (d) ? qcow2_bitmaps_check_place (d->img) : 0;
+
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "out of memory") : 0;
+}
+
+/* Refcounts were made anew, with result R. */
+static void
+log_bitmaps (const struct dedup_disk *d, int r)
+{
+  if (gives_up_bitmaps (d))
+    log_line (d->log, LOG_ERROR, "%s: bitmap directory: is not valid: "
+              "all bitmaps are given up%s", d->path, r == 0 ? "" :
+              ", and what they have is free after qemu-img check -r leaks");
+}
+
 /* Refcounts that can't be relied on, or not grow, are made anew first. */
 static int
 open_usable (struct dedup_disk *d, const struct dedup_open_params *p,
              struct fault *f)
 {
   uint64_t min_clusters;
-  bool was_dirty;
+  bool was_dirty, wanted;
   int r;
 
   r = open_format (d, p, f);
@@ -52,10 +87,21 @@ open_usable (struct dedup_disk *d, const struct dedup_open_params *p,
     r = check_disk (d, p, f);
   if (r == 0)
     r = dedup_choose_mode (d, p, f);
-  if (r < 0 || !dedup_wants_rebuild (d, &min_clusters))
+  if (r < 0)
     return r;
+  r = check_bitmaps (d, f);
+  if (r < 0)
+    return r;
+  wanted = dedup_wants_rebuild (d, &min_clusters);
+  if (!wanted && !gives_up_bitmaps (d))
+    return 0;
   was_dirty = qcow2_geometry (d->img)->incompatible & QCOW2_INCOMPAT_DIRTY;
   r = qcow2_rebuild_refcounts (d->img, min_clusters, f);
+  log_bitmaps (d, r);
+  if (!wanted && r < 0) {       /* they are given up with the first change */
+    *f = (struct fault) { 0 };
+    r = 0;
+  }
   qcow2_close (d->img);
   d->img = NULL;
   if (r == 0 && was_dirty)

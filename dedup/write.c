@@ -284,8 +284,10 @@ reserve (struct op *op, size_t wanted, struct qcow2_run *run)
     dedup_ahead_count_locked (d, run->count);
   guarded = r == 0 && qcow2_guarded_locked (d->img, run->host_idx, run->count);
   lock_release (d->lock);
-  return guarded ? dedup_fail (d, -EIO, "a cluster to be written holds a table")
-    : r;
+  if (!guarded)
+    return r;
+  dedup_contradiction (d);      /* it stays reserved: others are tried next */
+  return -EIO;
 }
 
 /* Write the slots IDX[0..nr) to the contiguous clusters of RUN. */

@@ -75,7 +75,9 @@ check_bitmaps (struct check *c)
   uint64_t host_off, size;
   uint32_t nr;
 
+  /* New refcounts do not count those that are given up with them. */
   if (!(c->geo->autoclear & QCOW2_AUTOCLEAR_BITMAPS) ||
+      (c->rebuilding && qcow2_bitmaps_given_up (c->img)) ||
       c->img->header.bitmaps_ext_len != sizeof ext)
     return;
   memcpy (&ext, c->img->header.bitmaps_ext, sizeof ext);

@@ -234,7 +234,8 @@ check_overlap (struct check *c, uint64_t host_idx)
   if ((mark & CHECK_OWNED) && n != 1)
     check_corrupt (c, "table at 0x%" PRIx64 ": %" PRIu64 " things refer to "
                    "the cluster", host_off, n);
-  else if ((mark & CHECK_L2) && (mark & (CHECK_GUEST | CHECK_ANCHORED)))
+  /* What was data as well may be anchored still. */
+  else if ((mark & CHECK_L2) && (mark & CHECK_GUEST))
     check_corrupt (c, "L2 table at 0x%" PRIx64 ": the cluster is used for "
                    "data, too", host_off);
 }

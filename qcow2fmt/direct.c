@@ -101,8 +101,10 @@ count_down_locked (struct qcow2_txn *txn, uint64_t host_idx, bool trimmed)
 
   if (r < 0)
     return r;
-  if (refcount == 0)
-    return -EIO;               /* it was not, when it was dropped */
+  /* A reference that was never counted: in an image that is damaged. */
+  if (refcount == 0 ||
+      (refcount == 1 && qcow2_guard_stays_locked (txn->img, host_idx)))
+    return 0;
   qcow2_set_refcount_locked (txn, host_idx, refcount - 1, false);
   if (refcount == 1)
     qcow2_quarantine_locked (txn->img, &run, 0);

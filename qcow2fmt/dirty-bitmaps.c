@@ -16,8 +16,11 @@
  * that this program does not understand, is marked and left.  (The mark is
  * written again in each session: what is in the host's cache may be what a
  * failed sync has lost.)  If the directory
- * itself can't be right, autoclear bit 0 is cleared with the first change,
- * which gives all of them up.
+ * itself can't be right, or shares a cluster with something else, autoclear bit 0
+ * is cleared with the first change, which gives all of them up; at open already
+ * where the refcounts can be made anew without them (rebuild.c), so that what
+ * they had becomes free.  Of a bitmap nothing is written in place that anything
+ * else refers to.
  *
  * Bits are noted under the image's lock; all the rest is done at open, under
  * the gate or its like, and at close, one at a time.
@@ -162,6 +165,8 @@ load_directory (struct qcow2_image *img, const struct qcow2_wire_bitmaps *w)
   dir = malloc (len + 1);
   if (dir == NULL)
     return -ENOMEM;
+  img->bitmaps.directory_off = off;
+  img->bitmaps.directory_len = len;
   r = io_pread (img->io, dir, len, off);
   return r < 0 ? r : decode_directory (img, dir, len, off, nr);
 }
@@ -201,6 +206,112 @@ qcow2_bitmaps_free (struct qcow2_image *img)
   memset (bs, 0, sizeof *bs);
 }
 
+/* --- Where they are --------------------------------------------------------- */
+
+/* Bytes of bitmap tables that are read to find the clusters of bits: they are for
+ * a million clusters, 16 TiB of disk each by default in clusters of 4 KiB. */
+#define MAX_TABLE_BYTES (UINT64_C (8) << 20)
+
+static int
+each_cluster (struct qcow2_image *img, const struct qcow2_dirty_bitmap *b,
+              void (*cb) (void *opaque, uint64_t host_off, uint64_t len),
+              void *opaque)
+{
+  struct qcow2_flat t = { 0 };
+  int r = qcow2_flat_load (img->io, &t, b->table_off, b->table_entries);
+
+  for (uint64_t i = 0; r == 0 && i < t.nr; i++)
+    if (t.v[i] & QCOW2_OFFSET_MASK)
+      cb (opaque, t.v[i] & QCOW2_OFFSET_MASK, img->header.geo.cluster_size);
+  qcow2_flat_free (&t);
+  return r;
+}
+
+int
+qcow2_bitmaps_each (struct qcow2_image *img,
+                    void (*cb) (void *opaque, uint64_t host_off,
+                                uint64_t len), void *opaque)
+{
+  const struct qcow2_dirty_bitmaps *bs = &img->bitmaps;
+  uint64_t left = MAX_TABLE_BYTES, len;
+  int r = 0;
+
+  if (!bs->valid)
+    return 0;
+  cb (opaque, bs->directory_off, bs->directory_len);
+  for (size_t i = 0; i < bs->nr && r == 0; i++) {
+    len = bs->v[i].table_entries * sizeof (be64);
+    cb (opaque, bs->v[i].table_off, len);
+    if (len > 0 && len <= left) {
+      left -= len;
+      r = each_cluster (img, &bs->v[i], cb, opaque);
+    }
+  }
+  return r;
+}
+
+/* Has each cluster of a range one reference, which is not the anchor's?
+ * -EAGAIN: see qcow2.h. */
+static int
+look_once_locked (struct qcow2_txn *txn, uint64_t host_off, uint64_t len,
+                  bool *once)
+{
+  const unsigned bits = txn->img->header.geo.cluster_bits;
+  uint64_t i, refcount;
+  bool anchored;
+  int r = 0;
+
+  *once = true;
+  for (i = host_off >> bits; *once && r == 0 && len > 0 &&
+         i <= (host_off + len - 1) >> bits; i++) {
+    r = qcow2_get_refcount_locked (txn, i, &refcount, &anchored);
+    *once = r == 0 && refcount == 1 && !anchored;
+  }
+  return r;
+}
+
+/* Does nothing else refer to what a bitmap has there?  It is written in
+ * place. */
+static int
+look_once (struct qcow2_image *img, uint64_t host_off, uint64_t len, bool *once)
+{
+  struct qcow2_txn txn;
+  int r;
+
+  qcow2_txn_begin (img, &txn);
+  do {
+    lock_acquire (&img->lock);
+    r = look_once_locked (&txn, host_off, len, once);
+    lock_release (&img->lock);
+  } while (r == -EAGAIN && (r = qcow2_txn_load (&txn)) == 0);
+  qcow2_txn_end (&txn);
+  return r;
+}
+
+int
+qcow2_bitmaps_check_place (struct qcow2_image *img)
+{
+  struct qcow2_dirty_bitmaps *bs = &img->bitmaps;
+  bool once;
+  int r;
+
+  if (!bs->valid || bs->in_use)
+    return 0;
+  r = look_once (img, bs->directory_off, bs->directory_len, &once);
+  if (r == -ENOMEM)
+    return r;
+  if (r < 0 || !once)
+    qcow2_bitmaps_free (img);
+  return 0;
+}
+
+bool
+qcow2_bitmaps_given_up (const struct qcow2_image *img)
+{
+  return (img->header.geo.autoclear & QCOW2_AUTOCLEAR_BITMAPS) &&
+    !img->bitmaps.valid;
+}
+
 /* --- First change ------------------------------------------------------- */
 
 static int
@@ -227,8 +338,7 @@ say (struct qcow2_image *img, const struct qcow2_dirty_bitmap *b,
 void
 qcow2_bitmaps_warn (struct qcow2_image *img)
 {
-  if ((img->header.geo.autoclear & QCOW2_AUTOCLEAR_BITMAPS) &&
-      !img->bitmaps.valid)
+  if (qcow2_bitmaps_given_up (img))
     say (img, NULL, "is not valid: all bitmaps are given up");
 }
 
@@ -342,7 +452,8 @@ may_be_bitmap (struct qcow2_image *img, uint64_t off, uint64_t len)
 
   LOCK_FOR_SCOPE (&img->lock);
   return off >= size &&
-    !qcow2_guarded_locked (img, off / size, div_round_up (len, size)) &&
+    !qcow2_guard_has_tables_locked (img, off / size,
+                                    div_round_up (len, size)) &&
     !overlaps (off, len, img->fields.snapshots_off, img->snapshots.raw_len) &&
     !overlaps_tables (img, &img->l1, off, len) &&
     !overlaps_tables (img, &img->reftable, off, len) &&
@@ -381,6 +492,7 @@ save_part (struct qcow2_image *img, const struct qcow2_dirty_bitmap *b,
 {
   const uint64_t size = img->header.geo.cluster_size;
   uint64_t entry_off = b->table_off + ti * sizeof (be64), off;
+  bool once = true;
   be64 wire;
   int r;
 
@@ -394,6 +506,9 @@ save_part (struct qcow2_image *img, const struct qcow2_dirty_bitmap *b,
       off + size > round_up_pow2 (img->file_size, size) ||
       (off && !may_be_bitmap (img, off, size)))
     return -EINVAL;
+  r = off ? look_once (img, off, size, &once) : 0;
+  if (r < 0 || !once)
+    return r < 0 ? r : -EINVAL;
   memset (data, 0, size);
   r = off ? io_pread (img->io, data, size, off) : 0;
   if (r < 0)
@@ -409,11 +524,15 @@ save_bitmap (struct qcow2_image *img, const struct qcow2_dirty_bitmap *b,
 {
   const uint64_t per = bits_per_cluster (img);
   uint64_t i = qcow2_bitmap_next (b->noted, 0);
+  const uint64_t len = b->table_entries * sizeof (be64);
+  bool once = true;
   int r = 0;
 
-  if (i != QCOW2_BITMAP_NONE &&
-      !may_be_bitmap (img, b->table_off, b->table_entries * sizeof (be64)))
-    return -EINVAL;
+  if (i == QCOW2_BITMAP_NONE)
+    return 0;
+  r = look_once (img, b->table_off, len, &once);
+  if (r < 0 || !once || !may_be_bitmap (img, b->table_off, len))
+    return r < 0 ? r : -EINVAL;
   while (i != QCOW2_BITMAP_NONE && r == 0) {
     r = save_part (img, b, i / per, data, attach, opaque);
     i = qcow2_bitmap_next (b->noted, (i / per + 1) * per);

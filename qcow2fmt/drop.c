@@ -8,6 +8,10 @@
  *   not anchored, above 1   the reference passes to the anchor: the refcount
  *                           stays, and nobody has to know which of the other
  *                           owners would now have to have COPIED
+ *   a table (guard.c)       refcount - 1, but the table's own reference stays, and
+ *                           the anchor's.  An L2 table of the disk that is not
+ *                           written in place is copied before: then the
+ *                           cluster is one of the above
  *
  * Freed clusters go to quarantine with the log's present sequence number
  * (law 6).  A request prepares all its drops, then makes all its changes under
@@ -59,10 +63,20 @@ look (struct qcow2_txn *txn, uint64_t host_idx, uint64_t *refcount,
 {
   int r = qcow2_get_refcount_locked (txn, host_idx, refcount, anchored);
 
-  if (r == 0 && (!can_drop (host_idx, *refcount, *anchored) ||
-                 qcow2_guarded_locked (txn->img, host_idx, 1)))
+  if (r == 0 && !can_drop (host_idx, *refcount, *anchored) &&
+      !qcow2_guard_stays_locked (txn->img, host_idx))
     r = -EINVAL;
   return r;
+}
+
+/* How many of NR clusters from HOST_IDX on are all in the guard, or none of
+ * them?  Those that are, one by one. */
+static uint64_t
+guarded_alike (struct qcow2_image *img, uint64_t host_idx, uint64_t nr)
+{
+  uint64_t next = qcow2_next_guarded_locked (img, host_idx);
+
+  return next == host_idx ? 1 : MIN_OF (nr, next - host_idx);
 }
 
 static bool
@@ -92,6 +106,7 @@ look_run (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr,
   nr = MIN_OF (nr, qcow2_refcount_slice (geo) -
                host_idx % qcow2_refcount_slice (geo));
   nr = MIN_OF (nr, geo->l2_entries - host_idx % geo->l2_entries);
+  nr = guarded_alike (img, host_idx, nr);
   for (n = 1; n < nr; n++)
     if (qcow2_refblock_get_locked (img, block, host_idx + n) != *refcount ||
         qcow2_anchor_test_locked (img, host_idx + n) != *anchored)
@@ -100,18 +115,41 @@ look_run (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr,
   return 0;
 }
 
-/* Can a reference to each be dropped?  PREPARE: make what passing them to the
- * anchor needs. */
+/* The disk's L2 tables in this cluster that are copied before they change: copy
+ * them now. */
 static int
-look_all (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr, bool prepare)
+copy_tables (struct qcow2_txn *txn, uint64_t host_idx)
+{
+  struct qcow2_image *img = txn->img;
+  const struct qcow2_geometry *g = &img->header.geo;
+  int r = 0;
+
+  if (!qcow2_guard_stays_locked (img, host_idx))
+    return 0;
+  for (uint64_t i = 0; i < img->l1.nr && r == 0; ++i)
+    if ((img->l1.v[i] & QCOW2_OFFSET_MASK) >> g->cluster_bits == host_idx &&
+        !(img->l1.v[i] & QCOW2_L2_COPIED) &&
+        i * g->l2_entries < g->nr_clusters)
+      r = qcow2_prepare_entry_locked (txn, QCOW2_ROOT_ACTIVE,
+                                      i * g->l2_entries);
+  return r;
+}
+
+/* Can a reference to each be dropped?  PREPARE: copy the disk's tables among
+ * them.  TO_ANCHOR: make what passing them to the anchor needs. */
+static int
+look_all (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr, bool prepare,
+          bool to_anchor)
 {
   uint64_t n, refcount;
   bool anchored;
   int r = 0;
 
   for (; nr > 0; host_idx += n, nr -= n) {
-    r = look_run (txn, host_idx, nr, &n, &refcount, &anchored);
-    if (r == 0 && prepare && !anchored && refcount > 1)
+    r = prepare ? copy_tables (txn, host_idx) : 0;
+    if (r == 0)
+      r = look_run (txn, host_idx, nr, &n, &refcount, &anchored);
+    if (r == 0 && to_anchor && !anchored && refcount > 1)
       r = qcow2_prepare_host_locked (txn, host_idx, n);
     if (r < 0)
       break;
@@ -132,7 +170,7 @@ qcow2_prepare_drop_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t nr)
     return -EINVAL;
   if (!clusters_of (img, entry, &idx, &count))
     return 0;
-  r = look_all (txn, idx, compressed ? count : nr,
+  r = look_all (txn, idx, compressed ? count : nr, true,
                 !compressed && !img->direct.on);
   return r == 0 && img->direct.on ? qcow2_direct_reserve_locked (img) : r;
 }
@@ -158,8 +196,24 @@ free_run (struct qcow2_txn *txn, const struct qcow2_run *run)
   struct qcow2_image *img = txn->img;
 
   set_refcounts (txn, run, 0, false);
+  if (qcow2_guard_left_locked (img, run->host_idx)) {   /* a run of one */
+    qcow2_alloc_keep_locked (img, run->host_idx, run->count);
+    return;
+  }
   qcow2_quarantine_locked (img, run, img->log.seq_locked ?
                            img->log.seq_locked (img->log.opaque) : 0);
+}
+
+/* The cluster of a table that stays.  A reference that was never counted is
+ * none to drop. */
+static void
+drop_table (struct qcow2_txn *txn, uint64_t host_idx, uint64_t refcount,
+            bool anchored)
+{
+  struct qcow2_run run = { host_idx, 1, false };
+
+  if (refcount > (anchored ? 2 : 1))
+    set_refcounts (txn, &run, refcount - 1, anchored);
 }
 
 static void
@@ -172,7 +226,9 @@ drop_compressed (struct qcow2_txn *txn, uint64_t host_idx, bool trimmed)
 
   assert (r == 0);
   (void) r;
-  if (refcount == 1)
+  if (qcow2_guard_stays_locked (txn->img, host_idx))
+    drop_table (txn, host_idx, refcount, anchored);
+  else if (refcount == 1)
     free_run (txn, &run);
   else
     set_refcounts (txn, &run, refcount - 1, anchored);
@@ -223,6 +279,10 @@ drop_run (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr, bool trimmed)
     r = look_run (txn, run.host_idx, nr, &run.count, &refcount, &anchored);
     assert (r == 0);           /* looked at before */
     (void) r;
+    if (qcow2_guard_stays_locked (txn->img, run.host_idx)) {
+      drop_table (txn, run.host_idx, refcount, anchored);
+      continue;
+    }
     run.count = same_holds (txn->img, &run, &held);
     drop_alike (txn, &run, refcount, anchored, held);
   }
@@ -245,7 +305,7 @@ qcow2_drop_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t nr,
   if (!compressed)
     count = nr;
   /* Again: another drop of the same request may have met these clusters. */
-  r = look_all (txn, idx, count, false);
+  r = look_all (txn, idx, count, false, false);
   assert (r != -EAGAIN);       /* prepared under this hold of the lock */
   if (r < 0)
     return r;

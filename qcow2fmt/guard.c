@@ -16,17 +16,23 @@
  *
  *   what it only reads: snapshot table, L1 and L2 tables of snapshots, L2
  *   tables without COPIED.  They may share with each other, not with those
- *   above.
+ *   above;
+ *
+ *   what persistent bitmaps use, wherever it lies.
  *
  * The store adds its areas, and tables made later enter themselves.  Asked
  * are: drop.c before an entry's cluster is freed, scan.c and alloc.c before a
- * cluster counts as free, hold.c before it is linked, dirty-bitmaps.c before
- * bits are written, and the write pipeline before each write of data.  Each
- * question is a look at a bit or a few.
+ * cluster counts as free, hold.c before it is linked, existing.c before it is
+ * indexed, dirty-bitmaps.c before bits are written, and the write pipeline
+ * before each write of data.  Each question is a look at a bit or a few.
  *
- * Left out: what persistent bitmaps use, and L2 tables of snapshots past
- * MAX_SNAPSHOT_L1_BYTES of L1 tables; there the refcounts must do.  Where the
- * bitmap's memory ends (bitmap.h), the same.
+ * A table that guest data names as well (qemu-img check -r all makes that an
+ * image without errors, by counting both) goes on as it is: a write moves the
+ * data to another cluster, and the table keeps its reference.
+ *
+ * Left out: L2 tables of snapshots past MAX_SNAPSHOT_L1_BYTES of L1 tables;
+ * there the refcounts must do.  Where the bitmaps' memory ends (bitmap.h), the
+ * same.
  *
  * Protected by the image's lock once the image is open.
  */
@@ -46,6 +52,7 @@ struct marking {
   struct qcow2_image *img;
   struct qcow2_bitmap *set;
   bool exclusive;              /* may not overlap what is there */
+  bool not_whole;
   struct fault *f;
 };
 
@@ -70,10 +77,12 @@ mark (struct marking *m, uint64_t host_off, uint64_t bytes, const char *what)
                           "it with readonly=on", what, host_off);
   if (m->exclusive && qcow2_bitmap_next (m->set, idx) <= last)
     return fault_corrupt (m->f, host_off, "%s at 0x%" PRIx64 " overlaps "
-                          "another table: run qemu-img check, or serve it "
-                          "with readonly=on", what, host_off);
+                          "another table: run qemu-img check -r all, or serve "
+                          "it with readonly=on and copy the disk", what,
+                          host_off);
   r = qcow2_bitmap_set (m->set, idx, last - idx + 1);
-  (void) r;                    /* past its limits nothing is guarded */
+  if (r < 0)
+    m->not_whole = true;       /* past its limits nothing is guarded */
   return 0;
 }
 
@@ -130,8 +139,9 @@ mark_read (struct marking *m, const struct qcow2_bitmap *written,
       qcow2_bitmap_next (written, host_off >> g->cluster_bits) <=
       (end - 1) >> g->cluster_bits)
     return fault_corrupt (m->f, host_off, "%s at 0x%" PRIx64 " overlaps "
-                          "another table: run qemu-img check, or serve it "
-                          "with readonly=on", what, host_off);
+                          "another table: run qemu-img check -r all, or serve "
+                          "it with readonly=on and copy the disk", what,
+                          host_off);
   return mark (m, host_off, bytes, what);
 }
 
@@ -144,6 +154,8 @@ mark_snapshot (struct marking *m, const struct qcow2_bitmap *written,
   struct qcow2_flat l1 = { 0 };
   int r = mark_read (m, written, s->l1_off, bytes, "a snapshot's L1 table");
 
+  if (bytes > *budget)
+    m->not_whole = true;
   if (r < 0 || bytes == 0 || bytes > *budget)
     return r;
   *budget -= bytes;
@@ -159,12 +171,12 @@ mark_snapshot (struct marking *m, const struct qcow2_bitmap *written,
   return r;
 }
 
-/* M->set becomes what is only read; WRITTEN stays. */
+/* M->set becomes what snapshots have; WRITTEN stays. */
 static int
-mark_only_read (struct marking *m, const struct qcow2_bitmap *written)
+mark_snapshots (struct marking *m, const struct qcow2_bitmap *written)
 {
   const struct qcow2_image *img = m->img;
-  uint64_t budget = MAX_SNAPSHOT_L1_BYTES, e;
+  uint64_t budget = MAX_SNAPSHOT_L1_BYTES;
   int r;
 
   m->exclusive = false;
@@ -174,6 +186,18 @@ mark_only_read (struct marking *m, const struct qcow2_bitmap *written)
   for (size_t i = 0; i < img->snapshots.nr && r == 0; ++i)
     if (!img->snapshots.v[i].is_anchor)
       r = mark_snapshot (m, written, &img->snapshots.v[i], &budget);
+  return r;
+}
+
+/* M->set becomes the L2 tables of the disk that are copied before they change;
+ * WRITTEN stays. */
+static int
+mark_shared (struct marking *m, const struct qcow2_bitmap *written)
+{
+  const struct qcow2_image *img = m->img;
+  uint64_t e;
+  int r = 0;
+
   for (uint64_t i = 0; i < img->l1.nr && r == 0; ++i) {
     e = img->l1.v[i];
     if ((e & QCOW2_OFFSET_MASK) != 0 && !(e & QCOW2_L2_COPIED))
@@ -184,44 +208,113 @@ mark_only_read (struct marking *m, const struct qcow2_bitmap *written)
 }
 
 /* All of FROM into TO as well. */
-static void
+static int
 unite (struct qcow2_bitmap *to, const struct qcow2_bitmap *from)
 {
   uint64_t idx = 0, n;
-  int r;
+  int r = 0;
 
-  while ((idx = qcow2_bitmap_next (from, idx)) != QCOW2_BITMAP_NONE) {
+  while (r == 0 &&
+         (idx = qcow2_bitmap_next (from, idx)) != QCOW2_BITMAP_NONE) {
     n = qcow2_bitmap_run (from, idx, UINT64_MAX);
     r = qcow2_bitmap_set (to, idx, n);
-    (void) r;
     idx += n;
   }
+  return r;
+}
+
+/* What is no place for a bitmap is found where it is used. */
+static void
+mark_bitmap (void *opaque, uint64_t host_off, uint64_t bytes)
+{
+  struct marking *m = opaque;
+  const unsigned bits = m->img->header.geo.cluster_bits;
+  uint64_t end;
+  int r;
+
+  if (bytes == 0 || !add_u64 (host_off, bytes, &end) ||
+      (end - 1) >> bits >= m->img->alloc.frontier)
+    return;
+  r = qcow2_bitmap_set (m->set, host_off >> bits,
+                        ((end - 1) >> bits) - (host_off >> bits) + 1);
+  (void) r;                    /* past its limits nothing is guarded */
 }
 
 /* --- Begin ----------------------------------------------------------------- */
 
+static bool
+new_sets (struct qcow2_guard *g)
+{
+  g->disk = qcow2_bitmap_new ();
+  g->snapshots = qcow2_bitmap_new ();
+  g->bitmaps = qcow2_bitmap_new ();
+  g->left = qcow2_bitmap_new ();
+  return g->disk && g->snapshots && g->bitmaps && g->left;
+}
+
+static void
+free_sets (struct qcow2_guard *g)
+{
+  qcow2_bitmap_free (g->disk);
+  qcow2_bitmap_free (g->snapshots);
+  qcow2_bitmap_free (g->bitmaps);
+  qcow2_bitmap_free (g->left);
+  *g = (struct qcow2_guard) { 0 };
+}
+
+static int
+mark_all (struct marking *m, struct qcow2_guard *g)
+{
+  struct qcow2_bitmap *shared = qcow2_bitmap_new ();
+  int r = shared ? 0 : -ENOMEM;
+
+  if (r < 0)
+    return fault_io (m->f, ENOMEM, UINT64_MAX, "out of memory");
+  m->set = g->disk;
+  r = mark_written (m);
+  m->set = g->snapshots;
+  if (r == 0)
+    r = mark_snapshots (m, g->disk);
+  m->set = shared;
+  if (r == 0)
+    r = mark_shared (m, g->disk);
+  if (r == 0 && unite (g->disk, shared) < 0)
+    m->not_whole = true;
+  qcow2_bitmap_free (shared);
+  m->set = g->bitmaps;
+  if (r == 0 && (r = qcow2_bitmaps_each (m->img, mark_bitmap, m)) < 0)
+    r = fault_io (m->f, -r, UINT64_MAX, "reading the tables of bitmaps: %s",
+                  strerror (-r));
+  g->not_whole = m->not_whole;
+  return r;
+}
+
 int
 qcow2_guard_begin (struct qcow2_image *img, struct fault *f)
 {
-  struct qcow2_bitmap *written = qcow2_bitmap_new ();
-  struct qcow2_bitmap *read = qcow2_bitmap_new ();
-  struct marking m = { .img = img, .set = written, .f = f };
-  int r = written && read ? mark_written (&m)
-    : fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  struct qcow2_guard guard = { 0 };
+  struct marking m = { .img = img, .f = f };
+  int r = new_sets (&guard) ? qcow2_bitmaps_check_place (img) : -ENOMEM;
 
+  r = r < 0 ? fault_io (f, -r, UINT64_MAX, "%s", strerror (-r))
+    : mark_all (&m, &guard);
   if (r == 0) {
-    m.set = read;
-    r = mark_only_read (&m, written);
+    /* What was left before must stay so. */
+    if (img->guard.left && unite (guard.left, img->guard.left) == 0 &&
+        unite (guard.disk, img->guard.left) < 0)
+      guard.not_whole = true;
+    free_sets (&img->guard);
+    img->guard = guard;
   }
-  if (r == 0) {
-    unite (written, read);
-    qcow2_bitmap_free (img->guard);
-    img->guard = written;
-    written = NULL;
-  }
-  qcow2_bitmap_free (written);
-  qcow2_bitmap_free (read);
+  else
+    free_sets (&guard);
   return r;
+}
+
+void
+qcow2_guard_free (struct qcow2_image *img)
+{
+  free_sets (&img->guard);
 }
 
 /* --- Afterwards ------------------------------------------------------------ */
@@ -230,26 +323,32 @@ void
 qcow2_guard_put_locked (struct qcow2_image *img, uint64_t host_idx,
                         uint64_t count, bool guarded)
 {
+  struct qcow2_guard *g = &img->guard;
   int r = 0;
 
   assert (lock_held (&img->lock));
-  if (img->guard == NULL)
+  if (g->disk == NULL)
     return;
   if (guarded)
-    r = qcow2_bitmap_set (img->guard, host_idx, count);
+    r = qcow2_bitmap_set (g->disk, host_idx, count);
   else
-    qcow2_bitmap_clear (img->guard, host_idx, count);
+    qcow2_bitmap_clear (g->disk, host_idx, count);
   (void) r;
 }
 
 uint64_t
 qcow2_next_guarded_locked (struct qcow2_image *img, uint64_t host_idx)
 {
+  const struct qcow2_guard *g = &img->guard;
+  uint64_t next;
+
   assert (lock_held (&img->lock));
   /* With an external data file, data is not where tables are. */
-  if (img->guard == NULL || qcow2_has_data_file (&img->header.geo))
+  if (g->disk == NULL || qcow2_has_data_file (&img->header.geo))
     return UINT64_MAX;
-  return qcow2_bitmap_next (img->guard, host_idx);
+  next = qcow2_bitmap_next (g->disk, host_idx);
+  next = MIN_OF (next, qcow2_bitmap_next (g->snapshots, host_idx));
+  return MIN_OF (next, qcow2_bitmap_next (g->bitmaps, host_idx));
 }
 
 bool
@@ -257,4 +356,61 @@ qcow2_guarded_locked (struct qcow2_image *img, uint64_t host_idx,
                       uint64_t count)
 {
   return qcow2_next_guarded_locked (img, host_idx) - host_idx < count;
+}
+
+bool
+qcow2_guard_has_tables_locked (struct qcow2_image *img, uint64_t host_idx,
+                               uint64_t count)
+{
+  const struct qcow2_guard *g = &img->guard;
+  uint64_t next;
+
+  assert (lock_held (&img->lock));
+  if (g->disk == NULL)
+    return false;
+  next = qcow2_bitmap_next (g->disk, host_idx);
+  next = MIN_OF (next, qcow2_bitmap_next (g->snapshots, host_idx));
+  return next - host_idx < count;
+}
+
+bool
+qcow2_guard_has_snapshot_locked (struct qcow2_image *img, uint64_t host_idx)
+{
+  const struct qcow2_guard *g = &img->guard;
+
+  assert (lock_held (&img->lock));
+  return g->disk == NULL || g->not_whole ||
+    qcow2_bitmap_test (g->snapshots, host_idx);
+}
+
+void
+qcow2_guard_leave_locked (struct qcow2_image *img, uint64_t host_idx)
+{
+  const struct qcow2_flat *l1 = &img->l1;
+  const unsigned bits = img->header.geo.cluster_bits;
+  int r;
+
+  if (qcow2_guard_has_snapshot_locked (img, host_idx))
+    return;
+  for (uint64_t i = 0; i < l1->nr; ++i)
+    if ((l1->v[i] & QCOW2_OFFSET_MASK) >> bits == host_idx)
+      return;
+  if (img->direct.on)            /* nothing is replayed */
+    qcow2_bitmap_clear (img->guard.disk, host_idx, 1);
+  else if ((r = qcow2_bitmap_set (img->guard.left, host_idx, 1)) < 0)
+    return;                      /* it stays a table, and at worst a leak */
+}
+
+bool
+qcow2_guard_left_locked (struct qcow2_image *img, uint64_t host_idx)
+{
+  assert (lock_held (&img->lock));
+  return img->guard.left && qcow2_bitmap_test (img->guard.left, host_idx);
+}
+
+bool
+qcow2_guard_stays_locked (struct qcow2_image *img, uint64_t host_idx)
+{
+  return qcow2_guarded_locked (img, host_idx, 1) &&
+    !qcow2_guard_left_locked (img, host_idx);
 }

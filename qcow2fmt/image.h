@@ -391,6 +391,7 @@ struct qcow2_dirty_bitmaps {
   /* Constant after open: */
   struct qcow2_dirty_bitmap *v;      /* owned; notes: protected by lock */
   size_t nr, nr_tracked;
+  uint64_t directory_off, directory_len;   /* bytes, if valid */
   bool valid;                  /* there are some, and they can be right */
   bool in_use;                 /* marked so; who begins and ends a session */
 };
@@ -399,6 +400,11 @@ int qcow2_bitmaps_load (struct qcow2_image *img, struct fault *f) MUST_CHECK;
 void qcow2_bitmaps_free (struct qcow2_image *img);
 /* Mark those in use that a change would make wrong, and sync. */
 int qcow2_bitmaps_begin (struct qcow2_image *img) MUST_CHECK;
+/* Call CB with each range of bytes that bitmaps use in the file: 0 or
+ * -errno. */
+int qcow2_bitmaps_each (struct qcow2_image *img,
+                        void (*cb) (void *opaque, uint64_t host_off,
+                                    uint64_t len), void *opaque) MUST_CHECK;
 /* Say so if they are given up by what is written next. */
 void qcow2_bitmaps_warn (struct qcow2_image *img);
 /* The autoclear bits of the file that stay true when it is written. */
@@ -406,6 +412,38 @@ uint64_t qcow2_kept_autoclear (const struct qcow2_image *img);
 /* The rest of qcow2_apply_locked. */
 int qcow2_bitmap_apply_locked (struct qcow2_txn *txn,
                                const struct qcow2_change *c) MUST_CHECK;
+
+/* --- guard.c --------------------------------------------------------------- */
+struct qcow2_guard {           /* a bit a cluster; all NULL: not opened for
+                                * writing */
+  struct qcow2_bitmap *disk;   /* header, active disk, anchor, store */
+  struct qcow2_bitmap *snapshots;
+  struct qcow2_bitmap *bitmaps;
+  struct qcow2_bitmap *left;   /* of disk: no table any more, but its bytes
+                                * must stay until the next open */
+  bool not_whole;              /* snapshots lacks some */
+};
+
+void qcow2_guard_free (struct qcow2_image *img);
+/* Do header, disk, store or snapshots have any of these clusters?  As
+ * qcow2_guarded_locked, but for persistent bitmaps. */
+bool qcow2_guard_has_tables_locked (struct qcow2_image *img,
+                                    uint64_t host_idx, uint64_t count)
+  MUST_CHECK;
+/* May a snapshot have a table in this cluster? */
+bool qcow2_guard_has_snapshot_locked (struct qcow2_image *img,
+                                      uint64_t host_idx) MUST_CHECK;
+/* An L1 entry that named HOST_IDX names a copy now.  If no other names it, it is
+ * no table any more.  Its bytes are kept until the next open: a replay makes the
+ * copy again. */
+void qcow2_guard_leave_locked (struct qcow2_image *img, uint64_t host_idx);
+/* Is it one that was left so? */
+bool qcow2_guard_left_locked (struct qcow2_image *img, uint64_t host_idx)
+  MUST_CHECK;
+/* Is there a table, or what a bitmap or the store uses?  It stays whatever
+ * refcounts say. */
+bool qcow2_guard_stays_locked (struct qcow2_image *img, uint64_t host_idx)
+  MUST_CHECK;
 
 /* --- hold.c -------------------------------------------------------------- */
 struct qcow2_hold {
@@ -536,7 +574,7 @@ struct qcow2_image {
   struct qcow2_cache cache;
   struct qcow2_anchor anchor;
   struct qcow2_alloc alloc;
-  struct qcow2_bitmap *guard;  /* guard.c; NULL: not opened for writing */
+  struct qcow2_guard guard;    /* guard.c */
   struct qcow2_pool pool;
   struct qcow2_holds holds;
   struct qcow2_dirty_bitmaps bitmaps;

@@ -13,7 +13,8 @@
  * last checkpoint lies before the copy.  The old table stays as it is while a
  * snapshot has it.  If it had no other owner (an image whose COPIED flag was
  * wrong), its refcount becomes 0 but its cluster is kept from reuse until the
- * next open.
+ * next open; so it is if its other owner is guest data (guard.c), when that is
+ * dropped.
  *
  * Protected by the image's lock.
  */
@@ -217,12 +218,23 @@ new_table (struct qcow2_txn *txn, uint64_t ti, uint64_t source_off)
   return r;
 }
 
+/* The disk gives up one of two references to the table in SOURCE.  If the other
+ * one is no snapshot's, it is the disk's, as a table or as data, and would have to
+ * get COPIED: as in drop.c, the reference passes to the anchor. */
+static bool
+passes_to_anchor (struct qcow2_image *img, uint64_t source, uint64_t refcount,
+                  bool anchored)
+{
+  return refcount == 2 && !anchored && img->anchor.l1.nr > 0 &&
+    !qcow2_guard_has_snapshot_locked (img, source);
+}
+
 static int
 copy_table (struct qcow2_txn *txn, uint64_t ti, uint64_t source_off)
 {
   struct qcow2_image *img = txn->img;
   uint64_t source = source_off >> img->header.geo.cluster_bits, refcount;
-  bool anchored;
+  bool anchored, pass;
   int r;
 
   r = qcow2_get_refcount_locked (txn, source, &refcount, &anchored);
@@ -230,18 +242,25 @@ copy_table (struct qcow2_txn *txn, uint64_t ti, uint64_t source_off)
     return r;
   if (refcount == 0)
     return -EIO;               /* corrupt: in use, and counted as free */
+  pass = passes_to_anchor (img, source, refcount, anchored);
   if (img->direct.on)
     r = qcow2_direct_reserve_locked (img);
+  else if (pass)
+    r = qcow2_prepare_host_locked (txn, source, 1);
   if (r == 0)
     r = new_table (txn, ti, source_off);
   if (r < 0)
     return r;
+  qcow2_guard_leave_locked (img, source);
   if (img->direct.on) {
     qcow2_direct_drop_locked (img, &(struct qcow2_run) { source, 1, false });
     return 0;
   }
-  qcow2_set_refcount_locked (txn, source, refcount - 1,
-                             anchored && refcount > 1);
+  if (pass)
+    qcow2_set_refcount_locked (txn, source, refcount, true);
+  else
+    qcow2_set_refcount_locked (txn, source, refcount - 1,
+                               anchored && refcount > 1);
   if (refcount == 1)
     qcow2_alloc_keep_locked (img, source, 1);
   return 0;

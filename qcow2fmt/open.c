@@ -229,7 +229,7 @@ qcow2_close (struct qcow2_image *img)
   qcow2_bitmaps_free (img);
   qcow2_direct_free (img);
   qcow2_alloc_free (img);               /* with the anchor and the holds */
-  qcow2_bitmap_free (img->guard);
+  qcow2_guard_free (img);
   qcow2_cache_free (img);
   qcow2_flat_free (&img->reftable);
   qcow2_flat_free (&img->l1);

@@ -16,7 +16,8 @@
  * are by then.  Making a plan neither writes nor changes anything.
  * What the HEADER change points to is ready in the plan's buffers, and written
  * by plan-write.c.  Clusters that are replaced are freed only where
- * their refcount says that nothing else uses them.
+ * their refcount says that nothing else uses them.  Where guest data is in one of
+ * them, too (guard.c), the table's reference passes to the anchor, as in drop.c.
  *
  * At open only, single-threaded; the lock is taken for what needs it.
  */
@@ -28,6 +29,8 @@
 
 #define MAX_REFTABLE (QCOW2_MAX_REFTABLE_BYTES / sizeof (be64))
 #define MAX_L1 (QCOW2_MAX_L1_BYTES / sizeof (be64))
+
+#define MAX_EXTRA 16           /* more of them: what is replaced leaks */
 
 enum { WRITE_SNAPSHOTS, WRITE_REFTABLE, WRITE_ANCHOR_L1 };
 
@@ -51,6 +54,8 @@ struct builder {
   struct fault *f;
   uint64_t start;              /* first cluster behind the file */
   uint64_t areas_end;
+  size_t nr_extra;             /* parts of the anchor that need a table, beside */
+  uint64_t extra[MAX_EXTRA];   /* those of areas */
   size_t snapshots_len;        /* of a new table, in bytes */
   uint32_t nr_snapshots;
   struct layout l;
@@ -98,6 +103,64 @@ count_missing (const struct qcow2_flat *t, uint64_t from, uint64_t to,
   return n;
 }
 
+/* A cluster that is replaced. */
+static int
+look_at (struct qcow2_image *img, uint64_t host_idx, uint64_t *refcount,
+         bool *anchored)
+{
+  struct qcow2_txn txn;
+  int r;
+
+  qcow2_txn_begin (img, &txn);
+  do {
+    lock_acquire (&img->lock);
+    r = qcow2_get_refcount_locked (&txn, host_idx, refcount, anchored);
+    lock_release (&img->lock);
+  } while (r == -EAGAIN && (r = qcow2_txn_load (&txn)) == 0);
+  qcow2_txn_end (&txn);
+  return r;
+}
+
+/* Has the anchor a table for PART, or is it to get one? */
+static bool
+anchor_part_planned (const struct builder *b, uint64_t part)
+{
+  const uint64_t per = b->geo->l2_entries;
+
+  if (table_entry (&b->img->anchor.l1, part) != 0)
+    return true;
+  if (b->areas_end > b->start && part >= b->start / per &&
+      part <= (b->areas_end - 1) / per)
+    return true;
+  for (size_t i = 0; i < b->nr_extra; i++)
+    if (b->extra[i] == part)
+      return true;
+  return false;
+}
+
+/* Plan the anchor's tables for clusters of a table at HOST_OFF that something
+ * else refers to, in case it is replaced. */
+static int
+find_shared (struct builder *b, uint64_t host_off, uint64_t bytes)
+{
+  uint64_t idx = host_off / b->geo->cluster_size, part, refcount;
+  uint64_t end = idx + div_round_up (bytes, b->geo->cluster_size);
+  bool anchored;
+  int r;
+
+  for (; idx < end; idx++) {
+    r = look_at (b->img, idx, &refcount, &anchored);
+    if (r < 0)
+      return fault_io (b->f, -r, host_off, "reading refcounts: %s",
+                       strerror (-r));
+    part = idx / b->geo->l2_entries;
+    if (refcount > 1 && !anchored && !anchor_part_planned (b, part) &&
+        b->nr_extra < MAX_EXTRA)
+      b->extra[b->nr_extra++] = part;
+  }
+  return 0;
+}
+
 static void
 place_table (struct new_table *t, uint64_t nr, uint64_t bytes,
              uint64_t cluster_size, uint64_t *next)
@@ -117,7 +180,8 @@ place_refblocks (struct builder *b, uint64_t next)
 
   l->refblocks_idx = next;
   l->nr_anchor_tables = count_missing (&b->img->anchor.l1, b->start,
-                                       l->areas_end, b->geo->l2_entries);
+                                       l->areas_end, b->geo->l2_entries) +
+    b->nr_extra;
   do {
     before = l->nr_refblocks;
     l->anchor_tables_idx = next + before;
@@ -281,6 +345,21 @@ add_refcounts (struct builder *b, uint64_t host_idx, uint64_t count,
   return 0;
 }
 
+/* The anchor's tables of what passes to it, in front of those of areas. */
+static int
+add_extra (struct builder *b)
+{
+  struct qcow2_change c = { .type = QCOW2_CHANGE_ANCHOR_TABLE };
+  int r = 0;
+
+  for (size_t i = 0; i < b->nr_extra && r == 0; i++) {
+    c.table_idx = b->extra[i];
+    c.host_off = (b->l.anchor_tables_idx + i) * b->geo->cluster_size;
+    r = add_change (b, &c);
+  }
+  return r;
+}
+
 static int
 add_new (struct builder *b)
 {
@@ -292,7 +371,9 @@ add_new (struct builder *b)
   if (r == 0)
     r = add_tables (b, QCOW2_CHANGE_ANCHOR_TABLE, &b->img->anchor.l1,
                     b->start, l->areas_end, b->geo->l2_entries,
-                    l->anchor_tables_idx);
+                    l->anchor_tables_idx + b->nr_extra);
+  if (r == 0)
+    r = add_extra (b);
   if (r == 0)
     r = add_refcounts (b, b->start, l->areas_end - b->start, 1, true);
   if (r == 0)
@@ -302,58 +383,34 @@ add_new (struct builder *b)
 
 /* --- What is replaced ----------------------------------------------- */
 
-/* Is refcount 1, without anchor, what all of these clusters have? */
-static int
-used_once_locked (struct qcow2_txn *txn, uint64_t host_idx, uint64_t count,
-                  bool *yes)
-{
-  uint64_t refcount;
-  bool anchored;
-  int r;
-
-  for (*yes = true; *yes && count > 0; host_idx++, count--) {
-    r = qcow2_get_refcount_locked (txn, host_idx, &refcount, &anchored);
-    if (r < 0)
-      return r;
-    *yes = refcount == 1 && !anchored;
-  }
-  return 0;
-}
-
-static int
-used_once (struct qcow2_image *img, uint64_t host_idx, uint64_t count,
-           bool *yes)
-{
-  struct qcow2_txn txn;
-  int r;
-
-  qcow2_txn_begin (img, &txn);
-  do {
-    lock_acquire (&img->lock);
-    r = used_once_locked (&txn, host_idx, count, yes);
-    lock_release (&img->lock);
-  } while (r == -EAGAIN && (r = qcow2_txn_load (&txn)) == 0);
-  qcow2_txn_end (&txn);
-  return r;
-}
-
-/* Free what held BYTES at HOST_OFF.  Where something else uses it as well,
- * the image is not clean, and a leak is the safe choice. */
+/* What held BYTES at HOST_OFF is no table any more: cluster by cluster, the
+ * reference is dropped, or passes to the anchor if there are others.  Where the
+ * image is not clean, a leak is the safe choice. */
 static int
 add_freed (struct builder *b, uint64_t host_off, uint64_t bytes)
 {
-  uint64_t idx = host_off / b->geo->cluster_size;
-  uint64_t count = div_round_up (bytes, b->geo->cluster_size);
-  bool yes = false;
-  int r;
+  uint64_t idx = host_off / b->geo->cluster_size, refcount;
+  uint64_t end = idx + div_round_up (bytes, b->geo->cluster_size);
+  uint64_t nr_alone = 0;       /* of the clusters before IDX: to be freed */
+  bool anchored;
+  int r = 0;
 
-  if (count == 0)
-    return 0;
-  r = used_once (b->img, idx, count, &yes);
-  if (r < 0)
-    return fault_io (b->f, -r, host_off, "reading refcounts: %s",
-                     strerror (-r));
-  return yes ? add_refcounts (b, idx, count, 0, false) : 0;
+  for (; idx < end && r == 0; idx++) {
+    r = look_at (b->img, idx, &refcount, &anchored);
+    if (r < 0)
+      return fault_io (b->f, -r, host_off, "reading refcounts: %s",
+                       strerror (-r));
+    if (refcount == 1 && !anchored) {
+      nr_alone++;
+      continue;
+    }
+    r = add_refcounts (b, idx - nr_alone, nr_alone, 0, false);
+    nr_alone = 0;
+    if (r == 0 && refcount > 1 && !anchored &&
+        anchor_part_planned (b, idx / b->geo->l2_entries))
+      r = add_refcounts (b, idx, 1, refcount, true);
+  }
+  return r < 0 ? r : add_refcounts (b, idx - nr_alone, nr_alone, 0, false);
 }
 
 /* In bytes.  The table in memory is that of the open; one that was switched to
@@ -368,6 +425,20 @@ old_snapshots_len (const struct builder *b)
   if (img->fields.snapshots_off == img->header.fields.snapshots_off)
     return img->snapshots.raw_len;
   return b->snapshots_len;
+}
+
+/* Of all tables that might be replaced. */
+static int
+find_all_shared (struct builder *b)
+{
+  const struct qcow2_header_fields *old = &b->img->fields;
+  int r;
+
+  r = find_shared (b, old->snapshots_off, old_snapshots_len (b));
+  if (r == 0)
+    r = find_shared (b, old->reftable_off,
+                     old->reftable_clusters * b->geo->cluster_size);
+  return r;
 }
 
 static int
@@ -506,6 +577,7 @@ build (struct builder *b, const uint64_t *area_size, size_t nr_areas,
   find_start (b);
   if ((r = measure_snapshots (b)) < 0 ||
       (r = place_areas (b, area_size, nr_areas)) < 0 ||
+      (r = find_all_shared (b)) < 0 ||
       (r = lay_out_to_fit (b, max_clusters)) < 0 ||
       (r = add_header (b)) < 0 ||
       (r = add_new (b)) < 0 ||

@@ -502,8 +502,8 @@ int qcow2_begin_session (struct qcow2_image *img) MUST_CHECK;
 /* Is there anything for it to do? */
 bool qcow2_direct_pending_locked (struct qcow2_image *img);
 
-/* Make all refcounts anew, in a table for MIN_CLUSTERS or more, and clear the
- * dirty bit: one write of the header switches to them.  IMG, open for
+/* Make all refcounts anew, in a table for MIN_CLUSTERS or more, clear the dirty
+ * bit, and give up bitmaps that can't be right: one write of the header switches to them.  IMG, open for
  * writing, must be closed and opened again afterwards. */
 int qcow2_rebuild_refcounts (struct qcow2_image *img, uint64_t min_clusters,
                              struct fault *f) MUST_CHECK;
@@ -524,6 +524,12 @@ int qcow2_bitmap_attach_locked (struct qcow2_txn *txn, uint64_t entry_off,
                                 uint64_t host_idx) MUST_CHECK;
 /* Were any marked, and are they kept up to date? */
 bool qcow2_bitmaps_to_save (const struct qcow2_image *img);
+/* Once refcounts are right: is their directory the only thing in its clusters?  It
+ * is written in place; if not, they can't be right.  -ENOMEM. */
+int qcow2_bitmaps_check_place (struct qcow2_image *img) MUST_CHECK;
+/* Are there some that can't be right?  They are given up with the first change,
+ * or by qcow2_rebuild_refcounts, which frees what they have. */
+bool qcow2_bitmaps_given_up (const struct qcow2_image *img);
 /* Add to the bitmaps in the file what was noted; no sync.  What can't be saved
  * stays marked, with a line in the log. */
 int qcow2_bitmaps_save (struct qcow2_image *img, qcow2_attach_cb attach,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Refcounts made anew from what refers to clusters: for an image that is
- * marked dirty (lazy refcounts, and whoever kept them died), and for one
- * whose refcount table is too small to be written without a store.
+ * marked dirty (lazy refcounts, and whoever kept them died), for one whose
+ * refcount table is too small to be written without a store, and for one whose
+ * bitmaps are given up: what they had is not counted any more.
  *
  * The walk is the checker's (check.h).  New blocks and a new table are
  * written behind the end of the file, where nothing refers to them; COPIED
@@ -189,8 +190,15 @@ mend_flags (struct rebuild *b)
 
 /* --- The switch ----------------------------------------------------- */
 
-/* Bytes 48 to 79 in one write: the refcount table, what lies between, and in
- * version 3 the incompatible features. */
+static uint64_t
+new_autoclear (const struct qcow2_image *img)
+{
+  return img->header.geo.autoclear &
+    ~(qcow2_bitmaps_given_up (img) ? QCOW2_AUTOCLEAR_BITMAPS : 0);
+}
+
+/* Bytes 48 to 95 in one write: the refcount table, what lies between, and in
+ * version 3 the features. */
 static int
 switch_header (struct rebuild *b)
 {
@@ -198,19 +206,20 @@ switch_header (struct rebuild *b)
   struct {
     be64 reftable_off;
     be32 reftable_clusters, nr_snapshots;
-    be64 snapshots_off, incompatible;
+    be64 snapshots_off, incompatible, compatible, autoclear;
   } wire = {
     be64_make ((b->start + b->nr_blocks) << b->geo->cluster_bits),
     be32_make ((uint32_t) b->reftable_clusters), be32_make (h->nr_snapshots),
     be64_make (h->snapshots_off),
     be64_make (b->geo->incompatible & ~QCOW2_INCOMPAT_DIRTY),
+    be64_make (b->geo->compatible), be64_make (new_autoclear (b->img)),
   };
   size_t len = b->geo->version >= 3 ? sizeof wire
     : offsetof (struct qcow2_wire_header, incompatible) -
       offsetof (struct qcow2_wire_header, reftable_off);
   int r;
 
-  _Static_assert (sizeof wire == 32, "header bytes 48 to 79");
+  _Static_assert (sizeof wire == 48, "header bytes 48 to 95");
   r = io_pwrite (b->img->io, &wire, len,
                  offsetof (struct qcow2_wire_header, reftable_off));
   return r == 0 ? io_sync (b->img->io) : r;

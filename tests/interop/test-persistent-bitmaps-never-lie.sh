@@ -70,3 +70,61 @@ $PY "$HERE/put.py" "$URI" a.raw 0
 stop_server
 grep -q 'all bitmaps are given up' "$SRV_LOG" || die 'no warning'
 equal 'autoclear bits' "$(od -An -tu1 -j95 -N1 bad.qcow2 | tr -d ' ')" 0
+check_clean bad.qcow2
+
+# What they had is free: no check finds a leak.  DAMAGE is Python with the
+# directory at d of the image b.
+given_up () # NAME OPTIONS KEYS DAMAGE
+{
+  say "given up: $1"
+  rm -f bad.qcow2
+  qemu-img create -q -f qcow2 -o "cluster_size=4k,$2" bad.qcow2 16M
+  qemu-io -f qcow2 -c 'write -P 1 1M 1M' bad.qcow2 >/dev/null
+  qemu-img snapshot -c s bad.qcow2
+  for i in 1 2 3; do qemu-img bitmap --add bad.qcow2 x$i; done
+  qemu-io -f qcow2 -c 'write -P 2 64k 2M' bad.qcow2 >/dev/null
+  $PY - "$4" <<'END'
+import struct, sys
+b = bytearray(open('bad.qcow2', 'rb').read())
+d, = struct.unpack_from('>Q', b, b.index(b'\x23\x85\x28\x75') + 24)
+exec(sys.argv[1])
+open('bad.qcow2', 'wb').write(b)
+END
+  qemu-img convert -O raw -l snapshot.name=s bad.qcow2 s.raw 2>/dev/null ||
+    true                        # stock QEMU refuses to open it
+  start_server bad.qcow2 $3
+  grep -q 'all bitmaps are given up' "$SRV_LOG" || die 'no warning'
+  nbdcopy "$URI" want.raw
+  $PY "$HERE/put.py" "$URI" a.raw $((2 << 20))
+  dd if=a.raw of=want.raw bs=1M seek=2 conv=notrunc status=none
+  kill_server
+  start_server bad.qcow2 $3
+  served_as_raw want.raw
+  stop_server
+  check_clean bad.qcow2
+  same_as_raw want.raw bad.qcow2
+}
+entry='struct.pack_into(">Q", b, d, 0x123)'
+given_up "the table's place" lazy_refcounts=off '' "$entry"
+given_up "an entry that does not end" lazy_refcounts=off '' \
+  'struct.pack_into(">H", b, d + 18, 65535)'
+given_up "without deduplication" lazy_refcounts=off dedup=off "$entry"
+given_up "lazy refcounts" lazy_refcounts=on '' "$entry"
+
+say 'given up, but more is wrong'
+cp bad.qcow2 worse.qcow2
+qemu-img bitmap --add worse.qcow2 y
+$PY - <<'END'
+import struct
+b = bytearray(open('worse.qcow2', 'rb').read())
+d, = struct.unpack_from('>Q', b, b.index(b'\x23\x85\x28\x75') + 24)
+struct.pack_into('>Q', b, d, 0x123)
+l1, = struct.unpack_from('>Q', b, 40)
+l2 = struct.unpack_from('>Q', b, l1)[0] & 0x00fffffffffffe00
+struct.pack_into('>Q', b, l2 + 8, 1 << 50)     # an entry past the end
+open('worse.qcow2', 'wb').write(b)
+END
+start_server worse.qcow2
+grep -q 'given up.*qemu-img check -r leaks' "$SRV_LOG" || die 'no advice'
+$PY "$HERE/put.py" "$URI" a.raw $((4 << 20))
+stop_server
