@@ -23,7 +23,7 @@ equal 'lines on closing' "$(lines 'disk.qcow2: closed cleanly')" 1
 start_server "$disk" -r
 stop_server
 equal 'lines' "$(lines .)" 1
-equal 'lines on serving' "$(lines ', read-only$')" 1
+equal 'lines on serving' "$(lines ', read-only')" 1
 
 say 'no space, for many requests; then there is some'
 rm "$disk"

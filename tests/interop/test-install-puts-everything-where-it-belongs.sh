@@ -1,0 +1,77 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# `ninja install`, into DESTDIR: plugin, program, manual pages and systemd
+# units.  The units are valid for systemd, and have what keeps guests safe.  A
+# second install replaces the plugin's file and does not write into it: a server
+# that runs has it mapped.
+# Breaks if: a file is not installed, or a unit has a word that systemd ignores.
+. "$(dirname "$0")/lib.sh"
+need meson ninja pkg-config
+
+[ -e "$BUILD_DIR/build.ninja" ] || skip 'not a build directory of meson'
+dest=$TMP/dest
+install_all ()
+{
+  DESTDIR=$dest meson install -C "$BUILD_DIR" --no-rebuild >"$TMP/install.log" \
+    2>&1 || die "$(tail -n 5 "$TMP/install.log")"
+}
+install_all
+installed () # NAME
+{
+  local f
+  f=$(find "$dest" -name "$1")
+  [ -f "$f" ] || die "$1 is not installed"
+  echo "$f"
+}
+plugin=$(installed nbdkit-dedup-plugin.so)
+equal 'the place of the plugin' "${plugin#"$dest"}" \
+  "$(pkg-config --variable=plugindir nbdkit)/nbdkit-dedup-plugin.so"
+for f in qcow2-dedup nbdkit-dedup-plugin.1 qcow2-dedup.1; do
+  installed $f >/dev/null
+done
+service=$(installed 'nbdkit-dedup@.service')
+socket=$(installed 'nbdkit-dedup@.socket')
+if pkg-config --exists systemd; then
+  equal 'the place of the units' "$(dirname "${service#"$dest"}")" \
+    "$(pkg-config --variable=systemdsystemunitdir systemd)"
+fi
+
+before=$(stat -c %i "$plugin")
+exec 7<"$plugin"                # keeps the inode's number from being used again
+install_all
+exec 7<&-
+[ "$(stat -c %i "$plugin")" != "$before" ] ||
+  die 'the plugin of a running server was written over'
+
+say 'the units'
+# unit VALUE KEY: among the values of KEY
+unit ()
+{
+  sed -n "s/^$2=//p" "$service" | tr ' ' '\n' | grep -qxF -- "$1" ||
+    die "the service lacks $1 in $2="
+}
+# At shutdown guests go first: what is before in start is after in stop.
+for u in libvirt-guests.service libvirtd.service virtqemud.service \
+         virt-guest-shutdown.target; do
+  unit $u Before
+done
+# A server that was killed does not come back under running guests.
+for signal in SIGKILL SIGABRT SIGSEGV SIGBUS; do
+  unit $signal RestartPreventExitStatus
+done
+grep -q '^ExecStopPost=.*EXIT_CODE.*stop .*@%i.socket' "$service" ||
+  die 'the socket stays open'
+unit 5 StartLimitBurst
+
+command -v systemd-analyze >/dev/null || { say 'no systemd-analyze'; exit 0; }
+# It wants the programs that are named to be there, and the manual pages not.
+mkdir "$TMP/units"
+sed "s,^ExecStart=[^ ]*,ExecStart=$(command -v nbdkit)," "$service" \
+  >"$TMP/units/nbdkit-dedup@.service"
+cp "$socket" "$TMP/units"
+rc=0
+for u in "$TMP/units/nbdkit-dedup@.service" "$TMP/units/nbdkit-dedup@.socket"
+do
+  systemd-analyze verify --man=no "$u" >"$TMP/verify" 2>&1 || rc=$?
+  [ $rc = 0 ] && [ ! -s "$TMP/verify" ] || die "$u: $(cat "$TMP/verify")"
+done
