@@ -28,13 +28,19 @@ fi
 for deb in "$TMP"/debs/*.deb; do
   dpkg-deb -x "$deb" "$TMP/x"
 done
-vmlinuz=$(echo "$TMP"/x/boot/vmlinuz-*)
-modules=$(echo "$TMP"/x/lib/modules/*/kernel)
+# Up to Debian 12 packages have /bin, /sbin and /lib, later ones /usr/bin...
+unpacked () # PATTERN: the file of a package whose path ends so
+{
+  find "$TMP/x" -path "*/$1" -type f | grep . ||
+    die "the packages have no $1"
+}
+vmlinuz=$(unpacked 'boot/vmlinuz-*')
+busybox=$(unpacked bin/busybox)
 
 say 'its initramfs'
 root=$TMP/root
 mkdir -p "$root"/{bin,prog,dev,proc,sys,mnt,lib,lib64,etc,modules,run}
-cp "$TMP/x/bin/busybox" "$root/bin/"
+cp "$busybox" "$root/bin/"
 ln -s busybox "$root/bin/sh"
 add_program () # FILE: with its libraries
 {
@@ -45,12 +51,18 @@ add_program () # FILE: with its libraries
     cp -L "$lib" "$root/${lib#"$TMP/x"}"
   done
 }
-add_program "$(echo "$TMP"/x/*sbin/nbd-client)"
+add_program "$(unpacked sbin/nbd-client)"
 add_program "$(command -v mke2fs)"
 for m in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev \
          virtio_pci failover net_failover virtio_net nbd; do
-  found=$(find "$modules" -name "$m.ko")
-  [ -z "$found" ] || cp "$found" "$root/modules/$m.ko"
+  # A module may be built in, or compressed (Debian 13).
+  found=$(find "$TMP/x" -name "$m.ko*")
+  case $found in
+    '') ;;
+    *.ko) cp "$found" "$root/modules/$m.ko" ;;
+    *.xz) "$busybox" xzcat "$found" >"$root/modules/$m.ko" ;;
+    *) die "$found is compressed in another way" ;;
+  esac
 done
 cat > "$root/init" <<'EOF'
 #!/bin/busybox sh
@@ -100,7 +112,7 @@ echo GUEST-DONE
 poweroff -f
 EOF
 chmod +x "$root/init"
-(cd "$root" && find . | "$TMP/x/bin/busybox" cpio -o -H newc 2>/dev/null) \
+(cd "$root" && find . | "$busybox" cpio -o -H newc 2>/dev/null) \
   >"$TMP/initramfs"
 
 say 'guest'
