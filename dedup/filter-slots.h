@@ -7,7 +7,7 @@
 
 #define FILTER_WIDTH 128           /* coefficients of a row */
 
-typedef unsigned __int128 filter_u128;
+__extension__ typedef unsigned __int128 filter_u128;
 
 /* The shard of a hash that starts with POS, whose prefix is in range, and
  * *FRACTION of 2^64: how far inside the shard.  Grows with POS. */

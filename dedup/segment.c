@@ -461,12 +461,15 @@ find_in_page (const struct dedup_segment *s, uint64_t number,
 static uint64_t
 interpolate (uint32_t prefix, uint32_t lo, uint32_t hi, uint64_t nr)
 {
+  __extension__ unsigned __int128 product;
+
   if (prefix <= lo)
     return 0;
   if (prefix >= hi)
     return nr - 1;
-  return (uint64_t) ((unsigned __int128) (prefix - lo) * nr /
-                     ((uint64_t) hi - lo + 1));
+  product = prefix - lo;
+  product *= nr;
+  return (uint64_t) (product / ((uint64_t) hi - lo + 1));
 }
 
 /* The number of fences at or below PREFIX (below it, if STRICTLY): from the

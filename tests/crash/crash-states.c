@@ -34,10 +34,12 @@ enum mutation dedup_mutation;
 
 static const struct {
   enum mutation m;
-  const char *name, *what;
-  const char *configs[3];      /* where it shows; none: anywhere */
+  const char *name;
+  /* What it breaks, then up to three configurations in which that shows; none:
+   * in any. */
+  const char *texts[4];
 } mutations[] = {
-#define M(x, what, ...) { MUTATION_ ## x, #x, what, { __VA_ARGS__ } }
+#define M(x, ...) { MUTATION_ ## x, #x, { __VA_ARGS__ } }
   M (LAW_1_NO_BIT, "bit 48 is never set"),
   M (LAW_1_NO_SYNC, "bit 48 is set without a sync", "torn sessions"),
   M (LAW_2, "data is written after its record", "three clients",
@@ -471,9 +473,9 @@ is_caught (size_t i, uint64_t seed, uint64_t states, unsigned threads)
   pid = fork ();
   if (pid == 0) {
     dedup_mutation = mutations[i].m;
-    while (run.nr_only < 3 && mutations[i].configs[run.nr_only])
+    while (run.nr_only < 3 && mutations[i].texts[1 + run.nr_only])
       run.nr_only++;
-    run.only = mutations[i].configs;
+    run.only = mutations[i].texts + 1;
     alarm (300);
     _exit (run_states (&run, threads) ? 0 : 1);
   }
@@ -492,7 +494,7 @@ test_mutations (uint64_t seed, uint64_t states, unsigned threads,
     if (only && strcmp (only, mutations[i].name) != 0)
       continue;
     nr++;
-    printf ("%s: %s\n", mutations[i].name, mutations[i].what);
+    printf ("%s: %s\n", mutations[i].name, mutations[i].texts[0]);
     if (is_caught (i, seed, states, threads))
       printf ("  caught\n");
     else {
@@ -542,7 +544,7 @@ list (void)
   for (i = 0; i < nr_crash_configs; i++)
     printf ("configuration \"%s\"\n", crash_configs[i].name);
   for (i = 0; i < NR_MUTATION_TESTS; i++)
-    printf ("mutation %s: %s\n", mutations[i].name, mutations[i].what);
+    printf ("mutation %s: %s\n", mutations[i].name, mutations[i].texts[0]);
   return 0;
 }
 

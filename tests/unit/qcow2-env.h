@@ -99,7 +99,7 @@ env_reopen (struct env *e)
 
 /* Retry CALL, which returns -EAGAIN with the lock held. */
 #define RETRY(txn, call)                                        \
-  ({                                                            \
+  __extension__ ({                                              \
     int r_;                                                     \
     while ((r_ = (call)) == -EAGAIN) {                          \
       lock_release (&(txn)->img->lock);                         \

@@ -51,24 +51,24 @@ static void
 random_op (struct env *e, struct model *m)
 {
   uint64_t g = rnd (m->nr), other = rnd (m->nr), h;
+  const uint64_t op = rnd (16);
 
-  switch (rnd (16)) {
-  case 0 ... 6:
+  if (op <= 6) {
     h = write_new (e->img, g);
     assert_int_not_equal (h, 0);
     assert_int_equal (m->refs[h], 0);
     model_point (m, g, h);
-    break;
-  case 7 ... 11:
+  }
+  else if (op <= 11) {
     h = m->host[other];
     if (h && link_to (e->img, g, h) == 0)
       model_point (m, g, h);
-    break;
-  case 12 ... 14:
+  }
+  else if (op <= 14) {
     unmap (e->img, g);
     model_point (m, g, 0);
-    break;
-  default:
+  }
+  else {
     if (rnd (4) == 0)
       release_all (e->img);
     if (rnd (16) == 0)
