@@ -7,9 +7,14 @@
 
 disk=$TMP/disk.qcow2
 tool create -o cluster-size=4k,log-store-order=5,journal-areas=2 "$disk" 64M
-start_server "$disk"
-$PY "$HERE/nbdrun.py" "$URI" 'h.pwrite(pat(1, 4 << 20), 0)'
-stop_server
+# Until there is a run: a freeze makes one in the background.
+for ((round = 1; round <= 50; round++)); do
+  start_server "$disk"
+  $PY "$HERE/nbdrun.py" "$URI" "h.pwrite(pat($round, 4 << 20), 0)"
+  stop_server
+  ! grep -q DDUPSEGP "$disk" || break
+done
+[ $round -le 50 ] || die "no run after 50 sessions"
 check_clean "$disk"
 
 # DAMAGE is Python with the image as bytearray d, and u64 (offset).
