@@ -10,7 +10,7 @@
 . "$(dirname "$0")/lib.sh"
 need qemu-system-x86_64 qemu-img mke2fs e2fsck debugfs dpkg-deb apt-get ldd
 
-size=$((96 << 20))
+size=$((64 << 20))
 
 say 'a kernel'
 mkdir "$TMP/debs" "$TMP/x" "$TMP/root"
@@ -133,7 +133,7 @@ for ((i = 0; i < 600; i++)); do
   kill -0 "$SRV_PID" || die 'server did not start'
   sleep 0.05
 done
-timeout -k 5 300 qemu-system-x86_64 -M q35 -accel tcg -cpu max -m 256 \
+timeout -k 5 500 qemu-system-x86_64 -M q35 -accel tcg -cpu max -m 256 \
   -display none -serial stdio -monitor none -no-reboot \
   -netdev user,id=n -device virtio-net-pci,netdev=n,romfile= \
   -kernel "$vmlinuz" -initrd "$TMP/initramfs" \
