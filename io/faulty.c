@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "checked.h"
+
 struct io_faulty {
   struct io_store store;
 
@@ -45,6 +47,23 @@ faulty_preadv (struct io_store *s, const struct iovec *iov, int iovcnt,
   return r < 0 ? r : io_preadv (fs->below, iov, iovcnt, host_off);
 }
 
+/* A host that is full after LEFT bytes. */
+static int
+write_part (struct io_store *below, const struct iovec *iov, int iovcnt,
+            uint64_t host_off, uint64_t left)
+{
+  uint64_t n;
+  int i, r = 0;
+
+  for (i = 0; i < iovcnt && left > 0 && r == 0; i++) {
+    n = MIN_OF (left, iov[i].iov_len);
+    r = io_pwrite (below, iov[i].iov_base, n, host_off);
+    host_off += n;
+    left -= n;
+  }
+  return r < 0 ? r : -ENOSPC;
+}
+
 static int
 faulty_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
                 uint64_t host_off)
@@ -52,6 +71,8 @@ faulty_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
   struct io_faulty *fs = (struct io_faulty *) s;
   int r = ask (fs, IO_PWRITE, host_off, iov_len (iov, iovcnt));
 
+  if (r > 0)
+    return write_part (fs->below, iov, iovcnt, host_off, (uint64_t) r);
   return r < 0 ? r : io_pwritev (fs->below, iov, iovcnt, host_off);
 }
 

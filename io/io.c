@@ -96,11 +96,17 @@ io_pwrite_zeroes (struct io_store *s, uint64_t host_off, uint64_t len)
   return r;
 }
 
+/* ENOSPC of a write means that nothing happened but what the same write may do
+ * again.  ENOSPC of a sync means that data is lost, as any other error does:
+ * nobody shall take it for the first. */
 int
 io_sync (struct io_store *s)
 {
+  int r;
+
   WORK_WITHOUT_LOCK (IO);
-  return s->ops->sync (s);
+  r = s->ops->sync (s);
+  return r == -ENOSPC ? -EIO : r;
 }
 
 void

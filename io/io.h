@@ -56,7 +56,9 @@ int io_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
 int io_pwrite_zeroes (struct io_store *s, uint64_t host_off, uint64_t len)
   MUST_CHECK;
 
-/* Make everything that was written before the call durable. */
+/* Make everything that was written before the call durable.  After a failure
+ * nobody knows what is, and another call may return 0 in spite of it; it is
+ * never -ENOSPC (which means: try again). */
 int io_sync (struct io_store *s) MUST_CHECK;
 
 /* Begin to write a range that was written before to the device, so that the
@@ -168,7 +170,8 @@ enum io_call { IO_PREAD, IO_PWRITE, IO_SYNC, IO_DISCARD, IO_ALLOCATE,
                IO_TRUNCATE, IO_NR_CALLS };
 
 /* Called before each call, from any thread: return 0 to let it through or
- * -errno to fail it without touching the wrapped store. */
+ * -errno to fail it without touching the wrapped store.  For a write also a
+ * number of bytes below LEN: so many are written, then it fails with ENOSPC. */
 typedef int (*io_faulty_cb) (void *opaque, enum io_call call,
                              uint64_t host_off, uint64_t len);
 
