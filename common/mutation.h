@@ -39,6 +39,9 @@ enum mutation {
   MUTATION_NO_LOOK_BEHIND,        /* recovery stops at a rotten block */
   MUTATION_NO_CUT,                /* refused groups get into the index */
   MUTATION_OLD_EPOCH,             /* an older configuration keeps its epoch */
+  MUTATION_NO_SPACE_DURABLE,      /* blocks without space count as durable */
+  MUTATION_NO_SPACE_LOST,         /* ... and are not written again */
+  MUTATION_NO_SPACE_CONFIG,       /* a configuration without space counts */
   MUTATION_STORE_FILE_NO_SYNC,    /* its areas are listed, not durable */
   NR_MUTATIONS
 };

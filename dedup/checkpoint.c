@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* From memory to the tables in place: checkpoint, configuration, and the end
- * of a session.
+/* From memory to the tables in place: checkpoint, and the end of a session.
  *
  * The order is that of the laws in docs/on-disk.md: copy the changed tables;
  * make every record of what is in the copies durable (law 3); write them and
@@ -13,129 +12,12 @@
 
 #include <errno.h>
 
-static int
-commit_journal (struct dedup_disk *d)
-{
-  int r = dedup_journal_commit (d->journal);
-
-  return r < 0 ? dedup_fail (d, r, "making writes durable failed") : 0;
-}
-
 int
 dedup_sync (struct dedup_disk *d)
 {
   int r = dedup_journal_sync (d->journal);
 
   return r < 0 ? dedup_fail (d, r, "making data durable failed") : 0;
-}
-
-/* --- configuration ------------------------------------------------------------- */
-
-/* Take the areas that lie below SEQ out of the journal and put them at the end
- * of the configuration's list; returns how many. */
-static size_t
-recycle_areas_locked (struct dedup_disk *d, uint64_t seq)
-{
-  struct dedup_config *c = d->config;
-  struct dedup_journal_area old[DEDUP_MAX_JOURNAL_AREAS];
-  size_t nr_old, i;
-
-  nr_old = dedup_journal_drop_locked (d->journal, seq, old,
-                                      DEDUP_MAX_JOURNAL_AREAS);
-  c->nr_areas = dedup_journal_areas_locked (d->journal, c->areas,
-                                            DEDUP_MAX_JOURNAL_AREAS);
-  for (i = 0; i < nr_old; i++) {
-    const struct dedup_journal_area *last = &c->areas[c->nr_areas - 1];
-
-    old[i].first_seq = last->first_seq + last->nr_blocks;
-    c->areas[c->nr_areas++] = old[i];
-  }
-  return nr_old;
-}
-
-/* The configuration is durable: its new areas may be written. */
-static void
-add_areas_locked (struct dedup_disk *d, size_t nr)
-{
-  struct dedup_config *c = d->config;
-  size_t i;
-  int r;
-
-  for (i = c->nr_areas - nr; i < c->nr_areas; i++) {
-    struct dedup_journal_area a = c->areas[i];
-
-    r = dedup_journal_add_area_locked (d->journal, &a);
-    assert (r == 0 && a.first_seq == c->areas[i].first_seq);
-  }
-}
-
-/* Twice, so that both slots say the same: either one may rot. */
-int
-dedup_config_save (struct dedup_disk *d)
-{
-  int r = 0, i;
-
-  lock_acquire (d->lock);
-  dedup_all_lookups_locked (d, &d->config->lookups);
-  lock_release (d->lock);
-  for (i = 0; i < 2 && r == 0; i++) {
-    r = dedup_config_write (d->io, &d->ext, d->config);
-    if (r == 0 && !mutation (MUTATION_LAW_5_NO_SYNC))
-      r = dedup_sync (d);
-  }
-  return r < 0 ? dedup_fail (d, r, "writing the store's configuration failed")
-    : 0;
-}
-
-/* Only for a test that breaks law 7: the last NR areas of the list. */
-static int
-write_again_too_early (struct dedup_disk *d, size_t nr)
-{
-  const struct dedup_config *c = d->config;
-  CLEANUP_FREE uint8_t *zero = calloc (1, DEDUP_AREA_UNIT);
-  size_t i;
-  int r = zero ? 0 : -ENOMEM;
-
-  for (i = c->nr_areas - nr; i < c->nr_areas && r == 0; i++)
-    r = io_pwrite (d->io, zero, DEDUP_AREA_UNIT, c->areas[i].host_off);
-  return r;
-}
-
-int
-dedup_config_commit (struct dedup_disk *d, bool frozen_done)
-{
-  struct dedup_config *c = d->config;
-  size_t recycled;
-  int r;
-
-  r = dedup_failed (d);
-  if (r == 0)
-    r = commit_journal (d);
-  if (r < 0)
-    return r;
-  lock_acquire (d->lock);
-  c->index_start = frozen_done ? d->index.current_start
-    : dedup_index_start_locked (d);
-  if (mutation (MUTATION_LAW_8_INDEX_START))
-    c->index_start = d->index.current_start;
-  dedup_forget_cuts (c, c->index_start);
-  recycled = recycle_areas_locked (d, MIN_OF (c->checkpoint, c->index_start));
-  if (!d->exact)
-    c->flags &= ~DEDUP_CONFIG_EXACT;
-  lock_release (d->lock);
-
-  if (mutation (MUTATION_LAW_7))
-    r = write_again_too_early (d, recycled);
-  if (r == 0)
-    r = dedup_config_save (d);
-  if (r < 0)
-    return r;
-
-  lock_acquire (d->lock);
-  add_areas_locked (d, recycled);
-  d->checkpoint = c->checkpoint;
-  lock_release (d->lock);
-  return 0;
 }
 
 /* --- checkpoint ------------------------------------------------------------------- */
@@ -163,7 +45,7 @@ say_durable (struct dedup_disk *d, uint64_t end, uint64_t *seq)
   if (open && (empty || mutation (MUTATION_LAW_4_OPEN_BLOCK)))
     *seq = dedup_journal_seq_locked (d->journal);
   lock_release (d->lock);
-  return commit_journal (d);
+  return dedup_commit (d);
 }
 
 /* The copies hold all changes below *SEQ, and some below END. */
@@ -173,7 +55,7 @@ write_tables (struct dedup_disk *d, struct qcow2_writeback *wb, uint64_t end,
 {
   int r;
 
-  r = mutation (MUTATION_LAW_3) ? 0 : commit_journal (d);   /* law 3 */
+  r = mutation (MUTATION_LAW_3) ? 0 : dedup_commit (d);   /* law 3 */
   if (r == 0 && !mutation (MUTATION_LAW_3) &&
       !mutation (MUTATION_LAW_3_NOT_RECORDED))
     r = say_durable (d, end, seq);
@@ -214,7 +96,7 @@ dedup_checkpoint (struct dedup_disk *d)
   if (r < 0)
     return r;
   d->config->checkpoint = seq;  /* law 4 */
-  return dedup_config_commit (d, false);
+  return dedup_config_commit (d, NULL, false);
 }
 
 /* --- the clean state ---------------------------------------------------------------- */
@@ -239,6 +121,16 @@ open_gate (struct dedup_disk *d, bool clean)
     d->recovery_bit = false;
   d->gate_closed = false;
   pthread_cond_broadcast (&d->gate);
+}
+
+/* What a full disk keeps set is cleared some other time. */
+static int
+clear_recovery_bit (struct dedup_disk *d)
+{
+  int r = qcow2_set_recovery_bit (d->img, false);   /* law 5 */
+
+  return r < 0 && r != -ENOSPC ?
+    dedup_fail (d, r, "clearing bit 48 failed") : r;
 }
 
 /* What is in quarantine at the end of a session is free in the next one: the
@@ -276,11 +168,8 @@ dedup_clean (struct dedup_disk *d)
   if (mutation (MUTATION_LAW_5))
     r = qcow2_set_recovery_bit (d->img, false);
   r = dedup_checkpoint (d);
-  if (r == 0) {
-    r = qcow2_set_recovery_bit (d->img, false);   /* law 5 */
-    if (r < 0)
-      dedup_fail (d, r, "clearing bit 48 failed");
-  }
+  if (r == 0)
+    r = clear_recovery_bit (d);
   open_gate (d, r == 0);
   /* The checkpoint leaves no recovery that would look at what was freed. */
   return r == 0 ? dedup_release_quarantine (d) : r;
@@ -380,7 +269,7 @@ forget_runs (struct dedup_disk *d, const struct qcow2_run *runs, size_t nr)
     for (k = 0; k < runs[i].count && r == 0; k++)
       r = forget_cluster (d, runs[i].host_idx + k, buf);
   dedup_change_end (d);
-  return r < 0 ? r : commit_journal (d);
+  return r < 0 ? r : dedup_commit (d);
 }
 
 /* Runs taken, put back or released under one hold of the lock: some hundred
@@ -477,8 +366,13 @@ release_reusable (struct dedup_disk *d)
 {
   CLEANUP_FREE struct qcow2_run *runs = NULL;
   size_t nr;
-  int r = take_reusable (d, &runs, &nr);
+  int r;
 
+  /* The durable configuration may call the index exact, and the one in memory
+   * does not. */
+  if (dedup_config_owed (d))
+    return 0;
+  r = take_reusable (d, &runs, &nr);
   if (r < 0 || nr == 0)
     return r;
   nr = qcow2_coalesce (runs, nr);
@@ -523,7 +417,7 @@ dedup_commit_empty (struct dedup_disk *d)
       dedup_journal_room_locked (d->journal, 1, dedup_places_to_leave (d)))
     (void) dedup_journal_force_locked (d->journal);
   lock_release (d->lock);
-  return commit_journal (d);
+  return dedup_commit (d);
 }
 
 int

@@ -223,8 +223,10 @@ place_of (const struct dedup_config *conf, const struct conversion *c)
   return i;
 }
 
+/* *COMMITTED: the configuration lists what was made, though it may be owed. */
 static int
-replace (struct dedup_disk *d, struct conversion *c, size_t i)
+replace (struct dedup_disk *d, struct conversion *c, size_t i,
+         bool *committed)
 {
   CLEANUP_FREE struct dedup_config *before = malloc (sizeof *before);
   struct dedup_segment_meta *meta = c->meta;
@@ -241,7 +243,9 @@ replace (struct dedup_disk *d, struct conversion *c, size_t i)
     assert (r == 0);                   /* conversion_possible saw to it */
   }
   c->meta = NULL;
-  return dedup_runs_commit (d, before, meta ? &c->out : NULL, meta, false);
+  r = dedup_runs_commit (d, before, meta ? &c->out : NULL, meta, false);
+  *committed = r == 0 || r == -ENOSPC;
+  return r;
 }
 
 static int
@@ -257,13 +261,16 @@ list_run (struct dedup_disk *d, struct conversion *c)
 {
   const size_t i = place_of (d->config, c);
   const bool any = c->meta != NULL;
+  bool committed = false;
   int r;
 
   distrust_damaged (d, c);
   r = i < d->config->nr_incarnations ? sync_run (d, c) : -EAGAIN;
   if (r == 0)
-    r = replace (d, c, i);
-  if (r < 0 || !any)
+    r = dedup_config_settle (d);
+  if (r == 0)
+    r = replace (d, c, i, &committed);
+  if (!committed || !any)
     dedup_index_area_give_up (d, c->out.host_off, c->out.size_bytes);
   if (r == 0 && d->index_memory)       /* it may be larger by a little */
     r = dedup_window_trim (d);

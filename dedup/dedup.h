@@ -103,8 +103,8 @@ int dedup_read (struct dedup_disk *d, unsigned root, void *buf,
                 uint64_t guest_off, size_t len) MUST_CHECK;
 
 /* NR whole clusters from guest cluster GUEST_IDX; BUF holds them all (zeroes
- * past the end of the disk).  At most DEDUP_CHUNK_*.  Errors: ENOSPC, ENOMEM,
- * EIO, EROFS (see dedup_failed). */
+ * past the end of the disk).  At most DEDUP_CHUNK_*.  Errors: ENOSPC (may go
+ * the next time), ENOMEM, EIO, EROFS (see dedup_failed). */
 int dedup_write (struct dedup_disk *d, unsigned root, const void *buf,
                  uint64_t guest_idx, size_t nr) MUST_CHECK;
 
@@ -115,7 +115,8 @@ enum dedup_unmap {
 int dedup_unmap (struct dedup_disk *d, unsigned root, uint64_t guest_idx,
                  uint64_t nr, enum dedup_unmap how) MUST_CHECK;
 
-/* Everything completed before the call is durable afterwards. */
+/* Everything completed before the call is durable afterwards.  -ENOSPC: it is
+ * not, but nothing is lost, and another call tries again. */
 int dedup_flush (struct dedup_disk *d) MUST_CHECK;
 
 /* 0, or why writes are refused from now on (first failed sync, failed

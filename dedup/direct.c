@@ -365,6 +365,8 @@ enter (struct dedup_disk *d)
     d->session_begun = r == 0;
   }
   pthread_mutex_unlock (&d->maintenance);
+  if (r == -ENOSPC)             /* the next one tries again */
+    return r;
   if (r < 0)
     return dedup_fail (d, r, "writing the header failed");
   return too_dirty (d) ? dedup_direct_flush (d) : 0;

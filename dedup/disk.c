@@ -133,7 +133,8 @@ raise_recovery_bit (struct dedup_disk *d)
   r = mutation (MUTATION_LAW_1_NO_BIT) ? 0
     : qcow2_set_recovery_bit (d->img, true);
   lock_acquire (d->lock);
-  d->recovery_bit = r == 0;
+  if (r == 0)
+    d->recovery_bit = d->bit_raised = true;
   d->gate_closed = false;
   pthread_cond_broadcast (&d->gate);
   return r;
@@ -148,7 +149,10 @@ dedup_change_begin (struct dedup_disk *d)
   lock_acquire (d->lock);
   while (d->gate_closed)
     lock_wait (d->lock, &d->gate);
-  raise = d->writable && d->failed == 0 && !d->recovery_bit;
+  /* Where a recovery had no space for the tables it is set, but not by this
+   * session, which marks bitmaps with it. */
+  raise = d->writable && d->failed == 0 &&
+    !(d->recovery_bit && d->bit_raised);
   if (!d->writable)
     r = -EROFS;
   else if (raise)
@@ -158,7 +162,9 @@ dedup_change_begin (struct dedup_disk *d)
   if (r == 0)
     d->changing++;
   lock_release (d->lock);
-  return r < 0 && raise ? dedup_fail (d, r, "setting bit 48 failed") : r;
+  /* Without space it is not set: the next one tries again. */
+  return r < 0 && r != -ENOSPC && raise ?
+    dedup_fail (d, r, "setting bit 48 failed") : r;
 }
 
 void
@@ -187,8 +193,27 @@ dedup_read (struct dedup_disk *d, unsigned root, void *buf,
 }
 
 int
+dedup_commit (struct dedup_disk *d)
+{
+  int r = dedup_journal_commit (d->journal);
+
+  if (r < 0 && r != -ENOSPC)
+    return dedup_fail (d, r, "making writes durable failed");
+  __atomic_store_n (&d->no_space, r < 0, __ATOMIC_RELAXED);
+  return r;
+}
+
+int
+dedup_admit (struct dedup_disk *d)
+{
+  return __atomic_load_n (&d->no_space, __ATOMIC_RELAXED) ? dedup_commit (d)
+    : 0;
+}
+
+int
 dedup_flush (struct dedup_disk *d)
 {
+  uint64_t bytes;
   int r;
 
   if (d->direct)
@@ -196,6 +221,7 @@ dedup_flush (struct dedup_disk *d)
   if (!d->journal || !d->writable)
     return 0;
   lock_acquire (d->lock);
+  bytes = d->uncommitted_bytes;
   d->uncommitted_bytes = 0;
   d->commit_asked = false;
   if (dedup_journal_pending_locked (d->journal) > 0)
@@ -203,8 +229,11 @@ dedup_flush (struct dedup_disk *d)
   if (dedup_ahead_due_locked (d))
     dedup_ask_for_commit_locked (d);
   lock_release (d->lock);
-  r = dedup_journal_commit (d->journal);
-  if (r < 0)
-    return dedup_fail (d, r, "making writes durable failed");
+  r = dedup_commit (d);
+  if (r < 0) {
+    LOCK_FOR_SCOPE (d->lock);
+    d->uncommitted_bytes += bytes;
+    return r;
+  }
   return dedup_failed (d) ? -EIO : 0;   /* law 10 */
 }

@@ -137,7 +137,8 @@ int dedup_run_freeze (struct dedup_disk *d, const struct dedup_log_store *ls)
   MUST_CHECK;
 /* Write the configuration, whose segments were edited, and publish a set that
  * goes with it; NEW (may be NULL) gets META, which is taken over in any case.
- * On failure the configuration in memory is BEFORE again. */
+ * -ENOMEM: the configuration in memory is BEFORE again.  Else as
+ * dedup_config_commit: after -ENOSPC what was edited stays. */
 int dedup_runs_commit (struct dedup_disk *d, const struct dedup_config *before,
                        const struct dedup_segment_desc *new,
                        struct dedup_segment_meta *meta, bool frozen_done)
@@ -153,8 +154,8 @@ void dedup_runs_undrop (struct dedup_disk *d);
  * new ones, but to be freed by dedup_runs_reap. */
 void dedup_runs_drop_incarnation (struct dedup_disk *d,
                                   const struct dedup_incarnation_desc *desc);
-/* Free the space of what was dropped and nobody reads.  Only after a
- * configuration without it is durable (law 9). */
+/* Free the space of what was dropped and nobody reads: nothing while a
+ * configuration is owed, as the durable one may list it (law 9). */
 int dedup_runs_reap (struct dedup_disk *d) MUST_CHECK;
 void dedup_dropped_put (const struct dedup_dropped *p);
 /* Bits of the filter of a run with so many entries of so many IN_ALL. */
@@ -334,6 +335,15 @@ bool dedup_give_back_busy_locked (struct dedup_disk *d);
 
 /* --- the disk ------------------------------------------------------------------ */
 
+/* A configuration that is in memory and maybe in one slot, but not durable in
+ * both: the host had no space (config-commit.c). */
+struct dedup_owed {
+  bool any;                          /* atomic */
+  bool frozen_done;                  /* it lists the frozen log store */
+  size_t nr_areas;                   /* its last ones are not the journal's yet */
+  struct dedup_incarnations *set;    /* to be published; NULL: none */
+};
+
 struct dedup_disk {
   /* Constant after open: */
   struct io_store *io;
@@ -361,7 +371,8 @@ struct dedup_disk {
 
   /* One maintenance job at a time; taken before the lock. */
   pthread_mutex_t maintenance;
-  struct dedup_config *config;       /* as last written */
+  struct dedup_config *config;       /* as last written, but for what is owed */
+  struct dedup_owed owed;
   bool session_begun;                /* direct: see qcow2_begin_session */
   bool index_damaged;                /* at open: the journal does not have it
                                       * as it is in memory */
@@ -385,6 +396,7 @@ struct dedup_disk {
   uint64_t checkpoint;               /* as in the durable configuration */
   int failed;                        /* sticky, negative errno */
   bool recovery_bit;                 /* bit 48 is set in the file */
+  bool bit_raised;                   /* this session has set it once */
   bool gate_closed;                  /* it is being cleared or set */
   unsigned changing;                 /* operations that may append records */
   pthread_cond_t gate;
@@ -393,6 +405,7 @@ struct dedup_disk {
   struct dedup_give_back give;
   uint64_t uncommitted_bytes;        /* of data written since a commit */
   bool commit_asked;                 /* the loop knows that one is due */
+  bool no_space;                     /* atomic: the last commit found none */
   bool exact;                        /* index kept exact (verify=off) */
   uint64_t releases;                 /* times that clusters came free */
   struct dedup_stats stats;
@@ -412,6 +425,12 @@ struct dedup_disk {
 int dedup_change_begin (struct dedup_disk *d) MUST_CHECK;
 void dedup_change_end (struct dedup_disk *d);
 void dedup_change_end_locked (struct dedup_disk *d);
+/* Make what was appended durable.  -ENOSPC: not now, nothing is lost; any other
+ * failure stops the disk. */
+int dedup_commit (struct dedup_disk *d) MUST_CHECK;
+/* Before a client's change.  While the journal cannot be written nothing new is
+ * taken: tries, and returns -ENOSPC if it still cannot. */
+int dedup_admit (struct dedup_disk *d) MUST_CHECK;
 /* Refuse writes from now on; returns ERR (negative). */
 int dedup_fail (struct dedup_disk *d, int err, const char *what);
 /* Say, once, that a table entry contradicts the refcounts: a matter of the
@@ -432,17 +451,29 @@ void dedup_append_change_locked (struct dedup_disk *d,
 void dedup_change_locked (struct dedup_disk *d, struct qcow2_txn *txn,
                           const struct qcow2_change *c);
 
+/* --- config-commit.c -------------------------------------------------------------------- */
+
+/* Write the configuration as memory has it, recycling journal areas that are
+ * no longer needed; everything it speaks of is made durable first.  Then
+ * publish SET (NULL: the tables are the same), which is taken over in any case;
+ * FROZEN_DONE: it has the frozen log store.  -ENOSPC: it is owed; what was
+ * edited stays, and is acted upon when a later call has written it.  Any other
+ * failure has stopped the disk.  Maintenance, as are those below. */
+int dedup_config_commit (struct dedup_disk *d, struct dedup_incarnations *set,
+                         bool frozen_done) MUST_CHECK;
+/* The same, with one more area for the journal (first_seq is filled in). */
+int dedup_config_add_area (struct dedup_disk *d,
+                           const struct dedup_journal_area *area) MUST_CHECK;
+/* Write what is owed, if anything is. */
+int dedup_config_settle (struct dedup_disk *d) MUST_CHECK;
+bool dedup_config_owed (const struct dedup_disk *d);
+/* Write both slots, and no more; at open. */
+int dedup_config_save (struct dedup_disk *d) MUST_CHECK;
+
 /* --- checkpoint.c -------------------------------------------------------------------- */
 
 /* Write all changed tables and advance the checkpoint.  Maintenance. */
 int dedup_checkpoint (struct dedup_disk *d) MUST_CHECK;
-/* Write the configuration as memory has it, recycling journal areas that are
- * no longer needed.  Everything it speaks of is made durable first.
- * FROZEN_DONE: it lists the frozen log store as an incarnation.
- * Maintenance. */
-int dedup_config_commit (struct dedup_disk *d, bool frozen_done) MUST_CHECK;
-/* The list of areas in memory, and all else, made durable. */
-int dedup_config_save (struct dedup_disk *d) MUST_CHECK;
 /* Checkpoint and clear bit 48, unless somebody is changing: 1 then. */
 int dedup_clean (struct dedup_disk *d) MUST_CHECK;
 /* Free what may be reused by now; give trimmed space back to the host. */
@@ -492,7 +523,8 @@ struct io_store *dedup_index_io (struct dedup_disk *d);
 /* Do new areas go to the store file?  Makes it this session's first, which
  * writes the configuration.  Maintenance, as are those below. */
 bool dedup_store_file_ready (struct dedup_disk *d);
-/* Has the file failed that HOST_OFF lies in? */
+/* Has the file failed that HOST_OFF lies in, or was there no space?  Then the
+ * next area lies in the image. */
 bool dedup_store_file_lost (struct dedup_disk *d, uint64_t host_off);
 /* As dedup_area_alloc and dedup_area_free, in the store file where there is
  * one with space. */

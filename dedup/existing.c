@@ -342,7 +342,9 @@ dedup_existing_index (struct dedup_disk *d, uint64_t guest_idx, size_t nr,
   assert (nr > 0 && nr <= DEDUP_CHUNK_CLUSTERS);
   r = dedup_op_alloc (&op);
   if (r == 0)
-    r = buf == NULL ? -ENOMEM : dedup_change_begin (d);
+    r = buf == NULL ? -ENOMEM : dedup_admit (d);
+  if (r == 0)
+    r = dedup_change_begin (d);
   if (r == 0) {
     qcow2_txn_begin (d->img, &op.txn);
     r = index_range (&op, buf, all, res);

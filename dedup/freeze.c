@@ -170,13 +170,10 @@ list_incarnation (struct dedup_disk *d,
   r = edit_config (d, desc, limbo, &set);
   if (r < 0)
     return r;
-  r = dedup_config_commit (d, true);
-  if (r < 0) {                  /* sticky: no other configuration follows */
-    dedup_incarnations_put (set);
-    return r;
-  }
   __atomic_store_n (&d->filters_loaded, false, __ATOMIC_RELAXED);
-  dedup_index_publish (d, set, true);
+  r = dedup_config_commit (d, set, true);
+  if (r < 0)
+    return r;
   dedup_window_moved (d);
   return dedup_runs_reap (d);
 }
@@ -212,6 +209,9 @@ dedup_freeze (struct dedup_disk *d)
     if (r < 0)
       return r;
   }
+  r = dedup_config_settle (d);  /* it may list this log store already */
+  if (r < 0)
+    return r;
   lock_acquire (d->lock);
   ls = d->index.frozen;
   lock_release (d->lock);
@@ -228,40 +228,53 @@ dedup_freeze (struct dedup_disk *d)
   return r < 0 ? r : list_incarnation (d, &desc, limbo);
 }
 
+/* Giving something up takes writes, too: where there is no space for those, all
+ * stays. */
+static int
+can_give_up (struct dedup_disk *d)
+{
+  int r = dedup_config_settle (d);
+
+  return r < 0 ? r : dedup_commit (d);
+}
+
 int
 dedup_drop_frozen (struct dedup_disk *d)
 {
   struct dedup_incarnations *set;
-  int r;
+  bool frozen;
+  int r = can_give_up (d);
 
+  if (r < 0)
+    return r;
+  lock_acquire (d->lock);
+  frozen = d->index.frozen != NULL;
+  lock_release (d->lock);
+  if (!frozen)                  /* it is listed by now */
+    return 0;
   log_line (d->log, LOG_ERROR, "%s: no space for an incarnation: some of the "
             "index is given up", d->path);
   lock_acquire (d->lock);
   d->exact = false;             /* tombstones are lost with it */
   lock_release (d->lock);
   r = dedup_index_prepare (d, &set);
-  if (r < 0)
-    return r;
-  r = dedup_config_commit (d, true);
-  if (r < 0)
-    dedup_incarnations_put (set);
-  else
-    dedup_index_publish (d, set, true);
-  return r;
+  return r < 0 ? r : dedup_config_commit (d, set, true);
 }
 
 int
 dedup_drop_current (struct dedup_disk *d)
 {
-  int r;
+  int r = can_give_up (d);
 
+  if (r < 0)
+    return r;
   log_line (d->log, LOG_ERROR, "%s: no space for the journal to grow: the "
             "youngest part of the index is given up", d->path);
   lock_acquire (d->lock);
   r = dedup_index_reset_locked (d, dedup_journal_seal_locked (d->journal));
   d->exact = false;
   lock_release (d->lock);
-  return r < 0 ? r : dedup_config_commit (d, false);
+  return r < 0 ? r : dedup_config_commit (d, NULL, false);
 }
 
 int

@@ -330,7 +330,7 @@ dedup_due (struct dedup_disk *d, unsigned *urgent)
       DEDUP_QUARANTINE_HIGH || dedup_spare_due_locked (d) ||
       dedup_ahead_due_locked (d))
     now |= DEDUP_JOB_COMMIT;
-  if (checkpoint_due_locked (d))
+  if (checkpoint_due_locked (d) || dedup_config_owed (d))
     now |= DEDUP_JOB_CHECKPOINT;
   if (d->index.frozen)
     now |= DEDUP_JOB_FREEZE;

@@ -44,7 +44,8 @@ flushes_are_small (struct dedup_disk *d)
 }
 
 /* List one more area, then use it.  The configuration's sync makes it real
- * before (ahead.c). */
+ * before (ahead.c).  Without space for a configuration there is no use in
+ * another area. */
 static int
 add_area (struct dedup_disk *d)
 {
@@ -52,27 +53,18 @@ add_area (struct dedup_disk *d)
   struct dedup_journal_area a = {
     .nr_blocks = (uint32_t) dedup_area_blocks (d),
   };
-  const struct dedup_journal_area *last;
   int r;
 
   if (c->nr_areas >= DEDUP_MAX_JOURNAL_AREAS)
     return -ENOSPC;
-  r = dedup_area_alloc (d, c->journal_area_size, &a.host_off);
+  r = dedup_config_settle (d);
+  if (r == 0)
+    r = dedup_area_alloc (d, c->journal_area_size, &a.host_off);
   if (r < 0)
     return r;
   if (flushes_are_small (d))
     (void) dedup_ahead_area (d->io, a.host_off, c->journal_area_size);
-  r = dedup_config_commit (d, false);   /* make the list current */
-  if (r < 0)
-    return r;
-  last = &c->areas[c->nr_areas - 1];
-  a.first_seq = last->first_seq + last->nr_blocks;
-  c->areas[c->nr_areas++] = a;
-  r = dedup_config_save (d);
-  if (r < 0)
-    return r;
-  LOCK_FOR_SCOPE (d->lock);
-  return dedup_journal_add_area_locked (d->journal, &a);
+  return dedup_config_add_area (d, &a);
 }
 
 /* The hashes in the current log store.  Taken at once: entries move between
@@ -196,7 +188,7 @@ pack (struct dedup_disk *d)
   if (d->index.current == ls && d->index.frozen == NULL)
     d->index.current_start = start;
   lock_release (d->lock);
-  return dedup_config_commit (d, false);
+  return dedup_config_commit (d, NULL, false);
 }
 
 /* In between, entries may be in memory only: a crash must be known as one. */
@@ -231,7 +223,7 @@ dedup_journal_extend (struct dedup_disk *d)
 
   if (r < 0 || !journal_low (d))
     return r;
-  r = dedup_config_commit (d, false);   /* recycles what it can */
+  r = dedup_config_commit (d, NULL, false);   /* recycles what it can */
   if (r < 0 || !journal_low (d))
     return r;
   if (d->config->nr_areas < d->config->max_journal_areas) {

@@ -26,8 +26,15 @@
  * when it was sealed: it can only be higher then, and what waits for law 6
  * waits less.
  *
- * The first failure of a write or sync stands for good (law 10).  Blocks
- * appended after it stay in memory until room runs out.
+ * A write that finds no space on the host leaves everything as it was: the
+ * batch goes back to the front of the sealed blocks, all who wait for it get
+ * -ENOSPC, and the next commit writes it again, with what was sealed since.
+ * The durable number has not moved meanwhile, so each block gets the same bytes
+ * at the same place, and it does not matter which of them were written, or how
+ * far.  The blocks stay in memory, so there is room for 8 MiB of them.
+ *
+ * Any other failure of a write, and each of a sync, stands for good (law 10).
+ * Blocks appended after it stay in memory until room runs out.
  *
  * Threads: everything is under the caller's lock, but writing, checksums and
  * sync, which belong to the one leader.  What is left out: when to commit,
@@ -92,6 +99,8 @@ struct dedup_journal {
   uint64_t certain;
   bool group_open;              /* records came since the last END */
   bool committing;              /* there is a leader */
+  uint64_t nr_commits;          /* begun */
+  uint64_t refused;             /* the last of them that found no space */
   int err;                      /* sticky, -errno */
 
   /* The leader's alone: */
@@ -336,7 +345,7 @@ dedup_journal_force_locked (struct dedup_journal *j)
   if (empty) {
     /* A block that waits already will carry the durable number as well; and
      * a full journal has no place for another. */
-    if (j->sealed.first || j->fill_seq == end_seq (j))
+    if (j->sealed.first || j->fill_seq == end_seq (j) || j->free == NULL)
       return false;
     start_block (j);
   }
@@ -431,6 +440,26 @@ write_batch (struct dedup_journal *j, const struct block_list *batch,
   return r;
 }
 
+static void
+put_back (struct dedup_journal *j, const struct block_list *batch)
+{
+  batch->last->next = j->sealed.first;
+  j->sealed.first = batch->first;
+  if (j->sealed.last == NULL)
+    j->sealed.last = batch->last;
+}
+
+static void
+batch_is_durable (struct dedup_journal *j, const struct block_list *batch,
+                  uint64_t known_durable)
+{
+  j->durable = batch->last->seq;
+  /* The blocks that said the old number are below the new one. */
+  j->certain = j->known_durable;
+  j->known_durable = MAX_OF (j->known_durable, known_durable);
+  j->refused = 0;
+}
+
 /* Take note of how the batch fared, and its memory back. */
 static void
 publish (struct dedup_journal *j, const struct block_list *batch,
@@ -438,22 +467,27 @@ publish (struct dedup_journal *j, const struct block_list *batch,
 {
   struct block *next;
 
-  if (r < 0)
-    j->err = r;           /* law 10 */
-  else {
-    j->durable = batch->last->seq;
-    /* The blocks that said the old number are below the new one. */
-    j->certain = j->known_durable;
-    j->known_durable = MAX_OF (j->known_durable, known_durable);
+  if (r == -ENOSPC && mutation (MUTATION_NO_SPACE_DURABLE))
+    r = 0;
+  j->committing = false;
+  pthread_cond_broadcast (&j->commit_done);
+  if (r == -ENOSPC) {
+    j->refused = j->nr_commits;
+    if (!mutation (MUTATION_NO_SPACE_LOST)) {
+      put_back (j, batch);
+      return;
+    }
   }
+  else if (r < 0)
+    j->err = r;           /* law 10 */
+  else
+    batch_is_durable (j, batch, known_durable);
   for (struct block *b = batch->first; b; b = next) {
     next = b->next;
     if (r >= 0)
       j->pending -= b->len - DEDUP_BLOCK_HEADER;
     put_free (j, b);
   }
-  j->committing = false;
-  pthread_cond_broadcast (&j->commit_done);
 }
 
 /* Called with the lock, gives it up meanwhile. */
@@ -464,6 +498,7 @@ lead_commit (struct dedup_journal *j)
   uint64_t known_durable = j->durable;
   int r;
 
+  j->nr_commits++;
   if (j->fill)
     seal_block (j);
   batch = j->sealed;
@@ -482,14 +517,25 @@ dedup_journal_commit (struct dedup_journal *j)
 {
   LOCK_FOR_SCOPE (j->lock);
   uint64_t need = j->fill ? j->fill_seq : j->fill_seq - 1;
+  uint64_t before = j->nr_commits;
 
   while (j->err == 0 && j->durable < need) {
+    /* One that began after this call had all of it in its batch. */
+    if (j->refused > before)
+      return -ENOSPC;
     if (j->committing)
       lock_wait (j->lock, &j->commit_done);
     else
       lead_commit (j);
   }
   return j->err;
+}
+
+bool
+dedup_journal_refused_locked (const struct dedup_journal *j)
+{
+  assert (lock_held (j->lock));
+  return j->refused > 0;
 }
 
 int

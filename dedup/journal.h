@@ -61,7 +61,7 @@ uint64_t dedup_journal_seq_locked (const struct dedup_journal *j);
 uint64_t dedup_journal_seal_locked (struct dedup_journal *j);
 /* Seal even an empty block: the next commit then makes the durable number
  * durable.  Does nothing where a sealed block waits already, which will carry
- * that number as well, or where the areas are full.  True if it sealed a block
+ * that number as well, or where the areas or memory are full.  True if it sealed a block
  * without records: its number is one below the one being filled then. */
 bool dedup_journal_force_locked (struct dedup_journal *j);
 /* Bytes of records not yet durable. */
@@ -75,9 +75,12 @@ uint64_t dedup_journal_certain_locked (const struct dedup_journal *j);
 
 /* Make every record appended before the call durable: seal, write, one sync
  * shared by all who wait.  Called without the lock.  Returns at once if all
- * is durable.  Any failure of a write or sync is sticky: this and all later
+ * is durable.  -ENOSPC: the host had no space for a block; nothing is lost, and
+ * another call tries again.  Any other failure is sticky: this and all later
  * calls return it (law 10). */
 int dedup_journal_commit (struct dedup_journal *j) MUST_CHECK;
+/* Did the last commit find no space? */
+bool dedup_journal_refused_locked (const struct dedup_journal *j);
 /* Sync the file on behalf of others (tables, configuration, incarnations),
  * never beside a commit: the host tells of a lost write once, to whoever syncs
  * next, so that a failure here must stop all later commits as well. */

@@ -225,8 +225,9 @@ cut_area (struct dedup_disk *d, struct merge_plan *p)
   return r;
 }
 
+/* *COMMITTED: the configuration lists what was made, though it may be owed. */
 static int
-list_step (struct dedup_disk *d, struct merge_plan *p)
+list_step (struct dedup_disk *d, struct merge_plan *p, bool *committed)
 {
   struct dedup_config *c = d->config;
   CLEANUP_FREE struct dedup_config *before = malloc (sizeof *before);
@@ -258,6 +259,7 @@ list_step (struct dedup_disk *d, struct merge_plan *p)
   }
   r = dedup_runs_commit (d, before, any ? &p->out : NULL,
                          any ? p->meta : NULL, false);
+  *committed = r == 0 || r == -ENOSPC;
   if (any)
     p->meta = NULL;
   return r;
@@ -280,15 +282,16 @@ distrust_damaged (struct dedup_disk *d, const struct merge_plan *p)
 static int
 finish_plan (struct dedup_disk *d, struct merge_plan *p)
 {
-  bool listed;
+  bool committed = false, listed;
   int r;
 
   distrust_damaged (d, p);
-  if (!merge_plan_holds (d, p))          /* an input was dropped meanwhile */
+  r = dedup_config_settle (d);
+  if (r == 0 && !merge_plan_holds (d, p))   /* an input was dropped meanwhile */
     r = -EAGAIN;
-  else
-    r = list_step (d, p);
-  listed = r == 0 && p->nr_out > 0;
+  if (r == 0)
+    r = list_step (d, p, &committed);
+  listed = committed && p->nr_out > 0;
   if (!listed && !mutation (MUTATION_LAW_9_RUN))
     dedup_index_area_give_up (d, p->out.host_off, p->out.size_bytes);
   if (r == 0)
@@ -327,8 +330,10 @@ prepare_mutation (struct dedup_disk *d)
 static int
 room_for_step (struct dedup_disk *d)
 {
-  const int r = dedup_journal_extend (d);
+  int r = dedup_journal_extend (d);
 
+  if (r == 0)
+    r = dedup_config_settle (d);
   return r < 0 ? r : d->merging;
 }
 
@@ -391,6 +396,9 @@ step (struct dedup_disk *d, bool idle)
 
   if (d->merging)
     return 0;
+  r = dedup_config_settle (d);           /* what is listed is planned by */
+  if (r < 0)
+    return r;
   if (!conversion_next (d))
     return merge (d, false, idle);
   r = convert (d);

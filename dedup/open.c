@@ -195,7 +195,9 @@ open_journal (struct dedup_disk *d, uint64_t next)
 
 /* Bring the file to what was replayed in memory, and clear bit 48
  * (docs/on-disk.md section 5, steps 4 and 5).  The configuration says that what
- * was replayed is durable, before any table has it (law 3). */
+ * was replayed is durable, before any table has it (law 3).  Where the host has
+ * no space for tables, they stay in memory, bit 48 stays set, and the session
+ * goes on as one in which no checkpoint came yet. */
 static int
 complete_recovery (struct dedup_disk *d, struct fault *f)
 {
@@ -204,8 +206,10 @@ complete_recovery (struct dedup_disk *d, struct fault *f)
   r = dedup_sync (d);           /* what dedup_replay wrote again */
   if (r == 0)
     r = dedup_config_save (d);
-  if (r == 0)
+  if (r == 0) {
     r = dedup_clean (d);
+    r = r == -ENOSPC ? 0 : r;
+  }
   if (r < 0)
     return fault_io (f, -r, UINT64_MAX, "cannot write the recovered tables: %s",
                      strerror (-r));
@@ -302,6 +306,7 @@ grow_tables (struct dedup_disk *d, struct fault *f)
   uint64_t bound = qcow2_growth_bound (d->img);
   struct qcow2_plan *plan;
   struct qcow2_txn txn;
+  bool no_room;
   size_t i;
   int r;
 
@@ -328,6 +333,8 @@ grow_tables (struct dedup_disk *d, struct fault *f)
     r = dedup_change_begin (d);
   if (r < 0) {
     qcow2_plan_free (plan);
+    if (r == -ENOSPC)
+      return 0;
     return fault_io (f, -r, UINT64_MAX, "cannot make its tables larger: "
                      "%s", strerror (-r));
   }
@@ -338,6 +345,7 @@ grow_tables (struct dedup_disk *d, struct fault *f)
     r = dedup_make_room (d);
     lock_acquire (d->lock);
   }
+  no_room = r == -ENOSPC;       /* nothing was changed */
   for (i = 0; r == 0 && i < plan->nr_changes; i++) {
     r = qcow2_apply_locked (&txn, &plan->changes[i]);
     if (r == -EAGAIN) {
@@ -356,9 +364,13 @@ grow_tables (struct dedup_disk *d, struct fault *f)
   lock_release (d->lock);
   dedup_change_end (d);
   qcow2_plan_free (plan);
+  if (no_room)
+    return 0;
   if (r < 0)
     return dedup_fail (d, r, "making its tables larger failed");
   r = dedup_checkpoint (d);
+  if (r == -ENOSPC)             /* the journal has it */
+    r = 0;
   return r < 0 ? r : guard (d, true, f);
 }
 
@@ -497,8 +509,10 @@ give_up_exact (struct dedup_disk *d, struct fault *f)
 
   if (d->verify && d->exact) {
     d->exact = false;
-    r = dedup_config_commit (d, false);
+    r = dedup_config_commit (d, NULL, false);
   }
+  if (r == -ENOSPC)             /* owed: nothing is used again before */
+    return 0;
   return r < 0 ? fault_io (f, -r, UINT64_MAX, "writing the store's "
                            "configuration: %s", strerror (-r)) : 0;
 }
@@ -512,6 +526,8 @@ set_window (struct dedup_disk *d, const struct dedup_open_params *p,
 
   d->index_memory = p->index_memory;
   r = d->index_memory ? dedup_window_trim (d) : 0;
+  if (r == -ENOSPC)             /* owed, or some time later */
+    r = 0;
   if (r == 0)
     d->index.set->aging = dedup_window_aging (d);
   return r < 0 ? fault_io (f, -r, UINT64_MAX, "cannot make the index smaller: "
@@ -621,7 +637,9 @@ dedup_finish (struct dedup_disk *d)
   if (r < 0)
     return r;
   pthread_mutex_lock (&d->maintenance);
-  r = dedup_runs_reap (d);
+  r = dedup_config_settle (d);
+  if (r == 0)
+    r = dedup_runs_reap (d);
   if (r == 0)
     r = dedup_clean (d);
   pthread_mutex_unlock (&d->maintenance);
@@ -641,6 +659,7 @@ dedup_free (struct dedup_disk *d)
   dedup_index_free (d);
   dedup_hints_free (d->hints);
   dedup_claims_free (d);
+  dedup_incarnations_put (d->owed.set);
   for (i = 0; i < d->nr_dropped; i++)
     dedup_dropped_put (&d->dropped[i]);
   free (d->dropped);

@@ -193,6 +193,8 @@ dedup_runs_reap (struct dedup_disk *d)
   size_t i, nr = 0;
   int r = 0;
 
+  if (dedup_config_owed (d) && !mutation (MUTATION_NO_SPACE_CONFIG))
+    return 0;                   /* law 9 */
   for (i = 0; i < d->nr_dropped; i++) {
     const struct dedup_dropped *p = &d->dropped[i];
 
@@ -267,13 +269,7 @@ dedup_runs_commit (struct dedup_disk *d, const struct dedup_config *before,
   }
   adopt (set, new, &meta);
   dedup_segment_meta_free (meta);
-  r = dedup_config_commit (d, frozen_done);
-  if (r < 0) {                  /* sticky: no other configuration follows */
-    dedup_incarnations_put (set);
-    return r;
-  }
-  dedup_index_publish (d, set, frozen_done);
-  return 0;
+  return dedup_config_commit (d, set, frozen_done);
 }
 
 /* --- Freeze -------------------------------------------------------------- */

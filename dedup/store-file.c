@@ -54,7 +54,8 @@ struct dedup_store_file {
   bool belongs;                  /* to the configuration as it is in memory */
   bool begun;                    /* it is this session's */
   bool failed;                   /* atomic: a write or sync of it did */
-  bool said_full;
+  bool full;                     /* atomic: the next area goes to the image */
+  bool said_full;                /* atomic */
   size_t nr_areas;
   struct qcow2_area *areas;
 };
@@ -67,10 +68,22 @@ in_file (uint64_t host_off)
 
 /* --- Both files as one ---------------------------------------------------- */
 
+/* Nothing is lost: this area is written elsewhere. */
+static void
+note_full (struct dedup_store_file *sf)
+{
+  __atomic_store_n (&sf->full, true, __ATOMIC_RELAXED);
+  if (!__atomic_exchange_n (&sf->said_full, true, __ATOMIC_RELAXED))
+    log_line (sf->log, LOG_ERROR, "%s: store=%s: no space left there: the "
+              "index grows in the image", sf->image_path, sf->path);
+}
+
 static void
 note_failure (struct dedup_store_file *sf, const char *what, int r)
 {
-  if (!__atomic_exchange_n (&sf->failed, true, __ATOMIC_RELAXED))
+  if (r == -ENOSPC)
+    note_full (sf);
+  else if (!__atomic_exchange_n (&sf->failed, true, __ATOMIC_RELAXED))
     log_line (sf->log, LOG_ERROR, "%s: store=%s: %s: %s: the index grows in "
               "the image until it is opened again", sf->image_path, sf->path,
               what, strerror (-r));
@@ -469,10 +482,12 @@ begin (struct dedup_disk *d)
   if (r < 0)
     return r;
   c->store_session = session;
-  r = dedup_config_commit (d, false);
+  r = dedup_config_commit (d, NULL, false);
   if (r == 0)
     r = write_header (d, session, 0);
-  sf->belongs = sf->begun = r == 0;
+  /* Without space for one of them the file has both numbers still. */
+  sf->belongs = r == 0 || r == -ENOSPC;
+  sf->begun = r == 0;
   return r;
 }
 
@@ -481,7 +496,8 @@ dedup_store_file_ready (struct dedup_disk *d)
 {
   struct dedup_store_file *sf = d->store_file;
 
-  if (sf == NULL || __atomic_load_n (&sf->failed, __ATOMIC_RELAXED))
+  if (sf == NULL || __atomic_load_n (&sf->failed, __ATOMIC_RELAXED) ||
+      __atomic_load_n (&sf->full, __ATOMIC_RELAXED))
     return false;
   return sf->begun || begin (d) == 0;
 }
@@ -490,7 +506,8 @@ bool
 dedup_store_file_lost (struct dedup_disk *d, uint64_t host_off)
 {
   return dedup_in_store_file (host_off) &&
-    __atomic_load_n (&d->store_file->failed, __ATOMIC_RELAXED);
+    (__atomic_load_n (&d->store_file->failed, __ATOMIC_RELAXED) ||
+     __atomic_load_n (&d->store_file->full, __ATOMIC_RELAXED));
 }
 
 /* --- Areas ---------------------------------------------------------------- */
@@ -537,11 +554,10 @@ alloc_in_file (struct dedup_disk *d, uint64_t size, uint64_t *host_off)
     r = note_area (sf, off, size);
   if (r == 0)
     *host_off = off | DEDUP_IN_STORE_FILE;
-  else if (!sf->said_full)
-    log_line (d->log, LOG_ERROR, "%s: store=%s: no space for %" PRIu64
-              " bytes: %s: the index grows in the image", d->path, sf->path,
-              size, strerror (-r));
-  sf->said_full = r < 0;
+  else if (r == -ENOSPC)
+    note_full (sf);
+  if (r == 0)
+    __atomic_store_n (&sf->said_full, false, __ATOMIC_RELAXED);
   return r;
 }
 
@@ -554,7 +570,11 @@ dedup_index_area_alloc (struct dedup_disk *d, uint64_t size,
   if (dedup_store_file_ready (d) && alloc_in_file (d, size, host_off) == 0)
     return 0;
   r = dedup_failed (d);                  /* beginning may have met a failure */
-  return r < 0 ? r : dedup_area_alloc (d, size, host_off);
+  if (r == 0)
+    r = dedup_area_alloc (d, size, host_off);
+  if (d->store_file)                     /* the next one tries it again */
+    __atomic_store_n (&d->store_file->full, false, __ATOMIC_RELAXED);
+  return r;
 }
 
 int
@@ -599,7 +619,7 @@ dedup_index_sync (struct dedup_disk *d, uint64_t host_off)
     return dedup_sync (d);
   if (mutation (MUTATION_STORE_FILE_NO_SYNC))
     return 0;
-  if (dedup_store_file_lost (d, host_off))
+  if (__atomic_load_n (&d->store_file->failed, __ATOMIC_RELAXED))
     return -EIO;
   r = io_sync (d->store_file->io);
   if (r < 0)

@@ -62,7 +62,9 @@ dedup_unmap (struct dedup_disk *d, unsigned root, uint64_t guest_idx,
                       nr << d->cluster_bits);
   if (d->direct)
     return dedup_direct_unmap (d, guest_idx, nr, how);
-  r = dedup_change_begin (d);
+  r = dedup_admit (d);
+  if (r == 0)
+    r = dedup_change_begin (d);
   if (r < 0)
     return r;
   for (done = 0; done < nr && r == 0; done += n) {

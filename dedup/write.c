@@ -620,6 +620,9 @@ dedup_write (struct dedup_disk *d, unsigned root, const void *buf,
                       (uint64_t) nr << d->cluster_bits);
   if (d->direct)
     return dedup_direct_write (d, buf, guest_idx, nr);
+  r = dedup_admit (d);
+  if (r < 0)
+    return r;
   op.zero_entry = dedup_zero_entry (d);
   op.trimmed = true;
   r = dedup_op_alloc (&op);

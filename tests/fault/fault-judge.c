@@ -212,7 +212,7 @@ play_plan (const struct shape *s, const struct plan *p)
   if (getenv ("FAULT_VERBOSE"))
     fprintf (stderr, "%s:%s:%s:%s:%lu\n", s->name, fault_kind_names[p->kind],
              p->err ? strerrorname_np (p->err) : "-",
-             p->for_ever ? "ever" : "once", p->k);
+             plan_mode (p), p->k);
   play (w);
   alarm (0);
   return w;
@@ -274,6 +274,25 @@ play_all (const struct shape *s, unsigned kind, const int *errs)
   fflush (stdout);
 }
 
+void
+play_lifted (const struct shape *s)
+{
+  struct plan p = { .kind = IO_PWRITE, .err = ENOSPC, .lifted = true };
+  unsigned long n, played = 0, hits = 0;
+  const char *only = getenv ("FAULT_WORKLOAD");
+
+  if (only && strcmp (only, s->name) != 0)
+    return;
+  stage_init (s);
+  n = count_calls (s, IO_PWRITE);
+  play_sampled (s, &p, n, &played, &hits);
+  p.flaky = true;
+  play_sampled (s, &p, n, &played, &hits);
+  printf ("%-8s no space %6lu calls, %6lu plays, %6lu hit\n", s->name, n,
+          played, hits);
+  fflush (stdout);
+}
+
 static int
 errno_by_name (const char *name)
 {
@@ -306,6 +325,8 @@ play_one (void)
       p.kind = (unsigned) i;
   p.err = errno_by_name (err);
   p.for_ever = strcmp (mode, "ever") == 0;
+  p.flaky = strcmp (mode, "flaky") == 0;
+  p.lifted = p.flaky || strcmp (mode, "lifted") == 0;
   for (i = 0; i < nr_fault_shapes; i++)
     if (strcmp (fault_shapes[i].name, name) == 0) {
       stage_init (&fault_shapes[i]);

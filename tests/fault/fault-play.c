@@ -42,8 +42,10 @@ known (struct world *w, int r, const char *what)
 {
   if (r != 0 && !is_client_errno (r))
     die (w, "%s returned %d (%s)", what, r, strerrorname_np (-r));
-  if (r != 0 && !w->hit)
+  if (r != 0 && (!w->hit || w->healed))
     die (w, "%s failed without a fault: %s", what, strerror (-r));
+  if (r != 0 && w->plan.lifted && r != -ENOSPC)
+    die (w, "%s failed on a full host: %s", what, strerror (-r));
   return r;
 }
 
@@ -242,7 +244,7 @@ static void
 check_state (struct world *w)
 {
   bool harmless = (w->plan.kind == IO_ALLOCATE && w->plan.err == ENOSPC) ||
-    w->plan.kind == IO_DISCARD || w->plan.kind == IO_PREAD;
+    w->plan.kind == IO_DISCARD || w->plan.kind == IO_PREAD || w->plan.lifted;
   int failed = dedup_failed (w->d);
 
   if (w->sync_failed && failed == 0)
@@ -383,12 +385,29 @@ take_stock (struct world *w)
   w->nr_ops = w->durable = 0;
 }
 
+static void
+heal (struct world *w)
+{
+  w->healed = w->plan.lifted;
+}
+
+/* What a fault stops once, goes the second time; a full host may refuse until
+ * it is not full any more. */
+static bool
+start_again (struct world *w)
+{
+  if (start_session (w))
+    return true;
+  heal (w);
+  return start_session (w);
+}
+
 /* End this session, cleanly or not, and start another; false: it cannot. */
 static bool
 next_session (struct world *w)
 {
   /* A crash ends exactness, and leaves bitmaps marked for ever. */
-  if (rnd (&w->rng, 3) ||
+  if (rnd (&w->rng, 3) || w->healed ||
       ((w->shape->exact || w->shape->bitmaps) && !w->hit))
     end_session (w);
   else                          /* the process dies, the host does not */
@@ -397,32 +416,46 @@ next_session (struct world *w)
    * journal could. */
   if (w->shape->direct && w->sync_failed)
     return false;
-  if (!start_session (w) && !start_session (w))
+  if (!start_again (w))
     return false;
   take_stock (w);
   return true;
 }
 
+/* Operations on a full host.  One play in three ends there: what was synced and
+ * some of the rest must be a prefix. */
+static unsigned
+ops_until_healed (const struct world *w)
+{
+  return w->plan.k % 3 == 0 ? 2 * OPS_AFTER_HIT
+    : 1 + (unsigned) (w->plan.k % OPS_AFTER_HIT);
+}
+
 static void
 act (struct world *w)
 {
-  unsigned i, left = w->shape->nr_ops, often = left * 2 / 3;
+  unsigned i, left = w->shape->nr_ops, often = left * 2 / 3, heals = 0;
   bool seen = false;
 
-  if (!start_session (w) && !start_session (w))
+  if (!start_again (w))
     return;
   for (i = 0; i < left; i++) {
     if (w->hit && !seen) {
       seen = true;
       left = MIN_OF (left, i + OPS_AFTER_HIT);
+      heals = i + ops_until_healed (w);
+      if (w->plan.lifted)
+        left = i + 2 * OPS_AFTER_HIT;
     }
+    if (seen && i == heals)
+      heal (w);
     one_step (w);
     if ((rnd (&w->rng, seen ? OPS_AFTER_HIT / 2 : often) == 0 ||
          (w->shape->limit_removed && w->sessions == 1 && i == left / 2)) &&
         !next_session (w))
       return;
   }
-  if (!w->hit)
+  if (!w->hit || w->healed)
     end_session (w);
 }
 
@@ -438,7 +471,9 @@ play (struct world *w)
     judge_all_direct (w);
     return;
   }
+  if (w->plan.lifted)           /* some of what was not synced is there, too */
+    world_settle (w, &w->chance);
   judge (w, w->image.mem, "after the process died");
-  if (w->plan.kind == IO_SYNC)
+  if (w->plan.kind == IO_SYNC || w->plan.lifted)
     judge (w, w->image.power, "after a power cut");
 }

@@ -69,6 +69,13 @@ rnd (uint64_t *rng, uint64_t n)
   return (*rng >> 11) % n;
 }
 
+const char *
+plan_mode (const struct plan *p)
+{
+  return p->flaky ? "flaky" : p->lifted ? "lifted" : p->for_ever ? "ever"
+    : "once";
+}
+
 void
 die (struct world *w, const char *fmt, ...)
 {
@@ -78,7 +85,7 @@ die (struct world *w, const char *fmt, ...)
   fprintf (stderr, "\nFAULT_CASE=%s:%s:%s:%s:%lu\n", w->shape->name,
            fault_kind_names[w->plan.kind],
            w->plan.err ? strerrorname_np (w->plan.err) : "-",
-           w->plan.for_ever ? "ever" : "once", w->plan.k);
+           plan_mode (&w->plan), w->plan.k);
   va_start (ap, fmt);
   vfprintf (stderr, fmt, ap);
   va_end (ap);
@@ -90,14 +97,36 @@ die (struct world *w, const char *fmt, ...)
 
 /* --- faults -------------------------------------------------------------- */
 
+/* A host without space: writes and reservations find none. */
+static int
+ask_full_host (struct world *w, unsigned kind, uint64_t len)
+{
+  const struct plan *p = &w->plan;
+
+  if (p->k == 0 || w->calls[IO_PWRITE] < p->k || w->healed ||
+      (kind != IO_PWRITE && (kind != IO_ALLOCATE || !w->hit)))
+    return 0;
+  if (p->flaky && w->hit && rnd (&w->chance, 2))
+    return 0;
+  w->hit = true;
+  /* Without a store data is overwritten in place: a client's write that failed
+   * may leave anything where it was to go. */
+  if (kind == IO_PWRITE && len > 512 && !w->shape->direct &&
+      rnd (&w->chance, 2))
+    return (int) (512 * rnd (&w->chance, len / 512));   /* 0: all of it */
+  return -p->err;
+}
+
 int
-fault_ask (struct world *w, unsigned kind)
+fault_ask (struct world *w, unsigned kind, uint64_t len)
 {
   const struct plan *p = &w->plan;
 
   if (!w->armed)
     return 0;
   w->calls[kind]++;
+  if (p->lifted)
+    return ask_full_host (w, kind, len);
   if (kind != p->kind || p->k == 0 || w->calls[kind] < p->k ||
       (w->calls[kind] > p->k && !p->for_ever))
     return 0;
@@ -190,10 +219,10 @@ before_call (void *opaque, enum io_call call, uint64_t off, uint64_t len)
   int r;
 
   fault_running = NULL;         /* the test's own memory */
-  r = fault_ask (t->w, call);
+  r = fault_ask (t->w, call, len);
   if (call == IO_SYNC)
     sync_called (t, r);
-  else if (r == 0 && (call == IO_PWRITE || call == IO_DISCARD ||
+  else if (r >= 0 && (call == IO_PWRITE || call == IO_DISCARD ||
                       call == IO_ALLOCATE))
     note_dirty (t, off, len);
   fault_running = running;

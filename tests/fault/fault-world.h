@@ -50,6 +50,9 @@ struct plan {                   /* which call fails, and how */
   bool for_ever;
   int err;                      /* positive */
   unsigned long k;              /* the k-th, from 1; 0: none */
+  /* From the k-th on the host is full, until it is not any more: */
+  bool lifted;                  /* then all must go on */
+  bool flaky;                   /* every second write finds space meanwhile */
 };
 
 struct op { uint64_t idx, nr, ids[16]; };
@@ -73,6 +76,7 @@ struct world {
   /* Faults: */
   bool armed;                   /* count, and fail when it is time */
   bool hit;
+  bool healed;                  /* plan.lifted: there is space again */
   bool sync_failed;             /* in this session */
   bool remembers;               /* what was dirty stays so then */
   unsigned long calls[FAULT_KINDS];
@@ -110,8 +114,10 @@ void data_attach (struct dedup_disk *d, struct io_store *data);
 void world_close (struct world *w);
 /* What is dirty survives a power cut: all of it, or what CHANCE takes. */
 void world_settle (struct world *w, uint64_t *chance);
-/* Ask whether the call now made shall fail: 0 or -errno. */
-int fault_ask (struct world *w, unsigned kind);
+const char *plan_mode (const struct plan *p);
+/* Ask whether the call now made shall fail: 0 or -errno; with a plan that is
+ * lifted, also how many of LEN bytes are written first. */
+int fault_ask (struct world *w, unsigned kind, uint64_t len);
 /* For the allocator's wrapper: the world whose engine runs, or NULL. */
 extern struct world *fault_running;
 
@@ -144,6 +150,8 @@ void judge_writing (struct world *w, struct dedup_disk *d, uint64_t ids[NR],
 
 /* Every plan of KIND with each of the errors, 0-terminated. */
 void play_all (const struct shape *s, unsigned kind, const int *errs);
+/* Every plan in which the host is full for a while. */
+void play_lifted (const struct shape *s);
 extern const struct shape fault_shapes[];
 extern const size_t nr_fault_shapes;
 /* The plan that FAULT_CASE names: false if there is none. */

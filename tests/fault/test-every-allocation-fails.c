@@ -13,7 +13,7 @@ fails_as_planned (size_t size)
 {
   struct world *w = fault_running;
 
-  return w != NULL && fault_ask (w, FAULT_MALLOC) != 0;
+  return w != NULL && fault_ask (w, FAULT_MALLOC, 0) != 0;
 }
 
 int

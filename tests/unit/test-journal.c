@@ -72,7 +72,7 @@ faulty_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
     return n == e->fail_sync_at ? -EIO : 0;
   case IO_PWRITE:
     n = __atomic_add_fetch (&e->writes, 1, __ATOMIC_SEQ_CST);
-    return n == e->fail_write_at ? -ENOSPC : 0;
+    return n == e->fail_write_at ? -EIO : 0;
   case IO_PREAD:
     return e->fail_reads ? -ENXIO : 0;
   default:
@@ -803,7 +803,7 @@ test_failed_write_or_sync_sticks (void **state)
     env_start (&e, 1, 1);
     e.fail_write_at = n;
     write_full_blocks (&e, n - 1);
-    check_stuck (&e, -ENOSPC, n - 1);
+    check_stuck (&e, -EIO, n - 1);
     assert_int_equal (e.syncs, n - 1);
     env_stop (&e);
   }

@@ -337,7 +337,7 @@ claim_much (const struct files *x)
   write_claim (dedup_index_io (d), d->config->store_id, &desc, SHARDS,
                CLAIMED_WORDS);
   assert_int_equal (dedup_runs_list (d->config, &desc), 0);
-  assert_int_equal (dedup_config_commit (d, false), 0);
+  assert_int_equal (dedup_config_commit (d, NULL, false), 0);
   assert_int_equal (dedup_finish (d), 0);
   dedup_free (d);
 }

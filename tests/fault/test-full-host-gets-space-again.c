@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The host is full from the k-th write on, of whatever it is: journal,
+ * configuration, tables, header, index or data; it may take part of a write,
+ * and every second one.  Some operations later there is space again, and then
+ * all must go on without another open; or the process dies before.
+ *
+ * Breaks if: one ENOSPC stops the disk for good; a client sees another error
+ * than ENOSPC, or one after there is space again; what was read is not what was
+ * written; a flush says that something is durable which a power cut takes; an
+ * image is left that does not recover, close or check clean.
+ *
+ * Scale and cases: as with every-io-fails.
+ */
+#include "fault-world.h"
+
+int
+main (void)
+{
+  size_t i;
+
+  scale_init ();
+  if (play_one ())
+    return 0;
+  for (i = 0; i < nr_fault_shapes; i++)
+    play_lifted (&fault_shapes[i]);
+  return 0;
+}
