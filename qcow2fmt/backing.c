@@ -85,7 +85,7 @@ open_raw (struct qcow2_backing *b, struct fault *f)
   int64_t size = io_size (b->io);
 
   if (size < 0)
-    return fault_io (f, -size, UINT64_MAX, "asking for the size: %s",
+    return fault_io (f, -size, UINT64_MAX, "its size cannot be read: %s",
                      strerror (-size));
   b->size = size;
   return 0;

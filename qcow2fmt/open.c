@@ -55,8 +55,10 @@ read_header (struct qcow2_image *img, struct fault *f)
   int r;
 
   if (size < 0)
-    return fault_io (f, -size, UINT64_MAX, "asking for the size: %s",
+    return fault_io (f, -size, UINT64_MAX, "its size cannot be read: %s",
                      strerror (-size));
+  if (size == 0)
+    return fault_corrupt (f, 0, "is an empty file, not a qcow2 image");
   img->file_size = size;
   r = read_first_cluster (img, &buf, &len, f);
   if (r < 0)

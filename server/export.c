@@ -103,19 +103,32 @@ create_image (const struct srv_params *p, enum dedup_hash_alg hash,
   return r;
 }
 
-/* What follows the reason why the image could not be opened, ERR: which key
- * helps, or "". */
+/* What follows the reason why the image could not be opened, ERR (ENOENT: there
+ * is none): which key helps, or "". */
 static const char *
 open_advice (const struct srv_params *p, int err)
 {
   if (err == ENOENT && p->read_only && p->create_size >= 0)
-    return ": size= creates none where it is opened read-only";
+    return ", and size= creates none, as it is opened read-only";
   if (err == ENOENT && !p->read_only)
     return ": size=SIZE creates an image";
   if ((err == EACCES || err == EPERM || err == EROFS) && !p->read_only &&
       faccessat (AT_FDCWD, p->path, R_OK, AT_EACCESS) == 0)
     return ": it can only be read: readonly=on serves it read-only";
   return "";
+}
+
+/* An empty file is no image either. */
+static int MUST_CHECK
+refuse_empty (struct io_store **io, struct fault *why)
+{
+  int64_t size = io_size (*io);
+
+  if (size != 0)
+    return 0;                   /* what it is, the format's room says */
+  io_close (*io);
+  *io = NULL;
+  return fault_io (why, ENOENT, UINT64_MAX, "is an empty file");
 }
 
 static int MUST_CHECK
@@ -128,6 +141,8 @@ open_existing (const struct srv_params *p, struct io_store **io,
   const char *advice;
   int r = io_file_open (p->path, flags, lock, io, &why);
 
+  if (r == 0)
+    r = refuse_empty (io, &why);
   if (r == 0)
     return 0;
   advice = open_advice (p, -r);

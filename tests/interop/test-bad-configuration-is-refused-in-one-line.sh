@@ -11,6 +11,7 @@ qemu-io -f qcow2 -c 'write -P 3 0 1M' "$good" >/dev/null
 mkdir "$TMP/dir" "$TMP/empty"
 head -c 100000 /dev/urandom >"$TMP/noise"
 : >"$TMP/nothing"
+ln -s nowhere "$TMP/dangling"
 head -c 60 "$good" >"$TMP/short"
 head -c 200 "$good" >"$TMP/cut"
 head -c 70000 "$good" >"$TMP/truncated"
@@ -39,12 +40,17 @@ bad () # NAMED PATTERN ARGS...
   nr=$((nr + 1))
 }
 
-bad missing 'no such file|does not exist' "$TMP/missing"
-bad missing 'no such file|does not exist|directory' "$TMP/none/missing" size=1G
+bad missing 'no such file: size=SIZE creates' "$TMP/missing"
+bad missing 'its directory does not exist' "$TMP/none/missing"
+bad missing 'its directory does not exist' "$TMP/none/missing" size=1G
+bad dangling 'symbolic link to a file that does not exist' "$TMP/dangling"
+bad dangling 'symbolic link to a file that does not exist' "$TMP/dangling" size=1G
+bad good 'store=.*none/store: its directory does not exist' "$good" \
+  store="$TMP/none/store"
 bad dir 'directory' "$TMP/dir"
 bad dir 'directory' "$TMP/dir" size=1G
 bad noise 'qcow2' "$TMP/noise"
-bad nothing 'qcow2|too short|short|empty' "$TMP/nothing"
+bad nothing 'is an empty file: size=SIZE creates' "$TMP/nothing"
 bad short '' "$TMP/short"
 bad eight '' "$TMP/eight"
 bad cut '' "$TMP/cut"
@@ -110,5 +116,15 @@ for args in "info $TMP/missing" "check $TMP/noise" "recover $TMP/dir" \
   [ ! -e "$TMP/new" ] || die "qcow2-dedup $args: made a file"
   at_least "lines of: qcow2-dedup $args" "$(grep -c . "$TMP/refused")" 1
 done
+refused tool create "$TMP/none/new" 1G
+one_error_line none/new 'its directory does not exist'
+refused tool create "$TMP/dangling" 1G
+one_error_line dangling 'symbolic link to a file that does not exist'
+refused tool create "$good" 1G
+one_error_line good 'exists already'
+refused tool info "$TMP/none/missing"
+one_error_line missing 'its directory does not exist'
+refused tool info "$TMP/nothing"
+one_error_line nothing 'is an empty file, not a qcow2 image'
 sums >"$TMP/sums2" || true
 diff "$TMP/sums1" "$TMP/sums2" || die "files changed"

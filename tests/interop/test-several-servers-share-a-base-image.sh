@@ -97,8 +97,12 @@ say "a file that is missing"
 for how in -r readonly=on --filter=cow; do
   refused try_plugin "$TMP/new.qcow2" size=16M "$how"
   one_error_line new.qcow2 \
-    "no such file: size= creates none .*read-only because of $how"
+    "no such file, and size= creates none, .*read-only because of $how"
   [ ! -e "$TMP/new.qcow2" ] || die "$how made a file"
+  : >"$TMP/empty"
+  refused try_plugin "$TMP/empty" size=16M "$how"
+  one_error_line empty "is an empty file, and size= creates none, .*of $how"
+  [ ! -s "$TMP/empty" ] || die "$how wrote to an empty file"
   try_plugin "$stock" "$how" 2>&1 |
     grep -q "stock.qcow2: serving .*, read-only because of $how$" ||
     die "does not say why it is read-only"

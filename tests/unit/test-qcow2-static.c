@@ -503,7 +503,7 @@ test_features_are_refused_by_name (void **state)
   run ("echo QFI >x");
   assert_refused ("x", false, FAULT_CORRUPT, "is not a qcow2 image");
   run (": >x");
-  assert_refused ("x", false, FAULT_CORRUPT, "is not a qcow2 image");
+  assert_refused ("x", false, FAULT_CORRUPT, "is an empty file");
 }
 
 static void
