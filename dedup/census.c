@@ -13,6 +13,7 @@
  *
  * One thread, and nobody changes the disk meanwhile.
  */
+#include "aligned.h"
 #include "disk.h"
 
 #include <errno.h>
@@ -199,7 +200,7 @@ extend (struct dedup_census *res, uint64_t all)
 int
 dedup_take_census (struct dedup_disk *d, struct dedup_census *res)
 {
-  CLEANUP_FREE uint8_t *cluster = malloc (MAX_OF (d->cluster_size, 1));
+  CLEANUP_FREE uint8_t *cluster = aligned_new (d->cluster_size);
   struct census c = { .d = d, .cluster = cluster, .res = res };
   struct dedup_stats s;
   uint64_t max;

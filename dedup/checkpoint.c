@@ -8,6 +8,7 @@
  *
  * Maintenance only: one caller at a time, beside any number of writers.
  */
+#include "aligned.h"
 #include "disk.h"
 
 #include <errno.h>
@@ -258,7 +259,7 @@ forget_cluster (struct dedup_disk *d, uint64_t host_idx, uint8_t *buf)
 static int
 forget_runs (struct dedup_disk *d, const struct qcow2_run *runs, size_t nr)
 {
-  CLEANUP_FREE uint8_t *buf = malloc (d->cluster_size);
+  CLEANUP_FREE uint8_t *buf = aligned_new (d->cluster_size);
   uint64_t k;
   size_t i;
   int r = buf ? dedup_change_begin (d) : -ENOMEM;

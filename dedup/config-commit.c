@@ -19,6 +19,7 @@
  *
  * Maintenance only.
  */
+#include "aligned.h"
 #include "disk.h"
 
 #include <errno.h>
@@ -71,7 +72,7 @@ static int
 write_again_too_early (struct dedup_disk *d)
 {
   const struct dedup_config *c = d->config;
-  CLEANUP_FREE uint8_t *zero = calloc (1, DEDUP_AREA_UNIT);
+  CLEANUP_FREE uint8_t *zero = aligned_zero_new (DEDUP_AREA_UNIT);
   size_t i;
   int r = zero ? 0 : -ENOMEM;
 

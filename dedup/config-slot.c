@@ -14,6 +14,7 @@
  *
  * No state, no threads: one maintenance job at a time writes.
  */
+#include "aligned.h"
 #include "config-check.h"
 
 #include <errno.h>
@@ -112,7 +113,7 @@ static int
 read_slot (const struct reader *rd, unsigned odd, struct dedup_config *c,
            struct fault *f)
 {
-  CLEANUP_FREE uint8_t *buf = malloc (DEDUP_CONFIG_SLOT);
+  CLEANUP_FREE uint8_t *buf = aligned_new (DEDUP_CONFIG_SLOT);
   int r;
 
   if (buf == NULL)
@@ -190,7 +191,7 @@ int
 dedup_config_write (struct io_store *io, const struct dedup_ext *ext,
                     struct dedup_config *c)
 {
-  uint8_t buf[DEDUP_CONFIG_SLOT];   /* no ENOMEM: none may stop a checkpoint */
+  CACHE_ALIGNED uint8_t buf[DEDUP_CONFIG_SLOT];   /* no ENOMEM: none may stop a checkpoint */
   uint64_t end = 0;
   size_t len;
   int r;

@@ -7,6 +7,7 @@
  * into a crashed one, whose recovery completes the store.  Until that write
  * the image is as it was, but longer.
  */
+#include "aligned.h"
 #include "disk.h"
 
 #include <errno.h>
@@ -170,7 +171,7 @@ write_journal (struct adoption *a)
 static int
 clear_slot_0 (struct adoption *a)
 {
-  CLEANUP_FREE uint8_t *zero = calloc (1, DEDUP_CONFIG_SLOT);
+  CLEANUP_FREE uint8_t *zero = aligned_zero_new (DEDUP_CONFIG_SLOT);
 
   if (zero == NULL)
     return -ENOMEM;

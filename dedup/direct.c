@@ -16,6 +16,7 @@
  * nothing is called durable any more (law 10).
  */
 #include "direct.h"
+#include "aligned.h"
 
 #include <errno.h>
 
@@ -398,7 +399,7 @@ static int
 write_zeroes (struct dedup_disk *d, uint64_t guest_idx, size_t nr)
 {
   size_t at_once = MAX_OF (DEDUP_CHUNK_BYTES >> d->cluster_bits, 1), done, n;
-  CLEANUP_FREE uint8_t *zero = calloc (at_once, d->cluster_size);
+  CLEANUP_FREE uint8_t *zero = aligned_zero_new (at_once << d->cluster_bits);
   int r = zero ? 0 : -ENOMEM;
 
   for (done = 0; done < nr && r == 0; done += n) {

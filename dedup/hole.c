@@ -8,13 +8,14 @@
  * begin in the zeroes at the end of a right page; then the next page is next.
  */
 #include "hole.h"
+#include "aligned.h"
 
 #include "dedup-limits.h"
 
 static bool
 page_is_zero (struct io_store *io, uint64_t host_off)
 {
-  uint8_t page[DEDUP_PAGE_SIZE];
+  CACHE_ALIGNED uint8_t page[DEDUP_PAGE_SIZE];
   size_t i;
 
   if (io_pread (io, page, sizeof page, host_off) < 0)

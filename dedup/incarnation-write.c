@@ -8,6 +8,7 @@
  *
  * Runs on one maintenance thread, beside lookups in the same log store.
  */
+#include "aligned.h"
 #include "incarnation-page.h"
 
 #include <assert.h>
@@ -80,7 +81,7 @@ static int
 write_filter (const struct writer *w, uint64_t store_id)
 {
   const size_t len = w->layout.filter_pages * DEDUP_PAGE_SIZE;
-  CLEANUP_FREE uint8_t *buf = calloc (1, DEDUP_PAGE_SIZE + len);
+  CLEANUP_FREE uint8_t *buf = aligned_zero_new (DEDUP_PAGE_SIZE + len);
   struct dedup_hash hash;
   uint64_t host_idx;
   size_t i;
@@ -132,7 +133,7 @@ write_table (const struct writer *w)
 {
   const uint64_t total = w->layout.table_pages;
   const uint64_t batch = MIN_OF (total, BATCH_PAGES);
-  CLEANUP_FREE struct inc_wire_page *buf = malloc (batch * sizeof *buf);
+  CLEANUP_FREE struct inc_wire_page *buf = aligned_new (batch * sizeof *buf);
   uint64_t done, n, i;
   int r;
 

@@ -18,6 +18,7 @@
  * 4000 that miss reach the disk, and those that hit are followed by a read of
  * the data anyway.
  */
+#include "aligned.h"
 #include "incarnation-page.h"
 
 #include <assert.h>
@@ -189,7 +190,7 @@ read_filter (struct dedup_incarnation *inc, uint16_t **tags,
     *why = "size: pages of it are a hole";
   if (*why)
     return -EBADMSG;
-  buf = malloc (len);           /* 8 MiB at the most */
+  buf = aligned_new (len);           /* 8 MiB at the most */
   if (buf == NULL)
     return -ENOMEM;
   r = io_pread (inc->io, buf, len, inc->desc.host_off + sizeof head);
@@ -299,7 +300,7 @@ lookup_in_page (struct dedup_incarnation *inc, uint64_t number,
                 const struct dedup_hash *hash, uint64_t *host_idx,
                 unsigned *reads)
 {
-  struct inc_wire_page page;
+  CACHE_ALIGNED struct inc_wire_page page;
   unsigned i;
   int r;
 
@@ -408,7 +409,7 @@ check_page (struct dedup_incarnation *inc, const uint16_t *tags,
 {
   const uint64_t off = inc_table_off (&inc->desc, &inc->layout, number);
   const uint64_t first = number * INC_PAGE_BUCKETS * DEDUP_BUCKET_SLOTS;
-  struct inc_wire_page page;
+  CACHE_ALIGNED struct inc_wire_page page;
   const char *why;
   uint64_t i;
   int r;

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "checked.h"
 #include "journal-block.h"
 #include "journal.h"
@@ -211,7 +212,7 @@ dedup_journal_read (struct io_store *io, const struct dedup_config *c,
   *next = from;
   if (!areas_hold (c, from))
     return -EINVAL;
-  buf = malloc (READ_BATCH);
+  buf = aligned_new (READ_BATCH);
   if (buf == NULL)
     return -ENOMEM;
   rd.buf = buf;
@@ -273,7 +274,7 @@ int
 dedup_journal_rest (struct io_store *io, const struct dedup_config *c,
                     uint64_t from, struct dedup_journal_rest *rest)
 {
-  CLEANUP_FREE uint8_t *buf = malloc (READ_BATCH);
+  CLEANUP_FREE uint8_t *buf = aligned_new (READ_BATCH);
   int r = buf ? 0 : -ENOMEM;
 
   *rest = (struct dedup_journal_rest) { .epoch = c->epoch };
@@ -291,7 +292,7 @@ dedup_journal_newer (struct io_store *io, const struct dedup_config *c,
 {
   const struct dedup_journal_area *last = &c->areas[c->nr_areas - 1];
   bool full = next == last->first_seq + last->nr_blocks;
-  uint8_t buf[DEDUP_BLOCK_SIZE];
+  CACHE_ALIGNED uint8_t buf[DEDUP_BLOCK_SIZE];
   struct dedup_block_head h;
 
   *newer = false;

@@ -18,6 +18,7 @@
  * also writes again what lies past D, and the caller syncs it before any
  * table is written.
  */
+#include "aligned.h"
 #include "disk.h"
 
 #include <errno.h>
@@ -94,7 +95,7 @@ rewrite_block (struct replay *rp, const struct dedup_journal_area *a,
                uint64_t seq)
 {
   uint64_t host_off = a->host_off + (seq - a->first_seq) * DEDUP_BLOCK_SIZE;
-  uint8_t buf[DEDUP_BLOCK_SIZE];
+  CACHE_ALIGNED uint8_t buf[DEDUP_BLOCK_SIZE];
   int r = io_pread (rp->d->io, buf, sizeof buf, host_off);
 
   return r < 0 ? r : io_pwrite (rp->d->io, buf, sizeof buf, host_off);
@@ -540,7 +541,7 @@ dedup_replay (struct dedup_disk *d, bool replay, uint64_t *next,
     return fault_io (f, (int) -size, UINT64_MAX, "size: %s",
                      strerror ((int) -size));
   rp.file_clusters = div_round_up ((uint64_t) size, d->cluster_size);
-  rp.cluster = malloc (d->cluster_size);
+  rp.cluster = aligned_new (d->cluster_size);
   if (rp.cluster == NULL)
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
   /* On a clean image a recovery's first configuration, with a checkpoint from

@@ -6,6 +6,7 @@
  *
  * One thread for each cursor; the segment may be read by others meanwhile.
  */
+#include "aligned.h"
 #include "segment-page.h"
 
 #include <errno.h>
@@ -20,14 +21,14 @@ struct dedup_cursor {
   uint32_t from;
   uint64_t first_page, in_batch;
   uint64_t page, entry, nr;      /* in the batch; in the page; of the page */
-  struct seg_wire_page batch[BATCH_PAGES];
+  CACHE_ALIGNED struct seg_wire_page batch[BATCH_PAGES];
 };
 
 int
 dedup_cursor_open (struct dedup_segment *s, uint32_t from,
                    struct dedup_cursor **out)
 {
-  struct dedup_cursor *c = malloc (sizeof *c);
+  struct dedup_cursor *c = aligned_new (sizeof *c);
 
   if (c == NULL)
     return -ENOMEM;

@@ -10,6 +10,7 @@
  * One thread.  Memory: one batch of pages, a shard of the filter being built,
  * and the fences and filter themselves.
  */
+#include "aligned.h"
 #include "segment-page.h"
 
 #include <assert.h>
@@ -303,7 +304,7 @@ write_meta (struct dedup_segment_writer *w, const struct dedup_segment_meta *m,
     : 0;
   const size_t len = seg_meta_pages (m->nr_pages, m->filter.nr_shards,
                                      nr_words) * DEDUP_PAGE_SIZE;
-  CLEANUP_FREE uint8_t *buf = calloc (1, MAX_OF (len, 1));
+  CLEANUP_FREE uint8_t *buf = aligned_zero_new (len);
 
   if (buf == NULL)
     return -ENOMEM;

@@ -15,6 +15,7 @@
  * Threads: as incarnation.c.  segment-write.c and segment-read.c are the other
  * thirds.
  */
+#include "aligned.h"
 #include "segment-page.h"
 
 #include <assert.h>
@@ -297,7 +298,7 @@ fill_meta (struct dedup_segment *s, const struct seg_wire_head *h,
                                      be64_load (h->nr_words)) *
     DEDUP_PAGE_SIZE;
   /* 4.1 bytes for each entry that the file has, and 2.1 MiB, at the most. */
-  CLEANUP_FREE uint8_t *buf = malloc (MAX_OF (len, 1));
+  CLEANUP_FREE uint8_t *buf = aligned_new (len);
   int r;
 
   if (buf == NULL)
@@ -691,7 +692,7 @@ check_page (struct dedup_segment *s, const struct dedup_segment_meta *m,
             uint64_t number, struct checked *c, struct fault *f)
 {
   const uint64_t off = seg_page_off (&s->desc, number);
-  struct seg_wire_page page;
+  CACHE_ALIGNED struct seg_wire_page page;
   const char *why;
   uint64_t i;
   int r;

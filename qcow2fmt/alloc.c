@@ -36,6 +36,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "bitmap.h"
 #include "checked.h"
 #include "image.h"
@@ -90,7 +91,7 @@ static int
 find_tail (struct qcow2_image *img)
 {
   uint64_t per = img->header.geo.refblock_entries;
-  CLEANUP_FREE uint8_t *buf = malloc (img->header.geo.cluster_size);
+  CLEANUP_FREE uint8_t *buf = aligned_new (img->header.geo.cluster_size);
   unsigned looked = 0;
   int r;
 

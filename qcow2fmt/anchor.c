@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "checked.h"
 #include "image.h"
 
@@ -271,7 +272,7 @@ read_part (struct qcow2_image *img, uint64_t part, uint64_t host_off,
            uint64_t *bits)
 {
   size_t size = img->header.geo.cluster_size;
-  CLEANUP_FREE uint8_t *table = malloc (size);
+  CLEANUP_FREE uint8_t *table = aligned_new (size);
 
   if (!table || !bits)
     return -ENOMEM;

@@ -27,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "checked.h"
 #include "image.h"
 
@@ -291,7 +292,7 @@ load_new (struct qcow2_txn *txn, uint64_t host_off)
   t->data = NULL;
   lock_release (&img->lock);
   if (!buf)
-    buf = malloc (size);
+    buf = aligned_new (size);
   if (buf)
     r = io_pread (img->io, buf, size, host_off);
   lock_acquire (&img->lock);
@@ -344,7 +345,7 @@ get_blank (struct qcow2_txn *txn, uint64_t off)
     t->loading = true;
   }
   if (!t->data)
-    t->data = malloc (qcow2_slice_size (&txn->img->header.geo));
+    t->data = aligned_new (qcow2_slice_size (&txn->img->header.geo));
   return t->data ? 0 : -ENOMEM;
 }
 

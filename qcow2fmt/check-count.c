@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "checked.h"
 #include "check.h"
 
@@ -46,7 +47,7 @@ allocate (struct check *c)
   else
     c->count32 = calloc (c->nr, sizeof *c->count32);
   c->marks = calloc (c->nr, 1);
-  c->table = malloc (c->geo->cluster_size);
+  c->table = aligned_new (c->geo->cluster_size);
   if ((!c->count16 && !c->count32) || !c->marks || !c->table)
     return -ENOMEM;
   return 0;

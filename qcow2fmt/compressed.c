@@ -15,6 +15,7 @@
 #include <zlib.h>
 #include <zstd.h>
 
+#include "aligned.h"
 #include "image.h"
 
 /* Raw deflate.  QEMU compresses with a window of 2^12; the largest window
@@ -79,7 +80,7 @@ qcow2_compressed_read (struct qcow2_image *img, uint64_t entry, uint8_t *out)
   int r;
 
   qcow2_compressed_extent (img, entry, &host_off, &len);
-  in = malloc (len);                    /* at most 4 MiB */
+  in = aligned_new (len);                    /* at most 4 MiB */
   if (in == NULL)
     return -ENOMEM;
   r = io_pread (img->io, in, len, host_off);

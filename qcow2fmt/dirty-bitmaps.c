@@ -30,6 +30,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "bitmap.h"
 #include "checked.h"
 #include "header-format.h"
@@ -162,7 +163,7 @@ load_directory (struct qcow2_image *img, const struct qcow2_wire_bitmaps *w)
       off % img->header.geo.cluster_size != 0 || off == 0 ||
       !add_u64 (off, len, &end) || end > img->file_size)
     return -EINVAL;
-  dir = malloc (len + 1);
+  dir = aligned_new (len + 1);
   if (dir == NULL)
     return -ENOMEM;
   img->bitmaps.directory_off = off;
@@ -556,7 +557,7 @@ qcow2_bitmaps_save (struct qcow2_image *img, qcow2_attach_cb attach,
 
   if (!qcow2_bitmaps_to_save (img))
     return 0;
-  data = malloc (img->header.geo.cluster_size);         /* at most 2 MiB */
+  data = aligned_new (img->header.geo.cluster_size);         /* at most 2 MiB */
   if (data == NULL)
     return -ENOMEM;
   for (size_t i = 0; i < bs->nr; i++) {

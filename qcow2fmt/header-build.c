@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "checked.h"
 #include "header-format.h"
 #include "image.h"
@@ -171,7 +172,7 @@ qcow2_header_rebuild (uint8_t *buf, const struct qcow2_header *h,
                       const struct qcow2_header_fields *fields,
                       const uint8_t *ext, struct fault *f)
 {
-  CLEANUP_FREE uint8_t *new = malloc (h->geo.cluster_size); /* <= 2 MiB */
+  CLEANUP_FREE uint8_t *new = aligned_new (h->geo.cluster_size); /* <= 2 MiB */
   enum names names;
 
   assert (h->geo.version >= 3);

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "bitmap.h"
 #include "checked.h"
 #include "header-format.h"
@@ -36,7 +37,7 @@ read_first_cluster (struct qcow2_image *img, uint8_t **buf, size_t *len,
     if (r < 0)
       return r;
     *len = cluster_size;                /* at most 2 MiB */
-    *buf = malloc (*len);
+    *buf = aligned_new (*len);
     if (*buf == NULL)
       return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
     r = io_pread (img->io, *buf, *len, 0);

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "image.h"
 
 /* Taken to be atomic; more is written only where a header needs it. */
@@ -51,7 +52,7 @@ build_header (struct qcow2_image *img, const struct qcow2_plan *plan,
               const uint8_t *ext, uint8_t **out, struct fault *f)
 {
   const size_t len = img->header.geo.cluster_size;
-  uint8_t *buf = malloc (len);                  /* at most 2 MiB */
+  uint8_t *buf = aligned_new (len);                  /* at most 2 MiB */
   struct qcow2_header h;
   int r;
 

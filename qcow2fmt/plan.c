@@ -24,6 +24,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "checked.h"
 #include "image.h"
 
@@ -494,7 +495,7 @@ make_room (struct builder *b, int which, const struct new_table *t)
 
   p->write_off[which] = t->idx * b->geo->cluster_size;
   p->write_len[which] = t->clusters * b->geo->cluster_size;
-  p->write_buf[which] = calloc (1, p->write_len[which]);
+  p->write_buf[which] = aligned_zero_new (p->write_len[which]);
   if (p->write_buf[which] == NULL)
     return fault_io (b->f, ENOMEM, UINT64_MAX, "out of memory");
   return 0;

@@ -21,6 +21,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "checked.h"
 #include "check.h"
 #include "header-format.h"
@@ -276,7 +277,7 @@ rebuild (struct rebuild *b, uint64_t min_clusters, struct fault *f)
   if ((r = count_references (b, f)) < 0 ||
       (r = lay_out (b, min_clusters, f)) < 0)
     return r;
-  b->buf = malloc (b->geo->cluster_size);       /* at most 2 MiB */
+  b->buf = aligned_new (b->geo->cluster_size);       /* at most 2 MiB */
   if (b->buf == NULL)
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
   r = write_behind_end (b);

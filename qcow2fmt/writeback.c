@@ -31,6 +31,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "aligned.h"
 #include "checked.h"
 #include "image.h"
 
@@ -130,7 +131,7 @@ new_writeback (struct qcow2_image *img, uint64_t slices, uint64_t parts,
   wb->max_pages = pages;
   wb->copies = calloc (slices + parts + pages + 1, sizeof *wb->copies);
   wb->parts = calloc (parts + 1, sizeof *wb->parts);
-  wb->buf = malloc (buf_size (wb));
+  wb->buf = aligned_new (buf_size (wb));
   if (wb->copies && wb->parts && wb->buf) {
     memset (wb->buf, 0, buf_size (wb));
     return wb;
