@@ -125,6 +125,14 @@ faulty_max_size (struct io_store *s)
   return io_max_size (((struct io_faulty *) s)->below);
 }
 
+/* Of the parts of a scattered read each is asked about (io.c); of advice none. */
+static bool
+faulty_will_need (struct io_store *s, const struct io_part *v, size_t nr,
+                  bool around)
+{
+  return io_will_need (((struct io_faulty *) s)->below, v, nr, around);
+}
+
 static int64_t
 faulty_size (struct io_store *s)
 {
@@ -154,6 +162,7 @@ static const struct io_ops faulty_ops = {
   .allocate = faulty_allocate,
   .truncate = faulty_truncate,
   .write_out = faulty_write_out,
+  .will_need = faulty_will_need,
   .size = faulty_size,
   .max_size = faulty_max_size,
   .next_data = faulty_next_data,

@@ -28,6 +28,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
+#include "around.h"
 #include "checked.h"
 #include "file-lock.h"
 #include "file-store.h"
@@ -40,10 +41,12 @@ struct io_file {
   bool writable;
   bool block_device;
 
-  /* Protected by lock: the last range that had no hole when it was asked for.
-   * To find its end the host may go through thousands of extents. */
+  /* Protected by lock: what was read around small parts; and the last range
+   * that had no hole when it was asked for.  To find its end the host may go
+   * through thousands of extents. */
   pthread_mutex_t lock;
   uint64_t dense_from, dense_to;
+  struct io_around around;
 };
 
 /* The errno of a failed host call as this room returns it. */
@@ -152,6 +155,149 @@ file_preadv (struct io_store *s, const struct iovec *iov, int iovcnt,
     zero_rest (&c);
   return r;
 }
+
+/* --- Scattered reads ------------------------------------------------------ */
+
+/* One part, if all of it is in the page cache; -EAGAIN says nothing but that a
+ * plain read must find out.  Linux also begins to read what is missing. */
+static int
+read_cached (int fd, const struct io_part *p)
+{
+  const struct iovec iov = { .iov_base = p->buf, .iov_len = p->len };
+
+  return preadv2 (fd, &iov, 1, (off_t) p->host_off, RWF_NOWAIT)
+    == (ssize_t) p->len ? 0 : -EAGAIN;
+}
+
+static void
+ask_for (int fd, const struct io_part *p)
+{
+  (void) posix_fadvise (fd, (off_t) p->host_off, (off_t) p->len,
+                        POSIX_FADV_WILLNEED);
+}
+
+/* First what is in the page cache, so that warm reads pay for no advice; then
+ * the host is told of all other parts before one of them is waited for. */
+static void
+file_read_many (struct io_store *s, struct io_part *v, size_t nr)
+{
+  struct io_file *file = (struct io_file *) s;
+  size_t i;
+
+  for (i = 0; i < nr; i++)
+    v[i].result = read_cached (file->fd, &v[i]);
+  for (i = 0; i < nr; i++)
+    if (v[i].result < 0)
+      ask_for (file->fd, &v[i]);
+  for (i = 0; i < nr; i++)
+    if (v[i].result < 0)
+      v[i].result = io_pread (s, v[i].buf, v[i].len, v[i].host_off);
+}
+
+/* Of so many parts one is looked at: a look costs as much as advice. */
+#define PARTS_PER_SAMPLE 16
+
+/* Is PART's first byte in the page cache? */
+static bool
+is_cached (int fd, const struct io_part *p)
+{
+  char byte;
+  const struct io_part first = {
+    .buf = &byte, .len = 1, .host_off = p->host_off
+  };
+
+  return read_cached (fd, &first) == 0;
+}
+
+static bool
+parts_will_need (int fd, const struct io_part *v, size_t nr)
+{
+  size_t i;
+
+  for (i = 0; i < nr && is_cached (fd, &v[i]); i += PARTS_PER_SAMPLE)
+    ;
+  if (i >= nr)
+    return false;
+  for (i = 0; i < nr; i++)
+    ask_for (fd, &v[i]);
+  return true;
+}
+
+#define BLOCKS 64
+
+/* Announce the blocks around part P that were not yet; B: as many as came
+ * together so far. */
+static void
+take_blocks (struct io_file *file, const struct io_part *p,
+             struct io_part *b, size_t *nr)
+{
+  uint64_t at = round_down_pow2 (p->host_off, AROUND_BYTES);
+
+  pthread_mutex_lock (&file->lock);
+  for (; at < p->host_off + p->len && *nr < BLOCKS; at += AROUND_BYTES)
+    if (io_around_take (&file->around, at))
+      b[(*nr)++] = (struct io_part) { .len = AROUND_BYTES, .host_off = at };
+  pthread_mutex_unlock (&file->lock);
+}
+
+static bool
+blocks_will_need (struct io_file *file, const struct io_part *v, size_t nr)
+{
+  struct io_part b[BLOCKS];
+  size_t i, n = 0;
+  bool asked = false;
+
+  for (i = 0; i < nr; i++) {
+    take_blocks (file, &v[i], b, &n);
+    if (n < BLOCKS)
+      continue;
+    asked |= parts_will_need (file->fd, b, n);
+    n = 0;
+  }
+  return (n > 0 && parts_will_need (file->fd, b, n)) || asked;
+}
+
+/* On average smaller parts than this lie apart: reading around them pays. */
+#define SMALL_PART (UINT64_C (32) << 10)
+#define MANY_PARTS 16
+
+static bool
+lie_apart (const struct io_part *v, size_t nr)
+{
+  uint64_t total = 0;
+  size_t i;
+
+  for (i = 0; i < nr; i++)
+    total += v[i].len;
+  return nr >= MANY_PARTS && total < nr * SMALL_PART;
+}
+
+static int64_t file_size (struct io_store *s);
+
+static bool
+may_read_around (struct io_file *file)
+{
+  int64_t size = file_size (&file->store);
+  bool may;
+
+  pthread_mutex_lock (&file->lock);
+  may = size > 0 && io_around_begin (&file->around, (uint64_t) size);
+  pthread_mutex_unlock (&file->lock);
+  return may;
+}
+
+static bool
+file_will_need (struct io_store *s, const struct io_part *v, size_t nr,
+                bool around)
+{
+  struct io_file *file = (struct io_file *) s;
+
+  if (around && lie_apart (v, nr) && may_read_around (file))
+    return blocks_will_need (file, v, nr);
+  return parts_will_need (file->fd, v, nr);
+}
+
+/* --- Writing and the rest ------------------------------------------------- */
 
 static int
 file_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
@@ -341,6 +487,7 @@ file_close (struct io_store *s)
   struct io_file *file = (struct io_file *) s;
 
   close (file->fd);
+  io_around_free (&file->around);
   pthread_mutex_destroy (&file->lock);
   free (file);
 }
@@ -353,6 +500,8 @@ static const struct io_ops file_ops = {
   .allocate = file_allocate,
   .truncate = file_truncate,
   .write_out = file_write_out,
+  .read_many = file_read_many,
+  .will_need = file_will_need,
   .size = file_size,
   .max_size = file_max_size,
   .next_hole = file_next_hole,

@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <errno.h>
 
+#include "aligned.h"
 #include "checked.h"
 #include "lock.h"
 
@@ -80,12 +81,60 @@ io_pwrite (struct io_store *s, const void *buf, size_t len, uint64_t host_off)
   return io_pwritev (s, &iov, 1, host_off);
 }
 
+static void
+read_one_by_one (struct io_store *s, struct io_part *v, size_t nr)
+{
+  size_t i;
+
+  for (i = 0; i < nr; i++)
+    v[i].result = io_pread (s, v[i].buf, v[i].len, v[i].host_off);
+}
+
+/* Every part is a range that can be, and holds a byte at least. */
+static bool
+parts_are_good (const struct io_part *v, size_t nr)
+{
+  size_t i;
+
+  for (i = 0; i < nr; i++)
+    if (v[i].len == 0 || check_range (v[i].host_off, v[i].len) < 0)
+      return false;
+  return true;
+}
+
+int
+io_read_many (struct io_store *s, struct io_part *v, size_t nr)
+{
+  size_t i;
+
+  if (nr > 1 && s->ops->read_many && parts_are_good (v, nr)) {
+    WORK_WITHOUT_LOCK (IO);
+    s->ops->read_many (s, v, nr);
+  }
+  else
+    read_one_by_one (s, v, nr);
+  for (i = 0; i < nr; i++)
+    if (v[i].result < 0)
+      return v[i].result;
+  return 0;
+}
+
+bool
+io_will_need (struct io_store *s, const struct io_part *v, size_t nr,
+              bool around)
+{
+  if (s->ops->will_need == NULL || nr == 0 || !parts_are_good (v, nr))
+    return false;
+  WORK_WITHOUT_LOCK (IO);
+  return s->ops->will_need (s, v, nr, around);
+}
+
 #define ZEROES (UINT64_C (1) << 20)
 
 int
 io_pwrite_zeroes (struct io_store *s, uint64_t host_off, uint64_t len)
 {
-  CLEANUP_FREE uint8_t *zero = calloc (1, MIN_OF (len, ZEROES));
+  CLEANUP_FREE uint8_t *zero = aligned_zero_new (MIN_OF (len, ZEROES));
   uint64_t n;
   int r = zero || len == 0 ? 0 : -ENOMEM;
 

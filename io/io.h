@@ -19,6 +19,14 @@
 
 struct io_store;
 
+/* One range of a scattered read. */
+struct io_part {
+  void *buf;                 /* LEN bytes; not used by io_will_need */
+  size_t len;
+  uint64_t host_off;
+  int result;                /* set by io_read_many: 0 or -errno */
+};
+
 struct io_ops {
   int (*preadv) (struct io_store *s, const struct iovec *iov, int iovcnt,
                  uint64_t host_off);
@@ -29,6 +37,10 @@ struct io_ops {
   int (*allocate) (struct io_store *s, uint64_t host_off, uint64_t len);
   int (*truncate) (struct io_store *s, uint64_t size);
   void (*write_out) (struct io_store *s, uint64_t host_off, uint64_t len);
+  /* Either may be NULL: parts are read one by one, advice is ignored. */
+  void (*read_many) (struct io_store *s, struct io_part *v, size_t nr);
+  bool (*will_need) (struct io_store *s, const struct io_part *v, size_t nr,
+                     bool around);
   int64_t (*size) (struct io_store *s);
   uint64_t (*max_size) (struct io_store *s);   /* or NULL: UINT64_MAX */
   uint64_t (*next_hole) (struct io_store *s, uint64_t host_off);   /* or NULL */
@@ -52,7 +64,21 @@ int io_preadv (struct io_store *s, const struct iovec *iov, int iovcnt,
 int io_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
                 uint64_t host_off) MUST_CHECK;
 
-/* The same with zeroes, which are really written, in pieces of a MiB. */
+/* Read NR parts, side by side where the store can: the wait is then that for
+ * the slowest part, not the sum.  Sets the result of each part; 0, or the
+ * first part's -errno that failed. */
+int io_read_many (struct io_store *s, struct io_part *v, size_t nr)
+  MUST_CHECK;
+
+/* Begin to read NR parts that will be asked for soon, and do not wait.
+ * Advice: it changes no byte, cannot fail, and costs little where the parts are
+ * in memory already.  Returns whether it had to ask for anything.  AROUND: what
+ * lies around the parts will be asked for, too; where memory is plenty it is
+ * read with them, as large reads cost less than many small ones. */
+bool io_will_need (struct io_store *s, const struct io_part *v, size_t nr,
+                   bool around);
+
+/* Write zeroes, which are really written, in pieces of a MiB. */
 int io_pwrite_zeroes (struct io_store *s, uint64_t host_off, uint64_t len)
   MUST_CHECK;
 
