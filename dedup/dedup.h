@@ -101,6 +101,9 @@ int dedup_make (const char *path, const struct dedup_create_params *p,
 /* Any range inside the disk. */
 int dedup_read (struct dedup_disk *d, unsigned root, void *buf,
                 uint64_t guest_off, size_t len) MUST_CHECK;
+/* Begin to read what a dedup_read of the range will ask for: qcow2_will_need. */
+bool dedup_will_need (struct dedup_disk *d, unsigned root, uint64_t guest_off,
+                      uint64_t len, bool around);
 
 /* NR whole clusters from guest cluster GUEST_IDX; BUF holds them all (zeroes
  * past the end of the disk).  At most DEDUP_CHUNK_*.  Errors: ENOSPC (may go

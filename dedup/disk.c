@@ -192,6 +192,13 @@ dedup_read (struct dedup_disk *d, unsigned root, void *buf,
   return qcow2_read (d->img, root, buf, guest_off, len);
 }
 
+bool
+dedup_will_need (struct dedup_disk *d, unsigned root, uint64_t guest_off,
+                 uint64_t len, bool around)
+{
+  return qcow2_will_need (d->img, root, guest_off, len, around);
+}
+
 int
 dedup_commit (struct dedup_disk *d)
 {

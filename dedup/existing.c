@@ -17,6 +17,7 @@
  * A cluster that cannot be read, or that the tables contradict, is left as it
  * is, and counted.
  */
+#include "aligned.h"
 #include "write.h"
 
 #include <errno.h>
@@ -127,11 +128,33 @@ read_slots (struct op *op, uint8_t *buf, size_t i, size_t n,
     }
 }
 
+/* Begin to read all runs, so that they are not waited for one by one.  Where
+ * memory is short that is left out. */
+static void
+announce_all (struct op *op)
+{
+  struct dedup_disk *d = op->d;
+  CLEANUP_FREE struct io_part *v = malloc (op->nr * sizeof *v);
+  size_t i, n, nr = 0;
+
+  for (i = 0; i < op->nr && v != NULL; i += n) {
+    n = 1;
+    if (op->slots[i].at == 0)
+      continue;
+    n = run_from (op, i);
+    v[nr++] = (struct io_part) { .len = n * d->cluster_size,
+                                 .host_off = op->slots[i].at
+                                   << d->cluster_bits };
+  }
+  (void) io_will_need (d->io, v, nr, true);
+}
+
 static void
 read_all (struct op *op, uint8_t *buf, struct dedup_existing *res)
 {
   size_t i, n;
 
+  announce_all (op);
   for (i = 0; i < op->nr; i += n) {
     n = 1;
     if (op->slots[i].at == 0)
@@ -333,7 +356,7 @@ int
 dedup_existing_index (struct dedup_disk *d, uint64_t guest_idx, size_t nr,
                       bool all, struct dedup_existing *res)
 {
-  CLEANUP_FREE uint8_t *buf = malloc (nr * d->cluster_size);
+  CLEANUP_FREE uint8_t *buf = aligned_new (nr * d->cluster_size);
   struct op op = { .d = d, .root = QCOW2_ROOT_ACTIVE, .buf = buf,
                    .guest_idx = guest_idx, .nr = nr,
                    .zero_entry = dedup_zero_entry (d), .trimmed = true };

@@ -186,11 +186,18 @@ struct qcow2_extent {
 int qcow2_map (struct qcow2_image *img, unsigned root, uint64_t guest_off,
                uint64_t len, struct qcow2_extent *ext, size_t max) MUST_CHECK;
 
-/* Read guest bytes, through compressed clusters and the backing chain, one
- * preadv per run of contiguous host clusters.  The caller keeps the range
- * from being rewritten meanwhile (server/range-lock.h). */
+/* Read guest bytes, through compressed clusters and the backing chain; runs
+ * of contiguous host clusters side by side.  The caller keeps the range from
+ * being rewritten meanwhile (server/range-lock.h). */
 int qcow2_read (struct qcow2_image *img, unsigned root, void *buf,
                 uint64_t guest_off, size_t len) MUST_CHECK;
+
+/* Begin to read what a later qcow2_read of the range will ask for: its tables,
+ * which this call waits for, and the image's own clusters, for which it does
+ * not.  Advice: changes nothing, needs no lock on the range, cannot fail.
+ * AROUND: as for io_will_need.  Returns whether something was not in memory. */
+bool qcow2_will_need (struct qcow2_image *img, unsigned root,
+                      uint64_t guest_off, uint64_t len, bool around);
 
 /* For extents that are unallocated here: what the backing chain says.
  * *LEN is cut to a run of one kind; only QCOW2_ZERO and QCOW2_DATA come back

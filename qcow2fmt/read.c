@@ -1,18 +1,23 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Reading guest bytes: map, then read extent by extent.
+/* Reading guest bytes: map, then read what was mapped.
  *
- * One pread per run of contiguous host clusters, straight into the caller's
- * buffer; only a compressed cluster that is read in part goes through one of
- * its own.  The lock is held by the map alone, never during a read: what was
- * mapped stays where it is because the caller keeps the range from being
- * rewritten, and a cluster is never rewritten in place.
+ * A run of contiguous host clusters is one part of a scattered read
+ * (io_read_many), straight into the caller's buffer: so a request whose
+ * clusters lie apart waits once, not for each of them.  Only a compressed
+ * cluster that is read in part goes through a buffer of its own.  The lock is
+ * held by the map alone, never during a read: what was mapped stays where it is
+ * because the caller keeps the range from being rewritten, and a cluster is
+ * never rewritten in place.  qcow2_will_need has no such caller, and needs
+ * none: advice on a cluster that moved meanwhile is only useless.
  */
 #include <errno.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "image.h"
 
-#define EXTENTS_PER_MAP 64     /* 2.5 KiB of stack */
+/* What a MiB of 4 KiB clusters can have; 18 KiB of stack in all. */
+#define EXTENTS_PER_MAP 256
 
 static int
 read_compressed (struct qcow2_image *img, const struct qcow2_extent *e,
@@ -24,7 +29,7 @@ read_compressed (struct qcow2_image *img, const struct qcow2_extent *e,
 
   if (e->len == size)
     return qcow2_compressed_read (img, e->entry, buf);
-  cluster = malloc (size);              /* at most 2 MiB */
+  cluster = aligned_new (size);         /* at most 2 MiB */
   if (cluster == NULL)
     return -ENOMEM;
   r = qcow2_compressed_read (img, e->entry, cluster);
@@ -33,28 +38,87 @@ read_compressed (struct qcow2_image *img, const struct qcow2_extent *e,
   return r;
 }
 
+/* An extent that is no plain data of this image. */
 static int
-read_extent (struct qcow2_image *img, const struct qcow2_extent *e,
-             uint8_t *buf)
+read_other (struct qcow2_image *img, const struct qcow2_extent *e,
+            uint8_t *buf)
 {
-  switch (e->kind) {
-  case QCOW2_DATA:
-    if (qcow2_has_data_file (&img->header.geo) && img->data == NULL)
-      return -EIO;             /* it was not to be opened */
-    return io_pread (qcow2_data_io (img), buf, e->len, e->host_off);
-  case QCOW2_COMPRESSED:
+  if (e->kind == QCOW2_COMPRESSED)
     return read_compressed (img, e, buf);
-  case QCOW2_UNALLOCATED:
-    if (img->backing)
-      return qcow2_backing_read (img->backing, buf, e->guest_off, e->len);
-    if (img->header.geo.has_backing)
-      return -EIO;              /* QCOW2_FILES_IGNORE */
-    /* fall through */
-  case QCOW2_ZERO:
-    break;
-  }
+  if (e->kind == QCOW2_UNALLOCATED && img->backing)
+    return qcow2_backing_read (img->backing, buf, e->guest_off, e->len);
+  if (e->kind == QCOW2_UNALLOCATED && img->header.geo.has_backing)
+    return -EIO;                /* QCOW2_FILES_IGNORE */
   memset (buf, 0, e->len);
   return 0;
+}
+
+/* Plain data is where it can be read? */
+static bool
+has_data (const struct qcow2_image *img)
+{
+  return !qcow2_has_data_file (&img->header.geo) || img->data != NULL;
+}
+
+/* The host ranges of the extents of KIND, for a read to BUF if that is not
+ * NULL; how many.  All of KIND: QCOW2_DATA or QCOW2_COMPRESSED. */
+static size_t
+collect (const struct qcow2_image *img, const struct qcow2_extent *ext, int nr,
+         enum qcow2_kind kind, uint8_t *buf, struct io_part *v)
+{
+  uint64_t len;
+  size_t n = 0;
+  int i;
+
+  for (i = 0; i < nr; i++) {
+    if (ext[i].kind == kind) {
+      v[n] = (struct io_part) { .buf = buf, .len = ext[i].len,
+                                .host_off = ext[i].host_off };
+      if (kind == QCOW2_COMPRESSED) {
+        qcow2_compressed_extent (img, ext[i].entry, &v[n].host_off, &len);
+        v[n].len = len;
+      }
+      n++;
+    }
+    if (buf)
+      buf += ext[i].len;
+  }
+  return n;
+}
+
+/* Begin to read what EXT names; was something not in memory? */
+static bool
+announce (struct qcow2_image *img, const struct qcow2_extent *ext, int nr,
+          enum qcow2_kind kind, struct io_part *v, bool around)
+{
+  size_t n = collect (img, ext, nr, kind, NULL, v);
+
+  if (n == 0 || !has_data (img))
+    return false;
+  return io_will_need (kind == QCOW2_DATA ? qcow2_data_io (img) : img->io, v,
+                       n, around);
+}
+
+static int
+read_extents (struct qcow2_image *img, const struct qcow2_extent *ext, int nr,
+              uint8_t *buf)
+{
+  struct io_part v[EXTENTS_PER_MAP];
+  size_t n;
+  int i, r = 0;
+
+  for (i = 0; i < nr && ext[i].kind != QCOW2_COMPRESSED; i++)
+    ;
+  if (i + 1 < nr)
+    announce (img, ext, nr, QCOW2_COMPRESSED, v, false);
+  n = collect (img, ext, nr, QCOW2_DATA, buf, v);
+  if (n > 0)
+    r = has_data (img) ? io_read_many (qcow2_data_io (img), v, n)
+      : -EIO;                   /* the data file was not to be opened */
+  for (i = 0; i < nr && r == 0; buf += ext[i++].len)
+    if (ext[i].kind != QCOW2_DATA)
+      r = read_other (img, &ext[i], buf);
+  return r;
 }
 
 int
@@ -63,20 +127,41 @@ qcow2_read (struct qcow2_image *img, unsigned root, void *buf,
 {
   struct qcow2_extent ext[EXTENTS_PER_MAP];
   uint8_t *p = buf;
-  int nr, i, r;
+  uint64_t covered;
+  int nr, r;
 
-  while (len > 0) {
+  for (; len > 0; len -= covered) {
     nr = qcow2_map (img, root, guest_off, len, ext, EXTENTS_PER_MAP);
     if (nr < 0)
       return nr;
-    for (i = 0; i < nr; i++) {
-      r = read_extent (img, &ext[i], p);
-      if (r < 0)
-        return r;
-      p += ext[i].len;
-      guest_off += ext[i].len;
-      len -= ext[i].len;
-    }
+    r = read_extents (img, ext, nr, p);
+    if (r < 0)
+      return r;
+    covered = ext[nr - 1].guest_off + ext[nr - 1].len - guest_off;
+    p += covered;
+    guest_off += covered;
   }
   return 0;
+}
+
+bool
+qcow2_will_need (struct qcow2_image *img, unsigned root, uint64_t guest_off,
+                 uint64_t len, bool around)
+{
+  struct qcow2_extent ext[EXTENTS_PER_MAP];
+  struct io_part v[EXTENTS_PER_MAP];
+  uint64_t covered;
+  bool missing = false;
+  int nr;
+
+  for (; len > 0; len -= covered) {
+    nr = qcow2_map (img, root, guest_off, len, ext, EXTENTS_PER_MAP);
+    if (nr <= 0)
+      break;
+    missing |= announce (img, ext, nr, QCOW2_DATA, v, around);
+    missing |= announce (img, ext, nr, QCOW2_COMPRESSED, v, around);
+    covered = ext[nr - 1].guest_off + ext[nr - 1].len - guest_off;
+    guest_off += covered;
+  }
+  return missing;
 }
