@@ -244,6 +244,7 @@ free_export (struct srv_export *e)
   io_close (e->store);
   io_close (e->io);
   srv_range_lock_destroy (&e->ranges);
+  srv_read_ahead_destroy (&e->read_ahead);
   free (e->names);
   free (e->path);
   free (e);
@@ -270,6 +271,7 @@ new_export (const struct srv_params *p)
   srv_range_lock_init (&e->ranges);
   e->space.path = e->path;
   e->space.log = e->log;
+  srv_read_ahead_init (&e->read_ahead);
   return e;
 }
 

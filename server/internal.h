@@ -7,6 +7,7 @@
 #include "export.h"
 #include "loop.h"
 #include "range-lock.h"
+#include "read-ahead.h"
 #include "space.h"
 
 struct srv_existing {           /* how far indexing is */
@@ -44,6 +45,7 @@ struct srv_export {
   /* Lock themselves: */
   struct srv_range_lock ranges;
   struct srv_space space;
+  struct srv_read_ahead read_ahead;
 
   /* Atomic: */
   uint64_t last_change_ns;      /* CLOCK_MONOTONIC, of the last request that

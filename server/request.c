@@ -20,6 +20,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "aligned.h"
 #include "checked.h"
 #include "internal.h"
 
@@ -159,12 +160,30 @@ read_locked_range (struct srv_export *e, void *buf, uint64_t guest_off,
   return r;
 }
 
+/* A request that continues a sequential reader: announce what comes next.  What
+ * it asks for itself was announced by those before. */
+static void
+read_ahead (struct srv_export *e, unsigned root, uint64_t guest_off,
+            uint32_t len, uint64_t size)
+{
+  struct srv_ahead a;
+
+  if (len < SRV_READ_AHEAD_MIN)
+    return;
+  a = srv_read_ahead_note (&e->read_ahead, root, guest_off, len, size);
+  if (a.from < a.to &&
+      !dedup_will_need (e->disk, root, a.from, a.to - a.from, true))
+    srv_read_ahead_rest (&e->read_ahead, &a);
+}
+
 int
 srv_pread (struct srv_export *e, void *buf, uint64_t guest_off, uint32_t len)
 {
   char *out = buf;
   int r = check_range (e, guest_off, len);
 
+  if (r >= 0)
+    read_ahead (e, QCOW2_ROOT_ACTIVE, guest_off, len, e->size_bytes);
   while (r >= 0 && len > 0) {
     struct piece p = cut_piece (e, guest_off, len);
 
@@ -186,8 +205,10 @@ srv_root_pread (struct srv_export *e, unsigned root, void *buf,
   if (root == SRV_ROOT_ACTIVE)
     return srv_pread (e, buf, guest_off, len);
   r = check_root_range (e, root, guest_off, len);
-  return r < 0 ? r : nbd_result (dedup_read (e->disk, root, buf, guest_off,
-                                             len));
+  if (r < 0)
+    return r;
+  read_ahead (e, root, guest_off, len, srv_root_size (e, root));
+  return nbd_result (dedup_read (e->disk, root, buf, guest_off, len));
 }
 
 /* Reading is what warms the tables and the host's page cache. */
@@ -200,7 +221,7 @@ srv_root_cache (struct srv_export *e, unsigned root, uint64_t guest_off,
 
   if (r < 0)
     return r;
-  scratch = malloc (MAX_OF (1, MIN_OF (len, CACHE_STEP_BYTES)));
+  scratch = aligned_new (MIN_OF (len, CACHE_STEP_BYTES));
   if (scratch == NULL)
     return -ENOMEM;
   while (r >= 0 && len > 0) {
@@ -236,6 +257,9 @@ complete_piece (struct srv_export *e, const struct piece *p, char *bounce)
   memset (bounce + inside, 0, total - inside);
   if (p->nr == 1 && head > 0 && tail < inside)
     return dedup_read (e->disk, QCOW2_ROOT_ACTIVE, bounce, start, inside);
+  if (head > 0 && tail < inside)        /* both ends at once */
+    (void) dedup_will_need (e->disk, QCOW2_ROOT_ACTIVE, start + tail,
+                            inside - tail, false);
   if (head > 0)
     r = dedup_read (e->disk, QCOW2_ROOT_ACTIVE, bounce, start, head);
   if (r >= 0 && tail < inside)
@@ -249,7 +273,7 @@ static int MUST_CHECK
 write_bounced (struct srv_export *e, const void *buf, const struct piece *p)
 {
   size_t head = p->guest_off - (p->first << e->cluster_bits);
-  CLEANUP_FREE char *bounce = malloc (p->nr << e->cluster_bits);
+  CLEANUP_FREE char *bounce = aligned_new (p->nr << e->cluster_bits);
   int r;
 
   if (bounce == NULL)
