@@ -383,18 +383,35 @@ qcow2_guard_has_snapshot_locked (struct qcow2_image *img, uint64_t host_idx)
     qcow2_bitmap_test (g->snapshots, host_idx);
 }
 
+/* How many entries of the disk's L1 table name HOST_IDX? */
+static uint64_t
+count_l1_entries (const struct qcow2_image *img, uint64_t host_idx)
+{
+  const unsigned bits = img->header.geo.cluster_bits;
+  uint64_t n = 0;
+
+  for (uint64_t i = 0; i < img->l1.nr; ++i)
+    n += (img->l1.v[i] & QCOW2_OFFSET_MASK) >> bits == host_idx;
+  return n;
+}
+
+bool
+qcow2_guard_is_shared_locked (struct qcow2_image *img, uint64_t host_idx)
+{
+  assert (lock_held (&img->lock));
+  return img->guard.disk &&
+    (qcow2_bitmap_test (img->guard.snapshots, host_idx) ||
+     count_l1_entries (img, host_idx) > 1);
+}
+
 void
 qcow2_guard_leave_locked (struct qcow2_image *img, uint64_t host_idx)
 {
-  const struct qcow2_flat *l1 = &img->l1;
-  const unsigned bits = img->header.geo.cluster_bits;
   int r;
 
-  if (qcow2_guard_has_snapshot_locked (img, host_idx))
+  if (qcow2_guard_has_snapshot_locked (img, host_idx) ||
+      count_l1_entries (img, host_idx) > 0)
     return;
-  for (uint64_t i = 0; i < l1->nr; ++i)
-    if ((l1->v[i] & QCOW2_OFFSET_MASK) >> bits == host_idx)
-      return;
   if (img->direct.on)            /* nothing is replayed */
     qcow2_bitmap_clear (img->guard.disk, host_idx, 1);
   else if ((r = qcow2_bitmap_set (img->guard.left, host_idx, 1)) < 0)

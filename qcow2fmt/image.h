@@ -433,6 +433,9 @@ bool qcow2_guard_has_tables_locked (struct qcow2_image *img,
 /* May a snapshot have a table in this cluster? */
 bool qcow2_guard_has_snapshot_locked (struct qcow2_image *img,
                                       uint64_t host_idx) MUST_CHECK;
+/* Do two L1 tables, or two entries of the disk's, surely name this one? */
+bool qcow2_guard_is_shared_locked (struct qcow2_image *img, uint64_t host_idx)
+  MUST_CHECK;
 /* An L1 entry that named HOST_IDX names a copy now.  If no other names it, it is
  * no table any more.  Its bytes are kept until the next open: a replay makes the
  * copy again. */

@@ -242,6 +242,10 @@ copy_table (struct qcow2_txn *txn, uint64_t ti, uint64_t source_off)
     return r;
   if (refcount == 0)
     return -EIO;               /* corrupt: in use, and counted as free */
+  /* Counted too low, and so may be what it names: a write might free data of
+   * whoever has the table as well. */
+  if (refcount == 1 && qcow2_guard_is_shared_locked (img, source))
+    return -EINVAL;
   pass = passes_to_anchor (img, source, refcount, anchored);
   if (img->direct.on)
     r = qcow2_direct_reserve_locked (img);

@@ -103,6 +103,16 @@ CLASH = {
         lambda i: i.put(i.l1 + 8, i.u64(i.reftable) | COPIED),
     'l2-and-active-l1': lambda i: i.put(i.l1 + 8, i.l1 | COPIED),
 }
+
+
+def behind_data(i):
+    """Guest clusters 15 and 16 follow each other in the file: data, and the L2
+    table of the next 2 MiB."""
+    last = i.u64(i.l2(0) + 15 * 8)
+    assert i.l2(1) == (last & MASK) + CLUSTER
+    i.put(i.l2(0) + 16 * 8, last + CLUSTER)
+
+
 CASES = {**GUEST, **TABLES, **CLASH}
 
 
@@ -122,7 +132,7 @@ def make(path, case, compat='1.1'):
         subprocess.run(['qemu-img', 'bitmap', '--add', path, 'b0'], check=True)
     qemu_io(path, 'write -P 11 0 64k', 'write -P 12 2M 64k')
     image = Image(path)
-    CASES[case](image)
+    (behind_data if case == 'table-behind-data' else CASES[case])(image)
     image.f.close()
 
 
