@@ -25,8 +25,6 @@
 /* Flushes that tell. */
 #define AHEAD_FLUSHES 32
 #endif
-/* Of a new journal area: all of it, at the sizes that are usual. */
-#define AREA_BYTES (UINT64_C (16) << 20)
 /* Flushes after which older ones count half. */
 #define AHEAD_WINDOW 128
 
@@ -113,7 +111,7 @@ dedup_ahead_give_back_locked (struct dedup_disk *d)
 int
 dedup_ahead_area (struct io_store *io, uint64_t host_off, uint64_t size)
 {
-  return io_pwrite_zeroes (io, host_off, MIN_OF (size, AREA_BYTES));
+  return io_pwrite_zeroes (io, host_off, size);
 }
 
 /* 1: written and durable; 0: there was data before. */

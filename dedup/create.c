@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A store for an image that has none (docs/on-disk.md section 6).
  *
- * Everything new is laid out behind the end of the file, where all refcounts
- * are 0.  The first journal block holds the records that give the new areas
+ * Everything new is laid out behind the frontier, where all refcounts are 0; the
+ * bytes there may be anything, on a device.  The first journal block holds the records that give the new areas
  * and tables their refcounts.  One write of the header then turns the image
  * into a crashed one, whose recovery completes the store.  Until that write
  * the image is as it was, but longer.
@@ -241,6 +241,8 @@ dedup_adopt (struct io_store *io, const struct dedup_open_params *p,
   a.geo = qcow2_geometry (a.img);
   a.config = calloc (1, sizeof *a.config);
   r = a.config ? 0 : fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  if (r == 0)                   /* nothing is laid out over a table */
+    r = qcow2_guard_begin (a.img, f);
   if (r == 0)                   /* the replay will need all of it */
     r = qcow2_anchor_load_all (a.img, f);
   if (r == 0)

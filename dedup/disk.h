@@ -309,8 +309,10 @@ void dedup_ahead_give_back_locked (struct dedup_disk *d);
 /* Get more; for the commit job.  Should that be now? */
 void dedup_ahead_fill (struct dedup_disk *d);
 bool dedup_ahead_due_locked (const struct dedup_disk *d);
-/* Zeroes in a new journal area of SIZE bytes: in the first 16 MiB, as an image
- * may ask for large ones.  Without them its blocks take longer to write. */
+/* Zeroes in a new journal area of SIZE bytes, before a configuration lists it.
+ * There may be blocks of the same store, where an older copy of the image was
+ * put on a device over a newer one, and they must not be taken for blocks of
+ * this area.  Besides, blocks take longer to write where no data was before. */
 int dedup_ahead_area (struct io_store *io, uint64_t host_off, uint64_t size);
 
 /* --- give-back.c: space that nothing needs goes back to the host --------------- */

@@ -36,11 +36,14 @@ journal_low (struct dedup_disk *d)
   return dedup_journal_low_locked (d);
 }
 
-static bool
-flushes_are_small (struct dedup_disk *d)
+/* An area that nothing lists is garbage to the next session, at the latest. */
+static int
+free_area (struct dedup_disk *d, const struct dedup_journal_area *a, int r)
 {
-  LOCK_FOR_SCOPE (d->lock);
-  return dedup_ahead_small_locked (d);
+  if (dedup_area_free (d, a->host_off, d->config->journal_area_size) < 0)
+    log_line (d->log, LOG_DEBUG, "%s: an area is left to the next sweep",
+              d->path);
+  return r;
 }
 
 /* List one more area, then use it.  The configuration's sync makes it real
@@ -62,8 +65,11 @@ add_area (struct dedup_disk *d)
     r = dedup_area_alloc (d, c->journal_area_size, &a.host_off);
   if (r < 0)
     return r;
-  if (flushes_are_small (d))
-    (void) dedup_ahead_area (d->io, a.host_off, c->journal_area_size);
+  r = dedup_ahead_area (d->io, a.host_off, c->journal_area_size);
+  if (r == 0)
+    r = dedup_sync (d);
+  if (r < 0)
+    return free_area (d, &a, r);
   return dedup_config_add_area (d, &a);
 }
 

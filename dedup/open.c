@@ -304,6 +304,7 @@ static int
 grow_tables (struct dedup_disk *d, struct fault *f)
 {
   uint64_t bound = qcow2_growth_bound (d->img);
+  struct fault why = { 0 };
   struct qcow2_plan *plan;
   struct qcow2_txn txn;
   bool no_room;
@@ -311,19 +312,23 @@ grow_tables (struct dedup_disk *d, struct fault *f)
   int r;
 
   /* With slack, so that it does not happen at every open. */
-  r = qcow2_plan_new (d->img, NULL, 0, bound - bound / 8, &plan, f);
+  r = qcow2_plan_new (d->img, NULL, 0, bound - bound / 8, &plan, &why);
+  if (r == -ENOSPC)             /* the old tables bound the file: so be it */
+    return 0;
   if (r < 0)
-    return r;
+    return fault_set (f, why.kind, -r, why.off, "%s", why.msg);
   if (!plan->new_header) {
     qcow2_plan_free (plan);
     return 0;
   }
   qcow2_plan_free (plan);
-  r = qcow2_plan_new (d->img, NULL, 0, bound, &plan, f);
+  r = qcow2_plan_new (d->img, NULL, 0, bound, &plan, &why);
+  if (r == -ENOSPC)
+    return 0;
   if (r < 0)
-    return r;
+    return fault_set (f, why.kind, -r, why.off, "%s", why.msg);
   r = qcow2_plan_write (d->img, plan);
-  if (r == -ENOSPC) {           /* the old tables bound the file: so be it */
+  if (r == -ENOSPC) {           /* as above */
     qcow2_plan_free (plan);
     return 0;
   }

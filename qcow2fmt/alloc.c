@@ -13,7 +13,9 @@
  *   past the frontier
  *
  * Reserving takes known free clusters next-fit, else moves the frontier.  The
- * frontier never passes the bound: what refcount table and anchor can hold.
+ * frontier never passes the bound: what refcount table and anchor can hold,
+ * and on a device its end.  What a cluster held that is free is unknown, past
+ * the frontier as well: whoever takes one writes all of it, or reads none.
  *
  * The scan trusts refcounts, so in the part that is not scanned, nothing
  * with refcount 0 may be in use or waiting: what is quarantined or kept
@@ -30,7 +32,7 @@
  * never used too early: if a busy bit cannot be set, the scan ends.
  *
  * Protected by the image's lock.  The one read, at open, is of refcount
- * blocks for clusters past the end of the file.
+ * blocks, from the last one down to one that counts something.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -46,8 +48,8 @@
 #define MAX_LOOK 64
 #define MAX_LOOK_AREA 65536
 
-/* Refcount blocks read at open at the most.  More of them past the end of
- * the file: the frontier is put behind them. */
+/* Refcount blocks read at open at the most.  Where more of them count nothing,
+ * the frontier is put behind the rest, and the scan finds what is free there. */
 #define MAX_TAIL_BLOCKS 4096
 
 /* --- Open ---------------------------------------------------------------- */
@@ -63,7 +65,8 @@ set_busy (struct qcow2_alloc *a, uint64_t host_idx, uint64_t count)
     a->scan_next = a->scan_end = a->frontier;
 }
 
-/* If block B counts anything, the frontier goes behind that: 1. */
+/* If block B counts anything, the frontier goes behind that: 1.  One that
+ * can't be read may count all that it could. */
 static int
 tail_block (struct qcow2_image *img, uint64_t b, uint8_t *buf)
 {
@@ -74,10 +77,8 @@ tail_block (struct qcow2_image *img, uint64_t b, uint8_t *buf)
   if (off == 0 || off % geo->cluster_size != 0 || off >= QCOW2_MAX_HOST_OFF)
     return 0;                  /* a bad one stops whoever needs it */
   r = io_pread (img->io, buf, geo->cluster_size, off);
-  if (r < 0)
-    return r;
   for (uint64_t i = geo->refblock_entries; i-- > 0; )
-    if (qcow2_refcount_get (geo->refcount_bits, buf, i) != 0) {
+    if (r < 0 || qcow2_refcount_get (geo->refcount_bits, buf, i) != 0) {
       img->alloc.frontier = MAX_OF (img->alloc.frontier,
                                     b * geo->refblock_entries + i + 1);
       return 1;
@@ -85,15 +86,16 @@ tail_block (struct qcow2_image *img, uint64_t b, uint8_t *buf)
   return 0;
 }
 
-/* Clusters past the end of the file may be counted: written never, or lost
- * with a tail that was cut off. */
+/* The frontier comes from what is counted, not from the size of the file: a
+ * device, or a file that was made large, goes on behind it, with bytes that
+ * nobody knows; and counted clusters may lie past the end of the file, written
+ * never, or lost with a tail that was cut off. */
 static int
 find_tail (struct qcow2_image *img)
 {
   uint64_t per = img->header.geo.refblock_entries;
   CLEANUP_FREE uint8_t *buf = aligned_new (img->header.geo.cluster_size);
   unsigned looked = 0;
-  int r;
 
   if (!buf)
     return -ENOMEM;
@@ -104,11 +106,31 @@ find_tail (struct qcow2_image *img)
       img->alloc.frontier = MAX_OF (img->alloc.frontier, (b + 1) * per);
       return 0;
     }
-    r = tail_block (img, b, buf);
-    if (r != 0)
-      return MIN_OF (r, 0);
+    if (tail_block (img, b, buf) == 1)
+      return 0;
   }
   return 0;
+}
+
+/* A short tail of a file is what a crash left there: the scan finds it free, so
+ * that it is used again or given back.  A long one is somebody's wish, and too
+ * much to look at. */
+#ifdef DEDUP_MUTATIONS         /* the crash harness has small images */
+#define SHORT_TAIL (UINT64_C (256) << 10)
+#else
+#define SHORT_TAIL (UINT64_C (1) << 30)
+#endif
+
+static void
+take_in_short_tail (struct qcow2_image *img)
+{
+  const unsigned bits = img->header.geo.cluster_bits;
+  const uint64_t end = div_round_up (img->file_size, UINT64_C (1) << bits);
+
+  if (io_max_size (img->io) == UINT64_MAX && end > img->alloc.frontier &&
+      end - img->alloc.frontier <=
+      (SHORT_TAIL >> bits) + img->alloc.frontier / 4)
+    img->alloc.frontier = end;
 }
 
 static void
@@ -118,30 +140,44 @@ set_bound (struct qcow2_image *img)
   uint64_t bound = qcow2_refcount_coverage (img);
 
   bound = MIN_OF (bound, QCOW2_MAX_HOST_OFF >> geo->cluster_bits);
+  bound = MIN_OF (bound, io_max_size (img->io) >> geo->cluster_bits);
   if (img->anchor.l1.nr > 0)
     bound = MIN_OF (bound, img->anchor.l1.nr * geo->l2_entries);
   img->alloc.bound = bound;
 }
 
+/* NR clusters from HOST_IDX on hold a table. */
+static void
+keep (struct qcow2_image *img, uint64_t host_idx, uint64_t nr)
+{
+  const uint64_t limit = qcow2_host_end (img);
+
+  if (host_idx == 0 || host_idx >= limit)
+    return;
+  nr = MIN_OF (nr, limit - host_idx);
+  img->alloc.frontier = MAX_OF (img->alloc.frontier, host_idx + nr);
+  set_busy (&img->alloc, host_idx, nr);
+}
+
 /* The tables that T names, and T itself, are in use, whatever a damaged
- * refcount says: the scan shall not find them free. */
+ * refcount says: neither the scan nor the frontier shall find them free. */
 static void
 keep_tables (struct qcow2_image *img, const struct qcow2_flat *t)
 {
-  struct qcow2_alloc *a = &img->alloc;
   unsigned bits = img->header.geo.cluster_bits;
-  uint64_t idx, end;
+  uint64_t end = div_round_up (t->host_off + t->nr * sizeof (be64),
+                               img->header.geo.cluster_size);
 
-  for (uint64_t i = 0; i < t->nr; ++i) {
-    idx = (t->v[i] & QCOW2_OFFSET_MASK) >> bits;
-    if (idx > 0 && idx < a->frontier)
-      set_busy (a, idx, 1);
-  }
-  idx = t->host_off >> bits;
-  end = div_round_up (t->host_off + t->nr * sizeof (be64),
-                      img->header.geo.cluster_size);
-  if (idx < a->frontier)
-    set_busy (a, idx, MIN_OF (end, a->frontier) - idx);
+  for (uint64_t i = 0; i < t->nr; ++i)
+    keep (img, (t->v[i] & QCOW2_OFFSET_MASK) >> bits, 1);
+  keep (img, t->host_off >> bits, end - (t->host_off >> bits));
+}
+
+uint64_t
+qcow2_host_end (const struct qcow2_image *img)
+{
+  return MAX_OF (div_round_up (img->file_size, img->header.geo.cluster_size),
+                 img->alloc.frontier);
 }
 
 int
@@ -151,8 +187,7 @@ qcow2_alloc_init (struct qcow2_image *img)
   int r = 0;
 
   memset (a, 0, sizeof *a);
-  a->frontier = div_round_up (img->file_size, img->header.geo.cluster_size);
-  a->frontier = MAX_OF (a->frontier, 1);
+  a->frontier = 1;
   a->scan_end = UINT64_MAX;
   set_bound (img);
   a->free = qcow2_bitmap_new ();
@@ -163,8 +198,10 @@ qcow2_alloc_init (struct qcow2_image *img)
     r = -ENOMEM;
   if (r == 0)
     r = qcow2_anchor_resize (img, 0);
-  if (r == 0 && img->writable)
+  if (r == 0)
     r = find_tail (img);
+  if (r == 0)
+    take_in_short_tail (img);
   if (r == 0 && img->writable) {
     keep_tables (img, &img->l1);
     keep_tables (img, &img->reftable);
@@ -417,6 +454,13 @@ qcow2_frontier_locked (struct qcow2_image *img)
 {
   assert (lock_held (&img->lock));
   return img->alloc.frontier;
+}
+
+uint64_t
+qcow2_host_frontier (struct qcow2_image *img)
+{
+  LOCK_FOR_SCOPE (&img->lock);
+  return qcow2_frontier_locked (img);
 }
 
 size_t

@@ -197,7 +197,7 @@ uint64_t
 qcow2_tables_end_locked (const struct qcow2_image *img)
 {
   /* The crash may have cut off a table that the file names already. */
-  return MAX_OF (img->alloc.frontier, img->replaying ?
+  return MAX_OF (qcow2_host_end (img), img->replaying ?
                  qcow2_refcount_coverage (img) : 0);
 }
 

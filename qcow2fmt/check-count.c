@@ -19,8 +19,13 @@
 /* Entries read at once by check_each_entry. */
 #define CHUNK_ENTRIES 4096
 
+/* Clusters that are counted at least, if the file has so many: 48 MiB. */
+#define MIN_COUNTED (UINT64_C (1) << 24)
+
 /* One slot more than the file has clusters: as for QEMU, a table may pass
- * the end of the file by less than a cluster. */
+ * the end of the file by less than a cluster.  Of a device, or a file, that is
+ * much longer than what refcounts count, a part: what refers to the rest is
+ * wrong, and told to be past the end. */
 static int
 count_clusters (struct check *c, struct fault *f)
 {
@@ -31,6 +36,9 @@ count_clusters (struct check *c, struct fault *f)
     return fault_io (f, (int) -size, UINT64_MAX, "cannot get the file's size");
   c->file_size = (uint64_t) size;
   nr = div_round_up (c->file_size, c->geo->cluster_size) + 1;
+  if (!c->rebuilding)           /* else no refcount can be relied on */
+    nr = MIN_OF (nr, MAX_OF (2 * qcow2_host_frontier (c->img), MIN_COUNTED));
+  c->file_size = MIN_OF (c->file_size, nr << c->geo->cluster_bits);
   if (nr > CHECK_MAX_CLUSTERS)
     return fault_unsupported (f, "too large to check: more than %" PRIu64
                               " clusters", CHECK_MAX_CLUSTERS);

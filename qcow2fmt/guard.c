@@ -71,7 +71,7 @@ mark (struct marking *m, uint64_t host_off, uint64_t bytes, const char *what)
                           "to a cluster: run qemu-img check, or serve it "
                           "with readonly=on", what, host_off);
   if (!add_u64 (host_off, bytes, &end) ||
-      (last = (end - 1) >> g->cluster_bits) >= m->img->alloc.frontier)
+      (last = (end - 1) >> g->cluster_bits) >= qcow2_host_end (m->img))
     return fault_corrupt (m->f, host_off, "%s at 0x%" PRIx64 " lies past the "
                           "end of the file: run qemu-img check, or serve "
                           "it with readonly=on", what, host_off);
@@ -83,6 +83,7 @@ mark (struct marking *m, uint64_t host_off, uint64_t bytes, const char *what)
   r = qcow2_bitmap_set (m->set, idx, last - idx + 1);
   if (r < 0)
     m->not_whole = true;       /* past its limits nothing is guarded */
+  m->img->alloc.frontier = MAX_OF (m->img->alloc.frontier, last + 1);
   return 0;
 }
 
@@ -233,8 +234,10 @@ mark_bitmap (void *opaque, uint64_t host_off, uint64_t bytes)
   int r;
 
   if (bytes == 0 || !add_u64 (host_off, bytes, &end) ||
-      (end - 1) >> bits >= m->img->alloc.frontier)
+      (end - 1) >> bits >= qcow2_host_end (m->img))
     return;
+  m->img->alloc.frontier = MAX_OF (m->img->alloc.frontier,
+                                   ((end - 1) >> bits) + 1);
   r = qcow2_bitmap_set (m->set, host_off >> bits,
                         ((end - 1) >> bits) - (host_off >> bits) + 1);
   (void) r;                    /* past its limits nothing is guarded */
@@ -329,8 +332,10 @@ qcow2_guard_put_locked (struct qcow2_image *img, uint64_t host_idx,
   assert (lock_held (&img->lock));
   if (g->disk == NULL)
     return;
-  if (guarded)
+  if (guarded) {
     r = qcow2_bitmap_set (g->disk, host_idx, count);
+    img->alloc.frontier = MAX_OF (img->alloc.frontier, host_idx + count);
+  }
   else
     qcow2_bitmap_clear (g->disk, host_idx, count);
   (void) r;

@@ -118,7 +118,14 @@ int qcow2_cache_init (struct qcow2_image *img, size_t budget_bytes)
   MUST_CHECK;
 void qcow2_cache_free (struct qcow2_image *img);
 
-/* First cluster where no table can be: the frontier, but while replaying
+/* The frontier, for those who don't hold the lock. */
+uint64_t qcow2_host_frontier (struct qcow2_image *img);
+
+/* First cluster where nothing of the image can be: behind the frontier and the
+ * end of the file, whichever is later. */
+uint64_t qcow2_host_end (const struct qcow2_image *img);
+
+/* First cluster where no table can be: that, but while replaying
  * what the refcount table covers. */
 uint64_t qcow2_tables_end_locked (const struct qcow2_image *img);
 

@@ -37,10 +37,8 @@ struct walk {
 static uint64_t
 host_limit_locked (struct qcow2_image *img)
 {
-  const uint64_t size = img->header.geo.cluster_size;
-
-  return MAX_OF (div_round_up (img->file_size, size),
-                 qcow2_frontier_locked (img)) * size;
+  assert (lock_held (&img->lock));
+  return qcow2_host_end (img) << img->header.geo.cluster_bits;
 }
 
 static bool

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Carrying out a plan: the writes that are not records.
  *
- * Order: qcow2_plan_write puts the new tables behind the end of the file,
+ * Order: qcow2_plan_write puts the new tables behind the frontier,
  * where nothing refers to them; the caller makes them durable; only then does
  * something switch to them, a record (law 3) or qcow2_plan_commit_header.
  * That one is a single write of the first cluster, and what is in memory

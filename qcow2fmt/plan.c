@@ -2,7 +2,8 @@
 /* Plans: where new store areas go, and the tables that the file's growth
  * needs (docs/on-disk.md section 6).
  *
- * Everything new lies behind the end of the file, in this order:
+ * Everything new lies behind the frontier, where all refcounts are 0 and the
+ * bytes are unknown, in this order:
  *
  *   areas | anchor L1 | refcount table | snapshot table |
  *   refcount blocks | anchor L2 tables
@@ -53,7 +54,7 @@ struct builder {
   const struct qcow2_geometry *geo;
   struct qcow2_plan *plan;
   struct fault *f;
-  uint64_t start;              /* first cluster behind the file */
+  uint64_t start;              /* the frontier */
   uint64_t areas_end;
   size_t nr_extra;             /* parts of the anchor that need a table, beside */
   uint64_t extra[MAX_EXTRA];   /* those of areas */
@@ -69,15 +70,17 @@ uint64_t
 qcow2_growth_bound (struct qcow2_image *img)
 {
   const struct qcow2_geometry *g = &img->header.geo;
+  uint64_t used = qcow2_host_frontier (img) << g->cluster_bits;
   uint64_t bytes, clusters;
 
   /* At most 2^61 by the L1 limit, so the first sum fits. */
   bytes = g->virtual_size + g->virtual_size / 8;
-  if (!add_u64 (bytes, img->file_size, &bytes) ||
+  if (!add_u64 (bytes, used, &bytes) ||
       !add_u64 (bytes, UINT64_C (4) << 30, &bytes) ||
       bytes > QCOW2_MAX_HOST_OFF)
     bytes = QCOW2_MAX_HOST_OFF;
   clusters = div_round_up (bytes, g->cluster_size);
+  clusters = MIN_OF (clusters, io_max_size (img->io) >> g->cluster_bits);
   clusters = MIN_OF (clusters, MAX_REFTABLE * g->refblock_entries);
   return MIN_OF (clusters, MAX_L1 * g->l2_entries);
 }
@@ -562,11 +565,20 @@ copy_tables (struct builder *b)
 static void
 find_start (struct builder *b)
 {
-  uint64_t file_end = div_round_up (b->img->file_size,
-                                    b->geo->cluster_size);
-  LOCK_FOR_SCOPE (&b->img->lock);
+  b->start = qcow2_host_frontier (b->img);
+}
 
-  b->start = MAX_OF (file_end, qcow2_frontier_locked (b->img));
+/* On a device it must end before that does. */
+static int
+check_device (const struct builder *b)
+{
+  const uint64_t max = io_max_size (b->img->io);
+
+  if (b->l.end <= max >> b->geo->cluster_bits)
+    return 0;
+  return fault_set (b->f, FAULT_UNSUPPORTED, ENOSPC, UINT64_MAX, "the device is "
+                    "too small: its tables and journal would end at byte %llu",
+                    (unsigned long long) (b->l.end * b->geo->cluster_size));
 }
 
 static int
@@ -580,6 +592,7 @@ build (struct builder *b, const uint64_t *area_size, size_t nr_areas,
       (r = place_areas (b, area_size, nr_areas)) < 0 ||
       (r = find_all_shared (b)) < 0 ||
       (r = lay_out_to_fit (b, max_clusters)) < 0 ||
+      (r = check_device (b)) < 0 ||
       (r = add_header (b)) < 0 ||
       (r = add_new (b)) < 0 ||
       (r = add_replaced (b)) < 0)

@@ -5,7 +5,7 @@
  * bitmaps are given up: what they had is not counted any more.
  *
  * The walk is the checker's (check.h).  New blocks and a new table are
- * written behind the end of the file, where nothing refers to them; COPIED
+ * written behind all that is in use, where nothing refers to them; COPIED
  * flags of the active disk are put right in place, which says nothing new
  * about where data is; then all of it is synced, and one write of the header
  * switches to the new table and clears the dirty bit.  A crash before that
@@ -38,6 +38,31 @@ struct rebuild {
 
 /* --- Layout --------------------------------------------------------- */
 
+static uint64_t
+end_of (const struct rebuild *b, uint64_t host_off, uint64_t bytes)
+{
+  return div_round_up (host_off + bytes, b->geo->cluster_size);
+}
+
+/* Behind all that is referred to or counted, and behind the old table and blocks,
+ * which count until the switch.  The rest of a device or of a long file is
+ * free. */
+static uint64_t
+find_start (const struct rebuild *b)
+{
+  const struct qcow2_flat *old = &b->img->reftable;
+  uint64_t start = b->c.nr, i;
+  uint64_t min = MAX_OF (qcow2_host_frontier (b->img), end_of
+                         (b, old->host_off, old->nr * sizeof (be64)));
+
+  for (i = 0; i < old->nr; i++)
+    if (old->v[i] < b->c.file_size)
+      min = MAX_OF (min, end_of (b, old->v[i], b->geo->cluster_size));
+  while (start > min && check_count_get (&b->c, start - 1) == 0)
+    start--;
+  return start;
+}
+
 /* The blocks count themselves and the table: until nothing grows. */
 static int
 lay_out (struct rebuild *b, uint64_t min_clusters, struct fault *f)
@@ -45,7 +70,7 @@ lay_out (struct rebuild *b, uint64_t min_clusters, struct fault *f)
   const struct qcow2_geometry *g = b->geo;
   uint64_t before, entries;
 
-  b->start = b->end = b->c.nr;
+  b->start = b->end = find_start (b);
   do {
     before = b->end;
     b->nr_blocks = div_round_up (b->end, g->refblock_entries);
@@ -60,6 +85,9 @@ lay_out (struct rebuild *b, uint64_t min_clusters, struct fault *f)
     return fault_unsupported (f, "its refcounts cannot be rebuilt: the "
                               "refcount table would be larger than the "
                               "maximum");
+  if (b->end > io_max_size (b->img->io) >> g->cluster_bits)
+    return fault_set (f, FAULT_UNSUPPORTED, ENOSPC, UINT64_MAX, "its refcounts "
+                      "cannot be rebuilt: the device is too small");
   return 0;
 }
 

@@ -262,8 +262,40 @@ make_stock (struct world *w, struct bytes *out)
   return 0;
 }
 
-int
-make_base (struct world *w, struct bytes *out)
+/* --- with bytes of an earlier use behind it --------------------------------- */
+
+#define STALE_BYTES (UINT64_C (3) << 20)
+
+/* As on a device, or in a file that was made large: behind the image lie random
+ * bytes, and copies of the image itself, with blocks of its own journal. */
+static int
+add_stale (struct bytes *b, struct rng *r)
+{
+  struct io_store *io = store_of_bytes (b);
+  const uint64_t end = b->size + STALE_BYTES;
+  uint64_t at, n, i, word[512];
+  int res = 0;
+
+  for (at = b->size; at < end && res == 0; at += n) {
+    n = MIN_OF (b->size, end - at);
+    res = io_pwrite (io, b->p, n, at);
+  }
+  for (at = b->size; at + sizeof word <= end && res == 0;
+       at += rnd (r, 64) << 12) {
+    for (i = 0; i < 512; i++)
+      word[i] = rnd (r, UINT64_MAX);
+    res = io_pwrite (io, word, sizeof word, at);
+    at += sizeof word;
+  }
+  bytes_free (b);
+  if (res == 0)
+    res = bytes_of_store (io, b);
+  io_close (io);
+  return res;
+}
+
+static int
+make_image (struct world *w, struct bytes *out)
 {
   switch (w->cfg.base) {
   case BASE_CREATED:
@@ -273,4 +305,13 @@ make_base (struct world *w, struct bytes *out)
   default:
     return make_stock (w, out);
   }
+}
+
+int
+make_base (struct world *w, struct bytes *out)
+{
+  struct rng r = rng_of (w->seed, 77);
+  int res = make_image (w, out);
+
+  return res == 0 && w->cfg.stale ? add_stale (out, &r) : res;
 }

@@ -67,6 +67,7 @@ struct cfg {
   bool store_file;             /* the index lies in a second file */
   bool fail_store;             /* which fails some time */
   bool deep_merges;            /* merges catch up: all levels are there */
+  bool stale;                  /* bytes of an earlier use behind the image */
   bool limited;                /* most sessions, by a limit that drops nothing */
 };
 
