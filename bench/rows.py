@@ -158,12 +158,53 @@ SCALE = [
         timed=RSS_OPS, servers=('dedup', 'qemu4k')),
 ]
 
-GROUPS = {'main': MAIN, 'scale': SCALE, 'all': MAIN + SCALE}
+# Cold: the server is stopped, the image's pages are dropped, it is started
+# again.  In a rewritten image every cluster lies apart from its neighbours
+# where the format copies on write.
+FOUR_K = ('file', 'dedup', 'qemu4k')
+COPIES = f'{SECOND} --dup=scatter --dup-run=4k'
+
+
+def rewrites(number):
+    """A full image, rewritten so many times in another random order."""
+    return (FILL, *(f'randwrite --size={{S}} --gen={i + 1} --seed={i}'
+                    for i in range(1, number + 1)))
+
+
+COLD = [
+    Row('coldread', 'cold sequential read 1 MiB, 8 in flight', 'mib_per_s',
+        kind='cold', prep=(FILL,), timed='seqread --size={S}',
+        check=(WHOLE,), vs_file=0.95, servers=FOUR_K),
+    Row('coldrand32', 'cold random read 4 KiB, 32 in flight', 'iops',
+        kind='cold', prep=(FILL,),
+        timed='randread --size={S} --depth=32 --ops={single_ops}',
+        vs_file=0.95, servers=FOUR_K),
+    Row('fragread', 'sequential read after three random rewrites in 4 KiB',
+        'mib_per_s', prep=rewrites(3), timed='seqread --size={S}',
+        check=(WHOLE + ' --gen=4',), vs_qemu=1.0, servers=FOUR_K),
+    Row('coldfrag', 'the same, cold', 'mib_per_s', kind='cold',
+        prep=rewrites(3), timed='seqread --size={S}',
+        check=(WHOLE + ' --gen=4',), vs_qemu=0.9, servers=FOUR_K),
+    Row('colddup', 'sequential write of copies of random blocks, which are '
+        'cold', 'mib_per_s', kind='cold', disk='{S2}', prep=(FILL,),
+        timed=f'seqwrite {COPIES}', check=(WHOLE, f'verify {COPIES}'),
+        servers=FOUR_K),
+]
+
+# What more rewrites do; long.
+GROWTH = [
+    Row(f'coldfrag{n}', f'cold sequential read after {n} random rewrites',
+        'mib_per_s', kind='cold', prep=rewrites(n), timed='seqread --size={S}',
+        check=(WHOLE + f' --gen={n + 1}',), servers=('dedup', 'qemu4k'))
+    for n in (1, 10, 30)]
+
+GROUPS = {'main': MAIN, 'scale': SCALE, 'cold': COLD, 'growth': GROWTH,
+          'all': MAIN + SCALE + COLD}
 
 
 def select(names):
     """Rows and groups by name, in the order of the tables."""
-    known = {r.name: r for r in GROUPS['all']}
+    known = {r.name: r for r in GROUPS['all'] + GROWTH}
     wanted = set()
     for n in names:
         if n in GROUPS:
@@ -173,7 +214,7 @@ def select(names):
         else:
             raise SystemExit(f'{n} is not a row or group: '
                              + ' '.join([*GROUPS, *known]))
-    return [r for r in GROUPS['all'] if r.name in wanted]
+    return [r for r in GROUPS['all'] + GROWTH if r.name in wanted]
 
 
 # A quarter of the table cache may be changed before a checkpoint is due.

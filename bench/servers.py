@@ -5,6 +5,7 @@ Servers are children of this process, listen on a Unix socket in a temporary
 directory, run with their defaults unless a row says otherwise, and are ended
 by their own pid.
 """
+import errno
 import os
 import shutil
 import signal
@@ -14,6 +15,10 @@ import time
 
 TIMEOUT_S = 1800                # for any one thing: then it hangs
 CLUSTER = {'qemu4k': '4k', 'qemu64k': '64k'}
+
+
+class SkipRow(Exception):
+    """This machine cannot measure the row."""
 
 
 class BenchError(Exception):
@@ -29,6 +34,39 @@ def run_command(argv):
     return r.stdout
 
 
+def is_cached(path):
+    """Is one of some pages of PATH in memory?  Looking begins to read them.
+    Holes are left out: they are always at hand."""
+    size = os.path.getsize(path)
+    with open(path, 'rb', buffering=0) as f:
+        for i in range(16):
+            try:
+                at = os.lseek(f.fileno(), size * i // 16, os.SEEK_DATA)
+                os.preadv(f.fileno(), [bytearray(1)], at, os.RWF_NOWAIT)
+                return True
+            except BlockingIOError:
+                pass
+            except OSError as e:
+                if e.errno != errno.ENXIO:      # no data from here on
+                    raise
+    return False
+
+
+def drop_cache(path):
+    """Make memory forget the file PATH; whether it did."""
+    with open(path, 'rb') as f:
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if is_cached(path) and os.geteuid() == 0:
+        with open('/proc/sys/vm/drop_caches', 'w', encoding='ascii') as f:
+            f.write('1\n')
+    if is_cached(path):
+        return False
+    with open(path, 'rb') as f:     # what was asked for by looking
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return True
+
+
 def find_nbdkit():
     path = os.environ.get('PATH', os.defpath) + ':/usr/sbin:/sbin'
     return shutil.which('nbdkit', path=path) or 'nbdkit'
@@ -37,12 +75,15 @@ def find_nbdkit():
 class Server:
     """How to make an image for the server NAME, and how to serve it."""
 
-    def __init__(self, name, build, disk, cache='', create_opts=''):
+    def __init__(self, name, build, disk, cache='', create_opts='',
+                 threads=0):
         self.name = name
         self.build = build
         self.disk = disk        # bytes, or a number with k, M, G, T
         self.cache = cache
         self.create_opts = create_opts      # of qcow2-dedup
+        self.nbdkit = [find_nbdkit(), *([f'--threads={threads}']
+                                        if threads else []), '-f']
         self.create = {'file': self._create_raw,
                        'dedup': self._create_dedup}.get(name,
                                                         self._create_qcow2)
@@ -62,11 +103,11 @@ class Server:
                      image, self.disk])
 
     def _argv_file(self, image, sock):
-        return [find_nbdkit(), '-f', '-U', sock, 'file', image]
+        return [*self.nbdkit, '-U', sock, 'file', image]
 
     def _argv_dedup(self, image, sock):
         cache = [f'l2-cache-size={self.cache}'] if self.cache else []
-        return [find_nbdkit(), '-f', '-U', sock,
+        return [*self.nbdkit, '-U', sock,
                 f'{self.build}/plugin/nbdkit-dedup-plugin.so',
                 f'file={image}', *cache]
 
