@@ -362,6 +362,23 @@ dedup_area_guard (struct dedup_disk *d, struct fault *f)
   return 0;
 }
 
+void
+dedup_area_back (struct dedup_disk *d)
+{
+  const struct dedup_config *c = d->config;
+  int r = io_fill_holes (d->io, d->ext.config_off, d->ext.config_size);
+  size_t i;
+
+  for (i = 0; i < c->nr_areas && r == 0; i++)
+    r = io_fill_holes (d->io, c->areas[i].host_off,
+                       journal_area_bytes (&c->areas[i]));
+  if (r == 0)
+    r = qcow2_back_tables (d->img);
+  if (r < 0)
+    log_line (d->log, LOG_DEBUG, "%s: space for what is overwritten: %s",
+              d->path, strerror (-r));
+}
+
 int
 dedup_area_check (struct dedup_disk *d, bool *ok)
 {

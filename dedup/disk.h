@@ -503,6 +503,10 @@ bool dedup_area_contains (const struct dedup_disk *d, uint64_t host_idx);
 int dedup_area_guard (struct dedup_disk *d, struct fault *f) MUST_CHECK;
 /* Is every area anchored with refcount 1? */
 int dedup_area_check (struct dedup_disk *d, bool *ok) MUST_CHECK;
+/* Real space for what is written in place: configuration, journal, tables.  A
+ * tool that digs holes into files (fallocate -d, cp --sparse) took it away.  As
+ * far as there is some; at open. */
+void dedup_area_back (struct dedup_disk *d);
 /* Make the quotas of an image: order of log stores, journal areas. */
 unsigned dedup_default_order (uint64_t nr_clusters);
 uint32_t dedup_default_area_size (unsigned order, uint64_t cluster_size);

@@ -263,6 +263,8 @@ load_store (struct dedup_disk *d, bool adopted, struct fault *f)
   r = guard (d, crashed, f);
   if (r < 0)
     return r;
+  if (d->writable)
+    dedup_area_back (d);
   if (crashed) {                /* step 4; in memory only if read-only */
     d->config->epoch += !mutation (MUTATION_SAME_EPOCH);
     d->config->epoch_start = next;
@@ -481,6 +483,10 @@ open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
       return 1;
     }
   }
+  if (r == -ENOSPC && crashed && p->writable)
+    return fault_io (f, ENOSPC, why.off, "was not closed cleanly, and there is "
+                     "no space on the host to recover it: make some, and start "
+                     "again (nothing is lost)");
   if (r == -ENOMEM ||
       (r < 0 && why.kind == FAULT_IO && (p->writable || crashed)))
     return fault_io (f, -r, why.off, "%s", why.msg[0] ? why.msg :

@@ -233,6 +233,48 @@ io_next_data (struct io_store *s, uint64_t host_off, uint64_t *data)
   return s->ops->next_data (s, host_off, data);
 }
 
+#define HOLE_PIECE UINT64_C (4096)
+
+static bool
+all_zero (const uint8_t *p, uint64_t len)
+{
+  uint64_t i;
+
+  for (i = 0; i < len && p[i] == 0; i++)
+    ;
+  return i == len;
+}
+
+/* Zeroes where there are zeroes. */
+static int
+zero_again (struct io_store *s, uint64_t host_off, uint64_t len)
+{
+  uint8_t buf[HOLE_PIECE];
+  int r = io_pread (s, buf, len, host_off);
+
+  return r < 0 || !all_zero (buf, len) ? r : io_pwrite (s, buf, len, host_off);
+}
+
+int
+io_fill_holes (struct io_store *s, uint64_t host_off, uint64_t len)
+{
+  uint64_t end, at = io_next_hole (s, host_off), n;
+  int r;
+
+  if (!add_u64 (host_off, len, &end))
+    return -EINVAL;
+  if (at >= end)
+    return 0;
+  r = io_allocate (s, host_off, len);
+  if (r != -EOPNOTSUPP)
+    return r;
+  for (r = 0; r == 0 && at < end; at = io_next_hole (s, at + n)) {
+    n = MIN_OF (HOLE_PIECE - at % HOLE_PIECE, end - at);
+    r = zero_again (s, at, n);
+  }
+  return r;
+}
+
 void
 io_close (struct io_store *s)
 {

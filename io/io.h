@@ -125,6 +125,11 @@ uint64_t io_next_hole (struct io_store *s, uint64_t host_off);
 int io_next_data (struct io_store *s, uint64_t host_off, uint64_t *data)
   MUST_CHECK;
 
+/* Real space for the holes of a range, as far as there is some (-ENOSPC).  What
+ * it reads as stays; nobody else writes there meanwhile. */
+int io_fill_holes (struct io_store *s, uint64_t host_off, uint64_t len)
+  MUST_CHECK;
+
 /* Close and free.  Errors were reported by io_sync; NULL is fine. */
 void io_close (struct io_store *s);
 

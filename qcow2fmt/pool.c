@@ -112,6 +112,45 @@ back_range (struct qcow2_image *img, uint64_t host_off, uint64_t len)
   return r == -EOPNOTSUPP ? 0 : r;
 }
 
+/* Tables looked at: one question each, some tens of milliseconds in all. */
+#define MAX_TABLES_BACKED 16384
+
+/* The tables that T names. */
+static int
+back_named (struct qcow2_image *img, const struct qcow2_flat *t,
+            unsigned *left)
+{
+  const uint64_t size = img->header.geo.cluster_size;
+  uint64_t off;
+  int r = 0;
+
+  for (uint64_t i = 0; i < t->nr && *left > 0 && r == 0; ++i) {
+    off = t->v[i] & QCOW2_OFFSET_MASK;
+    if (off == 0 || off % size != 0 || off + size > img->file_size)
+      continue;
+    --*left;
+    r = io_fill_holes (img->io, off, size);
+  }
+  return r;
+}
+
+int
+qcow2_back_tables (struct qcow2_image *img)
+{
+  const struct qcow2_flat *flats[] = { &img->reftable, &img->l1,
+                                       &img->anchor.l1 };
+  unsigned left = MAX_TABLES_BACKED;
+  int r = 0;
+
+  for (size_t i = 0; i < sizeof flats / sizeof flats[0] && r == 0; ++i) {
+    r = io_fill_holes (img->io, flats[i]->host_off,
+                       flats[i]->nr * sizeof (be64));
+    if (r == 0)
+      r = back_named (img, flats[i], &left);
+  }
+  return r;
+}
+
 static int
 back_flats (struct qcow2_image *img)
 {

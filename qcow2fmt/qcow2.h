@@ -490,6 +490,11 @@ void qcow2_writeback_end_locked (struct qcow2_writeback *wb, bool ok);
  * qcow2_begin_session. */
 int qcow2_set_recovery_bit (struct qcow2_image *img, bool on) MUST_CHECK;
 
+/* Real space for the tables that are in the file, where it has holes, so that
+ * writing them in place needs none: at open, before there are other threads, of
+ * the first 16384.  -ENOSPC: as far as there was some. */
+int qcow2_back_tables (struct qcow2_image *img) MUST_CHECK;
+
 /* --- Without a log --------------------------------------------------------- */
 
 /* Images that can't hold a store are changed without one, in the order of

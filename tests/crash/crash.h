@@ -68,6 +68,7 @@ struct cfg {
   bool fail_store;             /* which fails some time */
   bool deep_merges;            /* merges catch up: all levels are there */
   bool stale;                  /* bytes of an earlier use behind the image */
+  bool no_space;               /* the host is full for a while, now and then */
   bool limited;                /* most sessions, by a limit that drops nothing */
 };
 
@@ -99,9 +100,12 @@ struct world {
   bool paced;                  /* clients rest, and go on while a sync lasts */
   bool recovered;              /* it starts with a recovery */
   bool index_lost;             /* so did some of the index */
+  bool has_space;              /* no_space: not now */
+  bool ended;                  /* ... and a close found none */
   unsigned session_limit;      /* of incarnations, now; 0: as configured */
 
   pthread_mutex_t mutex;       /* of what follows, while clients run */
+  unsigned full_left;          /* writes that find no space */
   struct mop *ops;
   size_t nr_ops, max_ops;
   struct mflush *flushes;

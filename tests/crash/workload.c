@@ -64,6 +64,16 @@ note_done (struct world *w, size_t i)
   pthread_mutex_unlock (&w->mutex);
 }
 
+/* It had no effect. */
+static void
+note_void (struct world *w, size_t i)
+{
+  pthread_mutex_lock (&w->mutex);
+  w->ops[i].nr = 0;
+  w->ops[i].done_tick = ++w->tick;
+  pthread_mutex_unlock (&w->mutex);
+}
+
 static uint64_t
 next_tick (struct world *w)
 {
@@ -88,10 +98,13 @@ note_flushed (struct world *w, uint64_t start_tick)
   pthread_mutex_unlock (&w->mutex);
 }
 
-/* After a failed sync the disk refuses; anything else is a failure. */
+/* After a failed sync the disk refuses, and where the host is full it may;
+ * anything else is a failure. */
 static int
 result (struct world *w, const char *what, int r)
 {
+  if (r == -ENOSPC && w->cfg.no_space)
+    return 0;
   if (r < 0 && !w->faulted)
     world_error (w, "%s: %s", what, strerror (-r));
   return r;
@@ -114,6 +127,8 @@ do_write (struct world *w, struct srv_export *e, unsigned client,
   }
   r = srv_pwrite (e, buf, off, (uint32_t) len, false);
   free (buf);
+  if (r == -ENOSPC)
+    note_void (w, op);
   if (r == 0) {
     note_done (w, op);
     if (fua) {
@@ -135,6 +150,30 @@ do_flush (struct world *w, struct srv_export *e)
   if (r == 0)
     note_flushed (w, tick);
   return result (w, "flush", r);
+}
+
+static bool
+all_zero (const uint8_t *p, size_t len)
+{
+  size_t i;
+
+  for (i = 0; i < len && p[i] == 0; i++)
+    ;
+  return i == len;
+}
+
+/* An operation that zeroes, of a request that failed: was it done? */
+static bool
+reads_zero (struct world *w, struct srv_export *e, size_t op)
+{
+  uint64_t off = w->ops[op].first * w->unit;
+  uint64_t len = MIN_OF (w->ops[op].nr * w->unit, disk_bytes (w) - off);
+  uint8_t *buf = calloc (1, len);
+  bool zero = srv_pread (e, buf, off, (uint32_t) len) == 0 &&
+    all_zero (buf, len);
+
+  free (buf);
+  return zero;
 }
 
 /* The operations that a trim or zero request consists of: the ends that are
@@ -164,8 +203,11 @@ do_unmap (struct world *w, struct srv_export *e, unsigned client,
   }
   r = trim ? srv_trim (e, off, (uint32_t) (stop - off), false)
     : srv_zero (e, off, (uint32_t) (stop - off), may_trim, false, false);
-  for (i = 0; r == 0 && i < n; i++)
-    note_done (w, op[i]);
+  for (i = 0; (r == 0 || r == -ENOSPC) && i < n; i++)
+    if (r == 0 || reads_zero (w, e, op[i]))
+      note_done (w, op[i]);
+    else
+      note_void (w, op[i]);
   return result (w, trim ? "trim" : "zero", r);
 }
 
@@ -423,6 +465,30 @@ store_fails (struct trouble *t, enum io_call call, uint64_t host_off)
     t->store_fails_at && t->store_fails_at > 0;
 }
 
+/* The host is full for some writes, of which it may take a part. */
+static int
+finds_no_space (struct world *w, enum io_call call, uint64_t len,
+                struct rng *r)
+{
+  bool full;
+
+  if (w->has_space || (call != IO_PWRITE && call != IO_ALLOCATE))
+    return 0;
+  pthread_mutex_lock (&w->mutex);
+  full = w->full_left > 0;
+  if (full)
+    w->full_left--;
+  else if (call == IO_PWRITE && chance (r, 80))
+    w->full_left = 1 + (unsigned) rnd (r, 40);
+  pthread_mutex_unlock (&w->mutex);
+  if (!full)
+    return 0;
+  if (chance (r, 8))             /* some little thing fits */
+    return 0;
+  return call == IO_PWRITE && len > 512 && chance (r, 3)
+    ? (int) (512 * rnd (r, len / 512)) : -ENOSPC;
+}
+
 static int
 trouble_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
 {
@@ -438,6 +504,8 @@ trouble_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
     usleep ((useconds_t) rnd (&r, 150));
   if (store_fails (t, call, host_off))
     return -EIO;
+  if (w->cfg.no_space && call != IO_SYNC)
+    return finds_no_space (w, call, len, &r);
   if (call != IO_SYNC ||
       __atomic_add_fetch (&t->syncs, 1, __ATOMIC_RELAXED) != t->fail_at)
     return 0;
@@ -454,6 +522,8 @@ close_disk (struct world *w, struct dedup_disk *d)
   uint64_t tick = next_tick (w);
   int r = dedup_finish (d);
 
+  /* What waited in memory is lost: no later operation can come behind it. */
+  w->ended = r == -ENOSPC;
   if (r == 0) {
     note_flushed (w, tick);
     dedup_give_back_all (d);
@@ -471,20 +541,29 @@ run_session (struct world *w, struct io_store *io, struct rng *r, unsigned nr)
 {
   struct dedup_disk *d;
   struct srv_export e;
-  struct fault f;
+  struct fault f = { 0 };
+  int n;
 
   w->session_limit = w->cfg.limited && !chance (r, 4) ? WIDE_LIMIT : 0;
-  if (open_disk (w, io, true, &d, &f) < 0) {
+  w->has_space = chance (r, 2);
+  n = open_disk (w, io, true, &d, &f);
+  if (n == -ENOSPC && !w->has_space) {
+    w->has_space = true;
+    n = open_disk (w, io, true, &d, &f);
+  }
+  if (n < 0) {
     if (!w->faulted)
       world_error (w, "open: %s", f.msg);
     return;
   }
+  w->has_space = false;
   export_init (w, d, &e);
   if (w->cfg.clients > 1)
     run_clients (w, &e, r, nr);
   else
     run_single (w, &e, r, nr);
   export_end (&e);
+  w->has_space = !chance (r, 4);
   if (w->faulted || w->error[0])
     dedup_free (d);
   else
@@ -509,7 +588,7 @@ run_workload (struct world *w, struct io_store *below)
     t.fail_at = 3 + rnd (&r, w->cfg.nr_ops / w->cfg.flush_one_in);
   if (w->cfg.fail_store)
     t.store_fails_at = 1 + rnd (&r, w->cfg.nr_ops / 4);
-  while (left > 0 && !w->error[0] && !w->faulted) {
+  while (left > 0 && !w->error[0] && !w->faulted && !w->ended) {
     n = w->cfg.reopen_one_in ?
       1 + (unsigned) rnd (&r, 2 * w->cfg.reopen_one_in) : left;
     n = MIN_OF (n, left);
