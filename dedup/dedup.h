@@ -85,6 +85,15 @@ struct dedup_create_params {
 int dedup_create (struct io_store *io, const struct dedup_create_params *p,
                   struct fault *f) MUST_CHECK;
 
+struct dedup_measure {
+  uint64_t required;             /* bytes: of the image that is empty */
+  uint64_t fully_allocated;      /* of one that holds all it ever can */
+};
+/* How large does an image made with P get, at the most?  FAULT_USAGE as with
+ * dedup_create. */
+int dedup_measure (const struct dedup_create_params *p,
+                   struct dedup_measure *m, struct fault *f) MUST_CHECK;
+
 /* Makes an image at PATH as dedup_create does, and opens it for writing, locked:
  * *IO, the caller's.  What was made appears under PATH only when it is complete
  * (*NAMED: PATH is new, so a caller who gives up may remove it); or it fills

@@ -138,9 +138,18 @@ use_hyphens (char *arg)
   }
 }
 
-/* The argument of -o; it is cut up.  -1: go on, else the exit code. */
-static int
-parse_options (char *arg, struct dedup_create_params *p)
+void
+tool_create_defaults (struct dedup_create_params *p)
+{
+  *p = (struct dedup_create_params) {
+    .image = { .cluster_bits = 12, .refcount_order = 4 },
+    .hash = DEDUP_HASH_SHA256,
+  };
+}
+
+int
+tool_create_options (const char *subcommand, char *arg,
+                     struct dedup_create_params *p)
 {
   char *value;
   int option;
@@ -149,9 +158,9 @@ parse_options (char *arg, struct dedup_create_params *p)
   while (*arg) {
     option = getsubopt (&arg, tokens, &value);
     if (option < 0)
-      return tool_usage_error ("create", "-o: '%s' is not an option", value);
+      return tool_usage_error (subcommand, "-o: '%s' is not an option", value);
     if (!value || !parse_option (option, value, p))
-      return tool_usage_error ("create", "-o: %s=%s is not a valid value",
+      return tool_usage_error (subcommand, "-o: %s=%s is not a valid value",
                                tokens[option], value ? value : "");
   }
   return -1;
@@ -210,7 +219,7 @@ parse_args (int argc, char *argv[], struct dedup_create_params *p,
       *force = true;
       break;
     case 'o':
-      r = parse_options (optarg, p);
+      r = tool_create_options ("create", optarg, p);
       if (r >= 0)
         return r;
       break;
@@ -230,14 +239,12 @@ parse_args (int argc, char *argv[], struct dedup_create_params *p,
 int
 tool_create (int argc, char *argv[])
 {
-  struct dedup_create_params p = {
-    .image = { .cluster_bits = 12, .refcount_order = 4 },
-    .hash = DEDUP_HASH_SHA256,
-  };
+  struct dedup_create_params p;
   const char *path = NULL;
   bool force = false;
   int r;
 
+  tool_create_defaults (&p);
   r = parse_args (argc, argv, &p, &path, &force);
   return r >= 0 ? r : create_file (path, &p, force);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* qcow2-dedup: create, look at, check, recover and index images of nbdkit's
- * dedup plugin.  This file only finds the subcommand; each has a file of its own.
+/* qcow2-dedup: create, look at, check, recover, index and measure images of
+ * nbdkit's dedup plugin.  This file only finds the subcommand; each has a file of its own.
  *
  * Exit status: that of the subcommand; 1 where there is none of that name.
  */
@@ -17,6 +17,7 @@ static const struct {
   { "check", tool_check },
   { "recover", tool_recover },
   { "index", tool_index },
+  { "measure", tool_measure },
 };
 
 static void
@@ -30,6 +31,7 @@ help (void)
           "    qcow2-dedup check [--output=human|json] FILE\n"
           "    qcow2-dedup recover FILE\n"
           "    qcow2-dedup index [OPTIONS] FILE\n"
+          "    qcow2-dedup measure [OPTIONS] SIZE\n"
           "    qcow2-dedup SUBCOMMAND --help\n"
           "    qcow2-dedup --version\n"
           "\n"
@@ -44,7 +46,7 @@ main (int argc, char *argv[])
 
   if (argc < 2) {
     tool_error (NULL, "a subcommand is needed: create, info, check, "
-                "recover or index; try 'qcow2-dedup --help'");
+                "recover, index or measure; try 'qcow2-dedup --help'");
     return TOOL_FAILED;
   }
   if (strcmp (argv[1], "--help") == 0 || strcmp (argv[1], "-h") == 0) {

@@ -31,6 +31,7 @@ int tool_info (int argc, char *argv[]);
 int tool_check (int argc, char *argv[]);
 int tool_recover (int argc, char *argv[]);
 int tool_index (int argc, char *argv[]);
+int tool_measure (int argc, char *argv[]);
 
 /* --- Messages --------------------------------------------------------- */
 
@@ -93,6 +94,14 @@ int tool_open_store (const char *path, bool writable, struct io_store **out,
 bool tool_parse_output (const char *s, bool *json) MUST_CHECK;
 
 void tool_version (void);
+
+struct dedup_create_params;
+/* What create makes where nothing is said. */
+void tool_create_defaults (struct dedup_create_params *p);
+/* The argument of create's -o, which is cut up; for messages of SUBCOMMAND.  -1:
+ * go on, else the exit code. */
+int tool_create_options (const char *subcommand, char *arg,
+                         struct dedup_create_params *p);
 
 /* --- Images --------------------------------------------------------------- */
 

@@ -28,7 +28,7 @@ plain "$PLUGIN" --dump-plugin | grep -q '^thread_model=parallel$' ||
   die "thread model"
 podchecker -warnings "$pod" 2>/dev/null || die "$pod is no good POD"
 
-for command in create info check recover index; do
+for command in create info check recover index measure; do
   tool $command --help >"$TMP/help" || die "$command --help"
   grep -q "$command" "$TMP/help" || die "$command --help says nothing"
 done
