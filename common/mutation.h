@@ -41,7 +41,6 @@ enum mutation {
   MUTATION_OLD_EPOCH,             /* an older configuration keeps its epoch */
   MUTATION_NO_SPACE_DURABLE,      /* blocks without space count as durable */
   MUTATION_NO_SPACE_LOST,         /* ... and are not written again */
-  MUTATION_NO_SPACE_CONFIG,       /* a configuration without space counts */
   MUTATION_STORE_FILE_NO_SYNC,    /* its areas are listed, not durable */
   NR_MUTATIONS
 };

@@ -169,8 +169,6 @@ write_owed (struct dedup_disk *d, bool late)
     r = write_again_too_early (d);
   if (r == 0)
     r = dedup_config_save (d);
-  if (r == -ENOSPC && mutation (MUTATION_NO_SPACE_CONFIG))
-    r = 0;
   if (r == 0)
     act_upon (d, late);
   return r;

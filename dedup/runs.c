@@ -193,7 +193,7 @@ dedup_runs_reap (struct dedup_disk *d)
   size_t i, nr = 0;
   int r = 0;
 
-  if (dedup_config_owed (d) && !mutation (MUTATION_NO_SPACE_CONFIG))
+  if (dedup_config_owed (d))
     return 0;                   /* law 9 */
   for (i = 0; i < d->nr_dropped; i++) {
     const struct dedup_dropped *p = &d->dropped[i];

@@ -81,8 +81,6 @@ static const struct {
      "no space", "no space, clients"),
   M (NO_SPACE_LOST, "blocks that found no space are not written again",
      "no space", "no space, clients"),
-  M (NO_SPACE_CONFIG, "a configuration without space is acted upon",
-     "no space", "no space, long journal", "no space, merges"),
   M (LAW_11, "mapping is replayed while bit 48 is clear"),
   M (SAME_EPOCH, "a recovery starts no new epoch", "torn batches"),
   M (TRUST_ALL, "data past the durable number is not compared"),
