@@ -2,30 +2,13 @@
 /* Reading around small parts: see around.h. */
 #include "around.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
 #include "checked.h"
+#include "free-memory.h"
 
 #define WORD_BITS 64
-
-/* Bytes of memory that can be had without swapping; 0: not known. */
-static uint64_t
-free_memory (void)
-{
-  FILE *f = fopen ("/proc/meminfo", "re");
-  char line[128];
-  unsigned long long kib = 0;
-
-  if (f == NULL)
-    return 0;
-  while (fgets (line, sizeof line, f))
-    if (sscanf (line, "MemAvailable: %llu kB", &kib) == 1)
-      break;
-  fclose (f);
-  return (uint64_t) kib << 10;
-}
 
 static uint64_t
 now_ns (void)
@@ -45,7 +28,7 @@ io_around_begin (struct io_around *a, uint64_t size)
     return a->nr_blocks > 0;
   free (a->taken);
   *a = (struct io_around) { .begun_ns = now };
-  if (size > 0 && size <= free_memory () / 2)
+  if (size > 0 && size <= io_free_memory ("") / 2)
     a->taken = calloc (div_round_up (nr, WORD_BITS), sizeof *a->taken);
   if (a->taken)
     a->nr_blocks = nr;

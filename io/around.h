@@ -5,7 +5,7 @@
  * Who wants all of an image, but in another order than that of the host file, is
  * served by few large reads instead of many small ones, as long as the page
  * cache keeps what is not asked for yet.  So it is done only for a file that is
- * smaller than half of the memory that is free or can be freed, and for each
+ * smaller than half of the memory that the page cache may take, and for each
  * block once in AROUND_PERIOD_NS: where the host drops blocks unused all the
  * same, no more is lost than a read of the file.
  *

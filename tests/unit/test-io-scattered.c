@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -20,6 +21,7 @@
 
 #include "around.h"
 #include "checked.h"
+#include "free-memory.h"
 #include "io-promises.h"
 #include "io.h"
 
@@ -301,6 +303,65 @@ blocks_are_taken_only_inside_a_file_that_fits_in_memory (void **state)
   io_around_free (&a);
 }
 
+/* --- memory ------------------------------------------------------------------- */
+
+static char root[PATH_MAX];
+
+/* FILE below ROOT, with the directories that it needs. */
+static void
+write_below (const char *file, const char *text)
+{
+  char name[2 * PATH_MAX], *slash;
+  FILE *f;
+
+  snprintf (name, sizeof name, "%s%s", root, file);
+  for (slash = name + strlen (root) + 1; (slash = strchr (slash, '/'));
+       slash++) {
+    *slash = '\0';
+    (void) mkdir (name, 0700);
+    *slash = '/';
+  }
+  f = fopen (name, "w");
+  assert_non_null (f);
+  assert_true (fputs (text, f) >= 0);
+  assert_int_equal (fclose (f), 0);
+}
+
+static void
+limits_of_control_groups_are_known (void **state)
+{
+  const char *tmp = getenv ("TMPDIR");
+  char command[2 * PATH_MAX];
+
+  snprintf (root, sizeof root, "%s/test-memory-XXXXXX", tmp ? tmp : "/tmp");
+  assert_non_null (mkdtemp (root));
+  assert_int_equal (io_free_memory (root), 0);
+  write_below ("/proc/meminfo", "MemTotal: 9000 kB\nMemFree: 5 kB\n"
+               "MemAvailable:    4000 kB\n");
+  assert_int_equal (io_free_memory (root), 4000 << 10);
+  write_below ("/proc/self/cgroup", "0::/system.slice/disk.service\n");
+  assert_int_equal (io_free_memory (root), 4000 << 10);
+  write_below ("/sys/fs/cgroup/system.slice/disk.service/memory.max",
+               "max\n");
+  assert_int_equal (io_free_memory (root), 4000 << 10);
+  write_below ("/sys/fs/cgroup/system.slice/memory.max", "3000000\n");
+  assert_int_equal (io_free_memory (root), 3000000);
+  write_below ("/sys/fs/cgroup/system.slice/disk.service/memory.high",
+               "2000000\n");
+  assert_int_equal (io_free_memory (root), 2000000);
+  write_below ("/proc/self/cgroup", "3:cpu,cpuacct:/a\n2:memory:/a/b\n"
+               "0::/\n");
+  write_below ("/sys/fs/cgroup/memory/a/b/memory.limit_in_bytes",
+               "9223372036854771712\n");
+  assert_int_equal (io_free_memory (root), 4000 << 10);
+  write_below ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "1000000\n");
+  assert_int_equal (io_free_memory (root), 1000000);
+  write_below ("/proc/self/cgroup", "nonsense\n:\n::\n0::relative\n");
+  assert_int_equal (io_free_memory (root), 4000 << 10);
+  snprintf (command, sizeof command, "rm -rf '%s'", root);
+  assert_int_equal (system (command), 0);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown (fn, set_up, tear_down)
 
 int
@@ -318,6 +379,7 @@ main (void)
     TEST (a_block_around_small_parts_is_read_once),
     TEST (nothing_is_read_around_few_or_large_parts),
     TEST (blocks_are_taken_only_inside_a_file_that_fits_in_memory),
+    TEST (limits_of_control_groups_are_known),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);

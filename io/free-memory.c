@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* How much memory the page cache may still take: MemAvailable of the machine, or
+ * the smallest limit of a control group that this process is in, of version 1 or
+ * 2, if that is less.  Pages that a process reads count as its group's.
+ */
+#include "free-memory.h"
+
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "checked.h"
+
+static FILE *
+open_below (const char *root, const char *path)
+{
+  char name[PATH_MAX];
+
+  if (snprintf (name, sizeof name, "%s%s", root, path) >= (int) sizeof name)
+    return NULL;
+  return fopen (name, "re");
+}
+
+static uint64_t
+available (const char *root)
+{
+  FILE *f = open_below (root, "/proc/meminfo");
+  char line[256];
+  uint64_t kib = 0;
+
+  if (f == NULL)
+    return 0;
+  while (fgets (line, sizeof line, f))
+    if (sscanf (line, "MemAvailable: %" SCNu64 " kB", &kib) == 1)
+      break;
+  fclose (f);
+  return kib << 10;
+}
+
+/* The number in PATH; UINT64_MAX if there is none ("max", no such file). */
+static uint64_t
+read_limit (const char *root, const char *path)
+{
+  FILE *f = open_below (root, path);
+  uint64_t n;
+
+  if (f == NULL)
+    return UINT64_MAX;
+  if (fscanf (f, "%" SCNu64, &n) != 1)
+    n = UINT64_MAX;
+  fclose (f);
+  return n;
+}
+
+/* The least limit FILE of GROUP, which begins with a slash and is cut, and of
+ * those above it, in the hierarchy mounted at TOP. */
+static uint64_t
+least_limit (const char *root, const char *top, char *group, const char *file)
+{
+  uint64_t least = UINT64_MAX, limit;
+  char path[PATH_MAX];
+  char *slash;
+
+  do {
+    slash = strrchr (group, '/');
+    if (snprintf (path, sizeof path, "%s%s/%s", top, group, file) <
+        (int) sizeof path) {
+      limit = read_limit (root, path);
+      least = MIN_OF (least, limit);
+    }
+    if (slash)
+      *slash = '\0';
+  } while (slash);
+  return least;
+}
+
+/* LINE of /proc/self/cgroup: "ID:CONTROLLERS:GROUP". */
+static uint64_t
+limit_of_line (const char *root, char *line)
+{
+  char *controllers = strchr (line, ':'), *group;
+  uint64_t high, max;
+  char copy[PATH_MAX];
+
+  if (controllers == NULL)
+    return UINT64_MAX;
+  *controllers++ = '\0';
+  group = strchr (controllers, ':');
+  if (group == NULL || group[1] != '/')
+    return UINT64_MAX;
+  *group++ = '\0';
+  group[strcspn (group, "\n")] = '\0';
+  if (strcmp (controllers, "memory") == 0)
+    return least_limit (root, "/sys/fs/cgroup/memory", group,
+                        "memory.limit_in_bytes");
+  if (controllers[0] != '\0')
+    return UINT64_MAX;
+  snprintf (copy, sizeof copy, "%s", group);
+  high = least_limit (root, "/sys/fs/cgroup", copy, "memory.high");
+  max = least_limit (root, "/sys/fs/cgroup", group, "memory.max");
+  return MIN_OF (high, max);
+}
+
+uint64_t
+io_free_memory (const char *root)
+{
+  FILE *f = open_below (root, "/proc/self/cgroup");
+  uint64_t least = available (root), limit;
+  char line[PATH_MAX];
+
+  if (f == NULL)
+    return least;
+  while (fgets (line, sizeof line, f)) {
+    limit = limit_of_line (root, line);
+    least = MIN_OF (least, limit);
+  }
+  fclose (f);
+  return least;
+}
