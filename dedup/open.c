@@ -295,7 +295,8 @@ static void
 log_recovery (struct dedup_disk *d, bool crashed)
 {
   if (crashed && d->writable)
-    log_line (d->log, LOG_INFO, "%s: recovered after a crash", d->path);
+    log_line (d->log, LOG_INFO, "%s: recovered after a crash: guests that "
+              "still run must be reset", d->path);
   else if (crashed)
     log_line (d->log, LOG_INFO, "%s: not closed cleanly: replayed in memory",
               d->path);
