@@ -31,6 +31,11 @@
  * handshake had succeeded, so the end is that of the thread (a destructor of
  * thread-specific data; the plugin is linked so that it stays loaded).
  *
+ * One abort ends in the same way, but with a failure: an assertion of nbdkit's
+ * that a client can cause by hanging up (send-abort.c).  The thread that meets it
+ * is stopped in the handler.  It is one of nbdkit's, between two requests, so
+ * that the image is as all others left it.
+ *
  * Left out on purpose: the end through nbdkit_shutdown by a filter, which is
  * nbdkit's own way, after the last client.
  */
@@ -47,6 +52,8 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "report.h"
+#include "send-abort.h"
 #include "stop.h"
 
 /* How long connections that are ending already may take to end, once the
@@ -68,6 +75,10 @@ static int wake_fd = -1;
 /* Atomic: */
 static int nr_inside;           /* threads between enter and leave */
 static bool gate_closed;
+static bool aborted;            /* by a client that hung up */
+
+/* Where a thread of nbdkit's is. */
+static __thread enum { NO_REQUEST_YET, INSIDE, BETWEEN_REQUESTS } position;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed;  /* CLOCK_MONOTONIC */
@@ -98,11 +109,13 @@ stop_enter (void)
     stop_leave ();
     hold_back ();
   }
+  position = INSIDE;
 }
 
 void
 stop_leave (void)
 {
+  position = BETWEEN_REQUESTS;
   if (__atomic_sub_fetch (&nr_inside, 1, __ATOMIC_SEQ_CST) == 0 &&
       __atomic_load_n (&gate_closed, __ATOMIC_SEQ_CST)) {
     pthread_mutex_lock (&mutex);
@@ -174,6 +187,22 @@ signal_cb (int sig)
   errno = saved_errno;
 }
 
+/* The message first: if the heap is damaged, even to ask for POSITION may be
+ * too much.  Any other abort kills the process when this returns. */
+static void
+abort_cb (int sig)
+{
+  if (!send_abort_is_it () || position != BETWEEN_REQUESTS) {
+    signal (sig, SIG_DFL);
+    raise (sig);
+    return;
+  }
+  __atomic_store_n (&aborted, true, __ATOMIC_SEQ_CST);
+  wake ();
+  for (;;)
+    pause ();
+}
+
 static void
 wait_for_wake (void)
 {
@@ -217,6 +246,8 @@ end_process (void)
 {
   bool orderly;
 
+  if (__atomic_load_n (&aborted, __ATOMIC_SEQ_CST))
+    _exit (EXIT_FAILURE);
   pthread_mutex_lock (&mutex);
   orderly = finishing || wait_locked (no_connection_locked,
                                       CONNECTIONS_GRACE_MS);
@@ -245,6 +276,8 @@ stop_main (void *unused)
 {
   wait_for_wake ();
   if (!is_finishing ()) {
+    if (__atomic_load_n (&aborted, __ATOMIC_SEQ_CST))
+      report_error ("nbdkit failed as a client hung up: closing the image");
     close_gate ();
     close_image ();
     end_process ();
@@ -291,6 +324,8 @@ take_signals (void)
   sigemptyset (&sa.sa_mask);
   for (i = 0; i < sizeof signals / sizeof signals[0]; ++i)
     sigaction (signals[i], &sa, NULL);
+  sa.sa_handler = abort_cb;
+  sigaction (SIGABRT, &sa, NULL);
 }
 
 int
@@ -299,6 +334,7 @@ stop_init (void (*close_image_cb) (void))
   int r;
 
   close_image = close_image_cb;
+  send_abort_init ();
   wake_fd = eventfd (0, EFD_CLOEXEC);
   if (wake_fd < 0)
     return -errno;

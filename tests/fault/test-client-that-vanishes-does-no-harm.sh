@@ -3,8 +3,10 @@
 # Clients that end in the middle of requests, theirs and the server's half of
 # it: others go on, what they wrote is there, the image is closed clean.
 # nbdkit 1.32 itself may abort when a client vanishes (raw_send_socket:
-# Assertion `sock >= 0'), mostly with several answers to send; then the restart must recover.
-# Breaks if: a request without a client leaks a lock, a claim or a cluster.
+# Assertion `sock >= 0'), mostly with several answers to send; then the image is
+# closed all the same, with everything that was answered, and the server fails.
+# Breaks if: a request without a client leaks a lock, a claim or a cluster, or
+# that abort leaves the image to a recovery.
 . "$(dirname "$0")/fault.sh"
 disk=$TMP/disk.qcow2
 aborts=0
@@ -20,10 +22,13 @@ for ((round = 1; round <= 6 * SCALE; round++)); do
     check_clean "$disk"
     continue
   fi
-  wait "$SRV_PID" || true
+  rc=0
+  wait "$SRV_PID" || rc=$?
   forget_server "$SRV_PID"
   grep -q "raw_send_socket: Assertion .sock >= 0" "$SRV_LOG" ||
     die "the server has ended: $(tail -n 5 "$SRV_LOG")"
+  equal "status after nbdkit's abort" $rc 1
+  check_clean "$disk"
   aborts=$((aborts + 1))
   start_server "$disk"
   $PY "$FAULT/vanish.py" "$URI" "$TMP/model" $SEED 0
