@@ -14,6 +14,7 @@ static struct {
   bool full;
   bool areas_only;              /* only areas of the store get none */
   uint64_t area_bytes, incarnation_bytes;
+  uint64_t config_off, config_end;   /* only this finds none */
   uint8_t *backed;              /* by cluster; NULL: by LIMIT */
   uint64_t limit;
 } host;
@@ -40,6 +41,9 @@ host_call (void *opaque, enum io_call call, uint64_t off, uint64_t len)
 {
   uint64_t i;
 
+  if (host.config_end > 0)
+    return host.full && call == IO_PWRITE && off >= host.config_off &&
+      off < host.config_end ? -ENOSPC : 0;
   if (host.areas_only)
     return call == IO_ALLOCATE && host.full &&
       (len == host.area_bytes || len == host.incarnation_bytes) ? -ENOSPC : 0;
@@ -326,10 +330,57 @@ test_a_grown_image_opens_on_a_full_disk (void **state)
   io_close (io);
 }
 
+/* --- a configuration that finds no space ---------------------------------- */
+
+/* Both slots must have it before areas are used again (law 7) or anything
+ * leaves quarantine (law 6); writes go on meanwhile, and the job makes it. */
+static void
+test_a_configuration_without_space_is_not_acted_upon (void **state)
+{
+  static const struct shape s = { .order = 12, .journal_areas = 4 };
+  uint64_t i, checkpoint, left;
+  struct io_store *io;
+  struct dedup_disk *d;
+
+  host_init (false);
+  d = open_on_host (&s, 4096, &io);
+  host.config_off = d->ext.config_off;
+  host.config_end = d->ext.config_off + d->ext.config_size;
+  for (i = 0; i < 300; i++) {
+    assert_int_equal (write_id (d, i % 100, 1 + i), 0);
+    assert_int_equal (dedup_flush (d), 0);
+  }
+  host.full = true;
+  checkpoint = d->checkpoint;
+  assert_int_equal (dedup_run (d, DEDUP_JOB_CHECKPOINT), -ENOSPC);
+  assert_true (dedup_config_owed (d));
+  assert_true (dedup_due (d, NULL) & DEDUP_JOB_CHECKPOINT);
+  lock_acquire (d->lock);
+  left = qcow2_quarantined_locked (d->img);
+  lock_release (d->lock);
+  assert_true (left > 0);
+  for (i = 0; i < 3; i++)
+    assert_int_equal (dedup_run (d, DEDUP_JOB_COMMIT), 0);
+  assert_int_equal (d->checkpoint, checkpoint);
+  lock_acquire (d->lock);
+  assert_int_equal (qcow2_quarantined_locked (d->img), left);
+  lock_release (d->lock);
+  assert_int_equal (dedup_failed (d), 0);
+  assert_int_equal (write_id (d, 7, 77777), 0);
+  assert_int_equal (dedup_flush (d), 0);
+  host.full = false;
+  assert_int_equal (dedup_run (d, DEDUP_JOB_CHECKPOINT), 0);
+  assert_false (dedup_config_owed (d));
+  assert_true (d->checkpoint > checkpoint);
+  assert_int_equal (read_id (d, 7), 77777);
+  finish_on_host (&s, d, io);
+}
+
 int
 main (void)
 {
   const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_a_configuration_without_space_is_not_acted_upon),
     cmocka_unit_test (test_overwrites_and_trims_go_on_without_space_for_areas),
     cmocka_unit_test (test_overwrites_find_the_free_clusters_that_have_space),
     cmocka_unit_test (test_spare_clusters_take_overwrites_on_a_full_host),
