@@ -3,7 +3,8 @@
 # The commands of README.md's section "Use", taken from there, work as they are,
 # and work again: each server is started, ended by SIGTERM, and started again
 # in the same directory; the disk is filled over the socket that it is said to
-# have; the tools' commands come after that.  Not run: QEMU with a window.
+# have; the tools' commands come after that.  Not run: QEMU with a window,
+# and commands on block devices of the reader's.
 # Breaks if: README says something that does not work, or works once only.
 . "$(dirname "$0")/lib.sh"
 need nbdcopy qemu-img
@@ -31,7 +32,7 @@ PATH=$TMP/bin:$PATH
 commands () # PATTERN: those that begin so
 {
   awk '/^## /{ on = $0 == "## Use" } on && sub (/^    /, "")' "$readme" |
-    grep -E "^$1" || true
+    grep -E "^$1" | grep -v ' /dev/' || true
 }
 
 # All images that a command names without saying how large they are exist.
