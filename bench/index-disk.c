@@ -114,7 +114,7 @@ bench_open (struct bench *b, bool with_loop)
   int r = dedup_open (b->io, &p, &b->d, &f);
 
   bench_must (r, f.msg);
-  b->d->is_dead = b->is_dead;
+  b->d->index->values.find_dead = b->is_dead;
   lp.disk = b->d;
   if (with_loop)
     bench_must (srv_loop_start (&lp, &b->loop), "loop");
@@ -207,7 +207,7 @@ bench_insert (struct bench *b, const struct dedup_hash *h,
   bench_must (dedup_change_begin (d), "insertion");
   lock_acquire (d->lock);
   for (i = 0; i < nr; i++)
-    dedup_index_prefetch_locked (d, &h[i]);
+    dedup_index_prefetch_locked (d->index, &h[i]);
   while (!dedup_room_locked (d, nr, nr)) {
     lock_release (d->lock);
     b->nr_waits++;
@@ -215,7 +215,7 @@ bench_insert (struct bench *b, const struct dedup_hash *h,
     lock_acquire (d->lock);
   }
   for (i = 0; i < nr; i++)
-    dedup_index_log_locked (d, &h[i], host_idx[i]);
+    dedup_entry_locked (d, &h[i], host_idx[i]);
   dedup_journal_end_locked (d->journal);
   lock_release (d->lock);
   dedup_change_end (d);
@@ -227,7 +227,7 @@ bench_tables (struct bench *b)
   size_t nr;
 
   lock_acquire (b->d->lock);
-  nr = b->d->index.set->nr_tables;
+  nr = b->d->index->view->nr_tables;
   lock_release (b->d->lock);
   return nr;
 }
@@ -240,7 +240,7 @@ bench_memory (struct bench *b)
 
   dedup_get_stats (b->d, &s);
   return s.index_memory_bytes + sizeof b->d->index +
-    b->d->index.set->nr_segments * 64;
+    b->d->index->view->nr_segments * 64;
 }
 
 void
@@ -256,28 +256,28 @@ size_t
 bench_look_up (struct bench *b, struct dedup_probe *p, const uint64_t *expected,
          size_t nr)
 {
-  struct dedup_incarnations *set;
+  struct dedup_index_view *set;
   struct dedup_probe q[BATCH];
   size_t i, idx[BATCH], n = 0, hits = 0;
 
   lock_acquire (b->d->lock);
-  set = dedup_index_set_locked (b->d);
+  set = dedup_index_view_locked (b->d->index);
   for (i = 0; i < nr; i++)
-    dedup_index_prefetch_locked (b->d, &p[i].hash);
+    dedup_index_prefetch_locked (b->d->index, &p[i].hash);
   for (i = 0; i < nr; i++) {
-    p[i].found = dedup_index_lookup_locked (b->d, &p[i].hash, &p[i].host_idx);
+    p[i].found = dedup_index_lookup_locked (b->d->index, &p[i].hash, &p[i].value);
     if (p[i].found == DEDUP_PROBE) {
       q[n] = p[i];
       idx[n++] = i;
     }
   }
   lock_release (b->d->lock);
-  dedup_index_probe_many (set, q, n);
+  dedup_index_probe (set, q, n);
   for (i = 0; i < n; i++)
     p[idx[i]] = q[i];
   for (i = 0; i < nr; i++)
-    hits += p[i].found == DEDUP_HIT && p[i].host_idx == expected[i];
-  dedup_incarnations_put (set);
+    hits += p[i].found == DEDUP_HIT && p[i].value == expected[i];
+  dedup_index_view_put (b->d->index, set);
   return hits;
 }
 

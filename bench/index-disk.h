@@ -5,6 +5,7 @@
 #define BENCH_INDEX_DISK_H
 
 #include "disk.h"
+#include "index-private.h"
 
 #define BATCH 64               /* lookups at once, at the most */
 
@@ -18,8 +19,7 @@ struct bench {
   uint64_t nr_waits;           /* insertions that found no room, tries */
   uint64_t first;              /* of the clusters for data */
   /* Which clusters are free?  NULL: none, as far as merges know. */
-  void (*is_dead) (struct dedup_disk *d, const uint64_t *host_idx, size_t nr,
-                   bool *dead);
+  void (*is_dead) (void *disk, const uint64_t *values, size_t nr, bool *dead);
 };
 
 /* Bytes written, calls to read, of all disks. */

@@ -33,7 +33,7 @@ struct disk {
 static struct disk disk;
 
 static void
-find_dead (struct dedup_disk *d, const uint64_t *host_idx, size_t nr,
+find_dead (void *opaque, const uint64_t *host_idx, size_t nr,
            bool *dead)
 {
   size_t i;

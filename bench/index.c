@@ -253,7 +253,7 @@ time_open (struct bench *b, const char *what)
     exit (1);
   }
   usable = bench_since (t).wall;
-  while (!__atomic_load_n (&b->d->filters_loaded, __ATOMIC_RELAXED))
+  while (!__atomic_load_n (&b->d->index->filters_loaded, __ATOMIC_RELAXED))
     bench_must (dedup_run (b->d, DEDUP_JOB_FILTERS), "filters");
   printf ("%-19s %.3f s to the first hit, filters loaded after %.3f s\n", what,
           usable, bench_since (t).wall);

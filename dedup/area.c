@@ -240,15 +240,15 @@ area_at (const struct dedup_disk *d, size_t i)
     return (struct qcow2_area) { c->areas[i].host_off,
                                  journal_area_bytes (&c->areas[i]) };
   i -= c->nr_areas;
-  if (i < c->nr_incarnations)
-    return (struct qcow2_area) { c->incarnations[i].host_off,
-                                 c->incarnations[i].size_bytes };
-  i -= c->nr_incarnations;
-  if (i < c->nr_segments)
-    return (struct qcow2_area) { c->segments[i].host_off,
-                                 c->segments[i].size_bytes };
-  i -= c->nr_segments;
-  return (struct qcow2_area) { c->limbo[i].host_off, c->limbo[i].size_bytes };
+  if (i < c->index.nr_incarnations)
+    return (struct qcow2_area) { c->index.incarnations[i].host_off,
+                                 c->index.incarnations[i].size_bytes };
+  i -= c->index.nr_incarnations;
+  if (i < c->index.nr_segments)
+    return (struct qcow2_area) { c->index.segments[i].host_off,
+                                 c->index.segments[i].size_bytes };
+  i -= c->index.nr_segments;
+  return (struct qcow2_area) { c->index.limbo[i].host_off, c->index.limbo[i].size_bytes };
 }
 
 /* Area I, if it lies in the image. */
@@ -262,8 +262,8 @@ image_area_at (const struct dedup_disk *d, size_t i, struct qcow2_area *a)
 static size_t
 count_areas (const struct dedup_disk *d)
 {
-  return 1 + d->config->nr_areas + d->config->nr_incarnations +
-    d->config->nr_limbo + d->config->nr_segments;
+  return 1 + d->config->nr_areas + d->config->index.nr_incarnations +
+    d->config->index.nr_limbo + d->config->index.nr_segments;
 }
 
 int

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Which entries of the index are live?  Those that a lookup of their hash
- * finds, and that lead to a cluster which is anchored, has a guest reference,
- * and holds data with that hash.  All others are dead: hidden by a younger
- * entry or tombstone of their hash, outside of what their segment still
- * answers for, or left behind by a cluster that is free or has other contents
- * by now.
+/* Counts live and dead entries of the index.  Live are those that a lookup of
+ * their hash finds, and that lead to a cluster which is anchored, has a guest
+ * reference, and holds data with that hash.  All others are dead: hidden by a
+ * younger entry or tombstone of their hash, outside of what their segment still
+ * answers for, or left behind by a cluster that is free or has other contents by
+ * now.
  *
- * Only the data itself tells the last, so each entry costs a read of its
- * cluster.  Of an index with more entries than shall be looked at, every so
- * many-th page is taken: hashes are uniform, so a page is as good a sample as
- * any, whatever kind of table it is in.
+ * Only the data itself tells the last, so each entry costs a read of its cluster.
+ * Of a large index a sample is taken (index/sample.c).
  *
  * One thread, and nobody changes the disk meanwhile.
  */
@@ -20,9 +18,6 @@
 
 struct census {
   struct dedup_disk *d;
-  struct dedup_incarnations *set;
-  uint64_t every;                /* page, or entry of a log store, counts */
-  uint64_t passed;
   uint8_t *cluster;              /* scratch */
   struct dedup_census *res;
 };
@@ -57,131 +52,23 @@ holds_data (struct census *c, const struct dedup_entry *e)
   struct dedup_hash h;
 
   return io_pread (d->io, c->cluster, d->cluster_size,
-                   e->host_idx << d->cluster_bits) == 0 &&
+                   e->value << d->cluster_bits) == 0 &&
     dedup_hash_compute (&d->hasher, c->cluster, d->cluster_size, &h) == 0 &&
     dedup_hash_equal (&h, &e->hash);
 }
 
 static void
-count_entry (struct census *c, const struct dedup_entry *e, bool hidden)
+count_entry (void *opaque, const struct dedup_entry *e, bool hidden)
 {
+  struct census *c = opaque;
   bool live;
 
-  if (e->host_idx == DEDUP_DELETED)
+  if (e->value == DEDUP_DELETED)
     return;
-  live = !hidden && has_guest (c, e->host_idx) && holds_data (c, e);
+  live = !hidden && has_guest (c, e->value) && holds_data (c, e);
   c->res->live += live;
   c->res->dead += !live;
   c->res->looked_at++;
-}
-
-static bool
-is_chosen (struct census *c)
-{
-  return c->passed++ % c->every == 0;
-}
-
-/* --- Log stores ---------------------------------------------------------- */
-
-static void
-count_log_store (struct census *c, const struct dedup_log_store *ls,
-                 const struct dedup_log_store *younger)
-{
-  struct dedup_entry e;
-  size_t i, slots;
-  uint64_t at;
-
-  if (ls == NULL)
-    return;
-  slots = (size_t) DEDUP_BUCKET_SLOTS << dedup_log_store_order (ls);
-  for (i = 0; i < slots; i++)
-    if (dedup_log_store_slot (ls, i, &e.hash, &e.host_idx) && is_chosen (c))
-      count_entry (c, &e, younger &&
-                   dedup_log_store_lookup (younger, &e.hash, &at));
-}
-
-static void
-count_log_stores (struct census *c)
-{
-  const struct dedup_index *x = &c->d->index;
-  size_t i;
-
-  for (i = 0; i < x->nr_spilled; i++)
-    if (is_chosen (c))
-      count_entry (c, &(struct dedup_entry) { x->spilled[i].hash,
-                                              x->spilled[i].host_idx }, false);
-  count_log_store (c, x->current, NULL);
-  count_log_store (c, x->frozen, x->current);
-}
-
-/* --- Tables -------------------------------------------------------------- */
-
-static bool
-in_log_store (struct census *c, const struct dedup_hash *h)
-{
-  enum dedup_found found;
-  uint64_t at;
-
-  LOCK_FOR_SCOPE (c->d->lock);
-  found = dedup_index_lookup_locked (c->d, h, &at);
-  return found != DEDUP_PROBE;   /* there are tables */
-}
-
-static void
-count_page (struct census *c, size_t table, const struct dedup_range *range,
-            const struct dedup_entry *v, size_t nr)
-{
-  size_t i;
-
-  for (i = 0; i < nr; i++) {
-    const uint32_t prefix = dedup_hash_prefix (&v[i].hash);
-
-    count_entry (c, &v[i], prefix < range->lo || prefix > range->hi ||
-                 in_log_store (c, &v[i].hash) ||
-                 dedup_index_hidden (c->set, table, &v[i].hash));
-  }
-}
-
-static void
-count_incarnation (struct census *c, size_t table,
-                   struct dedup_incarnation *inc)
-{
-  static const struct dedup_range all = { 0, UINT32_MAX };
-  struct dedup_entry v[DEDUP_PAGE_ENTRIES];
-  uint64_t i;
-  size_t nr;
-
-  for (i = 0; i < dedup_incarnation_pages (inc); i++)
-    if (is_chosen (c) && dedup_incarnation_read (inc, i, v, &nr) == 0)
-      count_page (c, table, &all, v, nr);
-}
-
-static void
-count_segment (struct census *c, size_t table, size_t i)
-{
-  struct dedup_segment *s = c->set->segments[i];
-  struct dedup_entry v[DEDUP_PAGE_ENTRIES];
-  uint64_t page;
-  size_t nr;
-
-  for (page = 0; page < dedup_segment_pages (s); page++)
-    if (is_chosen (c) && dedup_segment_read (s, page, v, &nr) == 0)
-      count_page (c, table, &c->set->ranges[i], v, nr);
-}
-
-static void
-count_tables (struct census *c)
-{
-  size_t t, i;
-
-  for (t = 0; t < c->set->nr_tables; t++) {
-    const struct dedup_table *table = &c->set->tables[t];
-
-    if (table->inc)
-      count_incarnation (c, t, table->inc);
-    for (i = 0; i < table->nr; i++)
-      count_segment (c, t, table->first + i);
-  }
 }
 
 /* --- All ----------------------------------------------------------------- */
@@ -204,6 +91,7 @@ dedup_take_census (struct dedup_disk *d, struct dedup_census *res)
   struct census c = { .d = d, .cluster = cluster, .res = res };
   struct dedup_stats s;
   uint64_t max;
+  int r;
 
   memset (res, 0, sizeof *res);
   if (cluster == NULL)
@@ -212,13 +100,10 @@ dedup_take_census (struct dedup_disk *d, struct dedup_census *res)
   if (!s.has_store || s.index_entries == 0)
     return 0;
   max = MIN_OF (DEDUP_CENSUS_ENTRIES, DEDUP_CENSUS_BYTES >> d->cluster_bits);
-  c.every = div_round_up (s.index_entries, max);
-  lock_acquire (d->lock);
-  c.set = dedup_index_set_locked (d);
-  lock_release (d->lock);
-  count_log_stores (&c);
-  count_tables (&c);
-  dedup_incarnations_put (c.set);
+  r = dedup_index_sample (d->index, div_round_up (s.index_entries, max),
+                          count_entry, &c);
+  if (r < 0)
+    return r;
   extend (res, s.index_entries);
   return 0;
 }

@@ -97,7 +97,7 @@ dedup_checkpoint (struct dedup_disk *d)
   if (r < 0)
     return r;
   d->config->checkpoint = seq;  /* law 4 */
-  return dedup_config_commit (d, NULL, false);
+  return dedup_config_commit (d);
 }
 
 /* --- the clean state ---------------------------------------------------------------- */
@@ -110,7 +110,7 @@ close_gate (struct dedup_disk *d)
     return false;
   d->gate_closed = true;
   if (qcow2_quarantined_locked (d->img) > 0 || qcow2_frees_lost_locked (d->img))
-    d->exact = false;
+    dedup_index_doubt_locked (d->index);
   return true;
 }
 
@@ -143,7 +143,7 @@ drain_exact (struct dedup_disk *d)
   int r = 0;
 
   lock_acquire (d->lock);
-  exact = d->exact;
+  exact = dedup_index_exact_locked (d->index);
   lock_release (d->lock);
   if (exact)
     r = dedup_drain_quarantine (d);
@@ -179,9 +179,9 @@ dedup_clean (struct dedup_disk *d)
 /* --- quarantine ------------------------------------------------------------------------ */
 
 /* A tombstone for H, unless another cluster was entered for it since the tables
- * of SET were looked into.  -EAGAIN: there are others by now. */
+ * of VIEW were looked into.  -EAGAIN: there are others by now. */
 static int
-log_tombstone (struct dedup_disk *d, const struct dedup_incarnations *set,
+log_tombstone (struct dedup_disk *d, const struct dedup_index_view *view,
                const struct dedup_hash *h, uint64_t host_idx)
 {
   uint64_t at = 0;              /* a log store may have been given up */
@@ -189,11 +189,11 @@ log_tombstone (struct dedup_disk *d, const struct dedup_incarnations *set,
 
   if (!dedup_room_locked (d, 1, 1))
     return -EBUSY;
-  if (d->index.set != set)
+  if (!dedup_index_is_current_locked (d->index, view))
     return -EAGAIN;
-  if (dedup_index_lookup_locked (d, h, &at) != DEDUP_PROBE && at != host_idx)
+  if (dedup_index_lookup_locked (d->index, h, &at) != DEDUP_PROBE && at != host_idx)
     return 0;
-  dedup_index_log_locked (d, h, DEDUP_DELETED);
+  dedup_entry_locked (d, h, DEDUP_DELETED);
   dedup_journal_end_locked (d->journal);
   return 0;
 }
@@ -208,7 +208,7 @@ cannot_forget (struct dedup_disk *d, uint64_t host_idx, int r)
             d->path, (unsigned long long) host_idx << d->cluster_bits,
             strerror (-r));
   LOCK_FOR_SCOPE (d->lock);
-  d->exact = false;
+  dedup_index_doubt_locked (d->index);
   return 1;
 }
 
@@ -217,21 +217,19 @@ static int
 forget_entry (struct dedup_disk *d, const struct dedup_hash *h,
               uint64_t host_idx)
 {
-  struct dedup_incarnations *set;
-  enum dedup_found found;
-  uint64_t at = 0;
+  struct dedup_probe p = { .hash = *h };
+  struct dedup_index_view *view;
   int r = 0;
 
   lock_acquire (d->lock);
-  found = dedup_index_lookup_locked (d, h, &at);
-  set = dedup_index_set_locked (d);
+  p.found = dedup_index_lookup_locked (d->index, h, &p.value);
+  view = dedup_index_view_locked (d->index);
   lock_release (d->lock);
-  if (found == DEDUP_PROBE)
-    found = dedup_index_probe (set, h, &at);
-  dedup_index_distrust_damaged (d, set);
-  if (found == DEDUP_HIT && at == host_idx)
-    r = log_tombstone (d, set, h, host_idx);
-  dedup_incarnations_put (set);
+  if (p.found == DEDUP_PROBE)
+    dedup_index_probe (view, &p, 1);
+  if (p.found == DEDUP_HIT && p.value == host_idx)
+    r = log_tombstone (d, view, h, host_idx);
+  dedup_index_view_put (d->index, view);
   return r;
 }
 
@@ -359,7 +357,7 @@ static bool
 is_exact (struct dedup_disk *d)
 {
   LOCK_FOR_SCOPE (d->lock);
-  return d->exact;
+  return dedup_index_exact_locked (d->index);
 }
 
 static int

@@ -27,9 +27,9 @@ check_scalars (const struct dedup_config *c, uint64_t cluster_size,
     return wrong (f, "configuration: store id is 0");
   if (c->generation == 0 || c->generation >= MAX_COUNTER)
     return wrong (f, "configuration: generation is out of range");
-  if (c->order < DEDUP_MIN_ORDER || c->order > DEDUP_MAX_ORDER)
+  if (c->index.order < DEDUP_MIN_ORDER || c->index.order > DEDUP_MAX_ORDER)
     return wrong (f, "configuration: order %" PRIu32 " of log stores is out "
-                  "of range", c->order);
+                  "of range", c->index.order);
   if (c->max_journal_areas < 2 ||
       c->max_journal_areas > DEDUP_MAX_JOURNAL_AREAS)
     return wrong (f, "configuration: maximum number of journal areas %"
@@ -141,7 +141,7 @@ static int
 check_incarnation (const struct dedup_config *c, uint32_t i,
                    uint64_t cluster_size, struct fault *f)
 {
-  const struct dedup_incarnation_desc *d = &c->incarnations[i];
+  const struct dedup_incarnation_desc *d = &c->index.incarnations[i];
   int r;
 
   r = check_index_place (c, "incarnation", i, d->host_off, d->size_bytes,
@@ -170,18 +170,18 @@ check_incarnations (const struct dedup_config *c, uint64_t cluster_size,
   uint32_t i;
   int r;
 
-  for (i = 0; i < c->nr_incarnations; ++i) {
+  for (i = 0; i < c->index.nr_incarnations; ++i) {
     r = check_incarnation (c, i, cluster_size, f);
     if (r < 0)
       return r;
-    if (i > 0 && c->incarnations[i].id <= c->incarnations[i - 1].id)
+    if (i > 0 && c->index.incarnations[i].id <= c->index.incarnations[i - 1].id)
       return wrong (f, "configuration: incarnation %" PRIu32 ": id %" PRIu64
-                    " is not above the one before", i, c->incarnations[i].id);
+                    " is not above the one before", i, c->index.incarnations[i].id);
   }
-  if (c->next_incarnation_id >= MAX_COUNTER ||
-      (i > 0 && c->next_incarnation_id <= c->incarnations[i - 1].id))
+  if (c->index.next_id >= MAX_COUNTER ||
+      (i > 0 && c->index.next_id <= c->index.incarnations[i - 1].id))
     return wrong (f, "configuration: next incarnation id %" PRIu64
-                  " is out of range", c->next_incarnation_id);
+                  " is out of range", c->index.next_id);
   return 0;
 }
 
@@ -192,9 +192,9 @@ check_limbo (const struct dedup_config *c, uint64_t cluster_size,
   uint32_t i;
   int r;
 
-  for (i = 0; i < c->nr_limbo; ++i) {
-    r = check_index_place (c, "limbo area", i, c->limbo[i].host_off,
-                           c->limbo[i].size_bytes, cluster_size, f);
+  for (i = 0; i < c->index.nr_limbo; ++i) {
+    r = check_index_place (c, "limbo area", i, c->index.limbo[i].host_off,
+                           c->index.limbo[i].size_bytes, cluster_size, f);
     if (r < 0)
       return r;
   }
@@ -205,7 +205,7 @@ static int
 check_segment (const struct dedup_config *c, uint32_t i,
                uint64_t cluster_size, struct fault *f)
 {
-  const struct dedup_segment_desc *s = &c->segments[i];
+  const struct dedup_segment_desc *s = &c->index.segments[i];
   int r;
 
   r = check_index_place (c, "segment", i, s->host_off, s->size_bytes,
@@ -239,9 +239,9 @@ segments_in_order (const struct dedup_segment_desc *a,
 static bool
 is_incarnation (const struct dedup_config *c, uint64_t age, uint32_t *from)
 {
-  while (*from < c->nr_incarnations && c->incarnations[*from].id < age)
+  while (*from < c->index.nr_incarnations && c->index.incarnations[*from].id < age)
     ++*from;
-  return *from < c->nr_incarnations && c->incarnations[*from].id == age;
+  return *from < c->index.nr_incarnations && c->index.incarnations[*from].id == age;
 }
 
 static int
@@ -251,8 +251,8 @@ check_segments (const struct dedup_config *c, uint64_t cluster_size,
   uint32_t i, older = 0;
   int r;
 
-  for (i = 0; i < c->nr_segments; ++i) {
-    const struct dedup_segment_desc *s = &c->segments[i];
+  for (i = 0; i < c->index.nr_segments; ++i) {
+    const struct dedup_segment_desc *s = &c->index.segments[i];
 
     r = check_segment (c, i, cluster_size, f);
     if (r < 0)
@@ -260,7 +260,7 @@ check_segments (const struct dedup_config *c, uint64_t cluster_size,
     if (i > 0 && !segments_in_order (s - 1, s))
       return wrong (f, "configuration: segment %" PRIu32 " is out of order",
                     i);
-    if (s->id >= c->next_incarnation_id || s->age >= c->next_incarnation_id ||
+    if (s->id >= c->index.next_id || s->age >= c->index.next_id ||
         is_incarnation (c, s->age, &older))
       return wrong (f, "configuration: segment %" PRIu32 ": id %" PRIu64
                     " or age %" PRIu64 " is out of range", i, s->id, s->age);
@@ -300,8 +300,8 @@ struct place {
 static size_t
 nr_places (const struct dedup_config *c)
 {
-  return (size_t) c->nr_areas + c->nr_incarnations + c->nr_limbo +
-    c->nr_segments;
+  return (size_t) c->nr_areas + c->index.nr_incarnations + c->index.nr_limbo +
+    c->index.nr_segments;
 }
 
 static struct place
@@ -317,14 +317,14 @@ place_at (const struct dedup_config *c, size_t i)
   if (i < c->nr_areas)
     return place_of (c->areas[i].host_off, area_bytes (&c->areas[i]));
   i -= c->nr_areas;
-  if (i < c->nr_incarnations)
-    return place_of (c->incarnations[i].host_off,
-                     c->incarnations[i].size_bytes);
-  i -= c->nr_incarnations;
-  if (i < c->nr_segments)
-    return place_of (c->segments[i].host_off, c->segments[i].size_bytes);
-  i -= c->nr_segments;
-  return place_of (c->limbo[i].host_off, c->limbo[i].size_bytes);
+  if (i < c->index.nr_incarnations)
+    return place_of (c->index.incarnations[i].host_off,
+                     c->index.incarnations[i].size_bytes);
+  i -= c->index.nr_incarnations;
+  if (i < c->index.nr_segments)
+    return place_of (c->index.segments[i].host_off, c->index.segments[i].size_bytes);
+  i -= c->index.nr_segments;
+  return place_of (c->index.limbo[i].host_off, c->index.limbo[i].size_bytes);
 }
 
 static int

@@ -6,7 +6,7 @@
  * either slot may rot; and only when both are durable is it acted upon: areas
  * that it recycled or added are given to the journal (law 7), lookups ask the
  * tables that it lists, the checkpoint counts for what may be reused (law 6),
- * and areas that it lists no more may be freed (law 9, dedup_runs_reap).
+ * and areas that it lists no more may be freed (law 9, dedup_index_reap).
  *
  * A host without space may refuse a slot, or a block of the journal before it.
  * Then the configuration is *owed*: memory keeps what was edited, since one
@@ -92,6 +92,10 @@ dedup_config_save (struct dedup_disk *d)
 
   lock_acquire (d->lock);
   dedup_all_lookups_locked (d, &d->config->lookups);
+  if (!dedup_index_exact_locked (d->index))
+    d->config->flags &= ~DEDUP_CONFIG_EXACT;
+  d->config->index.next_id = MAX_OF (d->config->index.next_id,
+                                     dedup_index_next_id (d->index));
   lock_release (d->lock);
   for (i = 0; i < 2 && r == 0; i++) {
     r = dedup_config_write (d->io, &d->ext, d->config);
@@ -123,39 +127,25 @@ look_at_journal (struct dedup_disk *d)
   struct dedup_config *c = d->config;
   LOCK_FOR_SCOPE (d->lock);
 
-  c->index_start = d->owed.frozen_done ? d->index.current_start
-    : dedup_index_start_locked (d);
-  if (mutation (MUTATION_LAW_8_INDEX_START))
-    c->index_start = d->index.current_start;
+  c->index_start = dedup_index_mark_locked (d->index);
   dedup_forget_cuts (c, c->index_start);
   recycle_areas_locked (d, MIN_OF (c->checkpoint, c->index_start));
-  if (!d->exact)
-    c->flags &= ~DEDUP_CONFIG_EXACT;
 }
 
 /* It is durable, in both slots. */
 static void
-act_upon (struct dedup_disk *d, bool late)
+act_upon (struct dedup_disk *d)
 {
-  struct dedup_incarnations *set = d->owed.set;
-  const bool frozen_done = d->owed.frozen_done;
-
   lock_acquire (d->lock);
   add_areas_locked (d);
   d->checkpoint = d->config->checkpoint;
   lock_release (d->lock);
-  d->owed.set = NULL;
-  d->owed.frozen_done = false;
   set_owed (d, false);
-  if (set == NULL)
-    return;
-  if (late)                     /* some filters may have to be loaded */
-    __atomic_store_n (&d->filters_loaded, false, __ATOMIC_RELAXED);
-  dedup_index_publish (d, set, frozen_done);
+  dedup_index_committed (d->index);
 }
 
 static int
-write_owed (struct dedup_disk *d, bool late)
+write_owed (struct dedup_disk *d)
 {
   int r;
 
@@ -170,31 +160,21 @@ write_owed (struct dedup_disk *d, bool late)
   if (r == 0)
     r = dedup_config_save (d);
   if (r == 0)
-    act_upon (d, late);
+    act_upon (d);
   return r;
 }
 
 int
 dedup_config_settle (struct dedup_disk *d)
 {
-  return dedup_config_owed (d) ? write_owed (d, true) : 0;
+  return dedup_config_owed (d) ? write_owed (d) : 0;
 }
 
 int
-dedup_config_commit (struct dedup_disk *d, struct dedup_incarnations *set,
-                     bool frozen_done)
+dedup_config_commit (struct dedup_disk *d)
 {
-  const bool late = dedup_config_owed (d);
-
-  if (set) {
-    if (d->owed.set)
-      dedup_incarnations_put (d->owed.set);
-    d->owed.set = set;
-  }
-  assert (set || !frozen_done);
-  d->owed.frozen_done = d->owed.frozen_done || frozen_done;
   set_owed (d, true);
-  return write_owed (d, late);
+  return write_owed (d);
 }
 
 int
@@ -209,5 +189,5 @@ dedup_config_add_area (struct dedup_disk *d,
   a.first_seq = last->first_seq + last->nr_blocks;
   c->areas[c->nr_areas++] = a;
   d->owed.nr_areas++;
-  return dedup_config_commit (d, NULL, false);
+  return dedup_config_commit (d);
 }

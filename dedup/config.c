@@ -204,14 +204,14 @@ config_version (const struct dedup_config *c)
 
   return memcmp (&c->lookups, &none, sizeof none) != 0 ? VERSION_LOOKUPS
     : c->store_session ? VERSION_STORE_FILE
-    : c->nr_segments ? VERSION_SEGMENTS : 1;
+    : c->index.nr_segments ? VERSION_SEGMENTS : 1;
 }
 
 static size_t
 config_length (const struct dedup_config *c)
 {
-  return fixed_length (c->nr_areas, c->nr_incarnations, c->nr_limbo) +
-    added_length (config_version (c), c->nr_segments) +
+  return fixed_length (c->nr_areas, c->index.nr_incarnations, c->index.nr_limbo) +
+    added_length (config_version (c), c->index.nr_segments) +
     c->nr_cuts * sizeof (struct wire_cut);
 }
 
@@ -231,13 +231,13 @@ encode_fields (const struct dedup_config *c, size_t length)
   w.epoch_start = be64_make (c->epoch_start);
   w.checkpoint = be64_make (c->checkpoint);
   w.index_start = be64_make (c->index_start);
-  w.order = be32_make (c->order);
-  w.max_incarnations = be32_make (c->max_incarnations);
+  w.order = be32_make (c->index.order);
+  w.max_incarnations = be32_make (c->index.max_incarnations);
   w.nr_areas = be32_make (c->nr_areas);
-  w.nr_incarnations = be32_make (c->nr_incarnations);
-  w.nr_limbo = be32_make (c->nr_limbo);
+  w.nr_incarnations = be32_make (c->index.nr_incarnations);
+  w.nr_limbo = be32_make (c->index.nr_limbo);
   w.flags = be32_make (c->flags);
-  w.next_incarnation_id = be64_make (c->next_incarnation_id);
+  w.next_incarnation_id = be64_make (c->index.next_id);
   w.max_journal_areas = be32_make (c->max_journal_areas);
   w.journal_area_size = be32_make (c->journal_area_size);
   memcpy (w.hash_key, c->hash_key, sizeof w.hash_key);
@@ -288,15 +288,15 @@ encode_cut (const struct dedup_cut *x)
 static uint8_t *
 encode_segments (const struct dedup_config *c, uint8_t *p)
 {
-  const struct wire_count count = { .nr_segments = be32_make (c->nr_segments) };
+  const struct wire_count count = { .nr_segments = be32_make (c->index.nr_segments) };
   uint32_t i;
 
   if (config_version (c) < VERSION_SEGMENTS)
     return p;
   memcpy (p, &count, sizeof count);
   p += sizeof count;
-  for (i = 0; i < c->nr_segments; ++i, p += sizeof (struct wire_segment)) {
-    const struct dedup_segment_desc *s = &c->segments[i];
+  for (i = 0; i < c->index.nr_segments; ++i, p += sizeof (struct wire_segment)) {
+    const struct dedup_segment_desc *s = &c->index.segments[i];
     const struct wire_segment w = {
       .id = be64_make (s->id), .age = be64_make (s->age),
       .host_off = be64_make (s->host_off),
@@ -353,15 +353,15 @@ encode_arrays (const struct dedup_config *c, uint8_t *p)
     memcpy (p, &w, sizeof w);
     p += sizeof w;
   }
-  for (i = 0; i < c->nr_incarnations; ++i) {
+  for (i = 0; i < c->index.nr_incarnations; ++i) {
     const struct wire_incarnation w =
-      encode_incarnation (&c->incarnations[i]);
+      encode_incarnation (&c->index.incarnations[i]);
 
     memcpy (p, &w, sizeof w);
     p += sizeof w;
   }
-  for (i = 0; i < c->nr_limbo; ++i) {
-    const struct wire_limbo w = encode_limbo (&c->limbo[i]);
+  for (i = 0; i < c->index.nr_limbo; ++i) {
+    const struct wire_limbo w = encode_limbo (&c->index.limbo[i]);
 
     memcpy (p, &w, sizeof w);
     p += sizeof w;
@@ -383,10 +383,10 @@ dedup_config_encode (const struct dedup_config *c,
   size_t length;
 
   assert (c->nr_areas <= DEDUP_MAX_JOURNAL_AREAS);
-  assert (c->nr_incarnations <= DEDUP_MAX_INCARNATIONS);
-  assert (c->nr_limbo <= DEDUP_MAX_LIMBO);
+  assert (c->index.nr_incarnations <= DEDUP_MAX_INCARNATIONS);
+  assert (c->index.nr_limbo <= DEDUP_MAX_LIMBO);
   assert (c->nr_cuts <= DEDUP_MAX_CUTS);
-  assert (c->nr_segments <= DEDUP_MAX_SEGMENTS);
+  assert (c->index.nr_segments <= DEDUP_MAX_SEGMENTS);
   length = config_length (c);
   w = encode_fields (c, length);
   memset (buf, 0, DEDUP_CONFIG_SLOT);
@@ -505,21 +505,21 @@ load_fields (const struct wire_config *w, struct dedup_config *c)
   c->epoch_start = be64_load (w->epoch_start);
   c->checkpoint = be64_load (w->checkpoint);
   c->index_start = be64_load (w->index_start);
-  c->order = be32_load (w->order);
-  c->max_incarnations = be32_load (w->max_incarnations);
+  c->index.order = be32_load (w->order);
+  c->index.max_incarnations = be32_load (w->max_incarnations);
   c->flags = be32_load (w->flags);
-  c->next_incarnation_id = be64_load (w->next_incarnation_id);
+  c->index.next_id = be64_load (w->next_incarnation_id);
   c->max_journal_areas = be32_load (w->max_journal_areas);
   c->journal_area_size = be32_load (w->journal_area_size);
   c->nr_areas = be32_load (w->nr_areas);
-  c->nr_incarnations = be32_load (w->nr_incarnations);
-  c->nr_limbo = be32_load (w->nr_limbo);
+  c->index.nr_incarnations = be32_load (w->nr_incarnations);
+  c->index.nr_limbo = be32_load (w->nr_limbo);
   /* The rest of the length; check_counts has seen that it comes out even. */
   c->nr_cuts = (be32_load (w->length) -
-                (uint32_t) (fixed_length (c->nr_areas, c->nr_incarnations,
-                                          c->nr_limbo) +
+                (uint32_t) (fixed_length (c->nr_areas, c->index.nr_incarnations,
+                                          c->index.nr_limbo) +
                             added_length (be32_load (w->version),
-                                          c->nr_segments))) /
+                                          c->index.nr_segments))) /
     sizeof (struct wire_cut);
   memcpy (c->hash_key, w->hash_key, sizeof c->hash_key);
 }
@@ -530,8 +530,8 @@ load_segments (const uint8_t *p, uint32_t version, struct dedup_config *c)
   uint32_t i;
 
   p += version >= VERSION_SEGMENTS ? sizeof (struct wire_count) : 0;
-  for (i = 0; i < c->nr_segments; ++i, p += sizeof (struct wire_segment)) {
-    struct dedup_segment_desc *s = &c->segments[i];
+  for (i = 0; i < c->index.nr_segments; ++i, p += sizeof (struct wire_segment)) {
+    struct dedup_segment_desc *s = &c->index.segments[i];
     struct wire_segment w;
 
     memcpy (&w, p, sizeof w);
@@ -596,9 +596,9 @@ load_arrays (const uint8_t *p, uint32_t version, struct dedup_config *c)
     c->areas[i].first_seq = be64_load (w.first_seq);
     c->areas[i].nr_blocks = be32_load (w.nr_blocks);
   }
-  for (i = 0; i < c->nr_incarnations;
+  for (i = 0; i < c->index.nr_incarnations;
        ++i, p += sizeof (struct wire_incarnation)) {
-    struct dedup_incarnation_desc *d = &c->incarnations[i];
+    struct dedup_incarnation_desc *d = &c->index.incarnations[i];
     struct wire_incarnation w;
 
     memcpy (&w, p, sizeof w);
@@ -609,12 +609,12 @@ load_arrays (const uint8_t *p, uint32_t version, struct dedup_config *c)
     d->nr_entries = be32_load (w.nr_entries);
     d->nr_deleted = be32_load (w.nr_deleted);
   }
-  for (i = 0; i < c->nr_limbo; ++i, p += sizeof (struct wire_limbo)) {
+  for (i = 0; i < c->index.nr_limbo; ++i, p += sizeof (struct wire_limbo)) {
     struct wire_limbo w;
 
     memcpy (&w, p, sizeof w);
-    c->limbo[i].host_off = be64_load (w.host_off);
-    c->limbo[i].size_bytes = be64_load (w.size_bytes);
+    c->index.limbo[i].host_off = be64_load (w.host_off);
+    c->index.limbo[i].size_bytes = be64_load (w.size_bytes);
   }
   p = load_segments (p, version, c);
   p = load_store_file (p, version, c);
@@ -641,7 +641,7 @@ dedup_config_decode (const uint8_t buf[DEDUP_CONFIG_SLOT],
       (r = check_known (&w, f)) < 0 ||
       (r = check_counts (buf, &w, f)) < 0)
     return r;
-  c->nr_segments = load_nr_segments (buf, &w);
+  c->index.nr_segments = load_nr_segments (buf, &w);
   load_fields (&w, c);
   load_arrays (buf + sizeof w, be32_load (w.version), c);
   if (be32_load (w.version) == VERSION_STORE_FILE && c->store_session == 0)

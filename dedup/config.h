@@ -6,8 +6,7 @@
 
 #include "dedup-limits.h"
 #include "dedup.h"
-#include "incarnation.h"
-#include "segment.h"
+#include "manifest.h"
 
 struct dedup_ext {              /* the header extension, decoded */
   uint64_t config_off;
@@ -40,10 +39,6 @@ struct dedup_journal_area {
   uint32_t nr_blocks;
 };
 
-struct dedup_limbo_area {
-  uint64_t host_off, size_bytes;
-};
-
 /* A block of which a recovery took the first groups only. */
 struct dedup_cut {
   uint64_t seq;
@@ -59,22 +54,16 @@ struct dedup_config {
   uint64_t epoch_start;
   uint64_t checkpoint;
   uint64_t index_start;
-  uint32_t order;
-  uint32_t max_incarnations;
   uint32_t flags;
-  uint64_t next_incarnation_id;
   uint64_t store_session;       /* of the store file; 0: none is in use */
   struct dedup_lookups lookups; /* of all sessions, as of the last save */
   uint32_t max_journal_areas;
   uint32_t journal_area_size;
   uint8_t hash_key[DEDUP_HASH_KEY_SIZE];   /* 0 where the hash has none */
-  uint32_t nr_areas, nr_incarnations, nr_limbo, nr_cuts, nr_segments;
+  uint32_t nr_areas, nr_cuts;
   struct dedup_journal_area areas[DEDUP_MAX_JOURNAL_AREAS];
-  struct dedup_incarnation_desc incarnations[DEDUP_MAX_INCARNATIONS];
-  struct dedup_limbo_area limbo[DEDUP_MAX_LIMBO];
   struct dedup_cut cuts[DEDUP_MAX_CUTS];
-  /* By age, level, lo: so a run's segments stand together. */
-  struct dedup_segment_desc segments[DEDUP_MAX_SEGMENTS];
+  struct dedup_index_manifest index;   /* as of the last commit */
 };
 
 /* Encode into BUF (DEDUP_CONFIG_SLOT bytes, zero padded); returns the bytes

@@ -83,17 +83,17 @@ choose_config (struct adoption *a, struct fault *f)
     return fault_io (f, EIO, UINT64_MAX, "the system gives no random numbers");
   c->epoch = 1;
   c->epoch_start = c->checkpoint = c->index_start = 1;
-  c->order = p->order ? p->order : dedup_default_order (a->geo->nr_clusters);
-  c->max_incarnations = p->max_incarnations < 0 ? 0
+  c->index.order = p->order ? p->order : dedup_default_order (a->geo->nr_clusters);
+  c->index.max_incarnations = p->max_incarnations < 0 ? 0
     : (uint32_t) MIN_OF (p->max_incarnations, DEDUP_MAX_INCARNATIONS);
   c->flags = DEDUP_CONFIG_EXACT;  /* it is empty */
-  c->next_incarnation_id = 1;
+  c->index.next_id = 1;
   c->max_journal_areas = p->journal_areas ? p->journal_areas : 16;
-  c->journal_area_size = dedup_default_area_size (c->order, cluster);
+  c->journal_area_size = dedup_default_area_size (c->index.order, cluster);
 
   a->ext.config_size = (uint32_t) round_up_pow2 (2 * DEDUP_CONFIG_SLOT,
                                                  cluster);
-  a->ext.max_incarnations = c->max_incarnations;
+  a->ext.max_incarnations = c->index.max_incarnations;
   a->ext.hash_alg = (uint8_t) p->hash;
   a->sizes[0] = a->ext.config_size;
   a->sizes[1] = a->sizes[2] = c->journal_area_size;

@@ -9,188 +9,28 @@
 #include "config.h"
 #include "dedup.h"
 #include "hints.h"
-#include "incarnation.h"
+#include "index.h"
 #include "journal.h"
-#include "log-store.h"
 #include "mutation.h"
 
-/* --- index.c: hash -> host cluster, over log stores and incarnations ------ */
+/* --- entries.c: an index entry and its record --------------------------------- */
 
-/* What one lookup after the other asks: an incarnation, or a run, which is the
- * segments from FIRST on. */
-struct dedup_table {
-  uint64_t age;                      /* the higher, the younger */
-  struct dedup_incarnation *inc;
-  size_t first, nr;
-};
-
-/* Incarnations and runs; immutable, counted, so that lookups need no lock. */
-struct dedup_incarnations {
-  unsigned users;                    /* atomic */
-  uint64_t aging;                    /* see dedup_window_aging */
-  size_t nr_tables;
-  struct dedup_table *tables;        /* youngest first */
-  size_t nr_segments;
-  struct dedup_segment **segments;   /* of a run: by range */
-  struct dedup_range { uint32_t lo, hi; } *ranges;   /* that they answer for */
-  size_t nr;
-  struct dedup_incarnation *v[];     /* youngest first */
-};
-
-/* What is listed no more, and whose space readers may still look at: a segment,
- * an incarnation, or an area that was in limbo. */
-struct dedup_dropped {
-  struct dedup_segment *segment;     /* or */
-  struct dedup_incarnation *inc;     /* or neither */
-  uint64_t host_off, size_bytes;
-};
-
-/* An entry that cuckoo hashing found no place for before the log store was
- * full: kept aside until the next one starts. */
-struct dedup_spilled {
-  struct dedup_hash hash;
-  uint64_t host_idx;
-};
-#define DEDUP_MAX_SPILLED 64   /* more in one log store: lost, costs ratio */
-
-struct dedup_index {
-  /* Protected by the disk's lock: */
-  struct dedup_log_store *current;
-  struct dedup_log_store *frozen;    /* NULL: none */
-  struct dedup_log_store *spare;     /* empty, to be the next; NULL: none */
-  uint64_t current_start;            /* first block with entries of it */
-  uint64_t frozen_start;
-  struct dedup_incarnations *set;
-  struct dedup_spilled spilled[DEDUP_MAX_SPILLED];
-  size_t nr_spilled;
-};
-
-enum dedup_found { DEDUP_MISS, DEDUP_HIT, DEDUP_PROBE };
-
-int dedup_index_init (struct dedup_disk *d) MUST_CHECK;
-void dedup_index_free (struct dedup_disk *d);
-/* A lookup of H follows soon. */
-void dedup_index_prefetch_locked (struct dedup_disk *d,
-                                  const struct dedup_hash *h);
-/* What the log stores say.  DEDUP_PROBE: nothing, ask the incarnations. */
-enum dedup_found dedup_index_lookup_locked (struct dedup_disk *d,
-                                            const struct dedup_hash *h,
-                                            uint64_t *host_idx);
-struct dedup_incarnations *dedup_index_set_locked (struct dedup_disk *d);
-void dedup_incarnations_put (struct dedup_incarnations *set);
-/* What incarnations and runs say; never fails: an unreadable page is a miss.
- * Many at once are looked up faster than one after the other. */
-struct dedup_probe {
-  struct dedup_hash hash;
-  uint64_t host_idx;
-  enum dedup_found found;
-  unsigned reads;                    /* pages */
-  unsigned vain;                     /* tables whose filter said yes in vain */
-  bool aging;                        /* a hit that will be forgotten soon */
-};
-void dedup_index_probe_many (struct dedup_incarnations *set,
-                             struct dedup_probe *p, size_t nr);
-enum dedup_found dedup_index_probe (struct dedup_incarnations *set,
-                                    const struct dedup_hash *h,
-                                    uint64_t *host_idx);
-/* Does a table before number TABLE (a younger one) say anything of H? */
-bool dedup_index_hidden (const struct dedup_incarnations *set, size_t table,
-                         const struct dedup_hash *h);
-/* To be called after lookups in SET: a damaged page reads as a miss, and may
- * hide a tombstone, so entries of older tables can no longer be taken on trust.
- * The job that loads filters drops it. */
-void dedup_index_distrust_damaged (struct dedup_disk *d,
-                                   const struct dedup_incarnations *set);
+/* Append the record of an entry or tombstone; and enter it. */
+void dedup_entry_record_locked (struct dedup_disk *d,
+                                const struct dedup_hash *h, uint64_t value);
+void dedup_entry_locked (struct dedup_disk *d, const struct dedup_hash *h,
+                         uint64_t value);
+/* Set the log store aside, at a block that starts with FREEZE.  Between
+ * groups. */
+int dedup_set_aside_locked (struct dedup_disk *d) MUST_CHECK;
 /* Can NR entries be inserted?  Sets a full log store aside if none waits to
  * be frozen; false: one does.  Between groups. */
 bool dedup_index_room_locked (struct dedup_disk *d, size_t nr);
-/* Enter an entry whose record is being appended; one that finds no place is
- * lost, which costs ratio only. */
-void dedup_index_insert_locked (struct dedup_disk *d,
-                                const struct dedup_hash *h,
-                                uint64_t host_idx);
-/* Append the record of an entry or tombstone and enter it. */
-void dedup_index_log_locked (struct dedup_disk *d,
-                             const struct dedup_hash *h, uint64_t host_idx);
-/* Set the current log store aside, at block START. */
-int dedup_index_swap_locked (struct dedup_disk *d, uint64_t start) MUST_CHECK;
-/* LS was set aside and is written: for the next time.  NULL is fine. */
-void dedup_index_keep_spare (struct dedup_disk *d, struct dedup_log_store *ls);
-/* The first block whose entries are in no incarnation. */
-uint64_t dedup_index_start_locked (struct dedup_disk *d);
-/* The set of incarnations that the configuration in memory lists; known ones
- * keep their filters. */
-int dedup_index_prepare (struct dedup_disk *d,
-                         struct dedup_incarnations **set) MUST_CHECK;
-/* Make SET (now the index's) the one that lookups ask.  Cannot fail: the
- * configuration that lists it is durable. */
-void dedup_index_publish (struct dedup_disk *d,
-                          struct dedup_incarnations *set, bool frozen_done);
-/* Put an empty log store in place of the current one, from block START. */
-int dedup_index_reset_locked (struct dedup_disk *d, uint64_t start)
-  MUST_CHECK;
 
-/* --- runs.c: the third stage ---------------------------------------------------- */
+/* --- index-storage.c ------------------------------------------------------- */
 
-/* Write the frozen log store LS as a run.  Maintenance. */
-int dedup_run_freeze (struct dedup_disk *d, const struct dedup_log_store *ls)
-  MUST_CHECK;
-/* Write the configuration, whose segments were edited, and publish a set that
- * goes with it; NEW (may be NULL) gets META, which is taken over in any case.
- * -ENOMEM: the configuration in memory is BEFORE again.  Else as
- * dedup_config_commit: after -ENOSPC what was edited stays. */
-int dedup_runs_commit (struct dedup_disk *d, const struct dedup_config *before,
-                       const struct dedup_segment_desc *new,
-                       struct dedup_segment_meta *meta, bool frozen_done)
-  MUST_CHECK;
-/* Take segment I off the list; its space is freed by dedup_runs_reap. */
-void dedup_runs_unlist (struct dedup_disk *d, size_t i);
-/* Enter DESC where it belongs.  -ENOSPC: no place in the configuration. */
-int dedup_runs_list (struct dedup_config *c,
-                     const struct dedup_segment_desc *desc) MUST_CHECK;
-/* The same configuration as before: what it lists is not dropped. */
-void dedup_runs_undrop (struct dedup_disk *d);
-/* The space of an incarnation, which is being taken off the list, is not for
- * new ones, but to be freed by dedup_runs_reap. */
-void dedup_runs_drop_incarnation (struct dedup_disk *d,
-                                  const struct dedup_incarnation_desc *desc);
-/* Free the space of what was dropped and nobody reads: nothing while a
- * configuration is owed, as the durable one may list it (law 9). */
-int dedup_runs_reap (struct dedup_disk *d) MUST_CHECK;
-void dedup_dropped_put (const struct dedup_dropped *p);
-/* Bits of the filter of a run with so many entries of so many IN_ALL. */
-unsigned dedup_run_bits (unsigned level, uint64_t in_all, uint64_t nr_entries);
-/* Number of entries that all tables of C hold. */
-uint64_t dedup_config_entries (const struct dedup_config *c);
-
-/* So many segments are listed that freezes wait for merges. */
-bool dedup_runs_full (const struct dedup_config *c);
-
-/* Outputs of merges that have no input left are runs like others. */
-void dedup_runs_settle (struct dedup_config *c);
-
-/* --- window.c: the bound on the index's RAM.  Maintenance. ------------------ */
-
-/* The smallest bound for log stores of this order, which become runs or
- * INCARNATIONS, and so many clusters. */
-uint64_t dedup_window_least (unsigned order, uint64_t nr_clusters,
-                             bool incarnations);
-/* Take what is oldest off the list until the rest fits; true: something
- * went.  The caller writes the configuration. */
-bool dedup_window_drop (struct dedup_disk *d);
-/* The same, written. */
-int dedup_window_trim (struct dedup_disk *d) MUST_CHECK;
-/* Let go of what is oldest whether the rest fits or not, written. */
-int dedup_window_shift (struct dedup_disk *d) MUST_CHECK;
-/* Entries in tables of this age and older are about to be forgotten; 0:
- * none. */
-uint64_t dedup_window_aging (const struct dedup_disk *d);
-/* A log store became a table. */
-void dedup_window_moved (struct dedup_disk *d);
-/* Bytes that a merge may make one run of; that NR segments take. */
-uint64_t dedup_window_largest_run (const struct dedup_disk *d);
-uint64_t dedup_window_run_bytes (const struct dedup_disk *d, size_t first,
-                                 size_t nr);
+/* Open the index that the configuration lists. */
+int dedup_open_index (struct dedup_disk *d) MUST_CHECK;
 
 /* --- inspect.c ----------------------------------------------------------- */
 
@@ -201,23 +41,22 @@ void dedup_count_lookups_locked (struct dedup_disk *d,
 void dedup_all_lookups_locked (struct dedup_disk *d,
                                struct dedup_lookups *all);
 
-/* --- merge.c ------------------------------------------------------------------ */
+/* --- merge-job.c ------------------------------------------------------------- */
 
-/* Is there something to merge?  IDLE: while nothing else is to be done.
- * Maintenance. */
-bool dedup_merge_wanted (struct dedup_disk *d, bool idle);
-/* Note whether there is: for dedup_due.  Maintenance. */
-void dedup_merge_look (struct dedup_disk *d);
 /* One step of one merge: a segment.  Takes the maintenance mutex, but not for
  * the bulk of the work. */
 int dedup_merge_step (struct dedup_disk *d, bool idle) MUST_CHECK;
-/* The same for who has the maintenance mutex and keeps it, and waited. */
-int dedup_merge_step_now (struct dedup_disk *d) MUST_CHECK;
-/* Until no step is under way; lets go of the mutex meanwhile.  Maintenance. */
-void dedup_merge_wait (struct dedup_disk *d);
-/* Which of NR clusters can no entry lead to any more?  For d->is_dead. */
-void dedup_clusters_dead (struct dedup_disk *d, const uint64_t *host_idx,
-                          size_t nr, bool *dead);
+/* Write the frozen log store as a table.  Maintenance; may let go of the mutex,
+ * before it begins. */
+int dedup_freeze (struct dedup_disk *d) MUST_CHECK;
+
+/* --- give-up.c --------------------------------------------------------------- */
+
+/* Give up the frozen log store, where there is no space for its table and writers
+ * cannot wait; the current one, where its records fill the journal.  Costs ratio
+ * only.  Maintenance. */
+int dedup_drop_frozen (struct dedup_disk *d) MUST_CHECK;
+int dedup_drop_current (struct dedup_disk *d) MUST_CHECK;
 
 /* --- claim.c: content that is being written right now ----------------------- */
 
@@ -341,9 +180,7 @@ bool dedup_give_back_busy_locked (struct dedup_disk *d);
  * both: the host had no space (config-commit.c). */
 struct dedup_owed {
   bool any;                          /* atomic */
-  bool frozen_done;                  /* it lists the frozen log store */
   size_t nr_areas;                   /* its last ones are not the journal's yet */
-  struct dedup_incarnations *set;    /* to be published; NULL: none */
 };
 
 struct dedup_disk {
@@ -358,17 +195,14 @@ struct dedup_disk {
   bool has_store, replayed;          /* replayed: read-only, in memory */
   struct dedup_hasher hasher;
   unsigned cluster_bits;
-  /* dedup_clusters_dead; a parameter, for tests of the index alone. */
-  void (*is_dead) (struct dedup_disk *d, const uint64_t *host_idx, size_t nr,
-                   bool *dead);
   uint64_t cluster_size;
   uint64_t ref_limit;                /* no new reference at or above it */
   bool has_backing;
   size_t dirty_high, dirty_max;      /* bytes of changed tables */
-  uint64_t index_memory;             /* bound, 0: none; see window.c */
   struct dedup_ext ext;
   void (*wake) (void *opaque);
   void *wake_opaque;
+  struct dedup_index *index;         /* NULL: no store */
   struct dedup_hints *hints;         /* NULL: read-only or dedup=off */
 
   /* One maintenance job at a time; taken before the lock. */
@@ -379,21 +213,13 @@ struct dedup_disk {
   bool index_damaged;                /* at open: the journal does not have it
                                       * as it is in memory */
   struct dedup_store_file *store_file;   /* NULL: none */
-  struct dedup_dropped *dropped;     /* NR_DROPPED, newest last */
-  size_t nr_dropped;
-  uint64_t nr_forgotten;             /* entries, since open */
-  uint64_t moved_since_wipe;         /* bytes of tables; of the hints */
-  struct merge_claims *merge_claims; /* who works on a merge step only */
   bool merging;                      /* a merge step works without the mutex */
   pthread_cond_t merged;             /* it ended */
-  bool merge_due, merge_idle_due;    /* atomic */
-  bool filters_loaded;               /* atomic */
   bool stop;                         /* atomic: jobs shall return soon */
   bool contradicts;                  /* atomic: dedup_contradiction said so */
 
   /* Protected by lock: */
   struct dedup_journal *journal;
-  struct dedup_index index;
   struct dedup_claims claims;
   uint64_t checkpoint;               /* as in the durable configuration */
   int failed;                        /* sticky, negative errno */
@@ -408,7 +234,6 @@ struct dedup_disk {
   uint64_t uncommitted_bytes;        /* of data written since a commit */
   bool commit_asked;                 /* the loop knows that one is due */
   bool no_space;                     /* atomic: the last commit found none */
-  bool exact;                        /* index kept exact (verify=off) */
   uint64_t releases;                 /* times that clusters came free */
   struct dedup_stats stats;
   struct dedup_lookups lookups_before;   /* of the sessions before this one */
@@ -456,13 +281,11 @@ void dedup_change_locked (struct dedup_disk *d, struct qcow2_txn *txn,
 /* --- config-commit.c -------------------------------------------------------------------- */
 
 /* Write the configuration as memory has it, recycling journal areas that are
- * no longer needed; everything it speaks of is made durable first.  Then
- * publish SET (NULL: the tables are the same), which is taken over in any case;
- * FROZEN_DONE: it has the frozen log store.  -ENOSPC: it is owed; what was
- * edited stays, and is acted upon when a later call has written it.  Any other
- * failure has stopped the disk.  Maintenance, as are those below. */
-int dedup_config_commit (struct dedup_disk *d, struct dedup_incarnations *set,
-                         bool frozen_done) MUST_CHECK;
+ * no longer needed; everything it speaks of is made durable first.  -ENOSPC: it
+ * is owed; what was edited stays, and is acted upon when a later call has
+ * written it.  Any other failure has stopped the disk.  Maintenance, as are those
+ * below. */
+int dedup_config_commit (struct dedup_disk *d) MUST_CHECK;
 /* The same, with one more area for the journal (first_seq is filled in). */
 int dedup_config_add_area (struct dedup_disk *d,
                            const struct dedup_journal_area *area) MUST_CHECK;
@@ -538,10 +361,6 @@ int dedup_index_area_alloc (struct dedup_disk *d, uint64_t size,
                             uint64_t *host_off) MUST_CHECK;
 int dedup_index_area_free (struct dedup_disk *d, uint64_t host_off,
                            uint64_t size) MUST_CHECK;
-/* The same for one that was never listed, where nothing depends on it: what
- * can't be freed is left to the next session's sweep. */
-void dedup_index_area_give_up (struct dedup_disk *d, uint64_t host_off,
-                               uint64_t size);
 /* Make durable what was written to the area (law 8). */
 int dedup_index_sync (struct dedup_disk *d, uint64_t host_off) MUST_CHECK;
 
@@ -558,23 +377,8 @@ int dedup_journal_extend (struct dedup_disk *d) MUST_CHECK;
 /* Log what the log stores hold anew.  Maintenance. */
 int dedup_relog_index (struct dedup_disk *d) MUST_CHECK;
 
-/* --- freeze.c, jobs.c ---------------------------------------------------------------------- */
+/* --- jobs.c ---------------------------------------------------------------------- */
 
-/* May let go of the maintenance mutex, before it begins. */
-int dedup_freeze (struct dedup_disk *d) MUST_CHECK;
-/* Take incarnation I off the list.  Where there will be others, its area goes
- * to limbo or, if that is full, is left to the sweep; else dedup_runs_reap
- * frees it. */
-void dedup_incarnation_unlist (struct dedup_disk *d, size_t i);
-/* Where there is no space for an incarnation, and writers cannot wait: give
- * the frozen log store up.  Costs ratio only. */
-int dedup_drop_frozen (struct dedup_disk *d) MUST_CHECK;
-/* Drop the incarnation ID, whose pages fail their checksums. */
-int dedup_drop_damaged (struct dedup_disk *d, uint64_t id) MUST_CHECK;
-/* Drop the segment ID, which is damaged. */
-int dedup_drop_segment (struct dedup_disk *d, uint64_t id) MUST_CHECK;
-/* Give the current log store up, where its records fill the journal. */
-int dedup_drop_current (struct dedup_disk *d) MUST_CHECK;
 /* Called without locks by a writer that finds no room in journal, log store
  * or table cache: does, or waits for, the maintenance that makes it. */
 int dedup_make_room (struct dedup_disk *d) MUST_CHECK;

@@ -206,7 +206,7 @@ look_up_all (struct op *op)
   LOCK_FOR_SCOPE (d->lock);
   for (i = 0; i < op->nr; i++)
     if (op->slots[i].hashed)
-      dedup_index_prefetch_locked (d, &op->slots[i].hash);
+      dedup_index_prefetch_locked (d->index, &op->slots[i].hash);
   for (i = 0; i < op->nr; i++) {
     struct slot *s = &op->slots[i];
 
@@ -215,7 +215,7 @@ look_up_all (struct op *op)
     dedup_look_up_locked (op, s);
   }
   if (op->probes)
-    op->set = dedup_index_set_locked (d);
+    op->view = dedup_index_view_locked (d->index);
 }
 
 static int
@@ -330,7 +330,7 @@ let_go (struct op *op)
   qcow2_txn_end_locked (&op->txn);
   dedup_count_lookups_locked (op->d, &op->counted);
   lock_release (op->d->lock);
-  dedup_incarnations_put (op->set);
+  dedup_index_view_put (op->d->index, op->view);
 }
 
 static int

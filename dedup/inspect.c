@@ -11,43 +11,35 @@
 #include <stdio.h>
 
 static void
-count_config (struct dedup_disk *d, struct dedup_stats *s)
+count_index_locked (struct dedup_disk *d, struct dedup_stats *s)
 {
-  const struct dedup_config *c = d->config;
-  size_t i;
+  struct dedup_index_figures f;
 
-  s->nr_incarnations = c->nr_incarnations;
-  s->max_incarnations = c->max_incarnations;
-  s->order = c->order;
-  for (i = 0; i < c->nr_areas; i++)
-    s->journal_bytes += (uint64_t) c->areas[i].nr_blocks * DEDUP_BLOCK_SIZE;
-  for (i = 0; i < c->nr_incarnations; i++) {
-    s->incarnation_entries += c->incarnations[i].nr_entries -
-      c->incarnations[i].nr_deleted;
-    s->tombstones += c->incarnations[i].nr_deleted;
-    s->index_disk_bytes += c->incarnations[i].size_bytes;
-  }
-  for (i = 0; i < c->nr_segments; i++) {
-    const struct dedup_segment_desc *g = &c->segments[i];
-
-    s->run_entries += g->nr_entries - g->nr_deleted;
-    s->tombstones += g->nr_deleted;
-    s->index_disk_bytes += g->size_bytes;
-    s->nr_runs += i == 0 || !dedup_same_run (&g[-1], g);
-  }
-  for (i = 0; i < c->nr_limbo; i++)
-    s->index_disk_bytes += c->limbo[i].size_bytes;
+  dedup_index_figures_locked (d->index, &f);
+  s->exact = dedup_index_exact_locked (d->index);
+  s->order = f.order;
+  s->nr_incarnations = f.nr_incarnations;
+  s->max_incarnations = f.max_incarnations;
+  s->nr_runs = f.nr_runs;
+  s->log_store_entries = f.log_store_entries;
+  s->incarnation_entries = f.incarnation_entries;
+  s->run_entries = f.run_entries;
+  s->tombstones = f.tombstones;
+  s->index_entries = f.log_store_entries + f.incarnation_entries +
+    f.run_entries;
+  s->index_memory_bytes = f.memory_bytes;
+  s->index_disk_bytes = f.disk_bytes;
+  s->index_memory_bound = f.memory_bound;
+  s->forgotten = f.forgotten;
 }
 
 static void
-count_log_store (const struct dedup_log_store *ls, struct dedup_stats *s)
+count_journal (const struct dedup_config *c, struct dedup_stats *s)
 {
-  if (ls == NULL)
-    return;
-  s->log_store_entries += dedup_log_store_count (ls) -
-    dedup_log_store_deleted (ls);
-  s->tombstones += dedup_log_store_deleted (ls);
-  s->index_memory_bytes += dedup_log_store_memory (ls);
+  size_t i;
+
+  for (i = 0; i < c->nr_areas; i++)
+    s->journal_bytes += (uint64_t) c->areas[i].nr_blocks * DEDUP_BLOCK_SIZE;
 }
 
 static void
@@ -78,33 +70,16 @@ dedup_all_lookups_locked (struct dedup_disk *d, struct dedup_lookups *all)
 void
 dedup_get_stats (struct dedup_disk *d, struct dedup_stats *s)
 {
-  size_t i;
-
   pthread_mutex_lock (&d->maintenance);
   lock_acquire (d->lock);
   *s = d->stats;
   s->has_store = d->has_store;
   s->needs_recovery = d->recovery_bit;
   s->hash = d->hasher.alg;
-  s->exact = d->exact;
-  s->index_memory_bound = d->index_memory;
-  s->forgotten = d->nr_forgotten;
   dedup_all_lookups_locked (d, &s->all_lookups);
   if (d->has_store) {
-    count_config (d, s);
-    count_log_store (d->index.current, s);
-    count_log_store (d->index.frozen, s);
-    count_log_store (d->index.spare, s);
-    s->log_store_entries += d->index.nr_spilled;
-    s->index_entries = s->log_store_entries + s->incarnation_entries +
-      s->run_entries;
-    if (d->hints)
-      s->index_memory_bytes += dedup_hints_memory (d->hints);
-    for (i = 0; i < d->index.set->nr; i++)
-      s->index_memory_bytes += dedup_incarnation_memory (d->index.set->v[i]);
-    for (i = 0; i < d->index.set->nr_segments; i++)
-      s->index_memory_bytes +=
-        dedup_segment_memory (d->index.set->segments[i]);
+    count_index_locked (d, s);
+    count_journal (d->config, s);
   }
   lock_release (d->lock);
   pthread_mutex_unlock (&d->maintenance);
@@ -161,31 +136,17 @@ store_problem (const struct qcow2_check_params *p,
     p->problem (p->opaque, false, what);
 }
 
+struct index_problems {
+  const struct qcow2_check_params *p;
+  struct dedup_check_result *r;
+};
+
 static void
-check_incarnations (struct dedup_disk *d, const struct qcow2_check_params *p,
-                    struct dedup_check_result *r)
+index_problem (void *opaque, const char *line)
 {
-  struct dedup_incarnations *set = d->index.set;
-  char line[640];
-  size_t i;
+  const struct index_problems *x = opaque;
 
-  for (i = 0; i < set->nr; i++) {
-    struct fault why = { 0 };
-
-    if (dedup_incarnation_check (set->v[i], &why) == 0)
-      continue;
-    snprintf (line, sizeof line, "incarnation %llu: %s", (unsigned long long)
-              dedup_incarnation_desc (set->v[i])->id, why.msg);
-    store_problem (p, r, line);
-  }
-  for (i = 0; i < set->nr_segments; i++) {
-    struct fault why = { 0 };
-
-    if (dedup_segment_check (set->segments[i], &why) == 0)
-      continue;
-    snprintf (line, sizeof line, "segment of a run: %s", why.msg);
-    store_problem (p, r, line);
-  }
+  store_problem (x->p, x->r, line);
 }
 
 static int
@@ -220,6 +181,7 @@ dedup_check (struct dedup_disk *d, const struct qcow2_check_params *p,
 {
   CLEANUP_FREE struct qcow2_area *areas = NULL;
   struct qcow2_check_params q = *p;
+  struct index_problems problems = { p, r };
   int err;
 
   memset (r, 0, sizeof *r);
@@ -229,7 +191,7 @@ dedup_check (struct dedup_disk *d, const struct qcow2_check_params *p,
   q.areas = areas;
   if (d->has_store) {
     check_journal (d, p, r);
-    check_incarnations (d, p, r);
+    dedup_index_check (d->index, index_problem, &problems);
   }
   return qcow2_check (d->img, &q, &r->image, f);
 }

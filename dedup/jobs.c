@@ -30,6 +30,8 @@ void
 dedup_stop_jobs (struct dedup_disk *d)
 {
   __atomic_store_n (&d->stop, true, __ATOMIC_RELAXED);
+  if (d->index)
+    dedup_index_stop (d->index);
 }
 
 /* --- room ------------------------------------------------------------------------- */
@@ -179,75 +181,13 @@ scan (struct dedup_disk *d)
   return r < 0 ? r : more;
 }
 
-/* --- filters -------------------------------------------------------------------------------- */
-
-/* Each returns 0 if there was something to do and it is done, 1 if there was
- * not, -errno if not all could be done: what cannot be read holds up nothing
- * else.  An incarnation or segment that is bad costs its entries, no more. */
-
-static int
-tend_incarnation (struct dedup_disk *d, struct dedup_incarnation *inc)
-{
-  int r;
-
-  if (dedup_incarnation_loaded (inc) && !dedup_incarnation_damaged (inc))
-    return 1;
-  r = dedup_incarnation_damaged (inc) ? -EBADMSG : dedup_incarnation_load (inc);
-  return r == -EBADMSG || dedup_incarnation_damaged (inc) ?
-    dedup_drop_damaged (d, dedup_incarnation_desc (inc)->id) : r;
-}
-
-static int
-tend_segment (struct dedup_disk *d, struct dedup_segment *s)
-{
-  int r;
-
-  if (dedup_segment_meta (s) && !dedup_segment_damaged (s))
-    return 1;
-  r = dedup_segment_damaged (s) ? -EBADMSG : dedup_segment_load (s);
-  return r == -EBADMSG ? dedup_drop_segment (d, dedup_segment_desc (s)->id) : r;
-}
-
-/* Load one filter of SET: of incarnations, then of runs, the youngest first. */
-static int
-tend_set (struct dedup_disk *d, const struct dedup_incarnations *set)
-{
-  int r = 1, failed = 1;
-  size_t i;
-
-  for (i = 0; i < set->nr && r != 0; i++) {
-    r = tend_incarnation (d, set->v[i]);
-    failed = MIN_OF (failed, r);
-  }
-  for (i = set->nr_segments; i-- > 0 && r != 0; ) {
-    r = tend_segment (d, set->segments[i]);
-    failed = MIN_OF (failed, r);
-  }
-  return r == 0 ? 0 : failed;
-}
-
-static int
-load_filter (struct dedup_disk *d)
-{
-  struct dedup_incarnations *set;
-  int r;
-
-  lock_acquire (d->lock);
-  set = dedup_index_set_locked (d);
-  lock_release (d->lock);
-  r = tend_set (d, set);
-  dedup_incarnations_put (set);
-  __atomic_store_n (&d->filters_loaded, r == 1, __ATOMIC_RELAXED);
-  return MIN_OF (r, 0);
-}
-
 /* --- a writer without room ------------------------------------------------------------------- */
 
 static bool
 has_frozen (struct dedup_disk *d)
 {
   LOCK_FOR_SCOPE (d->lock);
-  return d->index.frozen != NULL;
+  return dedup_index_frozen_locked (d->index);
 }
 
 static bool
@@ -311,7 +251,7 @@ dedup_find_space (struct dedup_disk *d)
 unsigned
 dedup_due (struct dedup_disk *d, unsigned *urgent)
 {
-  unsigned due = 0, now = 0;
+  unsigned due = 0, now = 0, index_due;
 
   if (urgent)
     *urgent = 0;
@@ -332,15 +272,16 @@ dedup_due (struct dedup_disk *d, unsigned *urgent)
     now |= DEDUP_JOB_COMMIT;
   if (checkpoint_due_locked (d) || dedup_config_owed (d))
     now |= DEDUP_JOB_CHECKPOINT;
-  if (d->index.frozen)
+  if (dedup_index_frozen_locked (d->index))
     now |= DEDUP_JOB_FREEZE;
   if (dedup_journal_low_locked (d))
     now |= DEDUP_JOB_JOURNAL;
-  if (!__atomic_load_n (&d->filters_loaded, __ATOMIC_RELAXED))
+  index_due = dedup_index_due (d->index);
+  if (index_due & DEDUP_INDEX_LOAD)
     now |= DEDUP_JOB_FILTERS;
-  if (__atomic_load_n (&d->merge_due, __ATOMIC_RELAXED))
+  if (index_due & DEDUP_INDEX_MERGE)
     now |= DEDUP_JOB_MERGE;
-  if (__atomic_load_n (&d->merge_idle_due, __ATOMIC_RELAXED))
+  if (index_due & DEDUP_INDEX_MERGE_IDLE)
     due |= DEDUP_JOB_MERGE_IDLE;
   if (!qcow2_scan_done_locked (d->img))
     now |= DEDUP_JOB_SCAN;
@@ -387,7 +328,7 @@ run_maintenance (struct dedup_disk *d, enum dedup_job job)
   case DEDUP_JOB_CHECKPOINT: return dedup_checkpoint (d);
   case DEDUP_JOB_FREEZE: return dedup_freeze (d);
   case DEDUP_JOB_JOURNAL: return dedup_journal_extend (d);
-  case DEDUP_JOB_FILTERS: return load_filter (d);
+  case DEDUP_JOB_FILTERS: return dedup_index_load_next (d->index);
   case DEDUP_JOB_SCAN:
     r = scan (d);
     return MIN_OF (r, 0);

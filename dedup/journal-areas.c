@@ -73,45 +73,30 @@ add_area (struct dedup_disk *d)
   return dedup_config_add_area (d, &a);
 }
 
-/* The hashes in the current log store.  Taken at once: entries move between
- * slots when others come in, so a walk in slices could pass one over. */
+/* The hashes in the current log store, which begins to be logged anew at
+ * *START. */
 static int
-list_hashes (struct dedup_disk *d, const struct dedup_log_store **current,
+list_hashes (struct dedup_disk *d, const void **which,
              struct dedup_hash **hashes, size_t *nr, uint64_t *start)
 {
-  const struct dedup_log_store *ls;
-  size_t slot, slots;
-  uint64_t host_idx;
-
   LOCK_FOR_SCOPE (d->lock);
-  ls = *current = d->index.current;
-  slots = (size_t) DEDUP_BUCKET_SLOTS << dedup_log_store_order (ls);
-  *nr = 0;
-  *hashes = malloc ((dedup_log_store_count (ls) + 1) * sizeof **hashes);
-  if (*hashes == NULL)
-    return -ENOMEM;
-  for (slot = 0; slot < slots; slot++)
-    if (dedup_log_store_slot (ls, slot, &(*hashes)[*nr], &host_idx))
-      ++*nr;
-  *start = dedup_journal_seal_locked (d->journal);
-  return 0;
+  int r = dedup_index_list_locked (d->index, hashes, nr, which);
+
+  if (r == 0)
+    *start = dedup_journal_seal_locked (d->journal);
+  return r;
 }
 
 /* What found no place in the log store is logged anew too. */
 static void
 pack_spilled_locked (struct dedup_disk *d)
 {
-  struct dedup_index *x = &d->index;
-  size_t i;
+  const struct dedup_entry *v;
+  size_t i, nr;
 
-  for (i = 0; i < x->nr_spilled; i++) {
-    struct dedup_record rec = {
-      .type = x->spilled[i].host_idx == DEDUP_DELETED ? DEDUP_REC_DELETE
-        : DEDUP_REC_INDEX,
-      .hash = x->spilled[i].hash, .host_idx = x->spilled[i].host_idx,
-    };
-    dedup_journal_append_locked (d->journal, &rec);
-  }
+  v = dedup_index_spilled_locked (d->index, &nr);
+  for (i = 0; i < nr; i++)
+    dedup_entry_record_locked (d, &v[i].hash, v[i].value);
 }
 
 #define PACK_SLICE 512
@@ -119,14 +104,14 @@ pack_spilled_locked (struct dedup_disk *d)
 /* Log a slice anew, with the values that the entries have now.  1: gone on;
  * 0: the log store was set aside meanwhile, its freeze does the rest. */
 static int
-pack_slice (struct dedup_disk *d, const struct dedup_log_store *ls,
+pack_slice (struct dedup_disk *d, const void *which,
             const struct dedup_hash *hashes, size_t nr, bool first)
 {
-  uint64_t host_idx;
+  uint64_t value;
   size_t i;
 
   LOCK_FOR_SCOPE (d->lock);
-  if (d->index.current != ls)
+  if (!dedup_index_is_listed_locked (d->index, which))
     return 0;
   if (!dedup_journal_room_locked (d->journal, nr + DEDUP_OPERATION_RECORDS,
                                   dedup_places_to_leave (d)))
@@ -134,8 +119,8 @@ pack_slice (struct dedup_disk *d, const struct dedup_log_store *ls,
   if (first)
     pack_spilled_locked (d);
   for (i = 0; i < nr; i++)
-    if (dedup_log_store_lookup (ls, &hashes[i], &host_idx))
-      dedup_index_log_locked (d, &hashes[i], host_idx);
+    if (dedup_index_young_locked (d->index, &hashes[i], &value))
+      dedup_entry_locked (d, &hashes[i], value);
   dedup_journal_end_locked (d->journal);
   return 1;
 }
@@ -149,7 +134,7 @@ make_pack_room (struct dedup_disk *d)
 }
 
 static int
-pack_hashes (struct dedup_disk *d, const struct dedup_log_store *ls,
+pack_hashes (struct dedup_disk *d, const void *which,
              const struct dedup_hash *hashes, size_t nr)
 {
   size_t done = 0, n;
@@ -159,7 +144,7 @@ pack_hashes (struct dedup_disk *d, const struct dedup_log_store *ls,
     if (__atomic_load_n (&d->stop, __ATOMIC_RELAXED))
       return -EINTR;
     n = MIN_OF (nr - done, PACK_SLICE);
-    r = pack_slice (d, ls, hashes + done, n, done == 0);
+    r = pack_slice (d, which, hashes + done, n, done == 0);
     if (r == 0)
       return 0;
     if (r == 1)
@@ -176,25 +161,24 @@ static int
 pack (struct dedup_disk *d)
 {
   CLEANUP_FREE struct dedup_hash *hashes = NULL;
-  const struct dedup_log_store *ls = NULL;
-  uint64_t start;
+  const void *which = NULL;
+  uint64_t start = 0;
   size_t nr;
   int r;
 
   r = dedup_change_begin (d);
   if (r < 0)
     return r;
-  r = list_hashes (d, &ls, &hashes, &nr, &start);
+  r = list_hashes (d, &which, &hashes, &nr, &start);
   if (r == 0)
-    r = pack_hashes (d, ls, hashes, nr);
+    r = pack_hashes (d, which, hashes, nr);
   dedup_change_end (d);
   if (r != 1)
     return r;
   lock_acquire (d->lock);
-  if (d->index.current == ls && d->index.frozen == NULL)
-    d->index.current_start = start;
+  dedup_index_relogged_locked (d->index, which, start);
   lock_release (d->lock);
-  return dedup_config_commit (d, NULL, false);
+  return dedup_config_commit (d);
 }
 
 /* In between, entries may be in memory only: a crash must be known as one. */
@@ -219,7 +203,7 @@ index_holds_journal (struct dedup_disk *d)
   const struct dedup_journal_area *first = &d->config->areas[0];
 
   LOCK_FOR_SCOPE (d->lock);
-  return dedup_index_start_locked (d) < first->first_seq + first->nr_blocks;
+  return dedup_index_mark_locked (d->index) < first->first_seq + first->nr_blocks;
 }
 
 int
@@ -229,7 +213,7 @@ dedup_journal_extend (struct dedup_disk *d)
 
   if (r < 0 || !journal_low (d))
     return r;
-  r = dedup_config_commit (d, NULL, false);   /* recycles what it can */
+  r = dedup_config_commit (d);   /* recycles what it can */
   if (r < 0 || !journal_low (d))
     return r;
   if (d->config->nr_areas < d->config->max_journal_areas) {

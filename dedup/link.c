@@ -346,7 +346,7 @@ link_first (struct op *op, size_t i)
   set_refcount (op, s->host_idx, 2, false);
   set_entries (op, i, 1, false);
   if (s->hashed)
-    dedup_index_insert_locked (d, &s->hash, s->host_idx);
+    dedup_index_insert_locked (d->index, &s->hash, s->host_idx);
   if (s->claim && s->claim->state == DEDUP_CLAIM_READY &&
       s->claim->host_idx == s->host_idx)
     claim_linked (op, s->claim);
@@ -390,7 +390,7 @@ take_over (struct op *op, size_t i)
     set_refcount (op, s->at, refcount + 1, true);
   if (s->old & QCOW2_L2_COPIED)
     set_entries (op, i, 1, true);
-  dedup_index_log_locked (d, &s->hash, s->at);
+  dedup_entry_locked (d, &s->hash, s->at);
   s->linked = true;
 }
 
@@ -400,7 +400,7 @@ enter_anew (struct op *op, struct slot *s)
 {
   if (!s->aging || s->kind != SLOT_CANDIDATE)
     return;
-  dedup_index_log_locked (op->d, &s->hash, s->host_idx);
+  dedup_entry_locked (op->d, &s->hash, s->host_idx);
   op->d->stats.renewed++;
 }
 

@@ -238,6 +238,13 @@ read_failed (struct dedup_disk *d)
   return qcow2_read_failed_locked (d->img);
 }
 
+static void
+doubt_index (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  dedup_index_doubt_locked (d->index);
+}
+
 /* Load the store: index from the journal, tables too after a crash, as which
  * a store that was ADOPTED just now counts. */
 static int
@@ -247,7 +254,7 @@ load_store (struct dedup_disk *d, bool adopted, struct fault *f)
   uint64_t next;
   int r;
 
-  r = dedup_index_init (d);
+  r = dedup_open_index (d);
   if (r < 0)
     return fault_io (f, -r, UINT64_MAX, "out of memory");
   r = dedup_replay (d, crashed || mutation (MUTATION_LAW_11), &next, f);
@@ -283,7 +290,8 @@ load_store (struct dedup_disk *d, bool adopted, struct fault *f)
     return fault_io (f, -r, UINT64_MAX, "out of memory");
   dedup_attach_log (d);
   d->has_store = true;
-  d->exact = (d->config->flags & DEDUP_CONFIG_EXACT) != 0;
+  if (!(d->config->flags & DEDUP_CONFIG_EXACT))
+    doubt_index (d);
   d->replayed = crashed && !d->writable;
   if (renewed && (r = dedup_config_save (d)) < 0)
     return fault_io (f, -r, UINT64_MAX, "writing the store's configuration: "
@@ -404,7 +412,6 @@ new_disk (struct io_store *io, const struct dedup_open_params *p,
   d->dedup = p->dedup;
   d->verify = p->verify;
   d->hasher.alg = p->hash;
-  d->is_dead = dedup_clusters_dead;
   d->wake = p->wake;
   d->wake_opaque = p->opaque;
   pthread_mutex_init (&d->maintenance, NULL);
@@ -435,16 +442,25 @@ check_window (const struct dedup_disk *d, const struct dedup_open_params *p,
               unsigned order, struct fault *f)
 {
   const bool incarnations = p->max_incarnations < 0
-    ? d->config->max_incarnations > 0 : p->max_incarnations > 0;
+    ? d->config->index.max_incarnations > 0 : p->max_incarnations > 0;
   const uint64_t least =
-    dedup_window_least (order, qcow2_geometry (d->img)->nr_clusters,
-                        incarnations);
+    dedup_index_least_memory (order, incarnations, dedup_hints_size
+                              (qcow2_geometry (d->img)->nr_clusters));
 
   if (p->index_memory == 0 || p->index_memory >= least || !d->writable)
     return 0;
   return fault_usage (f, "index-memory=%" PRIu64 ": the index of this image "
                       "needs at least %" PRIu64 " bytes", p->index_memory,
                       least);
+}
+
+static void
+set_max_incarnations (struct dedup_disk *d,
+                      const struct dedup_open_params *p)
+{
+  if (d->writable && p->max_incarnations >= 0)
+    d->config->index.max_incarnations = (uint32_t)
+      MIN_OF (p->max_incarnations, DEDUP_MAX_INCARNATIONS);
 }
 
 /* Open with the store there is.  ADOPTED: it was made just now.  1: done; 0:
@@ -474,9 +490,10 @@ open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
     if (r == 0)
       r = dedup_store_file_attach (d, p, f);
     if (r == 0)
-      r = check_window (d, p, d->config->order, f);
+      r = check_window (d, p, d->config->index.order, f);
     if (r < 0)
       return r;
+    set_max_incarnations (d, p);
     r = load_store (d, adopted, &why);
     if (r == 0) {
       if (!adopted)
@@ -502,26 +519,20 @@ open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
   return 0;
 }
 
-static int
-set_max_incarnations (struct dedup_disk *d,
-                      const struct dedup_open_params *p)
-{
-  if (p->max_incarnations >= 0)
-    d->config->max_incarnations = (uint32_t)
-      MIN_OF (p->max_incarnations, DEDUP_MAX_INCARNATIONS);
-  return 0;
-}
-
 /* With verify=on freed clusters are not forgotten one by one; the file must
  * say so before the first of them is used again. */
 static int
 give_up_exact (struct dedup_disk *d, struct fault *f)
 {
+  bool exact;
   int r = 0;
 
-  if (d->verify && d->exact) {
-    d->exact = false;
-    r = dedup_config_commit (d, NULL, false);
+  lock_acquire (d->lock);
+  exact = dedup_index_exact_locked (d->index);
+  lock_release (d->lock);
+  if (d->verify && exact) {
+    doubt_index (d);
+    r = dedup_config_commit (d);
   }
   if (r == -ENOSPC)             /* owed: nothing is used again before */
     return 0;
@@ -534,14 +545,10 @@ static int
 set_window (struct dedup_disk *d, const struct dedup_open_params *p,
             struct fault *f)
 {
-  int r;
+  int r = dedup_index_set_memory (d->index, p->index_memory);
 
-  d->index_memory = p->index_memory;
-  r = d->index_memory ? dedup_window_trim (d) : 0;
   if (r == -ENOSPC)             /* owed, or some time later */
     r = 0;
-  if (r == 0)
-    d->index.set->aging = dedup_window_aging (d);
   return r < 0 ? fault_io (f, -r, UINT64_MAX, "cannot make the index smaller: "
                            "%s", strerror (-r)) : 0;
 }
@@ -552,7 +559,7 @@ mend_index (struct dedup_disk *d, struct fault *f)
   int r = d->index_damaged ? dedup_relog_index (d) : 0;
 
   if (r == -ENOSPC) {           /* as it was; an entry more or less */
-    d->exact = false;
+    doubt_index (d);
     r = 0;
   }
   return r < 0 ? fault_io (f, -r, UINT64_MAX, "cannot write the index again: "
@@ -571,13 +578,13 @@ open_once (struct io_store *io, const struct dedup_open_params *p,
     return fault_io (f, -r, UINT64_MAX, "out of memory");
   r = open_with_store (d, p, adopted, f);
   if (r == 1 && d->writable) {
-    set_max_incarnations (d, p);
     if ((r = set_window (d, p, f)) == 0 &&
         (r = give_up_exact (d, f)) == 0 &&
         (r = mend_index (d, f)) == 0 &&
         (r = grow_tables (d, f)) == 0)
       r = 1;
-    dedup_merge_look (d);
+    if (r >= 0)
+      dedup_index_look (d->index, false);
   }
   if (r < 0) {
     dedup_free (d);
@@ -651,7 +658,7 @@ dedup_finish (struct dedup_disk *d)
   pthread_mutex_lock (&d->maintenance);
   r = dedup_config_settle (d);
   if (r == 0)
-    r = dedup_runs_reap (d);
+    r = dedup_index_reap (d->index);
   if (r == 0)
     r = dedup_clean (d);
   pthread_mutex_unlock (&d->maintenance);
@@ -663,19 +670,12 @@ dedup_finish (struct dedup_disk *d)
 void
 dedup_free (struct dedup_disk *d)
 {
-  size_t i;
-
   if (d == NULL)
     return;
   dedup_journal_free (d->journal);
-  dedup_index_free (d);
+  dedup_index_close (d->index);
   dedup_hints_free (d->hints);
   dedup_claims_free (d);
-  dedup_incarnations_put (d->owed.set);
-  for (i = 0; i < d->nr_dropped; i++)
-    dedup_dropped_put (&d->dropped[i]);
-  free (d->dropped);
-  free (d->merge_claims);
   dedup_store_file_free (d->store_file);
   qcow2_close (d->img);
   pthread_cond_destroy (&d->claims.changed);

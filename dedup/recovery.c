@@ -228,21 +228,20 @@ apply_group (struct replay *rp)
 static void
 replay_freeze (struct dedup_disk *d, uint64_t seq)
 {
-  struct dedup_index *x = &d->index;
-  const size_t nr = x->nr_spilled;
-  size_t i;
+  struct dedup_entry spilled[DEDUP_MAX_SPILLED];
+  size_t i, nr;
 
-  if (x->frozen != NULL || dedup_log_store_count (x->current) == 0)
+  if (dedup_index_frozen_locked (d->index) ||
+      dedup_index_empty_locked (d->index))
     return;
-  if (dedup_index_swap_locked (d, seq) < 0) {
+  if (dedup_index_set_aside_locked (d->index, seq, spilled, &nr) < 0) {
     log_line (d->log, LOG_DEBUG, "%s: out of memory: part of the index "
               "is lost", d->path);
     d->config->flags &= ~DEDUP_CONFIG_EXACT;
     return;
   }
-  x->nr_spilled = 0;
   for (i = 0; i < nr; i++)
-    dedup_index_insert_locked (d, &x->spilled[i].hash, x->spilled[i].host_idx);
+    dedup_index_insert_locked (d->index, &spilled[i].hash, spilled[i].value);
   d->index_damaged = d->index_damaged || nr > 0;
 }
 
@@ -260,10 +259,10 @@ index_group (struct replay *rp, uint64_t seq)
     switch (rec->type) {
     case DEDUP_REC_HASH:
     case DEDUP_REC_INDEX:
-      dedup_index_insert_locked (d, &rec->hash, rec->host_idx);
+      dedup_index_insert_locked (d->index, &rec->hash, rec->host_idx);
       break;
     case DEDUP_REC_DELETE:
-      dedup_index_insert_locked (d, &rec->hash, DEDUP_DELETED);
+      dedup_index_insert_locked (d->index, &rec->hash, DEDUP_DELETED);
       break;
     case DEDUP_REC_FREEZE:
       replay_freeze (d, seq);
@@ -272,8 +271,6 @@ index_group (struct replay *rp, uint64_t seq)
       break;
     }
   }
-  if (d->index.nr_spilled == DEDUP_MAX_SPILLED)   /* more may be lost */
-    d->config->flags &= ~DEDUP_CONFIG_EXACT;
 }
 
 /* The group is complete in block SEQ.  0, or 1 to end the replay. */
@@ -524,7 +521,7 @@ dedup_renew_epoch (struct dedup_disk *d, uint64_t next, bool *renewed,
             "than its journal: some of the index is lost", d->path);
   c->epoch = rest.epoch + EPOCH_LEAP;
   c->epoch_start = next;
-  c->next_incarnation_id += EPOCH_LEAP;   /* never used twice */
+  dedup_index_skip_ids (d->index, EPOCH_LEAP);   /* never used twice */
   c->flags &= ~DEDUP_CONFIG_EXACT;
   return 0;
 }

@@ -313,26 +313,26 @@ forget_areas (struct dedup_config *c)
   uint64_t lost = 0;
   size_t i, nr;
 
-  for (i = nr = 0; i < c->nr_incarnations; i++)
-    if (dedup_in_store_file (c->incarnations[i].host_off))
-      lost += c->incarnations[i].nr_entries;
+  for (i = nr = 0; i < c->index.nr_incarnations; i++)
+    if (dedup_in_store_file (c->index.incarnations[i].host_off))
+      lost += c->index.incarnations[i].nr_entries;
     else
-      c->incarnations[nr++] = c->incarnations[i];
-  c->nr_incarnations = (uint32_t) nr;
-  for (i = nr = 0; i < c->nr_segments; i++)
-    if (dedup_in_store_file (c->segments[i].host_off))
-      lost += c->segments[i].nr_entries;
+      c->index.incarnations[nr++] = c->index.incarnations[i];
+  c->index.nr_incarnations = (uint32_t) nr;
+  for (i = nr = 0; i < c->index.nr_segments; i++)
+    if (dedup_in_store_file (c->index.segments[i].host_off))
+      lost += c->index.segments[i].nr_entries;
     else
-      c->segments[nr++] = c->segments[i];
-  c->nr_segments = (uint32_t) nr;
-  for (i = nr = 0; i < c->nr_limbo; i++)
-    if (!dedup_in_store_file (c->limbo[i].host_off))
-      c->limbo[nr++] = c->limbo[i];
-  c->nr_limbo = (uint32_t) nr;
+      c->index.segments[nr++] = c->index.segments[i];
+  c->index.nr_segments = (uint32_t) nr;
+  for (i = nr = 0; i < c->index.nr_limbo; i++)
+    if (!dedup_in_store_file (c->index.limbo[i].host_off))
+      c->index.limbo[nr++] = c->index.limbo[i];
+  c->index.nr_limbo = (uint32_t) nr;
   c->store_session = 0;
   if (lost > 0) {
     c->flags &= ~DEDUP_CONFIG_EXACT;     /* tombstones are lost with them */
-    dedup_runs_settle (c);
+    dedup_manifest_settle (&c->index);
   }
   return lost;
 }
@@ -363,13 +363,13 @@ note_all_listed (struct dedup_store_file *sf, const struct dedup_config *c)
   size_t i;
   int r = 0;
 
-  for (i = 0; i < c->nr_incarnations && r == 0; i++)
-    r = note_listed (sf, c->incarnations[i].host_off,
-                     c->incarnations[i].size_bytes);
-  for (i = 0; i < c->nr_segments && r == 0; i++)
-    r = note_listed (sf, c->segments[i].host_off, c->segments[i].size_bytes);
-  for (i = 0; i < c->nr_limbo && r == 0; i++)
-    r = note_listed (sf, c->limbo[i].host_off, c->limbo[i].size_bytes);
+  for (i = 0; i < c->index.nr_incarnations && r == 0; i++)
+    r = note_listed (sf, c->index.incarnations[i].host_off,
+                     c->index.incarnations[i].size_bytes);
+  for (i = 0; i < c->index.nr_segments && r == 0; i++)
+    r = note_listed (sf, c->index.segments[i].host_off, c->index.segments[i].size_bytes);
+  for (i = 0; i < c->index.nr_limbo && r == 0; i++)
+    r = note_listed (sf, c->index.limbo[i].host_off, c->index.limbo[i].size_bytes);
   return r;
 }
 
@@ -482,7 +482,7 @@ begin (struct dedup_disk *d)
   if (r < 0)
     return r;
   c->store_session = session;
-  r = dedup_config_commit (d, NULL, false);
+  r = dedup_config_commit (d);
   if (r == 0)
     r = write_header (d, session, 0);
   /* Without space for one of them the file has both numbers still. */
@@ -598,16 +598,6 @@ dedup_index_area_free (struct dedup_disk *d, uint64_t host_off, uint64_t size)
       break;                             /* the host can't: it is used again */
   }
   return 0;
-}
-
-void
-dedup_index_area_give_up (struct dedup_disk *d, uint64_t host_off,
-                          uint64_t size)
-{
-  if (size > 0 && dedup_failed (d) == 0 &&
-      dedup_index_area_free (d, host_off, size) < 0)
-    log_line (d->log, LOG_DEBUG, "%s: an area is left to the next sweep",
-              d->path);
 }
 
 int

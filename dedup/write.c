@@ -144,7 +144,7 @@ void
 dedup_look_up_locked (struct op *op, struct slot *s)
 {
   op->counted.lookups++;
-  switch (dedup_index_lookup_locked (op->d, &s->hash, &s->host_idx)) {
+  switch (dedup_index_lookup_locked (op->d->index, &s->hash, &s->host_idx)) {
   case DEDUP_HIT: s->kind = SLOT_CANDIDATE; op->counted.hits++; break;
   case DEDUP_PROBE: s->kind = SLOT_PROBE; op->probes = true; break;
   case DEDUP_MISS: break;
@@ -169,7 +169,7 @@ claim_all (struct op *op)
     return r;
   for (i = 0; i < op->nr; i++)
     if (op->slots[i].hashed)
-      dedup_index_prefetch_locked (d, &op->slots[i].hash);
+      dedup_index_prefetch_locked (d->index, &op->slots[i].hash);
   for (i = 0; i < op->nr; i++) {
     struct slot *s = &op->slots[i];
 
@@ -183,7 +183,7 @@ claim_all (struct op *op)
     dedup_look_up_locked (op, s);
   }
   if (op->probes)
-    op->set = dedup_index_set_locked (d);
+    op->view = dedup_index_view_locked (d->index);
   return 0;
 }
 
@@ -195,16 +195,16 @@ probe_some (struct op *op, struct dedup_probe *p, const size_t *idx, size_t nr)
 {
   size_t i;
 
-  dedup_index_probe_many (op->set, p, nr);
+  dedup_index_probe (op->view, p, nr);
   for (i = 0; i < nr; i++) {
     const bool hit = p[i].found == DEDUP_HIT;
 
     op->counted.hits += hit;
     *(hit ? &op->counted.hit_reads : &op->counted.miss_reads) += p[i].reads;
-    op->counted.false_positives += p[i].vain;
+    op->counted.false_positives += p[i].false_positives;
     op->slots[idx[i]].kind = p[i].found == DEDUP_HIT ? SLOT_CANDIDATE
       : SLOT_NEW;
-    op->slots[idx[i]].host_idx = p[i].host_idx;
+    op->slots[idx[i]].host_idx = p[i].value;
     op->slots[idx[i]].aging = hit && p[i].aging;
   }
 }
@@ -228,9 +228,8 @@ dedup_probe (struct op *op)
     }
   }
   probe_some (op, p, idx, nr);
-  dedup_index_distrust_damaged (op->d, op->set);
-  dedup_incarnations_put (op->set);
-  op->set = NULL;
+  dedup_index_view_put (op->d->index, op->view);
+  op->view = NULL;
 }
 
 /* --- compare --- */
@@ -249,7 +248,8 @@ compare_found (struct op *op, enum slot_kind kind)
   if (dedup_count_slots (op, kind) == 0)
     return 0;
   lock_acquire (d->lock);
-  trust = !d->verify && d->exact && d->releases == op->releases;
+  trust = !d->verify && dedup_index_exact_locked (d->index) &&
+    d->releases == op->releases;
   lock_release (d->lock);
   if (trust)
     return 0;
@@ -585,7 +585,7 @@ finish (struct op *op)
   dedup_count_lookups_locked (op->d, &op->counted);
   dedup_change_end_locked (d);
   lock_release (d->lock);
-  dedup_incarnations_put (op->set);
+  dedup_index_view_put (d->index, op->view);
 }
 
 static int

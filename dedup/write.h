@@ -54,7 +54,7 @@ struct op {
   struct slot *slots;
   size_t *idx;           /* one each: scratch of whatever step runs */
   struct qcow2_txn txn;
-  struct dedup_incarnations *set;
+  struct dedup_index_view *view;
   bool guesses, probes;  /* there are slots of that kind */
   uint64_t releases;     /* of the disk, when they were looked up */
   struct dedup_lookups counted;   /* not in the disk's figures yet */

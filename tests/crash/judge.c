@@ -27,6 +27,7 @@
 
 #include "checked.h"
 #include "disk.h"
+#include "index-private.h"
 #include "internal.h"
 
 #define CONTINUE_OPS 8
@@ -251,7 +252,7 @@ final_ids (const struct world *w, uint64_t *ids)
 static bool
 tables_are_whole (struct judging *j, struct dedup_disk *d)
 {
-  const struct dedup_incarnations *set = d->index.set;
+  const struct dedup_index_view *set = d->index->view;
   struct fault f = { 0 };
   bool ok = true;
   size_t i;

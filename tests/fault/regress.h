@@ -12,6 +12,8 @@
 #include <cmocka.h>
 
 #include "disk.h"
+#include "index-private.h"
+#include "merge.h"
 #include "fault-world.h"
 
 static inline struct dedup_disk *

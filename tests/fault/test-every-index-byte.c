@@ -36,10 +36,10 @@ make_index (bool closed)
     assert_int_equal (write_id (w->d, i % USED, 1000 + i), 0);
     if (i % 10 == 0)
       assert_int_equal (dedup_flush (w->d), 0);
-    if (w->d->index.frozen)
+    if (w->d->index->frozen)
       assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
   }
-  assert_true (w->d->config->nr_segments > 0);
+  assert_true (w->d->index->manifest->nr_segments > 0);
   if (closed)
     assert_int_equal (dedup_finish (w->d), 0);
   else {
@@ -93,9 +93,9 @@ list_parts (struct dedup_disk *d, bool closed, struct part *parts)
   for (i = 0; i < 2; i++)
     parts[n++] = (struct part) { "configuration", d->ext.config_off +
                                  i * d->ext.config_size / 2, 1024 };
-  for (i = 0; i < c->nr_segments; i++)
-    parts[n++] = (struct part) { "segment", c->segments[i].host_off,
-                                 c->segments[i].size_bytes };
+  for (i = 0; i < c->index.nr_segments; i++)
+    parts[n++] = (struct part) { "segment", c->index.segments[i].host_off,
+                                 c->index.segments[i].size_bytes };
   return add_blocks (c, c->index_start, c->checkpoint, parts, n);
 }
 

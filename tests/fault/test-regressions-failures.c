@@ -21,7 +21,7 @@ static const struct shape exact = { .name = "exact", .order = 6,
 static uint64_t
 fill_log_store (struct world *w, uint64_t id)
 {
-  while (w->d->index.frozen == NULL) {
+  while (w->d->index->frozen == NULL) {
     assert_int_equal (write_id (w->d, id % (NR - 10), id), 0);
     id++;
   }
@@ -366,7 +366,7 @@ make_entry_stale (struct dedup_disk *d, uint64_t id, uint64_t host_idx)
   fill_cluster (buf, id);
   assert_int_equal (dedup_hash_compute (&d->hasher, buf, CLUSTER, &h), 0);
   lock_acquire (d->lock);
-  dedup_index_insert_locked (d, &h, host_idx);
+  dedup_index_insert_locked (d->index, &h, host_idx);
   lock_release (d->lock);
 }
 
@@ -533,7 +533,7 @@ test_what_cannot_be_read_at_open_is_not_thrown_away (void **state)
 
   for (i = 0; i < 100; i++) {
     assert_int_equal (write_id (w->d, i, 1000 + i), 0);
-    if (w->d->index.frozen)
+    if (w->d->index->frozen)
       assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
   }
   assert_int_equal (dedup_finish (w->d), 0);

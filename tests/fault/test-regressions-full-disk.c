@@ -268,7 +268,7 @@ test_no_client_meets_ebusy (void **state)
 
   host_init (true);
   d = open_on_host (&s, 4096, &io);
-  assert_true (d->exact);
+  assert_true (d->index->exact);
   for (i = 0; i < 600; i++)
     assert_int_equal (write_id (d, i % 300, id++), 0);
   assert_int_equal (dedup_run (d, DEDUP_JOB_COMMIT), 0);

@@ -56,7 +56,7 @@ static const struct shape small = { .name = "small", .order = 4,
 static void
 fill_log_store (struct world *w, uint64_t *id)
 {
-  for (; w->d->index.frozen == NULL; ++*id) {
+  for (; w->d->index->frozen == NULL; ++*id) {
     assert_int_equal (write_id (w->d, *id % NR, *id), 0);
     assert_int_equal (dedup_flush (w->d), 0);
   }
@@ -70,7 +70,7 @@ frozen_holds_area (const struct dedup_disk *d)
   const struct dedup_journal_area *a = &d->config->areas[0];
   uint64_t end = a->first_seq + a->nr_blocks;
 
-  return d->index.frozen_start < end && d->index.current_start >= end;
+  return d->index->frozen_mark < end && d->index->current_mark >= end;
 }
 
 static struct world *
@@ -134,7 +134,7 @@ ready_to_merge (bool idle, uint64_t *id)
 {
   struct world *w = world_open (&small);
 
-  while (!dedup_merge_wanted (w->d, idle)) {
+  while (!merge_wanted (w->d->index, idle)) {
     fill_log_store (w, id);
     assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
   }
@@ -156,17 +156,17 @@ test_enomem_in_a_merge_keeps_its_inputs (void **state)
   do {
     id = 100;
     w = ready_to_merge (false, &id);
-    nr = w->d->config->nr_segments;
+    nr = w->d->index->manifest->nr_segments;
     run_with_fault (w, DEDUP_JOB_MERGE, hits + 1);
     if (dedup_failed (w->d) == 0) {
-      kept += w->d->config->nr_segments == nr;
+      kept += w->d->index->manifest->nr_segments == nr;
       fill_log_store (w, &id);
       assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
-      while (dedup_merge_wanted (w->d, false))
+      while (merge_wanted (w->d->index, false))
         assert_int_equal (dedup_run (w->d, DEDUP_JOB_MERGE), 0);
       fill_log_store (w, &id);
       assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
-      assert_int_equal (w->d->nr_dropped, 0);
+      assert_int_equal (w->d->index->nr_retired, 0);
     }
     dedup_free (w->d);
     w->d = must_open (&small, w->image.io, true);
@@ -191,7 +191,7 @@ test_enomem_in_a_merge_at_rest_ends_it (void **state)
   do {
     id = 100;
     w = ready_to_merge (true, &id);
-    assert_false (dedup_merge_wanted (w->d, false));
+    assert_false (merge_wanted (w->d->index, false));
     assert_true (dedup_due (w->d, NULL) & DEDUP_JOB_MERGE_IDLE);
     run_with_fault (w, DEDUP_JOB_MERGE_IDLE, hits + 1);
     due = dedup_failed (w->d) ? 0 : dedup_due (w->d, NULL);
@@ -204,7 +204,7 @@ test_enomem_in_a_merge_at_rest_ends_it (void **state)
         assert_int_equal (dedup_run (w->d, due & DEDUP_JOB_MERGE ?
                                      DEDUP_JOB_MERGE : DEDUP_JOB_MERGE_IDLE),
                           0);
-      assert_false (dedup_merge_wanted (w->d, true));
+      assert_false (merge_wanted (w->d->index, true));
     }
     dedup_free (w->d);
     w->d = must_open (&small, w->image.io, true);
@@ -308,8 +308,8 @@ test_no_memory_for_a_log_store_does_not_spin (void **state)
   struct dedup_stats before, after;
   uint64_t id = 1;
 
-  while (dedup_log_store_count (w->d->index.current) <
-         dedup_log_store_capacity (w->d->index.current)) {
+  while (dedup_log_store_count (w->d->index->current) <
+         dedup_log_store_capacity (w->d->index->current)) {
     assert_int_equal (write_id (w->d, id % NR, id), 0);
     id++;
   }

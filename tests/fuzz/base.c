@@ -13,9 +13,9 @@
 #include "dedup.h"
 #include "image.h"
 #include "../../dedup/disk.h"
-#include "../../dedup/incarnation-page.h"
+#include "../../dedup/index/table/incarnation-page.h"
 #include "../../dedup/journal-block.h"
-#include "../../dedup/segment-page.h"
+#include "../../dedup/index/table/segment-page.h"
 
 /* --- The plain image ------------------------------------------------------ */
 
@@ -432,10 +432,10 @@ add_store (struct base *b, const struct dedup_disk *d)
   for (uint32_t i = 0; i < c->nr_areas; i++)
     for (unsigned k = 0; k < 24 && k < c->areas[i].nr_blocks; k++)
       add_place (b, PLACE_JOURNAL, c->areas[i].host_off + k * 4096, 4096);
-  for (uint32_t i = 0; i < c->nr_incarnations; i++)
-    add_incarnation (b, &c->incarnations[i]);
-  for (uint32_t i = 0; i < c->nr_segments; i++)
-    add_segment (b, &c->segments[i]);
+  for (uint32_t i = 0; i < c->index.nr_incarnations; i++)
+    add_incarnation (b, &c->index.incarnations[i]);
+  for (uint32_t i = 0; i < c->index.nr_segments; i++)
+    add_segment (b, &c->index.segments[i]);
 }
 
 static void

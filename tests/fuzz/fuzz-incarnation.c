@@ -4,7 +4,7 @@
  */
 #include "fuzz.h"
 
-#include "../../dedup/incarnation-page.h"
+#include "../../dedup/index/table/incarnation-page.h"
 
 #define NR_ENTRIES 48u
 

@@ -9,7 +9,7 @@
  */
 #include "fuzz.h"
 
-#include "../../dedup/segment-page.h"
+#include "../../dedup/index/table/segment-page.h"
 
 #define MAX_ENTRIES 350u
 #define STORE 77

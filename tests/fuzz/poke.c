@@ -92,7 +92,7 @@ static const struct field head_fields[] = {
 };
 static const struct field page_fields[] = {
   F (magic, 0, 8), F (id, 8, 8), F (page, 16, 8), F (hash, 32, 8),
-  F (host_idx, 64, 8), F (host_idx, 104, 8), { NULL }
+  F (value, 64, 8), F (value, 104, 8), { NULL }
 };
 static const struct field table_fields[] = {
   F (entry, 0, 8), F (entry, 8, 8), F (entry, 32, 8), F (half, 2, 2),
@@ -111,8 +111,8 @@ static const struct field seg_meta_fields[] = {     /* behind the entries */
 };
 static const struct field seg_page_fields[] = {
   F (magic, 0, 8), F (id, 8, 8), F (number, 16, 4), F (entries, 20, 4),
-  F (hash, 32, 8), F (host_idx, 64, 8), F (hash, 72, 8), F (host_idx, 104, 8),
-  F (hash, 4032, 8), F (host_idx, 4064, 8), { NULL }
+  F (hash, 32, 8), F (value, 64, 8), F (hash, 72, 8), F (value, 104, 8),
+  F (hash, 4032, 8), F (value, 4064, 8), { NULL }
 };
 static const struct field bitmap_fields[] = {
   F (table, 0, 8), F (table_entries, 8, 4), F (flags, 12, 4), F (type, 16, 1),

@@ -74,13 +74,13 @@ struct area {
 };
 
 static uint64_t
-nr_tables (const struct dedup_config *c)
+nr_tables (const struct dedup_index_manifest *c)
 {
   return c->nr_segments + c->nr_incarnations;
 }
 
 static struct area
-table (const struct dedup_config *c, uint64_t i)
+table (const struct dedup_index_manifest *c, uint64_t i)
 {
   if (i < c->nr_segments)
     return (struct area) { c->segments[i].host_off,
@@ -91,7 +91,7 @@ table (const struct dedup_config *c, uint64_t i)
 }
 
 static bool
-in_tables (const struct dedup_config *c, uint64_t host_off)
+in_tables (const struct dedup_index_manifest *c, uint64_t host_off)
 {
   uint64_t i;
 
@@ -107,7 +107,7 @@ in_tables (const struct dedup_config *c, uint64_t host_off)
 static void
 flip_a_byte (void)
 {
-  const struct dedup_config *c = x.w.d->config;
+  const struct dedup_index_manifest *c = x.w.d->index->manifest;
   struct io_store *memory = x.image.memory;
   struct area a;
   uint8_t b;
@@ -149,7 +149,7 @@ memory_fails (size_t size)
 static bool
 read_fails (uint64_t host_off)
 {
-  if (!x.read_faults || !in_tables (x.w.d->config, host_off) ||
+  if (!x.read_faults || !in_tables (x.w.d->index->manifest, host_off) ||
       !one_of (x.read_faults))
     return false;
   x.seen[SEEN_READ_FAULTS]++;
@@ -249,14 +249,14 @@ open_disk (void)
 
   if (dedup_open (x.image.io, &p, &d, &f) < 0)
     fail_msg ("open: %s", f.msg);
-  d->is_dead = NULL;
+  d->index->values.find_dead = NULL;
   if (x.store_id == 0)
     x.store_id = d->config->store_id;
   if (d->config->store_id != x.store_id)
     fail_msg ("the index was void");
   x.w.d = d;
   x.seen[SEEN_SPILLED_AT_OPEN] +=
-    d->index.nr_spilled > 0 || d->index_damaged;
+    d->index->nr_spilled > 0 || d->index_damaged;
 }
 
 /* CRASH: what is not durable would be lost, so everything is.  If the disk has

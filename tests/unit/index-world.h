@@ -8,6 +8,7 @@
 #define INDEX_WORLD_H
 
 #include "disk.h"
+#include "index-private.h"
 #include "splitmix.h"
 #include "../io-copy.h"
 
@@ -47,7 +48,7 @@ hash_of (uint64_t key)
 /* Runs that are merged and what they become are of different levels, as long as
  * there is one above. */
 static inline void
-assert_outputs_stand_above (const struct dedup_config *c)
+assert_outputs_stand_above (const struct dedup_index_manifest *c)
 {
   uint32_t i, k;
 
@@ -79,7 +80,7 @@ open_world (struct world *w)
 
   if (dedup_open (w->io, &p, &w->d, &f) < 0)
     fail_msg ("open: %s", f.msg);
-  w->d->is_dead = NULL;
+  w->d->index->values.find_dead = NULL;
 }
 
 /* A limit that drops nothing: freezes make incarnations, merges stop. */
@@ -131,7 +132,7 @@ work (struct world *w, bool all)
   for (job = 1; job <= DEDUP_JOB_MERGE_IDLE; job <<= 1)
     if ((all ? due & ~DEDUP_JOB_CLEAN : urgent) & job)
       assert_int_equal (dedup_run (w->d, job), 0);
-  assert_outputs_stand_above (w->d->config);
+  assert_outputs_stand_above (w->d->index->manifest);
 }
 
 static inline void
@@ -147,7 +148,7 @@ set_value (struct world *w, uint64_t key, uint64_t value)
     assert_int_equal (dedup_make_room (d), 0);
     lock_acquire (d->lock);
   }
-  dedup_index_log_locked (d, &h, value ? value : DEDUP_DELETED);
+  dedup_entry_locked (d, &h, value ? value : DEDUP_DELETED);
   dedup_journal_end_locked (d->journal);
   lock_release (d->lock);
   dedup_change_end (d);
@@ -157,15 +158,15 @@ set_value (struct world *w, uint64_t key, uint64_t value)
 static inline void
 check_keys (struct world *w, const uint64_t *keys, size_t nr)
 {
-  struct dedup_incarnations *set;
+  struct dedup_index_view *set;
   struct dedup_probe p[100];
   size_t i;
 
   lock_acquire (w->d->lock);
-  set = dedup_index_set_locked (w->d);
+  set = dedup_index_view_locked (w->d->index);
   for (i = 0; i < nr; i++) {
     p[i].hash = hash_of (keys[i]);
-    p[i].found = dedup_index_lookup_locked (w->d, &p[i].hash, &p[i].host_idx);
+    p[i].found = dedup_index_lookup_locked (w->d->index, &p[i].hash, &p[i].value);
   }
   lock_release (w->d->lock);
   for (i = 0; i < nr; i++) {
@@ -173,22 +174,22 @@ check_keys (struct world *w, const uint64_t *keys, size_t nr)
     uint64_t expected = keys[i] < w->nr_keys ? w->values[keys[i]] : 0;
 
     if (q.found == DEDUP_PROBE)
-      dedup_index_probe_many (set, &q, 1);
+      dedup_index_probe (set, &q, 1);
     if (q.found != (expected ? DEDUP_HIT : DEDUP_MISS) ||
-        (expected && q.host_idx != expected))
+        (expected && q.value != expected))
       fail_msg ("key %" PRIu64 ": found %d, %" PRIu64 ", expected %" PRIu64,
-                keys[i], q.found, q.host_idx, expected);
+                keys[i], q.found, q.value, expected);
   }
-  dedup_index_probe_many (set, p, nr);   /* together they say the same */
+  dedup_index_probe (set, p, nr);   /* together they say the same */
   for (i = 0; i < nr; i++) {
     struct dedup_probe q = p[i];
 
-    dedup_index_probe_many (set, &q, 1);
+    dedup_index_probe (set, &q, 1);
     assert_int_equal (q.found, p[i].found);
     if (q.found == DEDUP_HIT)
-      assert_int_equal (q.host_idx, p[i].host_idx);
+      assert_int_equal (q.value, p[i].value);
   }
-  dedup_incarnations_put (set);
+  dedup_index_view_put (w->d->index, set);
 }
 
 static inline void
@@ -220,7 +221,7 @@ check_all (struct world *w)
 static inline void
 assert_store_is_right (struct world *w)
 {
-  struct dedup_incarnations *set = w->d->index.set;
+  struct dedup_index_view *set = w->d->index->view;
   struct fault f = { 0 };
   size_t i;
 

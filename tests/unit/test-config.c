@@ -30,10 +30,10 @@ example (struct dedup_config *c)
   c->epoch_start = 150;
   c->checkpoint = 200;
   c->index_start = 170;
-  c->order = 8;
-  c->max_incarnations = 0;
+  c->index.order = 8;
+  c->index.max_incarnations = 0;
   c->flags = DEDUP_CONFIG_EXACT;
-  c->next_incarnation_id = 9;
+  c->index.next_id = 9;
   c->max_journal_areas = 4;
   c->journal_area_size = 1 << 20;
   c->nr_areas = 3;
@@ -42,18 +42,18 @@ example (struct dedup_config *c)
     c->areas[i].first_seq = 129 + 256 * i;
     c->areas[i].nr_blocks = 256;
   }
-  c->nr_incarnations = 2;
+  c->index.nr_incarnations = 2;
   for (i = 0; i < 2; ++i) {
-    c->incarnations[i].id = 5 + i;
-    c->incarnations[i].host_off = (20 + i) * UINT64_C (1048576);
-    c->incarnations[i].size_bytes = 1 << 20;
-    c->incarnations[i].order = 8;
-    c->incarnations[i].nr_entries = 900;
-    c->incarnations[i].nr_deleted = 17;
+    c->index.incarnations[i].id = 5 + i;
+    c->index.incarnations[i].host_off = (20 + i) * UINT64_C (1048576);
+    c->index.incarnations[i].size_bytes = 1 << 20;
+    c->index.incarnations[i].order = 8;
+    c->index.incarnations[i].nr_entries = 900;
+    c->index.incarnations[i].nr_deleted = 17;
   }
-  c->nr_limbo = 1;
-  c->limbo[0].host_off = 30 << 20;
-  c->limbo[0].size_bytes = CLUSTER;
+  c->index.nr_limbo = 1;
+  c->index.limbo[0].host_off = 30 << 20;
+  c->index.limbo[0].size_bytes = CLUSTER;
   c->nr_cuts = 2;
   c->cuts[0] = (struct dedup_cut) { 131, 4096 };
   c->cuts[1] = (struct dedup_cut) { 149, 0x130 };
@@ -152,26 +152,26 @@ test_full (void **state)
   uint32_t i;
 
   c->nr_areas = DEDUP_MAX_JOURNAL_AREAS;
-  c->nr_incarnations = DEDUP_MAX_INCARNATIONS;
-  c->nr_limbo = DEDUP_MAX_LIMBO;
+  c->index.nr_incarnations = DEDUP_MAX_INCARNATIONS;
+  c->index.nr_limbo = DEDUP_MAX_LIMBO;
   c->lookups.hits = 1;
   c->nr_cuts = DEDUP_MAX_CUTS;
   for (i = 0; i < c->nr_cuts; ++i)
     c->cuts[i] = (struct dedup_cut) { 1 + i, 48 + i };
-  c->next_incarnation_id = 5000;
+  c->index.next_id = 5000;
   for (i = 0; i < c->nr_areas; ++i, off += 1 << 20) {
     c->areas[i].host_off = off;
     c->areas[i].nr_blocks = 256;
     c->areas[i].first_seq = 129 + 256 * i;
   }
-  for (i = 0; i < c->nr_incarnations; ++i, off += 1 << 20) {
-    c->incarnations[i] = c->incarnations[0];
-    c->incarnations[i].id = 100 + i;
-    c->incarnations[i].host_off = off;
+  for (i = 0; i < c->index.nr_incarnations; ++i, off += 1 << 20) {
+    c->index.incarnations[i] = c->index.incarnations[0];
+    c->index.incarnations[i].id = 100 + i;
+    c->index.incarnations[i].host_off = off;
   }
-  for (i = 0; i < c->nr_limbo; ++i, off += 1 << 20) {
-    c->limbo[i].host_off = off;
-    c->limbo[i].size_bytes = 1 << 20;
+  for (i = 0; i < c->index.nr_limbo; ++i, off += 1 << 20) {
+    c->index.limbo[i].host_off = off;
+    c->index.limbo[i].size_bytes = 1 << 20;
   }
   assert_in_range (dedup_config_encode (c, x->buf), 40000,
                    DEDUP_CONFIG_SLOT);
@@ -217,8 +217,8 @@ test_any_byte_flipped (void **state)
 WRONG (store_id, c->store_id = 0)
 WRONG (generation_0, c->generation = 0)
 WRONG (generation_big, c->generation = UINT64_MAX)
-WRONG (order_small, c->order = DEDUP_MIN_ORDER - 1)
-WRONG (order_big, c->order = DEDUP_MAX_ORDER + 1)
+WRONG (order_small, c->index.order = DEDUP_MIN_ORDER - 1)
+WRONG (order_big, c->index.order = DEDUP_MAX_ORDER + 1)
 WRONG (flags, c->flags = 2)
 WRONG (max_areas_1, c->max_journal_areas = 1)
 WRONG (max_areas_big, c->max_journal_areas = DEDUP_MAX_JOURNAL_AREAS + 1)
@@ -249,24 +249,24 @@ WRONG (index_gone, c->index_start = 128)
 WRONG (index_big, c->index_start = UINT64_MAX)
 WRONG (epoch_start_0, c->epoch_start = 0)
 WRONG (epoch_start_big, c->epoch_start = 129 + 768 + 1)
-WRONG (inc_id_twice, c->incarnations[1].id = 5)
-WRONG (inc_id_order, c->incarnations[1].id = 4)
-WRONG (inc_next_id, c->next_incarnation_id = 6)
-WRONG (inc_next_big, c->next_incarnation_id = UINT64_MAX)
-WRONG (inc_order_small, c->incarnations[1].order = 3)
-WRONG (inc_order_big, c->incarnations[1].order = 21)
-WRONG (inc_size, c->incarnations[1].size_bytes = CLUSTER - 65536)
-WRONG (inc_size_small, c->incarnations[1].order = 16)
-WRONG (inc_size_odd, c->incarnations[1].size_bytes += 4096)
-WRONG (inc_size_wraps, c->incarnations[1].size_bytes = UINT64_MAX - 65535)
-WRONG (inc_entries, c->incarnations[1].nr_entries = 1025)
-WRONG (inc_deleted, c->incarnations[1].nr_deleted = 901)
+WRONG (inc_id_twice, c->index.incarnations[1].id = 5)
+WRONG (inc_id_order, c->index.incarnations[1].id = 4)
+WRONG (inc_next_id, c->index.next_id = 6)
+WRONG (inc_next_big, c->index.next_id = UINT64_MAX)
+WRONG (inc_order_small, c->index.incarnations[1].order = 3)
+WRONG (inc_order_big, c->index.incarnations[1].order = 21)
+WRONG (inc_size, c->index.incarnations[1].size_bytes = CLUSTER - 65536)
+WRONG (inc_size_small, c->index.incarnations[1].order = 16)
+WRONG (inc_size_odd, c->index.incarnations[1].size_bytes += 4096)
+WRONG (inc_size_wraps, c->index.incarnations[1].size_bytes = UINT64_MAX - 65535)
+WRONG (inc_entries, c->index.incarnations[1].nr_entries = 1025)
+WRONG (inc_deleted, c->index.incarnations[1].nr_deleted = 901)
 WRONG (inc_overlap,
-       c->incarnations[1].host_off = c->incarnations[0].host_off + CLUSTER)
-WRONG (inc_journal, c->incarnations[1].host_off = c->areas[0].host_off)
-WRONG (limbo_unaligned, c->limbo[0].host_off += 512)
-WRONG (limbo_size, c->limbo[0].size_bytes = 0)
-WRONG (limbo_overlap, c->limbo[0].host_off = c->areas[2].host_off + CLUSTER)
+       c->index.incarnations[1].host_off = c->index.incarnations[0].host_off + CLUSTER)
+WRONG (inc_journal, c->index.incarnations[1].host_off = c->areas[0].host_off)
+WRONG (limbo_unaligned, c->index.limbo[0].host_off += 512)
+WRONG (limbo_size, c->index.limbo[0].size_bytes = 0)
+WRONG (limbo_overlap, c->index.limbo[0].host_off = c->areas[2].host_off + CLUSTER)
 WRONG (cut_0, c->cuts[0].seq = 0)
 WRONG (cut_order, c->cuts[1].seq = 131)
 WRONG (cut_epoch, c->cuts[1].seq = 150)
@@ -401,8 +401,8 @@ test_store_file (void **state)
   size_t len;
 
   x->c.store_session = UINT64_C (0x0123456789abcdef);
-  x->c.incarnations[1].host_off = DEDUP_IN_STORE_FILE | CLUSTER;
-  x->c.limbo[0].host_off = DEDUP_IN_STORE_FILE | (20 << 20);
+  x->c.index.incarnations[1].host_off = DEDUP_IN_STORE_FILE | CLUSTER;
+  x->c.index.limbo[0].host_off = DEDUP_IN_STORE_FILE | (20 << 20);
   len = dedup_config_encode (&x->c, x->buf);
   assert_int_equal (len, 128 + 3 * 24 + 2 * 40 + 16 + 8 + 16 + 2 * 16);
   assert_int_equal (x->buf[11], 3);
@@ -412,8 +412,8 @@ test_store_file (void **state)
     fail_msg ("%s", f.msg);
   assert_memory_equal (&x->c, &x->d, sizeof x->c);
 
-  x->c.nr_segments = 1;
-  x->c.segments[0] = (struct dedup_segment_desc) {
+  x->c.index.nr_segments = 1;
+  x->c.index.segments[0] = (struct dedup_segment_desc) {
     .id = 3, .age = 3, .host_off = DEDUP_IN_STORE_FILE | (40 << 20),
     .size_bytes = 1 << 20, .hi = UINT32_MAX, .nr_entries = 10, .bits = 7 };
   len = dedup_config_encode (&x->c, x->buf);
@@ -424,24 +424,24 @@ test_store_file (void **state)
 
   /* They do not depend on the size of the image, but on each other. */
   assert_int_equal (dedup_config_write (x->io, &x->ext, &x->c), 0);
-  x->c.segments[0].host_off = DEDUP_IN_STORE_FILE | (2 * CLUSTER);
+  x->c.index.segments[0].host_off = DEDUP_IN_STORE_FILE | (2 * CLUSTER);
   dedup_config_encode (&x->c, x->buf);
   must_refuse (x, "overlap");
-  x->c.segments[0].host_off = DEDUP_IN_STORE_FILE;
+  x->c.index.segments[0].host_off = DEDUP_IN_STORE_FILE;
   dedup_config_encode (&x->c, x->buf);
   must_refuse (x, "host offset");
-  x->c.segments[0].host_off = (DEDUP_IN_STORE_FILE << 1) | (40 << 20);
+  x->c.index.segments[0].host_off = (DEDUP_IN_STORE_FILE << 1) | (40 << 20);
   dedup_config_encode (&x->c, x->buf);
   must_refuse (x, "host offset");
-  x->c.segments[0].host_off = DEDUP_IN_STORE_FILE | (40 << 20);
+  x->c.index.segments[0].host_off = DEDUP_IN_STORE_FILE | (40 << 20);
   x->c.areas[0].host_off |= DEDUP_IN_STORE_FILE;
   dedup_config_encode (&x->c, x->buf);
   must_refuse (x, "host offset");
   x->c.areas[0].host_off &= ~DEDUP_IN_STORE_FILE;
-  x->c.segments[0].age = x->c.incarnations[1].id;
+  x->c.index.segments[0].age = x->c.index.incarnations[1].id;
   dedup_config_encode (&x->c, x->buf);
   must_refuse (x, "age");
-  x->c.segments[0].age = 3;
+  x->c.index.segments[0].age = 3;
   x->c.store_session = 0;
   dedup_config_encode (&x->c, x->buf);
   must_refuse (x, "there is none");
@@ -694,10 +694,10 @@ test_areas_in_the_file (void **state)
 {
   struct fixture *x = *state;
 
-  x->c.limbo[0].host_off = FILE_SIZE;
+  x->c.index.limbo[0].host_off = FILE_SIZE;
   assert_int_equal (dedup_config_write (x->io, &x->ext, &x->c), -EIO);
   assert_int_equal (x->c.generation, 41);
-  x->c.limbo[0].host_off = FILE_SIZE - CLUSTER;
+  x->c.index.limbo[0].host_off = FILE_SIZE - CLUSTER;
   write_next (x);
   must_read (x, 42);
   assert_int_equal (io_truncate (x->io, FILE_SIZE - CLUSTER + 1), 0);
@@ -705,7 +705,7 @@ test_areas_in_the_file (void **state)
   assert_int_equal (io_truncate (x->io, FILE_SIZE - CLUSTER), 0);
   must_not_read (x, "past");
 
-  x->c.limbo[0].host_off = CONFIG_OFF + CLUSTER;
+  x->c.index.limbo[0].host_off = CONFIG_OFF + CLUSTER;
   assert_int_equal (dedup_config_write (x->io, &x->ext, &x->c), -EIO);
   dedup_config_encode (&x->c, x->buf);
   assert_int_equal (io_pwrite (x->io, x->buf, sizeof x->buf, CONFIG_OFF), 0);

@@ -30,7 +30,7 @@
 static void
 freeze (struct world *w)
 {
-  if (w->d->index.frozen)
+  if (w->d->index->frozen)
     assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
 }
 
@@ -38,10 +38,10 @@ freeze (struct world *w)
 static void
 make_tables (struct world *w, unsigned nr)
 {
-  const size_t more = w->d->config->nr_incarnations +
-    w->d->config->nr_segments + nr;
+  const size_t more = w->d->index->manifest->nr_incarnations +
+    w->d->index->manifest->nr_segments + nr;
 
-  while (w->d->config->nr_incarnations + w->d->config->nr_segments < more) {
+  while (w->d->index->manifest->nr_incarnations + w->d->index->manifest->nr_segments < more) {
     set_value (w, rnd (w->nr_keys), rnd (4) ? next_value++ : 0);
     freeze (w);
   }
@@ -61,8 +61,8 @@ make_incarnations (struct world *w, unsigned order, unsigned nr,
   w->limit = 0;
   reopen (w, false);
   make_tables (w, below);
-  assert_int_equal (w->d->config->nr_incarnations, nr);
-  assert_int_equal (w->d->config->nr_segments, 2 * below);
+  assert_int_equal (w->d->index->manifest->nr_incarnations, nr);
+  assert_int_equal (w->d->index->manifest->nr_segments, 2 * below);
 }
 
 static bool
@@ -77,7 +77,7 @@ step (struct world *w)
 static uint64_t
 area_bytes (const struct world *w)
 {
-  const struct dedup_config *c = w->d->config;
+  const struct dedup_index_manifest *c = w->d->index->manifest;
   uint64_t n = 0;
   size_t i;
 
@@ -91,9 +91,9 @@ static void
 assert_converted (struct world *w)
 {
   reopen (w, false);
-  assert_int_equal (w->d->config->nr_incarnations, 0);
-  assert_int_equal (w->d->config->nr_limbo, 0);
-  assert_int_equal (w->d->nr_dropped, 0);
+  assert_int_equal (w->d->index->manifest->nr_incarnations, 0);
+  assert_int_equal (w->d->index->manifest->nr_limbo, 0);
+  assert_int_equal (w->d->index->nr_retired, 0);
   assert_clean (w);
 }
 
@@ -126,7 +126,7 @@ open_limbo (struct world *w)
   make_world (w, 4, KEYS (4));
   w->limit = 6;
   reopen (w, false);
-  while (w->d->config->nr_limbo == 0) {
+  while (w->d->index->manifest->nr_limbo == 0) {
     set_value (w, rnd (w->nr_keys), next_value++);
     freeze (w);
   }
@@ -155,16 +155,15 @@ test_limbo_is_freed (void **state)
 static void
 test_many_take_no_more_tables_meanwhile (void **state)
 {
-  const struct dedup_config *c;
   struct world w;
 
   make_incarnations (&w, 4, 400, 0);
-  for (c = w.d->config; step (&w); c = w.d->config) {
-    assert_true (c->nr_segments <= 400 / 8 + 40);
-    assert_true (w.d->index.set->nr_tables <= 400);
+  while (step (&w)) {
+    assert_true (w.d->index->manifest->nr_segments <= 400 / 8 + 40);
+    assert_true (w.d->index->view->nr_tables <= 400);
   }
-  assert_int_equal (c->nr_incarnations, 0);
-  assert_true (w.d->index.set->nr_tables < 20);
+  assert_int_equal (w.d->index->manifest->nr_incarnations, 0);
+  assert_true (w.d->index->view->nr_tables < 20);
   check_all (&w);
   assert_converted (&w);
   end_world (&w);
@@ -175,30 +174,30 @@ test_many_take_no_more_tables_meanwhile (void **state)
 static void
 test_readers_are_waited_for (void **state)
 {
-  struct dedup_incarnations *set;
+  struct dedup_index_view *set;
   struct world w;
   uint64_t key, nr = 0;
 
   make_incarnations (&w, 5, 5, 0);
   lock_acquire (w.d->lock);
-  set = dedup_index_set_locked (w.d);
+  set = dedup_index_view_locked (w.d->index);
   lock_release (w.d->lock);
   while (step (&w))
     ;
-  assert_int_equal (w.d->nr_dropped, 5);
+  assert_int_equal (w.d->index->nr_retired, 5);
   assert_int_equal (dedup_run (w.d, DEDUP_JOB_COMMIT), 0);
   for (key = 0; key < w.nr_keys; key++) {
-    struct dedup_hash h = hash_of (key);
-    uint64_t at;
+    struct dedup_probe p = { .hash = hash_of (key) };
 
-    nr += dedup_index_probe (set, &h, &at) == DEDUP_HIT;
+    dedup_index_probe (set, &p, 1);
+    nr += p.found == DEDUP_HIT;
   }
   assert_true (nr > 0);
   for (key = 0; key < set->nr; key++)
     assert_false (dedup_incarnation_damaged (set->v[key]));
-  dedup_incarnations_put (set);
-  assert_int_equal (dedup_runs_reap (w.d), 0);
-  assert_int_equal (w.d->nr_dropped, 0);
+  dedup_index_view_put (w.d->index, set);
+  assert_int_equal (dedup_index_reap (w.d->index), 0);
+  assert_int_equal (w.d->index->nr_retired, 0);
   assert_converted (&w);
   end_world (&w);
 }
@@ -222,14 +221,14 @@ test_it_may_end_at_any_call (void **state)
     b = (struct breaker) { 0, UINT64_MAX };
     open_world (&t);
     b = (struct breaker) { 0, nr };
-    while (t.d->merge_due && dedup_run (t.d, DEDUP_JOB_MERGE) == 0)
+    while (t.d->index->merge_due && dedup_run (t.d, DEDUP_JOB_MERGE) == 0)
       ;
     if (b.calls < nr)
       break;
     dedup_free (t.d);
     b.fail_at = UINT64_MAX;
     open_world (&t);
-    converted += t.d->config->nr_incarnations < 4;
+    converted += t.d->index->manifest->nr_incarnations < 4;
     check_all (&t);
     while (step (&t))
       ;
@@ -270,9 +269,9 @@ test_a_stop_leaves_it_as_it_was (void **state)
     before = i == 2 ? frontier (&w) : before;
   }
   assert_int_equal (frontier (&w), before);
-  assert_int_equal (w.d->config->nr_incarnations, 3);
-  assert_int_equal (w.d->config->nr_segments, 0);
-  w.d->stop = false;
+  assert_int_equal (w.d->index->manifest->nr_incarnations, 3);
+  assert_int_equal (w.d->index->manifest->nr_segments, 0);
+  w.d->stop = w.d->index->stop = false;
   while (step (&w))
     ;
   check_all (&w);
@@ -295,7 +294,7 @@ read_page (struct world *w, size_t inc, uint64_t number,
            struct inc_wire_page *p)
 {
   assert_int_equal (io_pread (w->io, p, sizeof *p,
-                              page_off (&w->d->config->incarnations[inc],
+                              page_off (&w->d->index->manifest->incarnations[inc],
                                         number)), 0);
 }
 
@@ -305,7 +304,7 @@ write_page (struct world *w, size_t inc, uint64_t number,
 {
   p->checksum = be64_make (inc_page_checksum (p, &p->checksum));
   assert_int_equal (io_pwrite (w->io, p, sizeof *p,
-                               page_off (&w->d->config->incarnations[inc],
+                               page_off (&w->d->index->manifest->incarnations[inc],
                                          number)), 0);
 }
 
@@ -333,13 +332,13 @@ make_exact (struct world *w, unsigned order, unsigned nr)
   make_world_of (w, order, 4800, true);
   w->limit = WIDE;
   reopen (w, false);
-  for (key = 0; w->d->config->nr_incarnations < nr; key++) {
+  for (key = 0; w->d->index->manifest->nr_incarnations < nr; key++) {
     set_value (w, key, next_value++);
     freeze (w);
   }
   w->limit = 0;
   reopen (w, false);
-  assert_true (w->d->exact);
+  assert_true (w->d->index->exact);
 }
 
 /* What only the incarnations that were harmed had may be missing, and comes
@@ -347,19 +346,18 @@ make_exact (struct world *w, unsigned order, unsigned nr)
 static uint64_t
 count_found (struct world *w)
 {
-  uint64_t key, at, nr = 0;
+  uint64_t key, nr = 0;
 
   for (key = 0; key < w->nr_keys; key++) {
-    struct dedup_hash h = hash_of (key);
-    enum dedup_found found;
+    struct dedup_probe p = { .hash = hash_of (key) };
 
     lock_acquire (w->d->lock);
-    found = dedup_index_lookup_locked (w->d, &h, &at);
+    p.found = dedup_index_lookup_locked (w->d->index, &p.hash, &p.value);
     lock_release (w->d->lock);
-    if (found == DEDUP_PROBE)
-      found = dedup_index_probe (w->d->index.set, &h, &at);
-    if (found == DEDUP_HIT) {
-      assert_int_equal (at, w->values[key]);
+    if (p.found == DEDUP_PROBE)
+      dedup_index_probe (w->d->index->view, &p, 1);
+    if (p.found == DEDUP_HIT) {
+      assert_int_equal (p.value, w->values[key]);
       nr++;
     }
   }
@@ -379,10 +377,10 @@ test_hashes_that_come_twice_do_no_harm (void **state)
   repeat_hash (&w, 1, 2, stranger);
   while (step (&w))
     ;
-  assert_int_equal (w.d->config->nr_incarnations, 0);
+  assert_int_equal (w.d->index->manifest->nr_incarnations, 0);
   assert_true (count_found (&w) >= before - 2 * 100);
   assert_store_is_right (&w);
-  assert_true (w.d->exact);
+  assert_true (w.d->index->exact);
   assert_converted (&w);
   end_world (&w);
 }
@@ -404,14 +402,14 @@ test_entries_too_many_are_left_out (void **state)
 
       s->hash = hash_of (n++ + (UINT64_C (1) << 40));
       memset (&s->hash, 0x55, 8);
-      s->host_idx = be64_make (n);
+      s->value = be64_make (n);
     }
     write_page (&w, 0, page, &p);
   }
-  assert_true (n > w.d->config->incarnations[0].nr_entries);
+  assert_true (n > w.d->index->manifest->incarnations[0].nr_entries);
   while (step (&w))
     ;
-  assert_int_equal (w.d->config->nr_incarnations, 0);
+  assert_int_equal (w.d->index->manifest->nr_incarnations, 0);
   assert_true (count_found (&w) > 300);
   assert_store_is_right (&w);
   assert_converted (&w);
@@ -426,12 +424,12 @@ test_damaged_pages_cost_their_entries (void **state)
 
   make_exact (&w, 7, 3);
   before = count_found (&w);
-  damage (&w, page_off (&w.d->config->incarnations[1], 1) + 100);
+  damage (&w, page_off (&w.d->index->manifest->incarnations[1], 1) + 100);
   while (step (&w))
     ;
   after = count_found (&w);
   assert_true (after < before && after >= before - 100);
-  assert_false (w.d->exact);
+  assert_false (w.d->index->exact);
   assert_store_is_right (&w);
   assert_converted (&w);
   end_world (&w);
@@ -445,13 +443,13 @@ test_a_damaged_head_costs_the_incarnation (void **state)
 
   make_exact (&w, 7, 3);
   before = count_found (&w);
-  lost = w.d->config->incarnations[1].nr_entries;
-  damage (&w, w.d->config->incarnations[1].host_off + 16);
+  lost = w.d->index->manifest->incarnations[1].nr_entries;
+  damage (&w, w.d->index->manifest->incarnations[1].host_off + 16);
   while (step (&w))
     ;
   after = count_found (&w);
   assert_int_equal (before - after, lost);
-  assert_false (w.d->exact);
+  assert_false (w.d->index->exact);
   assert_converted (&w);
   end_world (&w);
 }
@@ -467,11 +465,11 @@ test_nothing_left_lists_nothing (void **state)
   make_exact (&w, 4, 1);
   assert_int_equal (dedup_run (w.d, DEDUP_JOB_FILTERS), 0);
   for (i = 0; i < inc_layout_of (4).table_pages; i++)
-    damage (&w, page_off (&w.d->config->incarnations[0], i) + 100);
+    damage (&w, page_off (&w.d->index->manifest->incarnations[0], i) + 100);
   while (step (&w))
     ;
-  assert_int_equal (w.d->config->nr_segments, 0);
-  assert_false (w.d->exact);
+  assert_int_equal (w.d->index->manifest->nr_segments, 0);
+  assert_false (w.d->index->exact);
   assert_converted (&w);
   end_world (&w);
 }

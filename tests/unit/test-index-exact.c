@@ -35,7 +35,7 @@ struct data_world {
 };
 
 static bool
-in_index (const struct dedup_config *c, uint64_t host_off)
+in_index (const struct dedup_index_manifest *c, uint64_t host_off)
 {
   uint32_t i;
 
@@ -54,7 +54,7 @@ io_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
 
   if (call != IO_PREAD || w->d == NULL)
     return 0;
-  if (!in_index (w->d->config, host_off)) {
+  if (!in_index (w->d->index->manifest, host_off)) {
     w->nr_others++;
     return 0;
   }
@@ -175,8 +175,8 @@ make_disk (struct data_world *w, unsigned order)
   close_disk (w);
   open_disk (w);
   settle (w);
-  assert_true (w->d->exact);
-  assert_true (w->d->config->nr_segments > 0);
+  assert_true (w->d->index->exact);
+  assert_true (w->d->index->manifest->nr_segments > 0);
 }
 
 static void
@@ -207,7 +207,7 @@ test_used_again_between_lookup_and_hold (void **state)
   w.meanwhile = use_block_0_again;
   put (&w, 2000, FIRST);
   assert_null (w.meanwhile);
-  assert_true (w.d->exact);
+  assert_true (w.d->index->exact);
   assert_int_equal (get (&w, 2000), FIRST);
   assert_int_equal (get (&w, 3000), 70000);
   end_disk (&w);
@@ -245,7 +245,7 @@ test_unreadable_index_is_not_exact (void **state)
   w.unreadable = false;
   assert_true (w.nr_failed > 0);
   open_disk (&w);
-  assert_false (w.d->exact);
+  assert_false (w.d->index->exact);
   settle (&w);
   for (i = 0; i < 1000; i++)
     put (&w, 3000 + i, 50000 + i);
@@ -271,7 +271,7 @@ put_block_0_and_freeze (struct data_world *w)
   uint64_t i;
 
   put (w, 2000, FIRST);
-  for (i = 0; w->d->index.frozen == NULL; i++)
+  for (i = 0; w->d->index->frozen == NULL; i++)
     put (w, 3000 + i, 80000 + i);
   assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
 }
@@ -312,7 +312,7 @@ fill (struct world *w, uint64_t base, unsigned nr)
 
   for (k = 0; k < nr; k++) {
     set_value (w, base + k, next_value++);
-    if (w->d->index.nr_spilled || w->d->index.frozen)
+    if (w->d->index->nr_spilled || w->d->index->frozen)
       return false;
   }
   return true;
@@ -352,16 +352,16 @@ replay_in_another_order (uint64_t seed, bool set_aside)
   if (fill (&w, base, nr)) {
     pack (&w);
     change_some (&w, base, nr);
-    while (set_aside && w.d->index.frozen == NULL)
+    while (set_aside && w.d->index->frozen == NULL)
       set_value (&w, base + k++, next_value++);
     reopen (&w, false);
-    spilled = w.d->index.nr_spilled > 0 || w.d->index_damaged;
+    spilled = w.d->index->nr_spilled > 0 || w.d->index_damaged;
     check_all (&w);
-    while (!w.d->index.frozen)
+    while (!w.d->index->frozen)
       set_value (&w, base + k++, next_value++);
     assert_int_equal (dedup_run (w.d, DEDUP_JOB_FREEZE), 0);
     reopen (&w, false);
-    assert_true (w.d->exact);
+    assert_true (w.d->index->exact);
     check_all (&w);
   }
   end_world (&w);
@@ -414,8 +414,8 @@ make_frozen (struct world *w, struct watch *x)
   make_world_of (w, 4, 3000, true);
   w->limit = 6;
   reopen (w, false);
-  while (w->d->config->nr_limbo == 0 || w->d->index.frozen == NULL) {
-    if (w->d->index.frozen != NULL)
+  while (w->d->index->manifest->nr_limbo == 0 || w->d->index->frozen == NULL) {
+    if (w->d->index->frozen != NULL)
       assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
     set_value (w, key++, next_value++);
   }
@@ -423,8 +423,8 @@ make_frozen (struct world *w, struct watch *x)
   dedup_free (w->d);
   assert_int_equal (io_faulty_new (w->io, watch_cb, x, &w->io), 0);
   open_world (w);
-  assert_non_null (w->d->index.frozen);
-  assert_true (w->d->exact);
+  assert_non_null (w->d->index->frozen);
+  assert_true (w->d->index->exact);
   assert_false (w->d->recovery_bit);
 }
 

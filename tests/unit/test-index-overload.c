@@ -30,7 +30,7 @@ static bool
 frozen (struct world *w)
 {
   LOCK_FOR_SCOPE (w->d->lock);
-  return w->d->index.frozen != NULL;
+  return w->d->index->frozen != NULL;
 }
 
 static void
@@ -52,7 +52,7 @@ static void
 fill (struct world *w)
 {
   change_until_frozen (w);
-  while (!dedup_runs_full (w->d->config)) {
+  while (!dedup_manifest_full (w->d->index->manifest)) {
     assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
     change_until_frozen (w);
   }
@@ -74,8 +74,8 @@ assert_no_run_is_empty (const struct world *w)
 {
   uint32_t i;
 
-  for (i = 0; i < w->d->config->nr_segments; i++)
-    assert_int_not_equal (w->d->config->segments[i].nr_entries, 0);
+  for (i = 0; i < w->d->index->manifest->nr_segments; i++)
+    assert_int_not_equal (w->d->index->manifest->segments[i].nr_entries, 0);
 }
 
 /* It gets on, and lost nothing; not over a restart either. */
@@ -260,7 +260,7 @@ test_freeze_for_the_journal_ends (void **state)
         dedup_run (w.d, DEDUP_JOB_JOURNAL) < 0)
       fail_msg ("no end after %d writes", MANY_WRITES);
   }
-  assert_false (frozen (&w) || dedup_runs_full (w.d->config));
+  assert_false (frozen (&w) || dedup_manifest_full (w.d->index->manifest));
   left = UINT64_MAX;
   assert_right (&w);
   end_world (&w);
@@ -278,10 +278,10 @@ freeze_late (struct world *w, unsigned freezes)
     change_until_frozen (w);
     if (dedup_run (w->d, DEDUP_JOB_FREEZE) < 0)
       fail_msg ("stuck at freeze %u, with %u segments", i,
-                w->d->config->nr_segments);
+                w->d->index->manifest->nr_segments);
     if (rnd (16) == 0)
       assert_int_equal (dedup_run (w->d, DEDUP_JOB_MERGE), 0);
-    assert_outputs_stand_above (w->d->config);
+    assert_outputs_stand_above (w->d->index->manifest);
   }
 }
 
@@ -301,14 +301,15 @@ test_late_merges_get_on (void **state)
 static void
 test_steps_are_no_more_than_places (void **state)
 {
-  struct dedup_config *c;
+  struct dedup_index_manifest *c;
   struct world w;
   unsigned i;
 
   make_world (&w, ORDER, KEYS);
   fill (&w);
-  for (c = w.d->config, i = 0; i < c->nr_segments; i++)
+  for (c = w.d->index->manifest, i = 0; i < c->nr_segments; i++)
     c->segments[i].level = DEDUP_MAX_LEVEL;
+  w.d->config->index = *c;
   reopen (&w, false);
   freeze_late (&w, 100);
   assert_right (&w);

@@ -92,7 +92,7 @@ enter_locked (uint64_t key, uint64_t value)
 {
   const struct dedup_hash h = hash_of (key);
 
-  dedup_index_log_locked (x.w.d, &h, value ? value : DEDUP_DELETED);
+  dedup_entry_locked (x.w.d, &h, value ? value : DEDUP_DELETED);
   x.w.values[key] = value;
   x.made[key] = ++x.now;
 }
@@ -132,13 +132,13 @@ count_merge (unsigned job, unsigned nr_incarnations)
   x.seen[SEEN_MERGES]++;
   x.seen[SEEN_IDLE_MERGES] += job == DEDUP_JOB_MERGE_IDLE;
   x.seen[SEEN_CONVERSIONS] +=
-    x.w.d->config->nr_incarnations < nr_incarnations;
+    x.w.d->index->manifest->nr_incarnations < nr_incarnations;
 }
 
 static void
 run_job (unsigned job)
 {
-  const unsigned nr_incarnations = x.w.d->config->nr_incarnations;
+  const unsigned nr_incarnations = x.w.d->index->manifest->nr_incarnations;
   int r;
 
   if (!x.in_meanwhile)
@@ -159,7 +159,7 @@ run_due_jobs (bool all)
   for (job = 1; job <= DEDUP_JOB_MERGE_IDLE; job <<= 1)
     if ((all ? due & ~DEDUP_JOB_CLEAN : urgent) & job)
       run_job (job);
-  assert_outputs_stand_above (x.w.d->config);
+  assert_outputs_stand_above (x.w.d->index->manifest);
 }
 
 static void
@@ -183,17 +183,16 @@ pack (void)
 static void
 work_meanwhile (void)
 {
-  const struct dedup_config *c = x.w.d->config;
   unsigned n, job;
 
   x.seen[SEEN_MEANWHILE]++;
   for (n = (unsigned) rnd (40); n > 0; n--) {
-    if (x.w.d->index.frozen != NULL && c->nr_segments > MANY_SEGMENTS)
+    if (x.w.d->index->frozen != NULL && x.w.d->index->manifest->nr_segments > MANY_SEGMENTS)
       return;
     put (rnd (x.w.nr_keys), rnd (4) ? next_value++ : 0);
   }
   for (job = 1; job < DEDUP_JOB_CLEAN; job <<= 1)
-    if (c->nr_segments < MANY_SEGMENTS && rnd (3) == 0)
+    if (x.w.d->index->manifest->nr_segments < MANY_SEGMENTS && rnd (3) == 0)
       run_job (job);
 }
 
@@ -203,23 +202,23 @@ static void
 judge (uint64_t key, const struct dedup_probe *q)
 {
   const uint64_t expected = x.w.values[key];
-  const bool exact = x.w.d->exact;
+  const bool exact = x.w.d->index->exact;
 
-  if (q->found == DEDUP_HIT ? q->host_idx == expected : expected == 0) {
+  if (q->found == DEDUP_HIT ? q->value == expected : expected == 0) {
     x.seen[SEEN_EXACT] += exact;
     return;
   }
   if (!may_be_gone (key))
     fail_msg ("key %" PRIu64 " is gone without a reason: found %" PRIu64
               ", expected %" PRIu64, key,
-              q->found == DEDUP_HIT ? q->host_idx : 0, expected);
+              q->found == DEDUP_HIT ? q->value : 0, expected);
   if (q->found == DEDUP_MISS) {
     x.seen[SEEN_GONE]++;
     return;
   }
   if (exact)
     fail_msg ("key %" PRIu64 ": %" PRIu64 " is found in an exact index, not %"
-              PRIu64, key, q->host_idx, expected);
+              PRIu64, key, q->value, expected);
   x.seen[SEEN_STALE]++;
 }
 
@@ -227,17 +226,15 @@ static void
 check_key (uint64_t key)
 {
   struct dedup_probe q = { .hash = hash_of (key) };
-  struct dedup_incarnations *set;
+  struct dedup_index_view *set;
 
   lock_acquire (x.w.d->lock);
-  set = dedup_index_set_locked (x.w.d);
-  q.found = dedup_index_lookup_locked (x.w.d, &q.hash, &q.host_idx);
+  set = dedup_index_view_locked (x.w.d->index);
+  q.found = dedup_index_lookup_locked (x.w.d->index, &q.hash, &q.value);
   lock_release (x.w.d->lock);
-  if (q.found == DEDUP_PROBE) {
-    dedup_index_probe_many (set, &q, 1);
-    dedup_index_distrust_damaged (x.w.d, set);
-  }
-  dedup_incarnations_put (set);
+  if (q.found == DEDUP_PROBE)
+    dedup_index_probe (set, &q, 1);
+  dedup_index_view_put (x.w.d->index, set);
   judge (key, &q);
 }
 
@@ -262,7 +259,7 @@ enter_group_locked (uint64_t first, uint64_t nr_keys)
 
   for (i = 0; i < GROUP; i++)
     enter_locked (first + rnd (nr_keys), rnd (4) ? next_value++ : 0);
-  x.seen[SEEN_SPILLED] += x.w.d->index.nr_spilled > 0;
+  x.seen[SEEN_SPILLED] += x.w.d->index->nr_spilled > 0;
   dedup_journal_end_locked (x.w.d->journal);
 }
 
@@ -305,11 +302,11 @@ choose_limit (void)
 static uint64_t
 least_bound (void)
 {
-  const unsigned order = x.w.d->config->order;
+  const unsigned order = x.w.d->index->manifest->order;
   const uint64_t nr = qcow2_geometry (x.w.d->img)->nr_clusters;
 
-  return MAX_OF (dedup_window_least (order, nr, true),
-                 dedup_window_least (order, nr, false));
+  return MAX_OF (dedup_index_least_memory (order, true, dedup_hints_size (nr)),
+                 dedup_index_least_memory (order, false, dedup_hints_size (nr)));
 }
 
 static void
@@ -355,9 +352,9 @@ change_session (unsigned kinds)
 static bool
 is_full (size_t room)
 {
-  const struct dedup_log_store *ls = x.w.d->index.current;
+  const struct dedup_log_store *ls = x.w.d->index->current;
 
-  return x.w.d->index.frozen != NULL ||
+  return x.w.d->index->frozen != NULL ||
     dedup_log_store_count (ls) + room >= dedup_log_store_capacity (ls);
 }
 
@@ -370,14 +367,14 @@ replay_full_log_store (unsigned kinds)
   const bool set_aside = rnd (4) != 0;
   unsigned tries;
 
-  if (x.w.d->index.frozen != NULL)
+  if (x.w.d->index->frozen != NULL)
     run_job (DEDUP_JOB_FREEZE);
   for (tries = 0; tries < 1000 && !is_full (room); tries++)
     put (rnd (x.w.nr_keys), next_value++);
   if (rnd (2))
     put_group (rnd (x.w.nr_keys));
   pack ();
-  for (tries = 0; tries < 100 && set_aside && !x.w.d->index.frozen; tries++)
+  for (tries = 0; tries < 100 && set_aside && !x.w.d->index->frozen; tries++)
     put (rnd (x.w.nr_keys), rnd (2) ? next_value++ : 0);
   change_session (kinds);
 }

@@ -20,7 +20,7 @@
 static uint64_t
 in_runs (const struct world *w)
 {
-  return dedup_config_entries (w->d->config);
+  return dedup_manifest_entries (w->d->index->manifest);
 }
 
 /* --- Tests ------------------------------------------------------------------- */
@@ -47,9 +47,9 @@ play (struct world *w, uint64_t ops, bool limits)
       w->limit = !limits ? -1 : rnd (3) ? 0 : WIDE;
       reopen (w, what == 998);
     }
-    if (w->d->config->nr_segments > 0 &&
-        w->d->config->segments[0].level > levels)
-      levels = w->d->config->segments[0].level;
+    if (w->d->index->manifest->nr_segments > 0 &&
+        w->d->index->manifest->segments[0].level > levels)
+      levels = w->d->index->manifest->segments[0].level;
   }
   return levels;
 }
@@ -94,14 +94,14 @@ test_limits_come_and_go (void **state)
 static void
 merge_all (struct world *w)
 {
-  while (w->d->merge_due)
+  while (w->d->index->merge_due)
     assert_int_equal (dedup_run (w->d, DEDUP_JOB_MERGE), 0);
 }
 
 static unsigned
 nr_runs (const struct world *w)
 {
-  const struct dedup_config *c = w->d->config;
+  const struct dedup_index_manifest *c = w->d->index->manifest;
   unsigned i, n = 0;
 
   for (i = 0; i < c->nr_segments; i++)
@@ -112,7 +112,7 @@ nr_runs (const struct world *w)
 static bool
 levels_are_in_order (const struct world *w)
 {
-  const struct dedup_config *c = w->d->config;
+  const struct dedup_index_manifest *c = w->d->index->manifest;
   unsigned i;
 
   for (i = 1; i < c->nr_segments; i++)
@@ -173,7 +173,7 @@ merge_at_rest (struct world *w)
 static void
 test_runs_of_the_highest_level_are_merged (void **state)
 {
-  struct dedup_config *c;
+  struct dedup_index_manifest *c;
   struct world w;
   uint64_t i;
 
@@ -182,8 +182,9 @@ test_runs_of_the_highest_level_are_merged (void **state)
     set_value (&w, rnd (w.nr_keys), rnd (4) ? next_value++ : 0);
     work (&w, false);
   }
-  for (c = w.d->config, i = 0; i < c->nr_segments; i++)
+  for (c = w.d->index->manifest, i = 0; i < c->nr_segments; i++)
     c->segments[i].level = DEDUP_MAX_LEVEL;
+  w.d->config->index = *c;
   reopen (&w, false);
   assert_true (merge_at_rest (&w) > 1);
   assert_int_equal (nr_runs (&w), 1);
@@ -268,7 +269,7 @@ test_merge_may_end_at_any_call (void **state)
   make_world (&w, 4, 3000);
   for (i = 0; i < w.nr_keys; i++) {
     set_value (&w, i, next_value++);
-    if (w.d->index.frozen)
+    if (w.d->index->frozen)
       assert_int_equal (dedup_run (w.d, DEDUP_JOB_FREEZE), 0);
   }
   assert_int_equal (dedup_finish (w.d), 0);
@@ -280,7 +281,7 @@ test_merge_may_end_at_any_call (void **state)
     b = (struct breaker) { 0, UINT64_MAX };
     open_world (&t);
     b = (struct breaker) { 0, nr };
-    while (t.d->merge_due && dedup_run (t.d, DEDUP_JOB_MERGE) == 0)
+    while (t.d->index->merge_due && dedup_run (t.d, DEDUP_JOB_MERGE) == 0)
       steps++;
     if (b.calls < nr)
       break;
@@ -315,13 +316,13 @@ test_limit_drops_the_oldest_whatever_it_is (void **state)
   make_world (&w, 5, 6000);
   for (i = 0; i < w.nr_keys; i++) {
     if (i == 2000)
-      w.d->config->max_incarnations = 1024;
+      w.d->index->manifest->max_incarnations = 1024;
     if (i == 4000)
-      w.d->config->max_incarnations = 0;
+      w.d->index->manifest->max_incarnations = 0;
     set_value (&w, i, next_value++);
     if (i < 4000)
       work (&w, false);
-    else if (w.d->index.frozen)          /* as they are */
+    else if (w.d->index->frozen)          /* as they are */
       assert_int_equal (dedup_run (w.d, DEDUP_JOB_FREEZE), 0);
   }
   dedup_get_stats (w.d, &s);
@@ -329,7 +330,7 @@ test_limit_drops_the_oldest_whatever_it_is (void **state)
   check_all (&w);
   reopen (&w, false);
   check_all (&w);
-  w.d->config->max_incarnations = 4;
+  w.d->index->manifest->max_incarnations = 4;
   for (i = 0; i < 1000; i++) {
     set_value (&w, i, next_value++);
     work (&w, false);

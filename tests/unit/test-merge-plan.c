@@ -57,7 +57,7 @@ static const struct shape shapes[] = {
 
 /* The configuration as it says; ages are 10, 20, and so on. */
 static void
-list_runs (struct dedup_config *c, const struct shape *s)
+list_runs (struct dedup_index_manifest *c, const struct shape *s)
 {
   size_t i;
 
@@ -77,15 +77,15 @@ test_when_runs_are_merged (void **state)
 
   make_world (&w, 4, 16);
   for (i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-    list_runs (w.d->config, &shapes[i]);
-    if (dedup_merge_wanted (w.d, false) != (shapes[i].when == ALWAYS))
+    list_runs (w.d->index->manifest, &shapes[i]);
+    if (merge_wanted (w.d->index, false) != (shapes[i].when == ALWAYS))
       fail_msg ("%s: %s", shapes[i].what,
                 shapes[i].when == ALWAYS ? "left alone" : "merged");
-    if (dedup_merge_wanted (w.d, true) != (shapes[i].when != NEVER))
+    if (merge_wanted (w.d->index, true) != (shapes[i].when != NEVER))
       fail_msg ("%s: %s at rest", shapes[i].what,
                 shapes[i].when != NEVER ? "left alone" : "merged");
   }
-  w.d->config->nr_segments = 0;
+  w.d->index->manifest->nr_segments = 0;
   end_world (&w);
 }
 
@@ -99,12 +99,12 @@ test_output_alone_is_no_input (void **state)
   struct world w;
 
   make_world (&w, 4, 16);
-  list_runs (w.d->config, &five);
-  assert_true (dedup_merge_wanted (w.d, true));
-  w.d->config->segments[3].merge = 7;
-  w.d->config->segments[3].output = true;
-  assert_false (dedup_merge_wanted (w.d, true));
-  w.d->config->nr_segments = 0;
+  list_runs (w.d->index->manifest, &five);
+  assert_true (merge_wanted (w.d->index, true));
+  w.d->index->manifest->segments[3].merge = 7;
+  w.d->index->manifest->segments[3].output = true;
+  assert_false (merge_wanted (w.d->index, true));
+  w.d->index->manifest->nr_segments = 0;
   end_world (&w);
 }
 
@@ -119,14 +119,14 @@ test_output_stands_above_what_was_an_incarnation (void **state)
   struct world w;
 
   make_world (&w, 4, 16);
-  list_runs (w.d->config, &converted);
-  w.d->config->next_incarnation_id = 100;
-  assert_int_equal (merge_plan_new (w.d, true, &p), 1);
+  list_runs (w.d->index->manifest, &converted);
+  w.d->index->manifest->next_id = 100;
+  assert_int_equal (merge_plan_new (w.d->index, true, &p), 1);
   assert_int_equal (p->nr_ids, 7);
   assert_int_equal (p->out.age, 80);
   assert_int_equal (p->out.level, 3);
   merge_plan_free (p);
-  w.d->config->nr_segments = 0;
+  w.d->index->manifest->nr_segments = 0;
   end_world (&w);
 }
 

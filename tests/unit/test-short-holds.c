@@ -300,7 +300,8 @@ test_one_wrong_cluster_in_an_area_is_found (void **state)
   /* As one of the index would be. */
   assert_int_equal (dedup_area_alloc (w.d, AREA_CLUSTERS << CLUSTER_BITS,
                                       &off), 0);
-  w.d->config->limbo[w.d->config->nr_limbo++] = (struct dedup_limbo_area) {
+  w.d->config->index.limbo[w.d->config->index.nr_limbo++] =
+    (struct dedup_limbo_area) {
     .host_off = off, .size_bytes = AREA_CLUSTERS << CLUSTER_BITS };
   assert_int_equal (dedup_area_check (w.d, &ok), 0);
   assert_true (ok);

@@ -13,7 +13,8 @@
 #include <cmocka.h>
 
 #include "disk.h"
-#include "hole.h"
+#include "index-private.h"
+#include "page-hole.h"
 #include "incarnation-page.h"
 #include "segment-page.h"
 #include "splitmix.h"
@@ -326,7 +327,7 @@ claim_much (const struct files *x)
   struct dedup_disk *d;
 
   open_disk (x, &d);
-  desc.id = desc.age = d->config->next_incarnation_id++;
+  desc.id = desc.age = d->index->manifest->next_id++;
   desc.size_bytes = dedup_segment_used (CLAIMED, SHARDS, CLAIMED_WORDS);
   assert_int_equal (dedup_index_area_alloc (d, desc.size_bytes,
                                             &desc.host_off), 0);
@@ -336,8 +337,8 @@ claim_much (const struct files *x)
                                 desc.size_bytes), 0);
   write_claim (dedup_index_io (d), d->config->store_id, &desc, SHARDS,
                CLAIMED_WORDS);
-  assert_int_equal (dedup_runs_list (d->config, &desc), 0);
-  assert_int_equal (dedup_config_commit (d, NULL, false), 0);
+  assert_int_equal (dedup_manifest_add_segment (&d->config->index, &desc), 0);
+  assert_int_equal (dedup_config_commit (d), 0);
   assert_int_equal (dedup_finish (d), 0);
   dedup_free (d);
 }
@@ -351,11 +352,11 @@ assert_claim_is_dropped (const struct files *x)
 
   nr_damaged = 0;
   open_disk (x, &d);
-  assert_int_equal (d->config->nr_segments, 1);
+  assert_int_equal (d->index->manifest->nr_segments, 1);
   for (n = 0; n < 100 && dedup_due (d, NULL) & DEDUP_JOB_FILTERS; n++)
     assert_int_equal (dedup_run (d, DEDUP_JOB_FILTERS), 0);
   dedup_get_stats (d, &s);
-  assert_int_equal (d->config->nr_segments, 0);
+  assert_int_equal (d->index->manifest->nr_segments, 0);
   assert_int_equal (nr_damaged, 1);
   assert_true (s.index_memory_bytes < 1 << 20);
   assert_int_equal (dedup_finish (d), 0);

@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "disk.h"
+#include "index-private.h"
 #include "splitmix.h"
 
 #define BITS 9
@@ -43,7 +44,8 @@ static int
 watch_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
 {
   struct world *w = opaque;
-  const struct dedup_config *c = w->d ? w->d->config : NULL;
+  const struct dedup_index_manifest *c =
+    w->d && w->d->index ? w->d->index->manifest : NULL;
   uint32_t i;
 
   if (c == NULL || call != IO_PREAD || len != DEDUP_PAGE_SIZE)
@@ -117,7 +119,7 @@ put (struct world *w, uint64_t at, uint64_t contents)
 static void
 freeze (struct world *w)
 {
-  if (w->d->index.frozen)
+  if (w->d->index->frozen)
     assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
   while (dedup_due (w->d, NULL) & DEDUP_JOB_FILTERS)
     assert_int_equal (dedup_run (w->d, DEDUP_JOB_FILTERS), 0);
@@ -128,7 +130,7 @@ freeze (struct world *w)
 static uint64_t
 yes_in_vain (struct world *w, uint64_t contents)
 {
-  struct dedup_incarnations *set = w->d->index.set;
+  struct dedup_index_view *set = w->d->index->view;
   struct dedup_filter_key key;
   struct dedup_filter_place place;
   uint8_t buf[CLUSTER];
@@ -329,8 +331,8 @@ is_half_merged (const struct world *w)
 {
   uint32_t i;
 
-  for (i = 0; i < w->d->config->nr_segments; i++)
-    if (w->d->config->segments[i].output)
+  for (i = 0; i < w->d->index->manifest->nr_segments; i++)
+    if (w->d->index->manifest->segments[i].output)
       return true;
   return false;
 }
@@ -352,7 +354,7 @@ check_census (uint32_t max_incarnations, unsigned order)
   for (i = 0; i < 3000; i++) {
     put (&w, rnd (w.nr_clusters), w.next++);
     freeze (&w);
-    while (w.d->merge_due) {
+    while (w.d->index->merge_due) {
       assert_int_equal (dedup_run (w.d, DEDUP_JOB_MERGE), 0);
       take_census (&w);
       halves += is_half_merged (&w);

@@ -208,12 +208,12 @@ index_bytes (struct io_store *io, bool in_file, uint64_t *session_nr)
   assert_int_equal (dedup_ext_decode (qcow2_store_extension (dedup_image (d)),
                                       &ext), 0);
   assert_int_equal (dedup_config_read (io, &ext, CLUSTER, c, &f), 0);
-  for (i = 0; i < c->nr_segments; i++)
-    if (dedup_in_store_file (c->segments[i].host_off) == in_file)
-      sum += c->segments[i].size_bytes;
-  for (i = 0; i < c->nr_incarnations; i++)
-    if (dedup_in_store_file (c->incarnations[i].host_off) == in_file)
-      sum += c->incarnations[i].size_bytes;
+  for (i = 0; i < c->index.nr_segments; i++)
+    if (dedup_in_store_file (c->index.segments[i].host_off) == in_file)
+      sum += c->index.segments[i].size_bytes;
+  for (i = 0; i < c->index.nr_incarnations; i++)
+    if (dedup_in_store_file (c->index.incarnations[i].host_off) == in_file)
+      sum += c->index.incarnations[i].size_bytes;
   if (session_nr)
     *session_nr = c->store_session;
   free (c);
@@ -354,7 +354,7 @@ void_store_starts_anew (void **state)
   assert_non_null (c);
   *c = *d->config;
   dedup_free (d);
-  c->limbo[c->nr_limbo++] = (struct dedup_limbo_area) {
+  c->index.limbo[c->index.nr_limbo++] = (struct dedup_limbo_area) {
     (uint64_t) io_size (io) + 100 * CLUSTER, CLUSTER };   /* not anchored */
   assert_int_equal (dedup_config_write (io, &ext, c), 0);
   assert_int_equal (dedup_config_write (io, &ext, c), 0);

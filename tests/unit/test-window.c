@@ -22,6 +22,7 @@
 #include <cmocka.h>
 
 #include "disk.h"
+#include "index-private.h"
 #include "splitmix.h"
 
 #define BITS 9
@@ -237,7 +238,7 @@ end_world (struct world *w)
 static uint64_t
 least (const struct kind *k)
 {
-  return dedup_window_least (k->order, NR, k->max_incarnations > 0);
+  return dedup_index_least_memory (k->order, k->max_incarnations > 0, dedup_hints_size (NR));
 }
 
 /* Entries that tables hold in this bound, more or less. */
@@ -308,9 +309,9 @@ test_a_bound_on_a_large_index (void **state)
     put (w, i, w->next++);
   for (i = 0; i < 7000; i++) {
     if (i == 1000)
-      w->d->config->max_incarnations = 1000;
+      w->d->index->manifest->max_incarnations = 1000;
     if (i == 2000)
-      w->d->config->max_incarnations = 0;
+      w->d->index->manifest->max_incarnations = 0;
     put_stream (w);
     if (i % 16 == 0 && i < 2000)
       work (w);
@@ -345,24 +346,24 @@ static void
 test_conversions_stay_within_the_bound (void **state)
 {
   const struct kind k = { 9, 1000, true };
-  const uint64_t runs_only = dedup_window_least (9, NR, false);
+  const uint64_t runs_only = dedup_index_least_memory (9, false, dedup_hints_size (NR));
   struct world *w = make_world (&k);
   struct dedup_stats s;
   uint64_t i, entries, again;
 
   open_world (w, 0);
-  while (w->d->config->nr_incarnations < 14) {
+  while (w->d->index->manifest->nr_incarnations < 14) {
     put_stream (w);
     run_jobs (w, dedup_due (w->d, NULL) & DEDUP_JOB_FREEZE);
   }
   leave_session (w, false);
   w->kind = &(const struct kind) { 9, 0, true };
   open_world (w, runs_only);
-  w->d->config->max_incarnations = 0;
+  w->d->index->manifest->max_incarnations = 0;
   dedup_get_stats (w->d, &s);
   entries = s.index_entries;
   assert_int_equal (s.nr_incarnations, 14);
-  __atomic_store_n (&w->d->merge_due, true, __ATOMIC_RELAXED);
+  __atomic_store_n (&w->d->index->merge_due, true, __ATOMIC_RELAXED);
   while (dedup_due (w->d, NULL) & DEDUP_JOB_MERGE)
     run_jobs (w, DEDUP_JOB_MERGE);
   dedup_get_stats (w->d, &s);

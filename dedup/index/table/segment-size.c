@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Reckons the bytes that a segment takes, on storage and in memory. */
+#include "segment-page.h"
+
+#include <stdlib.h>
+
+/* Where the filter takes more than was reckoned with (many shards had to be
+ * built again with more slots), the segment goes without. */
+uint64_t
+dedup_segment_size (uint64_t nr_entries, unsigned bits)
+{
+  const uint64_t nr_shards = bits ? dedup_filter_shards (nr_entries) : 0;
+  const uint64_t blocks = bits ? nr_entries * 17 / 16 / 64 + nr_shards * 5 : 0;
+
+  return dedup_segment_used (nr_entries, nr_shards, blocks * bits);
+}
+
+/* 128: the structs, which are in segment.c. */
+uint64_t
+dedup_segment_likely_memory (uint64_t nr_entries, unsigned bits)
+{
+  const uint64_t nr_shards = bits ? dedup_filter_shards (nr_entries) : 0;
+  const uint64_t blocks = nr_entries * 1035 / 1000 / 64 + nr_shards * 3;
+
+  return 128 + sizeof (struct dedup_segment_meta) +
+    seg_meta_bytes (seg_pages (nr_entries), nr_shards, (blocks + 1) * bits);
+}
+
+uint64_t
+dedup_segment_used (uint64_t nr_entries, uint64_t nr_shards,
+                    uint64_t nr_words)
+{
+  const uint64_t nr_pages = seg_pages (nr_entries);
+
+  return (1 + nr_pages + seg_meta_pages (nr_pages, nr_shards, nr_words)) *
+    DEDUP_PAGE_SIZE;
+}
+
+void
+dedup_segment_meta_free (struct dedup_segment_meta *m)
+{
+  if (m == NULL)
+    return;
+  dedup_filter_free (&m->filter);
+  free (m->fences);
+  free (m);
+}
