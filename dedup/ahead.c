@@ -119,11 +119,17 @@ static int
 prepare (struct dedup_disk *d, const struct qcow2_run *run)
 {
   const uint64_t off = run->host_idx << d->cluster_bits;
+  uint64_t data = 0;
   int64_t size = io_size (d->io);
   int r;
 
-  if (size < 0 || off < (uint64_t) size)
-    return size < 0 ? (int) size : 0;
+  if (size < 0)
+    return (int) size;
+  /* Inside the file it may lie in a hole, where data was given back. */
+  if (off < (uint64_t) size &&
+      (io_next_data (d->io, off, &data) < 0 ||
+       data < off + (run->count << d->cluster_bits)))
+    return 0;
   r = io_pwrite_zeroes (d->io, off, run->count << d->cluster_bits);
   if (r == 0)
     r = dedup_sync (d);

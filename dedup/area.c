@@ -13,11 +13,16 @@
 /* --- sizes -------------------------------------------------------------------- */
 
 /* A hit in RAM costs no read of a page: 2^16 buckets take 10 MiB, twice while
- * one is frozen, and hold the hashes of 1 GiB; but no more than the image has
- * clusters.  Larger ones cost more memory than they spare (docs/ARCHITECTURE.md
- * section 8). */
+ * one is frozen, and hold the hashes of 1 GiB; but no more than a quarter of the
+ * clusters that the disk has, because the journal holds a log store twice and the
+ * index on disk up to 24 of them.  Larger ones cost more memory than they spare
+ * (docs/ARCHITECTURE.md section 8). */
 #define SMALLEST_ORDER 10
 #define USUAL_ORDER 16
+/* Journal areas: as many as hold a log store's entries about twice, at 128 bytes
+ * of records each; but an area has a least size. */
+#define LEAST_AREAS 4
+#define USUAL_AREAS 16
 
 /* Clusters of an area that are changed or looked at under one hold of the
  * lock. */
@@ -38,13 +43,20 @@ dedup_default_order (uint64_t nr_clusters)
 {
   unsigned order = SMALLEST_ORDER;
 
-  while (order < USUAL_ORDER && holds (order) < nr_clusters)
+  while (order < USUAL_ORDER && holds (order) < nr_clusters / 4)
     order++;
   return order;
 }
 
-/* All areas together (16 by default) hold a log store's entries about twice,
- * at 128 bytes of records each. */
+uint32_t
+dedup_default_areas (unsigned order, uint32_t area_size)
+{
+  uint64_t wanted = ((uint64_t) DEDUP_BUCKET_SLOTS << order) * 128 * 2;
+
+  wanted = div_round_up (wanted, area_size);
+  return (uint32_t) MIN_OF (MAX_OF (wanted, LEAST_AREAS), USUAL_AREAS);
+}
+
 uint32_t
 dedup_default_area_size (unsigned order, uint64_t cluster_size)
 {

@@ -88,8 +88,9 @@ choose_config (struct adoption *a, struct fault *f)
     : (uint32_t) MIN_OF (p->max_incarnations, DEDUP_MAX_INCARNATIONS);
   c->flags = DEDUP_CONFIG_EXACT;  /* it is empty */
   c->index.next_id = 1;
-  c->max_journal_areas = p->journal_areas ? p->journal_areas : 16;
   c->journal_area_size = dedup_default_area_size (c->index.order, cluster);
+  c->max_journal_areas = p->journal_areas ? p->journal_areas
+    : dedup_default_areas (c->index.order, c->journal_area_size);
 
   a->ext.config_size = (uint32_t) round_up_pow2 (2 * DEDUP_CONFIG_SLOT,
                                                  cluster);

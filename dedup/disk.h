@@ -242,8 +242,12 @@ struct dedup_disk {
 /* Data written since the last commit that makes one due: bounds what a
  * recovery must verify, 64 MiB of hashing and reading. */
 #define DEDUP_UNCOMMITTED_HIGH (UINT64_C (64) << 20)
-/* Clusters in quarantine (bytes) that make a commit due. */
-#define DEDUP_QUARANTINE_HIGH (UINT64_C (256) << 20)
+/* Bytes of clusters in quarantine that make a commit due, and that a writer
+ * waits for: see quarantine_high in give-back.c. */
+bool dedup_quarantine_due_locked (struct dedup_disk *d);
+/* Before an operation, without locks: if commits can't keep up with what is
+ * being overwritten, make what was freed usable first. */
+int dedup_wait_for_quarantine (struct dedup_disk *d) MUST_CHECK;
 
 /* --- disk.c ----------------------------------------------------------------------- */
 
@@ -332,6 +336,7 @@ int dedup_area_check (struct dedup_disk *d, bool *ok) MUST_CHECK;
 void dedup_area_back (struct dedup_disk *d);
 /* Make the quotas of an image: order of log stores, journal areas. */
 unsigned dedup_default_order (uint64_t nr_clusters);
+uint32_t dedup_default_areas (unsigned order, uint32_t area_size);
 uint32_t dedup_default_area_size (unsigned order, uint64_t cluster_size);
 
 /* --- store-file.c: areas of the index in a file of their own ---------------------- */

@@ -79,6 +79,56 @@ dedup_give_back_trimmed (struct dedup_disk *d, struct qcow2_run *runs,
     }
 }
 
+/* --- Quarantine ------------------------------------------------------------- */
+
+/* What waits in quarantine takes space besides the data, so it is a quarter of
+ * what is in use, within bounds: commits cost less where they are few, and a
+ * small disk that is rewritten for ever must not take many times its size.
+ * Three commits make a freed cluster usable, so writers come to be ahead; from
+ * twice that on each of them makes a commit first. */
+#define QUARANTINE_LEAST (UINT64_C (24) << 20)
+#define QUARANTINE_MOST (UINT64_C (256) << 20)
+#define QUARANTINE_SHARE 4
+
+static uint64_t
+quarantine_high_locked (struct dedup_disk *d)
+{
+  uint64_t bytes = qcow2_in_use_locked (d->img) << d->cluster_bits;
+
+  bytes = MAX_OF (bytes / QUARANTINE_SHARE, QUARANTINE_LEAST);
+  return MIN_OF (bytes, QUARANTINE_MOST);
+}
+
+static uint64_t
+quarantined_bytes_locked (struct dedup_disk *d)
+{
+  return qcow2_quarantined_locked (d->img) << d->cluster_bits;
+}
+
+bool
+dedup_quarantine_due_locked (struct dedup_disk *d)
+{
+  return quarantined_bytes_locked (d) > quarantine_high_locked (d);
+}
+
+int
+dedup_wait_for_quarantine (struct dedup_disk *d)
+{
+  uint64_t bytes, high;
+  int r;
+
+  lock_acquire (d->lock);
+  bytes = quarantined_bytes_locked (d);
+  high = quarantine_high_locked (d);
+  if (bytes > high)
+    dedup_ask_for_commit_locked (d);
+  lock_release (d->lock);
+  if (bytes <= 2 * high)
+    return 0;
+  r = dedup_commit_empty (d);
+  return r == 0 ? dedup_release_quarantine (d) : r;
+}
+
 /* --- The job ---------------------------------------------------------------- */
 
 bool

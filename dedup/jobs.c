@@ -266,8 +266,7 @@ dedup_due (struct dedup_disk *d, unsigned *urgent)
       qcow2_quarantined_locked (d->img) > 0)
     due |= DEDUP_JOB_COMMIT;
   if (commit_due_locked (d) ||
-      qcow2_quarantined_locked (d->img) << d->cluster_bits >
-      DEDUP_QUARANTINE_HIGH || dedup_spare_due_locked (d) ||
+      dedup_quarantine_due_locked (d) || dedup_spare_due_locked (d) ||
       dedup_ahead_due_locked (d))
     now |= DEDUP_JOB_COMMIT;
   if (checkpoint_due_locked (d) || dedup_config_owed (d))

@@ -591,8 +591,10 @@ finish (struct op *op)
 static int
 run_op (struct op *op)
 {
-  int r = dedup_change_begin (op->d);
+  int r = dedup_wait_for_quarantine (op->d);
 
+  if (r == 0)
+    r = dedup_change_begin (op->d);
   if (r < 0)
     return r;
   qcow2_txn_begin (op->d->img, &op->txn);

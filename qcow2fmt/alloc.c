@@ -612,6 +612,16 @@ qcow2_quarantined_locked (struct qcow2_image *img)
   return img->alloc.nr_quarantined;
 }
 
+uint64_t
+qcow2_in_use_locked (struct qcow2_image *img)
+{
+  const struct qcow2_alloc *a = &img->alloc;
+  uint64_t idle = qcow2_bitmap_count (a->free) + a->nr_quarantined;
+
+  assert (lock_held (&img->lock));
+  return a->frontier > idle ? a->frontier - idle : 0;
+}
+
 bool
 qcow2_frees_lost_locked (struct qcow2_image *img)
 {
