@@ -99,20 +99,22 @@ int
 dedup_measure (const struct dedup_create_params *p,
                struct dedup_measure *m, struct fault *f)
 {
-  const unsigned areas = (p->journal_areas ? p->journal_areas : 16) +
-    MORE_AREAS;
   struct sum s = { 0 };
-  unsigned order;
+  unsigned order, areas;
+  uint32_t area;
   int r = make_empty (p, &m->required, &s, f);
 
   if (r < 0)
     return r;
   order = p->order ? p->order : dedup_default_order
     (div_round_up (p->image.virtual_size, s.cluster_size));
+  area = dedup_default_area_size (order, s.cluster_size);
+  areas = MORE_AREAS + (p->journal_areas ? p->journal_areas :
+                        dedup_default_areas (order, area));
   s.log_store = (uint64_t) DEDUP_BUCKET_SLOTS << order;
   s.fixed += clusters_of (&s, m->required) + RESERVED_CLUSTERS +
     clusters_of (&s, RESERVED_BYTES) +
-    areas * clusters_of (&s, dedup_default_area_size (order, s.cluster_size));
+    areas * clusters_of (&s, area);
   m->fully_allocated = round_up_pow2 (repeat (&s) * s.cluster_size, 1 << 20);
   return 0;
 }
