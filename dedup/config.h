@@ -6,6 +6,7 @@
 
 #include "dedup-limits.h"
 #include "dedup.h"
+#include "journal.h"
 #include "manifest.h"
 
 struct dedup_ext {              /* the header extension, decoded */
@@ -33,12 +34,6 @@ dedup_in_store_file (uint64_t host_off)
   return (host_off & DEDUP_IN_STORE_FILE) != 0;
 }
 
-struct dedup_journal_area {
-  uint64_t host_off;
-  uint64_t first_seq;
-  uint32_t nr_blocks;
-};
-
 /* A block of which a recovery took the first groups only. */
 struct dedup_cut {
   uint64_t seq;
@@ -65,6 +60,15 @@ struct dedup_config {
   struct dedup_cut cuts[DEDUP_MAX_CUTS];
   struct dedup_index_manifest index;   /* as of the last commit */
 };
+
+/* Returns where the journal lies, as C says; valid as long as C is. */
+static inline struct dedup_journal_place
+dedup_config_place (const struct dedup_config *c)
+{
+  return (struct dedup_journal_place) {
+    .store_id = c->store_id, .epoch = c->epoch, .epoch_start = c->epoch_start,
+    .areas = c->areas, .nr_areas = c->nr_areas };
+}
 
 /* Encode into BUF (DEDUP_CONFIG_SLOT bytes, zero padded); returns the bytes
  * used. */

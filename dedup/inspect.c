@@ -161,12 +161,13 @@ check_journal (struct dedup_disk *d, const struct qcow2_check_params *p,
                struct dedup_check_result *r)
 {
   const struct dedup_config *c = d->config;
+  const struct dedup_journal_place place = dedup_config_place (c);
   uint64_t next = c->index_start;
   char line[128];
 
   if (c->index_start >= c->checkpoint)
     return;
-  if (dedup_journal_read (d->io, c, c->index_start, c->checkpoint,
+  if (dedup_journal_read (d->io, &place, c->index_start, c->checkpoint,
                           ignore_block, NULL, &next) == 0 &&
       next == c->checkpoint)
     return;

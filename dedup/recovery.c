@@ -416,12 +416,13 @@ check_reach (struct replay *rp, uint64_t end)
 static int
 look_behind (struct replay *rp, uint64_t end)
 {
+  const struct dedup_journal_place place = dedup_config_place (rp->d->config);
   struct dedup_journal_rest rest;
   int r;
 
   if (mutation (MUTATION_NO_LOOK_BEHIND))
     return 0;
-  r = dedup_journal_rest (rp->d->io, rp->d->config, end, &rest);
+  r = dedup_journal_rest (rp->d->io, &place, end, &rest);
   if (r < 0)
     return fault_io (rp->fault, -r, UINT64_MAX, "reading the journal: %s",
                      strerror (-r));
@@ -438,12 +439,13 @@ static int
 read_index (struct replay *rp)
 {
   struct dedup_config *c = rp->d->config;
+  const struct dedup_journal_place place = dedup_config_place (c);
   uint64_t end;
   int r;
 
   if (c->index_start >= c->checkpoint)
     return 0;
-  r = dedup_journal_read (rp->d->io, c, c->index_start, c->checkpoint,
+  r = dedup_journal_read (rp->d->io, &place, c->index_start, c->checkpoint,
                           take_block, rp, &end);
   rp->nr = 0;
   if (r == -ENOMEM)
@@ -462,10 +464,11 @@ static int
 read_mapping (struct replay *rp)
 {
   struct dedup_config *c = rp->d->config;
+  const struct dedup_journal_place place = dedup_config_place (c);
   uint64_t end;
   int r;
 
-  r = dedup_journal_read (rp->d->io, c, c->checkpoint, UINT64_MAX, see_block,
+  r = dedup_journal_read (rp->d->io, &place, c->checkpoint, UINT64_MAX, see_block,
                           rp, &end);
   if (r < 0)
     return fault_io (rp->fault, -r, UINT64_MAX, "reading the journal: %s",
@@ -481,7 +484,7 @@ read_mapping (struct replay *rp)
                      strerror (-r));
   rp->taken.seq = 0;            /* what is below the checkpoint stays */
   qcow2_replay_begin (rp->d->img);
-  r = dedup_journal_read (rp->d->io, c, c->checkpoint, end, take_block, rp,
+  r = dedup_journal_read (rp->d->io, &place, c->checkpoint, end, take_block, rp,
                           &end);
   if (r == 0)
     r = qcow2_replay_end (rp->d->img);
@@ -501,14 +504,15 @@ dedup_renew_epoch (struct dedup_disk *d, uint64_t next, bool *renewed,
                    struct fault *f)
 {
   struct dedup_config *c = d->config;
+  const struct dedup_journal_place place = dedup_config_place (c);
   struct dedup_journal_rest rest;
   int r;
 
-  r = dedup_journal_newer (d->io, c, next, renewed);
+  r = dedup_journal_newer (d->io, &place, next, renewed);
   if (mutation (MUTATION_OLD_EPOCH) || mutation (MUTATION_LAW_1_NO_SYNC))
     *renewed = false;
   if (r == 0 && *renewed)
-    r = dedup_journal_rest (d->io, c, c->areas[0].first_seq, &rest);
+    r = dedup_journal_rest (d->io, &place, c->areas[0].first_seq, &rest);
   if (r < 0)
     return fault_io (f, -r, UINT64_MAX, "reading the journal: %s",
                      strerror (-r));

@@ -17,6 +17,7 @@
 
 #include "checked.h"
 #include "dedup.h"
+#include "config.h"
 #include "journal.h"
 
 /* The configuration of IMG in IO. */
@@ -77,6 +78,7 @@ damage_journal (struct judging *j, struct io_store *io, bool *proven)
 {
   CLEANUP_FREE struct dedup_config *c = calloc (1, sizeof *c);
   struct qcow2_image *img = open_stock (j, io, true);
+  struct dedup_journal_place place = { .nr_areas = 0 };
   struct dedup_ext ext;
   uint64_t durable = 0, seq, next, at;
   uint8_t b;
@@ -87,7 +89,8 @@ damage_journal (struct judging *j, struct io_store *io, bool *proven)
   ok = (qcow2_geometry (img)->incompatible & QCOW2_INCOMPAT_RECOVERY) &&
     find_config (io, img, &ext, c);
   qcow2_close (img);
-  if (!ok || dedup_journal_read (io, c, c->checkpoint, UINT64_MAX, see_durable,
+  place = ok ? dedup_config_place (c) : place;
+  if (!ok || dedup_journal_read (io, &place, c->checkpoint, UINT64_MAX, see_durable,
                                  &durable, &next) < 0 || next == c->checkpoint)
     return false;
   /* The last one matters most: it alone knows of those before it. */

@@ -14,7 +14,7 @@
 #include "image.h"
 #include "../../dedup/disk.h"
 #include "../../dedup/index/table/incarnation-page.h"
-#include "../../dedup/journal-block.h"
+#include "../../dedup/journal/journal-block.h"
 #include "../../dedup/index/table/segment-page.h"
 
 /* --- The plain image ------------------------------------------------------ */

@@ -9,7 +9,7 @@
 #include "fuzz.h"
 
 #include "../../dedup/disk.h"
-#include "../../dedup/journal-block.h"
+#include "../../dedup/journal/journal-block.h"
 
 #define MAX_BLOCKS 8u
 

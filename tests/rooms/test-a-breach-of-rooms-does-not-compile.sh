@@ -56,6 +56,7 @@ qcow2fmt/alloc.c io.h dedup.h,hash.h,index.h,export.h
 dedup/hash/hash.c checked.h io.h,index.h,dedup.h,qcow2.h
 dedup/index/table/segment.c hash.h index.h,dedup.h,config.h,journal.h,qcow2.h
 dedup/index/young.c segment.h dedup.h,config.h,journal.h,disk.h,qcow2.h,export.h
+dedup/journal/journal.c qcow2.h index.h,config.h,dedup.h,disk.h,export.h
 dedup/write.c index.h export.h,loop.h
 server/request.c dedup.h index.h,incarnation.h,segment.h
 ROOMS

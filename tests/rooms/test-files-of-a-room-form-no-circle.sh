@@ -10,7 +10,7 @@ build=$(cd "${BUILD_DIR:-build}" && pwd)
 
 die () { echo "FAIL: $*" >&2; exit 1; }
 
-for room in common io dedup/hash dedup/index/table dedup/index; do
+for room in common io dedup/hash dedup/index/table dedup/index dedup/journal; do
   circles=$(python3 "$here/circles.py" "$build" "$top" "$room") ||
     die "$room has circles: $circles"
 done

@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "checked.h"
+#include "config.h"
 #include "journal.h"
 
 #define BLOCKS 4096u
@@ -101,6 +102,16 @@ durable (void)
   return dedup_journal_durable_locked (e.j);
 }
 
+/* Where the journal of C lies, for one call. */
+static const struct dedup_journal_place *
+place_of (const struct dedup_config *c)
+{
+  static struct dedup_journal_place place;
+
+  place = dedup_config_place (c);
+  return &place;
+}
+
 struct found { uint64_t nr; bool in_order; };
 
 static int
@@ -126,7 +137,7 @@ assert_journal_has (uint64_t nr)
   struct found f = { 0, true };
   uint64_t next;
 
-  assert_int_equal (dedup_journal_read (e.mem, &e.c, 1, UINT64_MAX, found_cb,
+  assert_int_equal (dedup_journal_read (e.mem, place_of (&e.c), 1, UINT64_MAX, found_cb,
                                         &f, &next), 0);
   assert_true (f.in_order);
   assert_int_equal (f.nr, nr);

@@ -15,6 +15,7 @@
 #include <cmocka.h>
 
 #include "journal-block.h"
+#include "config.h"
 #include "journal.h"
 #include "wire.h"
 
@@ -42,6 +43,16 @@ seed_rng (uint64_t seed)
 
   rng_state = s ? strtoull (s, NULL, 0) : seed;
   print_message ("TEST_SEED=%llu\n", (unsigned long long) rng_state);
+}
+
+/* Where the journal of C lies, for one call. */
+static const struct dedup_journal_place *
+place_of (const struct dedup_config *c)
+{
+  static struct dedup_journal_place place;
+
+  place = dedup_config_place (c);
+  return &place;
 }
 
 struct env {
@@ -202,7 +213,7 @@ read_back (struct env *e, uint64_t from, struct found *f)
   uint64_t next;
 
   *f = (struct found) { .in_order = true };
-  assert_int_equal (dedup_journal_read (e->io, e->c, from, UINT64_MAX,
+  assert_int_equal (dedup_journal_read (e->io, place_of (e->c), from, UINT64_MAX,
                                         found_cb, f, &next), 0);
   return next;
 }
@@ -927,7 +938,7 @@ test_acknowledged_groups_of_many_threads_are_there (void **state)
     assert_int_equal (w[i].result, 0);
   print_message ("%u commits, %u syncs\n", THREADS * GROUPS, e.syncs);
   assert_true (e.syncs < THREADS * GROUPS);
-  assert_int_equal (dedup_journal_read (e.io, e.c, 1, UINT64_MAX, groups_cb,
+  assert_int_equal (dedup_journal_read (e.io, place_of (e.c), 1, UINT64_MAX, groups_cb,
                                         &g, &next), 0);
   assert_int_equal (next, durable (&e) + 1);
   assert_int_equal (g.in_group, 0);
@@ -1198,28 +1209,28 @@ test_read_keeps_to_its_bounds_and_reports_errors (void **state)
 
   env_start (&e, 1, 10);
   write_full_blocks (&e, 100);          /* more than a batch */
-  assert_int_equal (dedup_journal_read (e.io, e.c, 9, UINT64_MAX, found_cb,
+  assert_int_equal (dedup_journal_read (e.io, place_of (e.c), 9, UINT64_MAX, found_cb,
                                         &f, &next), -EINVAL);
-  assert_int_equal (dedup_journal_read (e.io, e.c, 10 + AREA_BLOCKS + 1,
+  assert_int_equal (dedup_journal_read (e.io, place_of (e.c), 10 + AREA_BLOCKS + 1,
                                         UINT64_MAX, found_cb, &f, &next),
                     -EINVAL);
-  assert_int_equal (dedup_journal_read (e.io, e.c, 10 + AREA_BLOCKS,
+  assert_int_equal (dedup_journal_read (e.io, place_of (e.c), 10 + AREA_BLOCKS,
                                         UINT64_MAX, found_cb, &f, &next), 0);
   assert_int_equal (next, 10 + AREA_BLOCKS);
-  assert_int_equal (dedup_journal_read (e.io, e.c, 10, 95, found_cb, &f,
+  assert_int_equal (dedup_journal_read (e.io, place_of (e.c), 10, 95, found_cb, &f,
                                         &next), 0);
   assert_int_equal (next, 95);
   assert_int_equal (f.nr_blocks, 85);
   f.stop_at = 20;
   f.stop_with = 1;
-  assert_int_equal (dedup_journal_read (e.io, e.c, 15, 95, found_cb, &f,
+  assert_int_equal (dedup_journal_read (e.io, place_of (e.c), 15, 95, found_cb, &f,
                                         &next), 0);
   assert_int_equal (next, 21);
   f.stop_with = -ENOMEM;
-  assert_int_equal (dedup_journal_read (e.io, e.c, 15, 95, found_cb, &f,
+  assert_int_equal (dedup_journal_read (e.io, place_of (e.c), 15, 95, found_cb, &f,
                                         &next), -ENOMEM);
   e.fail_reads = 1;
-  assert_int_equal (dedup_journal_read (e.io, e.c, 10, UINT64_MAX, found_cb,
+  assert_int_equal (dedup_journal_read (e.io, place_of (e.c), 10, UINT64_MAX, found_cb,
                                         &f, &next), -EIO);
   env_stop (&e);
 }

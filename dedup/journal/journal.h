@@ -9,12 +9,28 @@
 #ifndef DEDUP_JOURNAL_H
 #define DEDUP_JOURNAL_H
 
-#include "config.h"
 #include "io.h"
+#include "journal-limits.h"
 #include "lock.h"
 #include "record.h"
 
 struct dedup_journal;
+
+/* A contiguous range of blocks; the numbers of areas follow each other. */
+struct dedup_journal_area {
+  uint64_t host_off;
+  uint64_t first_seq;
+  uint32_t nr_blocks;
+};
+
+/* Where a journal lies, and which blocks in its areas are its own. */
+struct dedup_journal_place {
+  uint64_t store_id;
+  uint32_t epoch;               /* of blocks from EPOCH_START on */
+  uint64_t epoch_start;
+  const struct dedup_journal_area *areas;
+  uint32_t nr_areas;            /* never 0 */
+};
 
 struct dedup_journal_params {
   struct io_store *io;
@@ -114,7 +130,8 @@ struct dedup_journal_block {
  * invalid one or block TO (UINT64_MAX: none).  CB returns 0 to go on, 1 to
  * stop, -errno.  *NEXT is the number of the first block not handed over.
  * -EINVAL: FROM lies outside the areas; -EIO. */
-int dedup_journal_read (struct io_store *io, const struct dedup_config *c,
+int dedup_journal_read (struct io_store *io,
+                        const struct dedup_journal_place *c,
                         uint64_t from, uint64_t to,
                         int (*cb) (void *opaque,
                                    const struct dedup_journal_block *b),
@@ -130,12 +147,14 @@ struct dedup_journal_rest {
 
 /* Look at the place of each block from FROM on, wherever the journal ended.
  * -EIO, -ENOMEM. */
-int dedup_journal_rest (struct io_store *io, const struct dedup_config *c,
+int dedup_journal_rest (struct io_store *io,
+                        const struct dedup_journal_place *c,
                         uint64_t from, struct dedup_journal_rest *rest)
   MUST_CHECK;
 /* Is the block at the place of number NEXT, which is about to be written, one
- * that only a later configuration than C can have brought about?  *NEWER. */
-int dedup_journal_newer (struct io_store *io, const struct dedup_config *c,
+ * that only a later configuration than the one C is from can have brought about?  *NEWER. */
+int dedup_journal_newer (struct io_store *io,
+                         const struct dedup_journal_place *c,
                          uint64_t next, bool *newer) MUST_CHECK;
 
 /* Encode records as the first blocks of a new journal in memory: used when a

@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Every maximum of the journal, with its reason. */
+#ifndef DEDUP_JOURNAL_LIMITS_H
+#define DEDUP_JOURNAL_LIMITS_H
+
+#define DEDUP_BLOCK_SIZE 4096          /* journal block, docs/on-disk.md 3.2 */
+#define DEDUP_BLOCK_HEADER 48
+#define DEDUP_MAX_JOURNAL_AREAS 128    /* fits the configuration slot */
+
+#endif
