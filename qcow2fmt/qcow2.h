@@ -267,7 +267,7 @@ struct qcow2_change {
 };
 
 /* Told of each change as it is made, with the lock held.  Cannot fail: the
- * caller made room before (see dedup/journal.h). */
+ * caller made room before (see dedup/journal/journal.h). */
 struct qcow2_log {
   void (*append_locked) (void *opaque, const struct qcow2_change *change);
   uint64_t (*seq_locked) (void *opaque);  /* sequence number of the last
