@@ -411,7 +411,7 @@ int dedup_renew_epoch (struct dedup_disk *d, uint64_t next, bool *renewed,
 /* Forget the cuts of blocks below a number: nobody reads them again. */
 void dedup_forget_cuts (struct dedup_config *c, uint64_t below);
 
-/* --- create.c ------------------------------------------------------------------------------------ */
+/* --- adopt.c ------------------------------------------------------------------------------------ */
 
 /* May data be linked by the hash alone, where VERIFY is off? */
 int dedup_check_verify (enum dedup_hash_alg alg, bool verify, struct fault *f)

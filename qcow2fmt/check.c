@@ -20,7 +20,6 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -31,61 +30,6 @@
  * version 3 asks for (specification, "Snapshots"). */
 #define SNAPSHOT_EXTRA_SIZE_AT 36
 #define SNAPSHOT_EXTRA_V3 16
-
-static void
-report (struct check *c, bool is_leak, const char *fmt, va_list ap)
-{
-  char line[320];
-
-  if (c->p->problem) {
-    vsnprintf (line, sizeof line, fmt, ap);
-    fault_make_printable (line);
-    c->p->problem (c->p->opaque, is_leak, line);
-  }
-}
-
-void
-check_corrupt (struct check *c, const char *fmt, ...)
-{
-  va_list ap;
-
-  c->r->corruptions++;
-  va_start (ap, fmt);
-  report (c, false, fmt, ap);
-  va_end (ap);
-}
-
-void
-check_leak (struct check *c, const char *fmt, ...)
-{
-  va_list ap;
-
-  c->r->leaks++;
-  va_start (ap, fmt);
-  report (c, true, fmt, ap);
-  va_end (ap);
-}
-
-void
-check_error (struct check *c, int err, const char *fmt, ...)
-{
-  va_list ap;
-
-  c->r->errors++;
-  if (c->err == 0)
-    c->err = err;
-  va_start (ap, fmt);
-  report (c, false, fmt, ap);
-  va_end (ap);
-}
-
-void
-check_step (struct check *c)
-{
-  c->done++;
-  if (c->p->progress)
-    c->p->progress (c->p->opaque, MIN_OF (c->done, c->total), c->total);
-}
 
 /* How many times check_step is going to be called at the most: entries that
  * are 0 are passed over. */

@@ -44,7 +44,7 @@ struct check_site {
   uint64_t guest_off;     /* valid with a root */
 };
 
-/* --- check.c: the three kinds of finding, and progress -------------------- */
+/* --- check-report.c: the three kinds of finding, and progress ------------- */
 void check_corrupt (struct check *c, const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 2, 3)));
 void check_leak (struct check *c, const char *fmt, ...)
@@ -53,6 +53,8 @@ void check_leak (struct check *c, const char *fmt, ...)
 void check_error (struct check *c, int err, const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 3, 4)));
 void check_step (struct check *c);
+
+/* --- check.c -------------------------------------------------------------- */
 /* Count everything that refers to clusters, but for the refcount structures
  * themselves. */
 void check_references (struct check *c);
