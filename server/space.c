@@ -5,7 +5,9 @@
  * administrator needs to know twice.  So requests and jobs report their
  * results here, and their own errors for lack of space are not logged.
  *
- * Threads: any.  A request that succeeds while there is space reads one flag.
+ * Threads: any.  A request that succeeds while there is space reads one flag;
+ * all others take the mutex, under which the lines are written, too, so that
+ * they are in order.
  */
 #include <errno.h>
 #include <string.h>
@@ -37,12 +39,12 @@ srv_is_no_space (int r)
 }
 
 static void
-note_refused (struct srv_space *s, int r)
+note_refused_locked (struct srv_space *s, int r)
 {
-  uint64_t now = now_ns (s);
+  const uint64_t now = now_ns (s);
 
-  __atomic_store_n (&s->refused_ns, now, __ATOMIC_RELAXED);
-  if (__atomic_exchange_n (&s->gone, true, __ATOMIC_ACQ_REL))
+  s->refused_ns = now;
+  if (__atomic_exchange_n (&s->gone, true, __ATOMIC_RELAXED))
     return;
   s->quiet_ns = s->back_ns != 0 && now - s->back_ns < SOON * s->quiet_ns ?
     MIN_OF (2 * s->quiet_ns, QUIET_MAX_NS) : QUIET_MIN_NS;
@@ -51,14 +53,13 @@ note_refused (struct srv_space *s, int r)
 }
 
 static void
-note_success (struct srv_space *s)
+note_success_locked (struct srv_space *s)
 {
-  uint64_t now = now_ns (s);
-  uint64_t last = __atomic_load_n (&s->refused_ns, __ATOMIC_RELAXED);
+  const uint64_t now = now_ns (s);
 
-  if (now < last || now - last < s->quiet_ns)
+  if (now - s->refused_ns < s->quiet_ns)
     return;
-  if (!__atomic_exchange_n (&s->gone, false, __ATOMIC_ACQ_REL))
+  if (!__atomic_exchange_n (&s->gone, false, __ATOMIC_RELAXED))
     return;
   s->back_ns = now;
   log_line (s->log, LOG_INFO, "%s: there is space on the host again", s->path);
@@ -67,8 +68,14 @@ note_success (struct srv_space *s)
 void
 srv_space_note (struct srv_space *s, int r)
 {
-  if (srv_is_no_space (r))
-    note_refused (s, r);
-  else if (r >= 0 && __atomic_load_n (&s->gone, __ATOMIC_RELAXED))
-    note_success (s);
+  const bool refused = srv_is_no_space (r);
+
+  if (!refused && (r < 0 || !__atomic_load_n (&s->gone, __ATOMIC_RELAXED)))
+    return;
+  pthread_mutex_lock (&s->mutex);
+  if (refused)
+    note_refused_locked (s, r);
+  else
+    note_success_locked (s);
+  pthread_mutex_unlock (&s->mutex);
 }

@@ -4,6 +4,7 @@
 #ifndef DEDUP_SPACE_H
 #define DEDUP_SPACE_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -15,12 +16,13 @@ struct srv_space {              /* all zero is fine: it writes no lines */
   const struct log_sink *log;
   uint64_t (*now_ns) (void);    /* NULL: CLOCK_MONOTONIC */
 
-  /* Atomic: */
-  bool gone;
-  uint64_t refused_ns;          /* when something last found no space */
+  bool gone;                    /* atomic; changed under mutex */
 
-  /* By whoever changes gone: */
-  uint64_t back_ns;             /* when it last became false; 0: never */
+  pthread_mutex_t mutex;        /* all zero is an unlocked one */
+
+  /* Protected by mutex: */
+  uint64_t refused_ns;          /* when something last found no space */
+  uint64_t back_ns;             /* when gone last became false; 0: never */
   uint64_t quiet_ns;            /* see srv_space_note */
 };
 

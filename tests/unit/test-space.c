@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "space.h"
@@ -136,6 +137,57 @@ after_a_long_time_it_is_quick_again (void **state)
   assert_int_equal (infos, before + 1);
 }
 
+#define ROUNDS 300
+
+static pthread_barrier_t barrier;
+static struct srv_space shared;
+static bool round_done;         /* atomic */
+
+/* Each round has a disk of its own, which becomes full. */
+static void
+begin_round (void)
+{
+  shared = (struct srv_space) {
+    .path = "disk.qcow2", .log = &sink, .now_ns = fake_now,
+  };
+  round_done = false;
+  pthread_barrier_wait (&barrier);
+}
+
+static void *
+succeed (void *opaque)
+{
+  for (int i = 0; i < ROUNDS; ++i) {
+    pthread_barrier_wait (&barrier);
+    do
+      srv_space_note (&shared, 0);
+    while (!__atomic_load_n (&round_done, __ATOMIC_RELAXED));
+    srv_space_note (&shared, 0);
+    pthread_barrier_wait (&barrier);
+  }
+  return NULL;
+}
+
+static void
+a_success_at_the_same_moment_is_no_space (void **state)
+{
+  pthread_t thread;
+
+  begin (&shared);
+  pthread_barrier_init (&barrier, NULL, 2);
+  assert_int_equal (pthread_create (&thread, NULL, succeed, NULL), 0);
+  for (int i = 0; i < ROUNDS; ++i) {
+    begin_round ();
+    srv_space_note (&shared, -ENOSPC);
+    __atomic_store_n (&round_done, true, __ATOMIC_RELAXED);
+    pthread_barrier_wait (&barrier);
+  }
+  pthread_join (thread, NULL);
+  pthread_barrier_destroy (&barrier);
+  assert_int_equal (errors, ROUNDS);
+  assert_int_equal (infos, 0);
+}
+
 /* As a test that makes an export by hand has it. */
 static void
 all_zero_is_fine (void **state)
@@ -155,6 +207,7 @@ main (void)
     cmocka_unit_test (other_errors_say_nothing_of_space),
     cmocka_unit_test (a_disk_that_stays_full_does_not_fill_the_log),
     cmocka_unit_test (after_a_long_time_it_is_quick_again),
+    cmocka_unit_test (a_success_at_the_same_moment_is_no_space),
     cmocka_unit_test (all_zero_is_fine),
   };
 
