@@ -2,6 +2,10 @@
 /* How much memory the page cache may still take: MemAvailable of the machine, or
  * the smallest limit of a control group that this process is in, of version 1 or
  * 2, if that is less.  Pages that a process reads count as its group's.
+ *
+ * A service whose /proc has processes only (systemd's ProcSubset=pid) sees no
+ * MemAvailable.  The sum of what each memory node has free, and of its pages of
+ * files, stands for it then.
  */
 #include "free-memory.h"
 
@@ -22,20 +26,62 @@ open_below (const char *root, const char *path)
   return fopen (name, "re");
 }
 
+/* "NAME: 123 kB" somewhere in LINE: bytes, or 0. */
+static uint64_t
+bytes_in_line (const char *line, const char *name)
+{
+  const char *value = strstr (line, name);
+  uint64_t kib;
+
+  if (value == NULL || sscanf (value + strlen (name), ": %" SCNu64 " kB", &kib)
+      != 1)
+    return 0;
+  return kib << 10;
+}
+
+/* The sum of what F says of NAMES, which end with NULL.  Closes F. */
+static uint64_t
+sum_of_lines (FILE *f, const char *const *names)
+{
+  char line[256];
+  uint64_t sum = 0;
+
+  while (fgets (line, sizeof line, f))
+    for (size_t i = 0; names[i]; i++)
+      sum += bytes_in_line (line, names[i]);
+  fclose (f);
+  return sum;
+}
+
+/* Nodes may be missing; one that is past the limit counts as full. */
+#define MAX_NODES 64
+
+static uint64_t
+available_of_nodes (const char *root)
+{
+  static const char *const names[] = { "MemFree", "Active(file)",
+                                       "Inactive(file)", NULL };
+  char path[64];
+  uint64_t sum = 0;
+  FILE *f;
+
+  for (unsigned node = 0; node < MAX_NODES; node++) {
+    snprintf (path, sizeof path, "/sys/devices/system/node/node%u/meminfo",
+              node);
+    f = open_below (root, path);
+    if (f)
+      sum += sum_of_lines (f, names);
+  }
+  return sum;
+}
+
 static uint64_t
 available (const char *root)
 {
+  static const char *const names[] = { "MemAvailable", NULL };
   FILE *f = open_below (root, "/proc/meminfo");
-  char line[256];
-  uint64_t kib = 0;
 
-  if (f == NULL)
-    return 0;
-  while (fgets (line, sizeof line, f))
-    if (sscanf (line, "MemAvailable: %" SCNu64 " kB", &kib) == 1)
-      break;
-  fclose (f);
-  return kib << 10;
+  return f ? sum_of_lines (f, names) : available_of_nodes (root);
 }
 
 /* The number in PATH; UINT64_MAX if there is none ("max", no such file). */

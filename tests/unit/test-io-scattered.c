@@ -336,6 +336,16 @@ limits_of_control_groups_are_known (void **state)
   snprintf (root, sizeof root, "%s/test-memory-XXXXXX", tmp ? tmp : "/tmp");
   assert_non_null (mkdtemp (root));
   assert_int_equal (io_free_memory (root), 0);
+  /* As with ProcSubset=pid. */
+  write_below ("/sys/devices/system/node/node0/meminfo",
+               "Node 0 MemTotal: 9999 kB\nNode 0 MemFree:     100 kB\n"
+               "Node 0 Active:     7000 kB\nNode 0 Inactive:   7000 kB\n"
+               "Node 0 Active(file):    20 kB\nNode 0 Inactive(file): 3 kB\n"
+               "Node 0 Unevictable:       18100 kB\n");
+  assert_int_equal (io_free_memory (root), 123 << 10);
+  write_below ("/sys/devices/system/node/node2/meminfo",
+               "Node 2 MemFree:     1000 kB\n");
+  assert_int_equal (io_free_memory (root), 1123 << 10);
   write_below ("/proc/meminfo", "MemTotal: 9000 kB\nMemFree: 5 kB\n"
                "MemAvailable:    4000 kB\n");
   assert_int_equal (io_free_memory (root), 4000 << 10);
