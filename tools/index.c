@@ -153,16 +153,37 @@ index_disk (struct dedup_disk *d, const struct index_args *a,
 
 /* --- Output ------------------------------------------------------------------- */
 
+/* PATH as a word for the shell. */
+static void
+print_quoted (const char *path)
+{
+  static const char plain[] = "abcdefghijklmnopqrstuvwxyz"
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+,=:@%";
+
+  if (path[strspn (path, plain)] == '\0') {
+    printf ("%s", path);
+    return;
+  }
+  putchar ('\'');
+  for (; *path; path++)
+    if (*path == '\'')
+      printf ("'\\''");
+    else
+      putchar (*path);
+  putchar ('\'');
+}
+
 /* Larger clusters are seldom equal as a whole. */
 static void
 print_how_to_convert (const struct index_args *a, uint64_t cluster_size)
 {
   char human[32];
 
-  printf ("%s: its clusters of %s share little, as a whole cluster must be "
-          "equal; clusters of 4 KiB share more: qemu-img convert -O qcow2 "
-          "-o cluster_size=4k %s NEW.qcow2 && qcow2-dedup index NEW.qcow2\n",
-          a->path, tool_human (cluster_size, human), a->path);
+  printf ("%s: clusters of 4 KiB would share more than its clusters of %s, as a "
+          "whole cluster must be equal: qemu-img convert -O qcow2 "
+          "-o cluster_size=4k ", a->path, tool_human (cluster_size, human));
+  print_quoted (a->path);
+  printf (" NEW.qcow2 && qcow2-dedup index NEW.qcow2\n");
 }
 
 static void
