@@ -451,7 +451,7 @@ int qcow2_suspect_step (struct qcow2_image *img) MUST_CHECK;
 bool qcow2_suspects_due_locked (struct qcow2_image *img);
 /* Clusters that hold something: neither known free nor in quarantine. */
 uint64_t qcow2_in_use_locked (struct qcow2_image *img);
-/* How many clusters at the frontier's end are free? */
+/* How many clusters at the frontier's end are free, and no suspects? */
 uint64_t qcow2_free_tail_locked (struct qcow2_image *img);
 /* Free again what the pool of clusters for tables holds. */
 void qcow2_pool_give_back_locked (struct qcow2_image *img);

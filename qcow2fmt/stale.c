@@ -37,9 +37,8 @@ qcow2_stale_put (struct qcow2_alloc *a, uint64_t host_idx, uint64_t count)
 void
 qcow2_suspect_put (struct qcow2_alloc *a, uint64_t host_idx, uint64_t count)
 {
-  int r = qcow2_bitmap_set (a->suspect, host_idx, count);
-
-  (void) r;
+  if (qcow2_bitmap_set (a->suspect, host_idx, count) < 0)
+    a->suspects_lost = true;
 }
 
 void
@@ -114,7 +113,11 @@ qcow2_free_tail_locked (struct qcow2_image *img)
   uint64_t n = 0;
 
   assert (lock_held (&img->lock));
-  while (n < a->frontier && qcow2_bitmap_test (a->free, a->frontier - n - 1))
+  if (a->suspects_lost)
+    return 0;
+  while (n < a->frontier &&
+         qcow2_bitmap_test (a->free, a->frontier - n - 1) &&
+         !qcow2_bitmap_test (a->suspect, a->frontier - n - 1))
     n++;
   return n;
 }

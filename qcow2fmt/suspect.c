@@ -20,6 +20,8 @@
  * scan, and is in the file until it is changed.  An L2 table that was copied
  * since (a snapshot's) is found where it was copied from.
  *
+ * Until then the file is not cut off before a suspect either, at close.
+ *
  * Left alone until they are used: suspects where the host does not tell what it
  * holds (devices); in images with persistent bitmaps, whose clusters no L2 table
  * names; with an external data file; and if a table can't be read.
@@ -34,11 +36,12 @@
 #include "checked.h"
 #include "image.h"
 
-/* Of one step: questions to the host, bytes of tables, entries looked at under
- * one hold of the lock. */
+/* Of one step: questions to the host, bytes of tables; of one hold of the lock:
+ * entries looked at, runs that become stale. */
 #define STEP_QUESTIONS 2048
 #define STEP_BYTES (UINT64_C (2) << 20)
 #define ENTRIES_PER_HOLD 4096
+#define RUNS_PER_HOLD 2048
 
 enum phase { ASK_HOST, READ_TABLES, DONE };
 
@@ -85,10 +88,10 @@ set_phase (struct qcow2_image *img, enum phase phase)
   img->alloc.suspects->next = 0;
 }
 
+/* They stay suspects. */
 static int
 leave_alone (struct qcow2_image *img)
 {
-  forget (img, 0, UINT64_MAX - QCOW2_BITMAP_CHUNK);
   set_phase (img, DONE);
   return 0;
 }
@@ -201,25 +204,38 @@ next_root (struct qcow2_image *img, struct qcow2_suspects *s)
     ? -EIO : 1;
 }
 
+/* Suspects become stale, as many runs as one hold of the lock should take.
+ * False: there are no more. */
+static bool
+some_become_stale (struct qcow2_image *img)
+{
+  struct qcow2_alloc *a = &img->alloc;
+  LOCK_FOR_SCOPE (&img->lock);
+  uint64_t idx, n;
+
+  for (unsigned i = 0; i < RUNS_PER_HOLD; ++i) {
+    idx = qcow2_bitmap_next (a->suspect, 0);
+    if (idx == QCOW2_BITMAP_NONE)
+      return false;
+    n = qcow2_bitmap_run (a->suspect, idx, QCOW2_BITMAP_CHUNK);
+    qcow2_bitmap_clear (a->suspect, idx, n);
+    qcow2_stale_put (a, idx, n);
+  }
+  return true;
+}
+
 /* All that is left is nobody's. */
 static int
 become_stale (struct qcow2_image *img, struct qcow2_suspects *s)
 {
-  struct qcow2_alloc *a = &img->alloc;
-  uint64_t idx, n;
-
-  set_phase (img, DONE);
   if (s->nr_in_use > 0)
     log_line (img->log_sink, LOG_ERROR, "%s: %llu clusters are in use though "
               "their refcounts are 0, and are left alone: run qemu-img check",
               img->path ? img->path : "image",
               (unsigned long long) s->nr_in_use);
-  LOCK_FOR_SCOPE (&img->lock);
-  while ((idx = qcow2_bitmap_next (a->suspect, 0)) != QCOW2_BITMAP_NONE) {
-    n = qcow2_bitmap_run (a->suspect, idx, QCOW2_BITMAP_CHUNK);
-    qcow2_bitmap_clear (a->suspect, idx, n);
-    qcow2_stale_put (a, idx, n);
-  }
+  while (some_become_stale (img))
+    ;
+  set_phase (img, DONE);
   return 0;
 }
 
