@@ -470,10 +470,12 @@ begin (struct dedup_disk *d)
 {
   struct dedup_store_file *sf = d->store_file;
   struct dedup_config *c = d->config;
-  const uint64_t before = sf->belongs ? c->store_session : 0;
-  uint64_t session;
-  int r;
+  uint64_t session, before;
+  int r = dedup_config_settle (d);   /* so that BEFORE is the durable one's */
 
+  if (r < 0)
+    return r;
+  before = sf->belongs ? c->store_session : 0;
   do
     if (getrandom (&session, sizeof session, 0) != sizeof session)
       return -EIO;

@@ -41,6 +41,16 @@ store_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
   return calls++ >= fail_from ? fail_with : 0;
 }
 
+static bool no_config;    /* no space for a configuration; its place: */
+static struct dedup_ext config_place;
+
+static int
+image_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
+{
+  return no_config && call == IO_PWRITE &&
+    host_off - config_place.config_off < config_place.config_size ? -ENOSPC : 0;
+}
+
 /* --- Disks ---------------------------------------------------------------- */
 
 static void
@@ -533,6 +543,32 @@ crash_while_it_begins_loses_nothing (void **state)
   io_close (store);
 }
 
+/* Twice it finds no space to say which session is the file's.  The next one finds
+ * that of the configuration that is durable. */
+static void
+no_space_when_it_begins_loses_nothing (void **state)
+{
+  struct io_store *store, *io = two_files (&store), *faulty;
+  struct dedup_disk *d;
+
+  assert_int_equal (io_faulty_new (io, image_cb, NULL, &faulty), 0);
+  nr_lost = 0;
+  d = open_disk (faulty, store, true);
+  config_place = d->ext;
+  no_config = true;
+  pthread_mutex_lock (&d->maintenance);
+  assert_false (dedup_store_file_ready (d));
+  assert_false (dedup_store_file_ready (d));
+  pthread_mutex_unlock (&d->maintenance);
+  dedup_free (d);                        /* a crash */
+  no_config = false;
+  assert_int_equal (session (faulty, store, 1, 600), 0);
+  assert_int_equal (nr_lost, 0);
+  assert_clean (faulty, store);
+  io_close (faulty);
+  io_close (store);
+}
+
 /* Writes go on, and the index in the image. */
 static void
 full_it_lets_writes_go_on (void **state)
@@ -572,6 +608,7 @@ main (void)
     cmocka_unit_test (anything_else_is_refused),
     cmocka_unit_test (copies_of_an_image_take_it_over),
     cmocka_unit_test (crash_while_it_begins_loses_nothing),
+    cmocka_unit_test (no_space_when_it_begins_loses_nothing),
     cmocka_unit_test (full_it_lets_writes_go_on),
   };
 
