@@ -306,7 +306,7 @@ dedup_area_contains (const struct dedup_disk *d, uint64_t host_idx)
         off >= a.host_off && off - a.host_off < a.size)
       return true;
   }
-  return false;
+  return d->index != NULL && dedup_index_will_free (d->index, off);
 }
 
 /* --- are they what they should be? ------------------------------------------------ */

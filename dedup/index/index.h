@@ -165,6 +165,8 @@ int dedup_index_load_next (struct dedup_index *x) MUST_CHECK;
 int dedup_index_drop_frozen (struct dedup_index *x) MUST_CHECK;
 /* Frees the space of dropped tables that nobody reads any more. */
 int dedup_index_reap (struct dedup_index *x) MUST_CHECK;
+/* True if HOST_OFF lies in an area that reap will free: nobody else may. */
+bool dedup_index_will_free (const struct dedup_index *x, uint64_t host_off);
 
 /* One step of a merge (one segment), or the conversion of one incarnation.  At
  * most one is under way at a time.  Start and finish are editing; work may run

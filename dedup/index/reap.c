@@ -15,6 +15,18 @@ is_read (const struct index_retired *p)
     (p->inc && dedup_incarnation_users (p->inc) > 1);
 }
 
+bool
+dedup_index_will_free (const struct dedup_index *x, uint64_t host_off)
+{
+  size_t i;
+
+  for (i = 0; i < x->nr_retired; i++)
+    if (host_off >= x->retired[i].host_off &&
+        host_off - x->retired[i].host_off < x->retired[i].size_bytes)
+      return true;
+  return false;
+}
+
 int
 dedup_index_reap (struct dedup_index *x)
 {
