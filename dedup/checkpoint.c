@@ -361,7 +361,7 @@ is_exact (struct dedup_disk *d)
 }
 
 static int
-release_reusable (struct dedup_disk *d)
+release_some (struct dedup_disk *d)
 {
   CLEANUP_FREE struct qcow2_run *runs = NULL;
   size_t nr;
@@ -388,6 +388,17 @@ release_reusable (struct dedup_disk *d)
   return r;
 }
 
+static int
+release_reusable (struct dedup_disk *d)
+{
+  int r;
+
+  dedup_freeing_begin (d);
+  r = release_some (d);
+  dedup_freeing_end (d);
+  return r;
+}
+
 /* With an exact index the disk is not closed as clean in between: what was
  * taken is not in quarantine any more, and not forgotten yet. */
 int
@@ -395,8 +406,10 @@ dedup_release_quarantine (struct dedup_disk *d)
 {
   int r;
 
-  if (!is_exact (d) || quarantined (d) == 0)
+  if (!is_exact (d))
     return release_reusable (d);
+  if (quarantined (d) == 0)     /* else not without the gate */
+    return 0;
   r = dedup_change_begin (d);
   if (r < 0)
     return r;

@@ -135,7 +135,11 @@ find_space (struct dedup_disk *d)
   do
     r = qcow2_scan_step (d->img, no_garbage, NULL);
   while (r == 1);
-  return r < 0 ? r : dedup_direct_flush (d);
+  if (r == 0)
+    r = dedup_direct_flush (d);
+  if (r == 0)
+    dedup_wait_for_freeing (d);
+  return r;
 }
 
 /* A run for the places from I on that want one. */

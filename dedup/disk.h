@@ -161,7 +161,18 @@ struct dedup_give_back {
   /* Protected by the disk's lock: */
   uint64_t left;                     /* clusters that were found unneeded */
   bool unable;                       /* the host can't take anything back */
+  unsigned freeing, waiting;         /* threads: see dedup_freeing_begin */
+  uint64_t freed;                    /* times that one of them ended */
+  pthread_cond_t changed;            /* waits with lock: that grew */
 };
+
+/* Between these calls the caller takes clusters from the free ones or out of
+ * quarantine, and makes them free (again): without the lock they are in neither
+ * place.  It waits for I/O, commits and the gate only. */
+void dedup_freeing_begin (struct dedup_disk *d);
+void dedup_freeing_end (struct dedup_disk *d);
+/* Nothing is free: wait for those that are between them. */
+void dedup_wait_for_freeing (struct dedup_disk *d);
 
 /* Give the space of the trimmed ones of RUNS back, which may be reused (law 6)
  * but are not free yet; marks them as emptied. */
@@ -242,8 +253,10 @@ struct dedup_disk {
 /* Data written since the last commit that makes one due: bounds what a
  * recovery must verify, 64 MiB of hashing and reading. */
 #define DEDUP_UNCOMMITTED_HIGH (UINT64_C (64) << 20)
-/* Bytes of clusters in quarantine that make a commit due, and that a writer
- * waits for: see quarantine_high in give-back.c. */
+/* Clusters that commits make usable: none while a configuration is owed, or
+ * commits would be due all the time, each with a block of the journal. */
+uint64_t dedup_quarantined_locked (struct dedup_disk *d);
+/* Are there so many in quarantine that a commit is due?  See quarantine_high in give-back.c. */
 bool dedup_quarantine_due_locked (struct dedup_disk *d);
 /* Before an operation, without locks: if commits can't keep up with what is
  * being overwritten, make what was freed usable first. */
@@ -323,7 +336,8 @@ int dedup_area_alloc (struct dedup_disk *d, uint64_t size,
  * Maintenance. */
 int dedup_area_free (struct dedup_disk *d, uint64_t host_off, uint64_t size)
   MUST_CHECK;
-/* Is a cluster inside an area that the configuration lists? */
+/* Is a cluster inside an area that the configuration lists, or that the index
+ * frees itself when nobody reads it any more? */
 bool dedup_area_contains (const struct dedup_disk *d, uint64_t host_idx);
 /* Guard every area (qcow2_guard_begin came before).  FAULT_CORRUPT: one of
  * them overlaps a table. */

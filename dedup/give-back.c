@@ -17,7 +17,8 @@
  *
  * Law 6 holds for all of it: only what has left quarantine is ever free.  Who
  * empties clusters has taken them from the free ones, so that nobody writes
- * there meanwhile.
+ * there meanwhile.  A writer that finds no cluster waits for them before it says
+ * that there are none.
  *
  * The job needs neither the gate nor the maintenance mutex: no table changes.
  */
@@ -34,6 +35,50 @@
 /* What a close may take. */
 #define CLOSE_NS (UINT64_C (3) * 1000 * 1000 * 1000)
 
+/* --- Clusters that are about to be free -------------------------------------- */
+
+void
+dedup_freeing_begin (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  d->give.freeing++;
+}
+
+void
+dedup_freeing_end (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  assert (d->give.freeing > 0);
+  d->give.freeing--;
+  d->give.freed++;
+  pthread_cond_broadcast (&d->give.changed);
+}
+
+/* Whoever was at it then is through, or many others are. */
+#define ENOUGH_FREED 64
+
+void
+dedup_wait_for_freeing (struct dedup_disk *d)
+{
+  struct dedup_give_back *g = &d->give;
+  LOCK_FOR_SCOPE (d->lock);
+  const uint64_t before = g->freed;
+
+  g->waiting++;
+  g->left = 0;                  /* what is left is needed */
+  while (g->freeing > 0 && g->freed - before < ENOUGH_FREED)
+    lock_wait (d->lock, &g->changed);
+  g->waiting--;
+}
+
+static bool
+somebody_waits (struct dedup_disk *d)
+{
+  LOCK_FOR_SCOPE (d->lock);
+  return d->give.waiting > 0;
+}
+
+/* -EINTR: somebody waits for clusters. */
 static int
 empty_run (struct dedup_disk *d, const struct qcow2_run *run)
 {
@@ -43,7 +88,7 @@ empty_run (struct dedup_disk *d, const struct qcow2_run *run)
 
   for (; left > 0 && r == 0; off += n, left -= n) {
     n = MIN_OF (left, DISCARD_BYTES);
-    r = io_discard (d->io, off, n);
+    r = somebody_waits (d) ? -EINTR : io_discard (d->io, off, n);
   }
   return r;
 }
@@ -99,10 +144,17 @@ quarantine_high_locked (struct dedup_disk *d)
   return MIN_OF (bytes, QUARANTINE_MOST);
 }
 
+uint64_t
+dedup_quarantined_locked (struct dedup_disk *d)
+{
+  assert (lock_held (d->lock));
+  return dedup_config_owed (d) ? 0 : qcow2_quarantined_locked (d->img);
+}
+
 static uint64_t
 quarantined_bytes_locked (struct dedup_disk *d)
 {
-  return qcow2_quarantined_locked (d->img) << d->cluster_bits;
+  return dedup_quarantined_locked (d) << d->cluster_bits;
 }
 
 bool
@@ -156,6 +208,7 @@ empty_slice (struct dedup_disk *d, uint64_t clusters)
 
   if (runs == NULL)
     return -ENOMEM;
+  dedup_freeing_begin (d);
   clusters = MIN_OF (clusters, MAX_OF (SLICE_BYTES >> d->cluster_bits, 1));
   lock_acquire (d->lock);
   nr = qcow2_take_stale_locked (d->img, &d->give.from, clusters, runs,
@@ -169,9 +222,10 @@ empty_slice (struct dedup_disk *d, uint64_t clusters)
   lock_acquire (d->lock);
   qcow2_put_emptied_locked (d->img, runs, nr);
   lock_release (d->lock);
+  dedup_freeing_end (d);
   if (r == -EOPNOTSUPP)
     set_unable (d);
-  return r == -EOPNOTSUPP ? 0 : r;
+  return r == -EOPNOTSUPP || r == -EINTR ? 0 : r;
 }
 
 /* How many clusters no writer has needed since this was called last; less what

@@ -242,6 +242,8 @@ dedup_find_space (struct dedup_disk *d)
       ;
   if (r >= 0)
     r = dedup_drain_quarantine (d);
+  if (r >= 0)
+    dedup_wait_for_freeing (d);
   pthread_mutex_unlock (&d->maintenance);
   return r;
 }
@@ -263,7 +265,7 @@ dedup_due (struct dedup_disk *d, unsigned *urgent)
   if (d->failed)
     return 0;
   if (dedup_journal_pending_locked (d->journal) > 0 ||
-      qcow2_quarantined_locked (d->img) > 0)
+      dedup_quarantined_locked (d) > 0)
     due |= DEDUP_JOB_COMMIT;
   if (commit_due_locked (d) ||
       dedup_quarantine_due_locked (d) || dedup_spare_due_locked (d) ||
@@ -304,7 +306,7 @@ commit_job (struct dedup_disk *d)
   lock_acquire (d->lock);
   d->commit_asked = false;
   idle = dedup_journal_pending_locked (d->journal) == 0 &&
-    qcow2_quarantined_locked (d->img) > 0;
+    dedup_quarantined_locked (d) > 0;
   lock_release (d->lock);
   r = idle ? dedup_commit_empty (d) : dedup_flush (d);
   if (r == 0 && idle)           /* to say so, and to say that: see law 6 */

@@ -417,6 +417,7 @@ new_disk (struct io_store *io, const struct dedup_open_params *p,
   pthread_mutex_init (&d->maintenance, NULL);
   pthread_cond_init (&d->gate, NULL);
   pthread_cond_init (&d->merged, NULL);
+  pthread_cond_init (&d->give.changed, NULL);
   pthread_cond_init (&d->claims.changed, NULL);
   *out = d;
   return 0;
@@ -681,6 +682,7 @@ dedup_free (struct dedup_disk *d)
   pthread_cond_destroy (&d->claims.changed);
   pthread_cond_destroy (&d->gate);
   pthread_cond_destroy (&d->merged);
+  pthread_cond_destroy (&d->give.changed);
   pthread_mutex_destroy (&d->maintenance);
   free (d->config);
   free (d->path);

@@ -3,10 +3,12 @@
  * or left by an earlier session; not what writers need, what an entry names
  * whatever its refcount says, or what a crash might bring back. */
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "checked.h"
@@ -24,7 +26,15 @@ struct world {
   unsigned discards;
   int discard_result;
   bool unreadable;
+  bool no_config;          /* there is no space for a configuration */
+  uint64_t full_from;      /* the host is: there is no space from here; 0: no */
+  unsigned syncs;
+  bool writes_meanwhile;   /* a thread writes while the first discard is done */
+  pthread_t writer;
+  int writer_result;
 };
+
+static void *write_one (void *opaque);
 
 static int
 on_call (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
@@ -33,8 +43,20 @@ on_call (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
 
   if (call == IO_PREAD && w->unreadable)
     return -EIO;
+  if (call == IO_PWRITE && w->no_config &&
+      host_off - w->d->ext.config_off < w->d->ext.config_size)
+    return -ENOSPC;
+  if ((call == IO_PWRITE || call == IO_ALLOCATE) && w->full_from > 0 &&
+      host_off + len > w->full_from)
+    return -ENOSPC;
+  w->syncs += call == IO_SYNC;
   if (call != IO_DISCARD)
     return 0;
+  if (w->writes_meanwhile) {
+    w->writes_meanwhile = false;
+    assert_int_equal (pthread_create (&w->writer, NULL, write_one, w), 0);
+    usleep (200000);             /* it waits by then, or has failed */
+  }
   w->discards++;
   return w->discard_result;
 }
@@ -58,6 +80,7 @@ setup (void **state)
   struct dedup_create_params p = {
     .image = { .virtual_size = NR * CLUSTER, .cluster_bits = 12,
                .refcount_order = 4 },
+    .order = 16,             /* a journal of some MiB */
   };
   struct world *w = calloc (1, sizeof *w);
   struct fault f = { 0 };
@@ -243,6 +266,120 @@ test_what_a_crash_forgot_is_found (void **state)
   assert_int_equal (blocks_with_data (w), NR / 2);
 }
 
+/* --- Full devices, full hosts ------------------------------------------------ */
+
+static void *
+write_one (void *opaque)
+{
+  struct world *w = opaque;
+  uint8_t buf[CLUSTER];
+
+  memset (buf, 0x77, sizeof buf);
+  w->writer_result = dedup_write (w->d, 0, buf, NR - 1, 1);
+  return NULL;
+}
+
+#define MAX_RUNS 256
+
+/* All that is free in the file; how many runs. */
+static size_t
+reserve_all (struct world *w, struct qcow2_run *runs)
+{
+  LOCK_FOR_SCOPE (w->d->lock);
+  const uint64_t end = qcow2_frontier_locked (w->d->img);
+  size_t n = 0;
+
+  do
+    assert_int_equal (qcow2_reserve_locked (w->d->img, FEW, &runs[n]), 0);
+  while (runs[n].host_idx < end && ++n < MAX_RUNS);
+  assert_true (n < MAX_RUNS);
+  qcow2_unreserve_locked (w->d->img, &runs[n]);
+  return n;
+}
+
+static void
+unreserve_all (struct world *w, const struct qcow2_run *runs, size_t nr)
+{
+  LOCK_FOR_SCOPE (w->d->lock);
+
+  while (nr-- > 0)
+    qcow2_unreserve_locked (w->d->img, &runs[nr]);
+}
+
+/* The only clusters with space that are not in use are in quarantine.  When they
+ * leave it or, if JOB, by the job, their space is given back, and while the host is
+ * at it a thread writes: it waits for them. */
+static void
+write_while_all_is_given_back (struct world *w, bool job)
+{
+  struct qcow2_run runs[MAX_RUNS];
+  size_t nr;
+
+  run_due (w, DEDUP_JOB_SCAN, 40);
+  nr = reserve_all (w, runs);
+  w->full_from = (uint64_t) io_size (w->below);
+  w->writes_meanwhile = !job;
+  assert_int_equal (dedup_drain_quarantine (w->d), 0);
+  if (job) {
+    w->writes_meanwhile = true;
+    run_due (w, DEDUP_JOB_GIVE_BACK, 12);
+  }
+  assert_false (w->writes_meanwhile);
+  assert_int_equal (pthread_join (w->writer, NULL), 0);
+  assert_int_equal (w->writer_result, 0);
+  w->full_from = 0;
+  unreserve_all (w, runs, nr);
+}
+
+static void
+test_a_writer_waits_for_stale_clusters_that_are_emptied (void **state)
+{
+  struct world *w = *state;
+
+  write_new (w, NR - 2, 1);      /* the tables are there */
+  write_new (w, 0, FEW);
+  write_new (w, 0, FEW);
+  write_while_all_is_given_back (w, true);
+}
+
+static void
+test_a_writer_waits_for_trimmed_clusters_that_are_emptied (void **state)
+{
+  struct world *w = *state;
+
+  write_new (w, NR - 2, 1);
+  write_new (w, 0, FEW);
+  assert_int_equal (dedup_unmap (w->d, 0, 0, FEW, DEDUP_TRIM), 0);
+  write_while_all_is_given_back (w, false);
+}
+
+/* Nothing leaves quarantine while a configuration is owed.  So no commit is due
+ * for it, and no writer makes one for each write. */
+static void
+test_quarantine_makes_no_commits_while_a_configuration_is_owed (void **state)
+{
+  struct world *w = *state;
+  unsigned i, urgent, syncs;
+
+  write_new (w, 0, NR);
+  w->no_config = true;
+  assert_int_equal (dedup_run (w->d, DEDUP_JOB_CHECKPOINT), -ENOSPC);
+  for (i = 0; i < 16; i++) {
+    write_new (w, 0, NR);
+    assert_int_equal (dedup_flush (w->d), 0);
+  }
+  syncs = w->syncs;
+  write_new (w, 0, 8);
+  assert_int_equal (w->syncs, syncs);
+  assert_int_equal (dedup_flush (w->d), 0);
+  assert_false (dedup_due (w->d, &urgent) & DEDUP_JOB_COMMIT);
+  w->no_config = false;
+  assert_int_equal (dedup_run (w->d, DEDUP_JOB_CHECKPOINT), 0);
+  assert_true (dedup_due (w->d, &urgent) & DEDUP_JOB_COMMIT);
+  rest (w);
+  assert_int_equal (blocks_with_data (w), NR);
+}
+
 /* --- Refcounts that are wrong ----------------------------------------------- */
 
 /* Let the file say that the cluster of guest cluster GUEST_IDX is free: refcount
@@ -421,6 +558,9 @@ main (void)
     TEST (test_what_writers_use_again_stays),
     TEST (test_a_close_gives_back_what_was_freed),
     TEST (test_what_a_crash_forgot_is_found),
+    TEST (test_a_writer_waits_for_stale_clusters_that_are_emptied),
+    TEST (test_a_writer_waits_for_trimmed_clusters_that_are_emptied),
+    TEST (test_quarantine_makes_no_commits_while_a_configuration_is_owed),
     TEST (test_what_an_entry_names_is_not_emptied),
     TEST (test_a_tail_that_was_not_looked_at_is_not_cut_off),
     TEST (test_a_tail_that_nobody_can_tell_of_is_not_cut_off),
