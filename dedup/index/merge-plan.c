@@ -57,7 +57,8 @@ struct choice {
   unsigned out_level;
 };
 
-/* Entries of which half are dead, but for some young ones. */
+/* Returns the number of entries from which on half are dead, apart from some young
+ * ones. */
 static uint64_t
 too_many (struct dedup_index *x)
 {
@@ -65,8 +66,8 @@ too_many (struct dedup_index *x)
     ((uint64_t) MERGE_TIER * DEDUP_BUCKET_SLOTS << x->manifest->order);
 }
 
-/* Is an incarnation older than what is of this AGE, but no older than *NR
- * others?  *NR: how many are older. */
+/* True if an incarnation is older than AGE, but not one of the *NR oldest.  *NR
+ * becomes the number of incarnations that are older than AGE. */
 static bool
 more_incarnations (const struct dedup_index_manifest *m, uint64_t age, size_t *nr)
 {
@@ -77,7 +78,7 @@ more_incarnations (const struct dedup_index_manifest *m, uint64_t age, size_t *n
   return *nr > before;
 }
 
-/* The runs of C, oldest first; the caller frees. */
+/* Returns the runs of M, oldest first; the caller frees them. */
 static struct run *
 list_runs (const struct dedup_index_manifest *m, size_t *nr)
 {
@@ -105,8 +106,8 @@ list_runs (const struct dedup_index_manifest *m, size_t *nr)
 
 /* --- Choosing ------------------------------------------------------------ */
 
-/* May run I be merged with the one before it?  Not across an incarnation: what
- * is older than that would come to stand before it. */
+/* True if run I may be merged with the one before it.  Not across an incarnation:
+ * entries that are older than it would come to be asked before it. */
 static bool
 joins (const struct run *v, size_t i)
 {
@@ -123,7 +124,7 @@ consider (struct choice *best, bool *any, struct choice c)
   *any = true;
 }
 
-/* Those that were begun. */
+/* Considers the merges that were begun. */
 static void
 consider_begun (const struct run *v, size_t nr, struct choice *best, bool *any)
 {
@@ -186,8 +187,9 @@ consider_bottom (const struct run *v, size_t nr, struct choice *best,
       .out_level = DEDUP_MAX_LEVEL });
 }
 
-/* Not for a few young runs behind a large one, or one would be written again
- * and again for them. */
+/* Considers a merge of nearly everything into the oldest run, where too many entries
+ * are dead.  Not for a few young runs behind a large one, which would be written
+ * again and again for them. */
 static void
 consider_stale (struct dedup_index *x, const struct run *v, size_t nr,
                 struct choice *best, bool *any)
@@ -233,8 +235,9 @@ consider_idle (const struct run *v, size_t nr, struct choice *best, bool *any)
       .out_level = level_above (first == 0, lowest, highest) });
 }
 
-/* Under a bound on RAM, runs stay in order of age, and none becomes so large
- * that much goes with it; what is about to go is left alone (window.c). */
+/* Under a bound on memory, runs stay in order of age, and none becomes so large
+ * that dropping it would forget much; tables that are about to be forgotten are
+ * left alone (memory-limit.c). */
 static void
 consider_window (const struct dedup_index *x, const struct run *v, size_t nr,
                  struct choice *best, bool *any)
@@ -273,7 +276,8 @@ choose (struct dedup_index *x, const struct run *v, size_t nr, bool idle,
 {
   bool any = false;
 
-  /* With a limit, what is oldest goes; joined with younger ones it would not. */
+  /* With a limit the oldest table is dropped, which could not be done if it were
+   * merged with younger ones. */
   if (x->manifest->max_incarnations != 0)
     return false;
   consider_begun (v, nr, best, &any);
@@ -289,7 +293,7 @@ choose (struct dedup_index *x, const struct run *v, size_t nr, bool idle,
   return any;
 }
 
-/* What to merge first: *BEST, if anything. */
+/* Finds the merge that comes first: *BEST; false: there is none. */
 static bool
 look_for_merge (struct dedup_index *x, bool idle, struct choice *best)
 {
@@ -308,8 +312,8 @@ merge_wanted (struct dedup_index *x, bool idle)
   return conversion_possible (x) || look_for_merge (x, idle, &c);
 }
 
-/* Before all merges but those of level 0: so there are no more tables than
- * before meanwhile, and what merges make next is in order of levels. */
+/* Conversions come before all merges but those of level 0: so there are never more
+ * tables than before, and the outputs of the next merges are in order of levels. */
 bool
 convert_is_next (struct dedup_index *x)
 {
@@ -334,7 +338,8 @@ is_input (const struct run *r, size_t i, const struct choice *c)
     : i >= c->first && i < c->first + c->nr;
 }
 
-/* Where it goes on: behind its output, and where its inputs begin. */
+/* Returns the prefix at which the merge continues: behind its output, and where its
+ * inputs begin. */
 static uint64_t
 find_start (const struct dedup_index *x, const struct run *v, size_t nr,
             const struct choice *c)
