@@ -161,7 +161,9 @@ dedup_clean (struct dedup_disk *d)
   lock_release (d->lock);
   if (!dirty)
     return 0;
-  r = drain_exact (d);
+  r = dedup_config_settle (d);  /* nothing leaves quarantine before */
+  if (r == 0)
+    r = drain_exact (d);
   if (r < 0)
     return r;
   if (!close_gate (d))

@@ -31,6 +31,7 @@ struct data_world {
   /* While a segment of the index is read: */
   void (*meanwhile) (struct data_world *);   /* done once, if set */
   bool unreadable;
+  bool no_config;                /* no space for a configuration */
   unsigned nr_failed, nr_others;   /* reads: so made to fail; not of the index */
 };
 
@@ -52,6 +53,9 @@ io_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
   struct data_world *w = opaque;
   void (*meanwhile) (struct data_world *) = w->meanwhile;
 
+  if (call == IO_PWRITE && w->no_config &&
+      host_off - w->d->ext.config_off < w->d->ext.config_size)
+    return -ENOSPC;
   if (call != IO_PREAD || w->d == NULL)
     return 0;
   if (!in_index (w->d->index->manifest, host_off)) {
@@ -226,6 +230,32 @@ test_others_are_trusted (void **state)
   assert_int_equal (w.nr_others, 0);
   assert_int_equal (w.d->stats.stored, 0);
   assert_int_equal (get (&w, 2001), FIRST);
+  end_disk (&w);
+}
+
+/* --- No space ---------------------------------------------------------------- */
+
+/* While a configuration is owed nothing leaves quarantine.  A disk that is to be
+ * made clean then stays as it is, and so does what is known of the index. */
+static void
+test_exact_after_no_space_for_a_configuration (void **state)
+{
+  struct data_world w;
+
+  make_disk (&w, 6);
+  trim (&w, 0, 20);
+  w.no_config = true;
+  assert_int_equal (dedup_run (w.d, DEDUP_JOB_CHECKPOINT), -ENOSPC);
+  assert_int_equal (dedup_run (w.d, DEDUP_JOB_CLEAN), -ENOSPC);
+  assert_true (w.d->index->exact);
+  w.no_config = false;
+  assert_int_equal (dedup_run (w.d, DEDUP_JOB_CLEAN), 0);
+  assert_true (w.d->index->exact);
+  assert_false (w.d->recovery_bit);
+  put (&w, 2000, FIRST);
+  put (&w, 3000, 70000);
+  assert_int_equal (get (&w, 2000), FIRST);
+  assert_int_equal (get (&w, 3000), 70000);
   end_disk (&w);
 }
 
@@ -451,6 +481,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_used_again_between_lookup_and_hold),
     cmocka_unit_test (test_others_are_trusted),
+    cmocka_unit_test (test_exact_after_no_space_for_a_configuration),
     cmocka_unit_test (test_unreadable_index_is_not_exact),
     cmocka_unit_test (test_tombstone_spares_what_came_meanwhile),
     cmocka_unit_test (test_replay_in_another_order),
