@@ -144,9 +144,12 @@ dedup_ahead_fill (struct dedup_disk *d)
   int r = 0;
 
   LOCK_FOR_SCOPE (d->lock);
-  if (!dedup_ahead_due_locked (d) ||
-      qcow2_reserve_locked (d->img, wanted (d), &run) < 0)
+  if (!dedup_ahead_due_locked (d))
     return;
+  if (qcow2_reserve_locked (d->img, wanted (d), &run) < 0) {
+    a->flushes = a->clusters = 0;       /* not for some time */
+    return;
+  }
   a->filling = true;
   if (!qcow2_guarded_locked (d->img, run.host_idx, run.count)) {
     lock_release (d->lock);

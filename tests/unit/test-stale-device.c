@@ -145,6 +145,41 @@ test_device_is_filled_to_its_end (void **state)
   io_close (io);
 }
 
+/* A full device of which clients overwrite a little and flush: there is nothing
+ * to write zeroes to ahead of them, and no job is due again and again for that. */
+static void
+test_full_device_keeps_no_job_busy (void **state)
+{
+  struct io_store *io = new_device (5 << 20);
+  struct fault f = { 0 };
+  struct dedup_disk *d;
+  unsigned urgent, i;
+  int r = 0;
+
+  assert_int_equal (dedup_create (io, &params, &f), 0);
+  d = open_disk (io);
+  for (i = 0; r == 0; i++)
+    r = write_one (d, i, i + 1);
+  assert_int_equal (r, -ENOSPC);
+  while (dedup_due (d, NULL) & DEDUP_JOB_SCAN)
+    assert_int_equal (dedup_run (d, DEDUP_JOB_SCAN), 0);
+  assert_int_equal (dedup_unmap (d, 0, 0, 100, DEDUP_TRIM), 0);
+  for (i = 0; i < 4; i++)        /* what is free becomes spare */
+    assert_int_equal (dedup_run (d, DEDUP_JOB_COMMIT), 0);
+  for (i = 0; i < 300; i++) {
+    assert_int_equal (write_one (d, 200 + i % 8, 10000 + i), 0);
+    assert_int_equal (dedup_flush (d), 0);
+    for (unsigned k = 0; k < 3; k++)
+      if (dedup_due (d, &urgent) && urgent & DEDUP_JOB_COMMIT)
+        assert_int_equal (dedup_run (d, DEDUP_JOB_COMMIT), 0);
+    (void) dedup_due (d, &urgent);
+    assert_false (urgent & DEDUP_JOB_COMMIT);
+  }
+  assert_int_equal (dedup_finish (d), 0);
+  dedup_free (d);
+  io_close (io);
+}
+
 /* Without a store, too (a table that is made is written whole). */
 static void
 test_plain_image_on_stale_bytes (void **state)
@@ -186,6 +221,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_new_journal_areas_are_zeroed),
     cmocka_unit_test (test_device_is_filled_to_its_end),
+    cmocka_unit_test (test_full_device_keeps_no_job_busy),
     cmocka_unit_test (test_plain_image_on_stale_bytes),
     cmocka_unit_test (test_device_that_is_too_small_is_refused),
   };
