@@ -54,6 +54,7 @@
 
 #include "report.h"
 #include "send-abort.h"
+#include "stale-socket.h"
 #include "stop.h"
 
 /* How long connections that are ending already may take to end, once the
@@ -240,6 +241,14 @@ wait_locked (bool (*condition) (void), unsigned ms)
   return condition ();
 }
 
+/* Ends the process without nbdkit's own end. */
+static _Noreturn void
+end_at_once (int status)
+{
+  remove_temporary_socket ();
+  _exit (status);
+}
+
 /* Returns only when nbdkit is in .cleanup. */
 static void
 end_process (void)
@@ -247,7 +256,7 @@ end_process (void)
   bool orderly;
 
   if (__atomic_load_n (&aborted, __ATOMIC_SEQ_CST))
-    _exit (EXIT_FAILURE);
+    end_at_once (EXIT_FAILURE);
   pthread_mutex_lock (&mutex);
   orderly = finishing || wait_locked (no_connection_locked,
                                       CONNECTIONS_GRACE_MS);
@@ -256,7 +265,7 @@ end_process (void)
     orderly = wait_locked (is_finishing_locked, SHUTDOWN_GRACE_MS);
   }
   if (!orderly && !finishing)
-    _exit (EXIT_SUCCESS);
+    end_at_once (EXIT_SUCCESS);
   pthread_mutex_unlock (&mutex);
 }
 

@@ -120,6 +120,24 @@ equal "bit 48 after SIGABRT" "$(bit48 "$disk")" 1
 start_server "$disk"
 stop_server
 
+say "with a client, too, the temporary socket of --run goes"
+rm -f "$disk"
+: >"$TMP/idle"
+run_nbdkit -U - "$PLUGIN" "$disk" size=64M --run '
+  echo "$unixsocket" >"'"$TMP"'/temporary"
+  '"$PY '$FAULT/stuck.py'"' idle "$unixsocket" "'"$TMP"'/idle" &
+  echo $! >"'"$TMP"'/client"
+  for i in $(seq 600); do
+    ! grep -q . "'"$TMP"'/idle" || break
+    sleep 0.05
+  done'
+clients+=("$(cat "$TMP/client")")
+grep -q ready "$TMP/idle" || die "the client is not ready"
+[ ! -e "$(dirname "$(cat "$TMP/temporary")")" ] ||
+  die "$(cat "$TMP/temporary") is still there"
+end_clients
+check_clean "$disk"
+
 say "one connection on standard input and output"
 mkfifo "$TMP/in" "$TMP/out"
 SRV_LOG=$TMP/stdin.log
