@@ -271,10 +271,9 @@ look_once_locked (struct qcow2_txn *txn, uint64_t host_off, uint64_t len,
   return r;
 }
 
-/* Does nothing else refer to what a bitmap has there?  It is written in
- * place. */
-static int
-look_once (struct qcow2_image *img, uint64_t host_off, uint64_t len, bool *once)
+int
+qcow2_used_once (struct qcow2_image *img, uint64_t host_off, uint64_t len,
+                 bool *once)
 {
   struct qcow2_txn txn;
   int r;
@@ -298,7 +297,7 @@ qcow2_bitmaps_check_place (struct qcow2_image *img)
 
   if (!bs->valid || bs->in_use)
     return 0;
-  r = look_once (img, bs->directory_off, bs->directory_len, &once);
+  r = qcow2_used_once (img, bs->directory_off, bs->directory_len, &once);
   if (r == -ENOMEM)
     return r;
   if (r < 0 || !once)
@@ -507,7 +506,7 @@ save_part (struct qcow2_image *img, const struct qcow2_dirty_bitmap *b,
       off + size > round_up_pow2 (img->file_size, size) ||
       (off && !may_be_bitmap (img, off, size)))
     return -EINVAL;
-  r = off ? look_once (img, off, size, &once) : 0;
+  r = off ? qcow2_used_once (img, off, size, &once) : 0;
   if (r < 0 || !once)
     return r < 0 ? r : -EINVAL;
   memset (data, 0, size);
@@ -531,7 +530,7 @@ save_bitmap (struct qcow2_image *img, const struct qcow2_dirty_bitmap *b,
 
   if (i == QCOW2_BITMAP_NONE)
     return 0;
-  r = look_once (img, b->table_off, len, &once);
+  r = qcow2_used_once (img, b->table_off, len, &once);
   if (r < 0 || !once || !may_be_bitmap (img, b->table_off, len))
     return r < 0 ? r : -EINVAL;
   while (i != QCOW2_BITMAP_NONE && r == 0) {

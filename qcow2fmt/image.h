@@ -58,7 +58,8 @@ int qcow2_snapshot_encode (struct qcow2_image *img, uint64_t anchor_l1_off,
                            uint32_t anchor_l1_entries, uint8_t **buf,
                            size_t *len, uint32_t *nr) MUST_CHECK;
 /* Write into the entry of an anchor that QEMU would apply what makes it refuse
- * (docs/on-disk.md section 2): 8 aligned bytes, in place.  No sync. */
+ * (docs/on-disk.md section 2): 8 aligned bytes, in place.  No sync.  Left as it is
+ * where guest data or another table is in the same cluster. */
 int qcow2_anchor_deter (struct qcow2_image *img) MUST_CHECK;
 
 /* --- cache.c: L2 tables and refcount blocks, in slices ------------------- */
@@ -408,6 +409,11 @@ int qcow2_bitmaps_load (struct qcow2_image *img, struct fault *f) MUST_CHECK;
 void qcow2_bitmaps_free (struct qcow2_image *img);
 /* Mark those in use that a change would make wrong, and sync. */
 int qcow2_bitmaps_begin (struct qcow2_image *img) MUST_CHECK;
+/* *ONCE: has each cluster of a range one reference, which is not the anchor's?
+ * Then what lies there may be written in place: nothing else refers to it.
+ * Called without the lock. */
+int qcow2_used_once (struct qcow2_image *img, uint64_t host_off, uint64_t len,
+                     bool *once) MUST_CHECK;
 /* Call CB with each range of bytes that bitmaps use in the file: 0 or
  * -errno. */
 int qcow2_bitmaps_each (struct qcow2_image *img,

@@ -353,6 +353,7 @@ qcow2_anchor_deter (struct qcow2_image *img)
   const uint64_t table_off = img->header.fields.snapshots_off;
   struct qcow2_wire_snapshot w;
   uint64_t at;
+  bool once;
   be64 size;
   int r;
 
@@ -365,6 +366,8 @@ qcow2_anchor_deter (struct qcow2_image *img)
   if (be32_load (w.extra_len) < sizeof (struct qcow2_wire_snapshot_extra))
     return 0;                  /* nowhere to say it */
   at += sizeof w + offsetof (struct qcow2_wire_snapshot_extra, disk_size);
+  if (qcow2_used_once (img, table_off + at, sizeof size, &once) < 0 || !once)
+    return 0;
   size = be64_make (anchor_disk_size (&img->header.geo,
                                       t->v[t->anchor].l1_entries));
   r = io_pwrite (img->io, &size, sizeof size, table_off + at);

@@ -4,6 +4,7 @@
 # image, called "dedup", is as good once the server has written, keeps its name,
 # and can be deleted. Where it was applied before, everything of ours says in
 # one line that the disk is lost, and a snapshot of the user's brings it back.
+# Where the snapshot table shares its cluster with guest data, that stays.
 # Breaks if: QEMU would apply an anchor, or such an image is taken for a disk.
 . "$(dirname "$0")/lib.sh"
 
@@ -125,3 +126,20 @@ $PY "$HERE/put.py" "$URI" b.raw $((1 << 20))
 stop_server
 check_clean unsafe.qcow2
 not_applied dedup unsafe.qcow2
+
+say "an older image, and guest data is one cluster with the snapshot table"
+tool create shared.qcow2 16M
+qemu-io -f qcow2 -c 'write -P 5 0 64k' shared.qcow2 >/dev/null
+$PY "$HERE/oldanchor.py" shared.qcow2 >out
+PYTHONPATH=$HERE $PY -c 'if True:
+  import crosslink
+  image = crosslink.Image("shared.qcow2")
+  image.counted_guest(image.snapshots)'
+qemu-img check -q shared.qcow2 || die "qemu-img finds errors before"
+qemu-img convert -O raw shared.qcow2 want.raw
+start_server shared.qcow2
+$PY "$HERE/nbdrun.py" "$URI" 'h.pwrite(b"x" * 65536, 1 << 20); h.flush()'
+stop_server
+qemu-img convert -O raw shared.qcow2 out.raw
+cmp -n 65536 want.raw out.raw || die "guest data changed that nobody wrote"
+qemu-img check -q shared.qcow2 || die "qemu-img finds errors afterwards"
