@@ -194,7 +194,8 @@ qcow2_alloc_init (struct qcow2_image *img)
   a->busy = qcow2_bitmap_new ();
   a->stale = qcow2_bitmap_new ();
   a->suspect = qcow2_bitmap_new ();
-  if (!a->free || !a->busy || !a->stale || !a->suspect)
+  a->released = qcow2_bitmap_new ();
+  if (!a->free || !a->busy || !a->stale || !a->suspect || !a->released)
     r = -ENOMEM;
   if (r == 0)
     r = qcow2_anchor_resize (img, 0);
@@ -282,6 +283,20 @@ qcow2_alloc_found_free_locked (struct qcow2_image *img, uint64_t host_idx,
     qcow2_stale_put (a, host_idx, count);
 }
 
+/* What was freed in this session is nobody's. */
+static void
+trust_released (struct qcow2_alloc *a, uint64_t first, uint64_t end)
+{
+  uint64_t n;
+
+  for (; (first = qcow2_bitmap_next (a->released, first)) < end; first += n) {
+    n = qcow2_bitmap_run (a->released, first, end - first);
+    qcow2_bitmap_clear (a->released, first, n);
+    qcow2_bitmap_clear (a->suspect, first, n);
+    qcow2_stale_put (a, first, n);
+  }
+}
+
 void
 qcow2_alloc_scanned_free_locked (struct qcow2_image *img, uint64_t host_idx,
                                  uint64_t count)
@@ -290,8 +305,10 @@ qcow2_alloc_scanned_free_locked (struct qcow2_image *img, uint64_t host_idx,
 
   assert (lock_held (&img->lock));
   count = can_be_free (a, host_idx, count);
-  if (qcow2_bitmap_set (a->free, host_idx, count) == 0)
-    qcow2_suspect_put (a, host_idx, count);
+  if (qcow2_bitmap_set (a->free, host_idx, count) < 0)
+    return;
+  qcow2_suspect_put (a, host_idx, count);
+  trust_released (a, host_idx, host_idx + count);
 }
 
 void
@@ -470,6 +487,7 @@ qcow2_alloc_memory (const struct qcow2_image *img)
 
   return qcow2_bitmap_memory (a->free) + qcow2_bitmap_memory (a->busy) +
     qcow2_bitmap_memory (a->stale) + qcow2_bitmap_memory (a->suspect) +
+    qcow2_bitmap_memory (a->released) +
     a->q_max * sizeof *a->q + img->holds.max * sizeof *img->holds.v;
 }
 
@@ -581,6 +599,18 @@ qcow2_quarantine_take_locked (struct qcow2_image *img, uint64_t seq,
   return n;
 }
 
+/* What lies in the part that is not scanned will be no suspect. */
+static void
+remember_released (struct qcow2_alloc *a, uint64_t first, uint64_t end)
+{
+  int r;
+
+  first = MAX_OF (first, a->scan_next);
+  end = MIN_OF (end, a->scan_end);
+  if (first < end && (r = qcow2_bitmap_set (a->released, first, end - first)) < 0)
+    return;                      /* then it is one */
+}
+
 void
 qcow2_release_locked (struct qcow2_image *img, const struct qcow2_run *runs,
                       size_t nr)
@@ -594,6 +624,7 @@ qcow2_release_locked (struct qcow2_image *img, const struct qcow2_run *runs,
     end = first + runs[i].count;
     qcow2_bitmap_clear (a->busy, first, runs[i].count);
     /* The part in [scan_next, scan_end) is for the scan to find. */
+    remember_released (a, first, end);
     if (first < a->scan_next)
       qcow2_alloc_found_free_locked (img, first,
                                      MIN_OF (end, a->scan_next) - first);

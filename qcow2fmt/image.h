@@ -304,7 +304,9 @@ struct qcow2_alloc {
                                       * or kept until the next open */
   struct qcow2_bitmap *stale;        /* of `free`: the host may hold data; */
   struct qcow2_bitmap *suspect;      /* ... and an entry may name it: stale.c */
-  bool suspects_lost;                /* some never were, for want of memory */
+  bool suspects_lost;                /* some are none, and no stale ones */
+  struct qcow2_bitmap *released;     /* left quarantine before the scan came to
+                                      * them */
   uint64_t stale_low;                /* fewest in `stale` lately */
   struct qcow2_suspects *suspects;   /* the look at them: suspect.c */
   uint64_t cursor;                   /* next-fit */

@@ -15,10 +15,11 @@
  *      The anchor's tables are left out: what they name is no suspect.
  *
  * What is left is stale then.  The tables in the file are old in what changed
- * since the scan, which is no harm: a suspect that came to be used is none any
- * more, and an entry that names a suspect wrongly has done so since before the
- * scan, and is in the file until it is changed.  An L2 table that was copied
- * since (a snapshot's) is found where it was copied from.
+ * since.  What was freed before the scan came to it is no suspect (alloc.c).  A
+ * suspect that came to be used is none any more, and an entry that names one
+ * wrongly has done so since before the scan, and is in the file until it is
+ * changed: where it was changed in memory, the suspect is left alone.  An L2 table
+ * that was copied since (a snapshot's) is found where it was copied from.
  *
  * Until then the file is not cut off before a suspect either, at close.
  *
@@ -60,6 +61,7 @@ qcow2_stale_free (struct qcow2_image *img)
 
   qcow2_bitmap_free (a->stale);
   qcow2_bitmap_free (a->suspect);
+  qcow2_bitmap_free (a->released);
   if (a->suspects)
     qcow2_flat_free (&a->suspects->l1);
   free (a->suspects);
@@ -147,28 +149,115 @@ in_use (struct qcow2_image *img, uint64_t host_off, uint64_t bytes)
     }
 }
 
-static void
-look_at_entry (struct qcow2_image *img, const uint8_t *entry)
+/* What the L2 entry E names: BYTES from HOST_OFF on; none: false. */
+static bool
+named_by (const struct qcow2_image *img, uint64_t e, uint64_t *host_off,
+          uint64_t *bytes)
 {
-  uint64_t e = be64_load (*(const be64 *) entry), host_off, len;
-
-  if (e & QCOW2_L2_COMPRESSED) {
-    qcow2_compressed_extent (img, e, &host_off, &len);
-    in_use (img, host_off, len);
-  }
-  else if (e & QCOW2_OFFSET_MASK)
-    in_use (img, e & QCOW2_OFFSET_MASK, 1);
+  *bytes = 1;
+  *host_off = e & QCOW2_OFFSET_MASK;
+  if (e & QCOW2_L2_COMPRESSED)
+    qcow2_compressed_extent (img, e, host_off, bytes);
+  return e & QCOW2_L2_COMPRESSED || *host_off != 0;
 }
 
-static void
-look_at_table (struct qcow2_image *img, const uint8_t *table)
+static bool
+names_suspect (struct qcow2_image *img, uint64_t e)
 {
-  const struct qcow2_geometry *g = &img->header.geo;
+  const unsigned bits = img->header.geo.cluster_bits;
+  uint64_t host_off, bytes, end;
 
-  for (unsigned i = 0; i < g->l2_entries; ) {
+  return named_by (img, e, &host_off, &bytes) &&
+    add_u64 (host_off, bytes, &end) && end > 0 &&
+    qcow2_bitmap_next (img->alloc.suspect, host_off >> bits)
+      <= (end - 1) >> bits;
+}
+
+static uint64_t
+entry_at (const struct qcow2_image *img, const uint8_t *table, unsigned i)
+{
+  const size_t size = img->header.geo.l2_entry_size;
+
+  return be64_load (*(const be64 *) (table + i * size));
+}
+
+/* The first entry from I on that names a suspect; l2_entries: none. */
+static unsigned
+next_hit (struct qcow2_image *img, const uint8_t *table, unsigned i)
+{
+  const unsigned end = (unsigned) img->header.geo.l2_entries;
+
+  while (i < end) {
     LOCK_FOR_SCOPE (&img->lock);
-    for (unsigned n = 0; n < ENTRIES_PER_HOLD && i < g->l2_entries; ++n, ++i)
-      look_at_entry (img, table + (size_t) i * g->l2_entry_size);
+    for (unsigned n = 0; n < ENTRIES_PER_HOLD && i < end; ++n, ++i)
+      if (names_suspect (img, entry_at (img, table, i)))
+        return i;
+  }
+  return end;
+}
+
+/* The disk's entry of GUEST_IDX as it is in memory, which may be younger than E,
+ * in the file. */
+static uint64_t
+entry_now (struct qcow2_image *img, uint64_t guest_idx, uint64_t e)
+{
+  struct qcow2_txn txn;
+  uint64_t now = e;
+  int r;
+
+  if (guest_idx >= img->header.geo.nr_clusters)
+    return e;
+  qcow2_txn_begin (img, &txn);
+  do {
+    lock_acquire (&img->lock);
+    r = qcow2_get_entry_locked (&txn, QCOW2_ROOT_ACTIVE, guest_idx, &now);
+    lock_release (&img->lock);
+  } while (r == -EAGAIN && (r = qcow2_txn_load (&txn)) == 0);
+  qcow2_txn_end (&txn);
+  return r == 0 ? now : e;
+}
+
+/* Nobody knows: neither emptied nor cut off in this session. */
+static void
+leave_range_alone (struct qcow2_image *img, uint64_t host_off, uint64_t bytes)
+{
+  const unsigned bits = img->header.geo.cluster_bits;
+
+  qcow2_bitmap_clear (img->alloc.suspect, host_off >> bits,
+                      ((host_off + bytes - 1) >> bits) - (host_off >> bits) + 1);
+  img->alloc.suspects_lost = true;
+}
+
+/* The entry E in the file names a suspect, NOW is in memory.  Where it is another
+ * one, a crash may bring E back; but E may also be a table's that is not in the
+ * file yet. */
+static void
+hit (struct qcow2_image *img, uint64_t e, uint64_t now)
+{
+  LOCK_FOR_SCOPE (&img->lock);
+  uint64_t host_off, bytes;
+
+  if (named_by (img, now, &host_off, &bytes))
+    in_use (img, host_off, bytes);
+  if (now != e && names_suspect (img, e) &&
+      named_by (img, e, &host_off, &bytes))
+    leave_range_alone (img, host_off, bytes);
+}
+
+/* A table of the disk, whose first entry is that of GUEST_IDX; or of a snapshot:
+ * UINT64_MAX. */
+static void
+look_at_table (struct qcow2_image *img, const uint8_t *table,
+               uint64_t guest_idx)
+{
+  uint64_t e;
+  unsigned i = 0;
+
+  while ((i = next_hit (img, table, i)) < img->header.geo.l2_entries) {
+    e = entry_at (img, table, i);
+    hit (img, e, guest_idx == UINT64_MAX ? e :
+         entry_now (img, guest_idx + i, e));
+    ++i;
   }
 }
 
@@ -264,7 +353,8 @@ read_tables (struct qcow2_image *img, struct qcow2_suspects *s)
       continue;
     if (io_pread (img->io, table, size, host_off) < 0)
       return leave_alone (img);
-    look_at_table (img, table);
+    look_at_table (img, table, s->root > 0 ? UINT64_MAX :
+                   (s->next - 1) * img->header.geo.l2_entries);
   }
   return 1;
 }
