@@ -49,7 +49,7 @@ SECOND = '--offset={S} --size={S} --gen=2'
 MAIN = [
     Row('seqread', 'sequential read 1 MiB, 8 in flight', 'mib_per_s',
         prep=(FILL,), timed='seqread --size={S}', check=(WHOLE,),
-        vs_file=0.95, vs_qemu=1.8),
+        vs_file=0.97, vs_qemu=1.8),
     Row('randread32', 'random read 4 KiB, 32 in flight', 'iops',
         prep=(FILL,), timed='randread --size={S} --depth=32',
         vs_file=0.95, vs_qemu=1.4),
