@@ -2,10 +2,10 @@
 /* A store for an image that has none (docs/on-disk.md section 6).
  *
  * Everything new is laid out behind the frontier, where all refcounts are 0; the
- * bytes there may be anything, on a device.  The first journal block holds the records that give the new areas
- * and tables their refcounts.  One write of the header then turns the image
- * into a crashed one, whose recovery completes the store.  Until that write
- * the image is as it was, but longer.
+ * bytes there may be anything, on a device.  The first journal block holds the
+ * records that give the new areas and tables their refcounts.  One write of the
+ * header then turns the image into a crashed one, whose recovery completes the
+ * store.  Until that write the image is as it was, but longer.
  */
 #include "aligned.h"
 #include "disk.h"

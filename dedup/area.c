@@ -391,6 +391,20 @@ dedup_area_back (struct dedup_disk *d)
               d->path, strerror (-r));
 }
 
+/* While bit 48 is set, the tables are what they should be only after the
+ * replay. */
+int
+dedup_guard (struct dedup_disk *d, bool tables, struct fault *f)
+{
+  int r = 0;
+
+  if (!d->writable)
+    return 0;
+  if (tables)
+    r = qcow2_guard_begin (d->img, f);
+  return r < 0 ? r : dedup_area_guard (d, f);
+}
+
 int
 dedup_area_check (struct dedup_disk *d, bool *ok)
 {

@@ -342,6 +342,9 @@ bool dedup_area_contains (const struct dedup_disk *d, uint64_t host_idx);
 /* Guard every area (qcow2_guard_begin came before).  FAULT_CORRUPT: one of
  * them overlaps a table. */
 int dedup_area_guard (struct dedup_disk *d, struct fault *f) MUST_CHECK;
+/* Enter header, tables (if TABLES) and store into the guard, so that no data is
+ * written there, whatever the image says. */
+int dedup_guard (struct dedup_disk *d, bool tables, struct fault *f) MUST_CHECK;
 /* Is every area anchored with refcount 1? */
 int dedup_area_check (struct dedup_disk *d, bool *ok) MUST_CHECK;
 /* Real space for what is written in place: configuration, journal, tables.  A
@@ -424,6 +427,11 @@ int dedup_renew_epoch (struct dedup_disk *d, uint64_t next, bool *renewed,
                        struct fault *f) MUST_CHECK;
 /* Forget the cuts of blocks below a number: nobody reads them again. */
 void dedup_forget_cuts (struct dedup_config *c, uint64_t below);
+
+/* --- grow.c --------------------------------------------------------------- */
+
+/* Make refcount table and anchor L1 larger if the file may outgrow them. */
+int dedup_grow_tables (struct dedup_disk *d, struct fault *f) MUST_CHECK;
 
 /* --- adopt.c ------------------------------------------------------------------------------------ */
 

@@ -95,7 +95,7 @@ dedup_choose_mode (struct dedup_disk *d, const struct dedup_open_params *p,
   return 0;
 }
 
-/* With slack, as in grow_tables (disk.c), so that it is not due at every
+/* With slack, as in grow.c, so that it is not due at every
  * open. */
 bool
 dedup_wants_rebuild (const struct dedup_disk *d, uint64_t *min_clusters)

@@ -216,21 +216,6 @@ complete_recovery (struct dedup_disk *d, struct fault *f)
   return 0;
 }
 
-/* No data shall be written to header, tables or store, whatever the image
- * says.  While bit 48 is set, only after the replay are the tables what they
- * should be. */
-static int
-guard (struct dedup_disk *d, bool tables, struct fault *f)
-{
-  int r = 0;
-
-  if (!d->writable)
-    return 0;
-  if (tables)
-    r = qcow2_guard_begin (d->img, f);
-  return r < 0 ? r : dedup_area_guard (d, f);
-}
-
 static bool
 read_failed (struct dedup_disk *d)
 {
@@ -267,7 +252,7 @@ load_store (struct dedup_disk *d, bool adopted, struct fault *f)
   if (r < 0 || !ok)
     return fault_corrupt (f, UINT64_MAX, "the anchor does not cover the "
                           "store's areas");
-  r = guard (d, crashed, f);
+  r = dedup_guard (d, crashed, f);
   if (r < 0)
     return r;
   if (d->writable)
@@ -308,86 +293,6 @@ log_recovery (struct dedup_disk *d, bool crashed)
   else if (crashed)
     log_line (d->log, LOG_INFO, "%s: not closed cleanly: replayed in memory",
               d->path);
-}
-
-/* Grow refcount table and anchor L1 if the file may outgrow them. */
-static int
-grow_tables (struct dedup_disk *d, struct fault *f)
-{
-  uint64_t bound = qcow2_growth_bound (d->img);
-  struct fault why = { 0 };
-  struct qcow2_plan *plan;
-  struct qcow2_txn txn;
-  bool no_room;
-  size_t i;
-  int r;
-
-  /* With slack, so that it does not happen at every open. */
-  r = qcow2_plan_new (d->img, NULL, 0, bound - bound / 8, &plan, &why);
-  if (r == -ENOSPC)             /* the old tables bound the file: so be it */
-    return 0;
-  if (r < 0)
-    return fault_set (f, why.kind, -r, why.off, "%s", why.msg);
-  if (!plan->new_header) {
-    qcow2_plan_free (plan);
-    return 0;
-  }
-  qcow2_plan_free (plan);
-  r = qcow2_plan_new (d->img, NULL, 0, bound, &plan, &why);
-  if (r == -ENOSPC)
-    return 0;
-  if (r < 0)
-    return fault_set (f, why.kind, -r, why.off, "%s", why.msg);
-  r = qcow2_plan_write (d->img, plan);
-  if (r == -ENOSPC) {           /* as above */
-    qcow2_plan_free (plan);
-    return 0;
-  }
-  if (r == 0)
-    r = dedup_sync (d);
-  if (r == 0)
-    r = dedup_change_begin (d);
-  if (r < 0) {
-    qcow2_plan_free (plan);
-    if (r == -ENOSPC)
-      return 0;
-    return fault_io (f, -r, UINT64_MAX, "cannot make its tables larger: "
-                     "%s", strerror (-r));
-  }
-  qcow2_txn_begin (d->img, &txn);
-  lock_acquire (d->lock);
-  while (r == 0 && !dedup_room_locked (d, plan->nr_changes, 0)) {
-    lock_release (d->lock);
-    r = dedup_make_room (d);
-    lock_acquire (d->lock);
-  }
-  no_room = r == -ENOSPC;       /* nothing was changed */
-  for (i = 0; r == 0 && i < plan->nr_changes; i++) {
-    r = qcow2_apply_locked (&txn, &plan->changes[i]);
-    if (r == -EAGAIN) {
-      lock_release (d->lock);
-      r = qcow2_txn_load (&txn);
-      lock_acquire (d->lock);
-      i--;
-    }
-    else if (r == 0)
-      dedup_append_change_locked (d, &plan->changes[i]);
-    if (r < 0)
-      break;
-  }
-  dedup_journal_end_locked (d->journal);
-  qcow2_txn_end_locked (&txn);
-  lock_release (d->lock);
-  dedup_change_end (d);
-  qcow2_plan_free (plan);
-  if (no_room)
-    return 0;
-  if (r < 0)
-    return dedup_fail (d, r, "making its tables larger failed");
-  r = dedup_checkpoint (d);
-  if (r == -ENOSPC)             /* the journal has it */
-    r = 0;
-  return r < 0 ? r : guard (d, true, f);
 }
 
 static int
@@ -582,7 +487,7 @@ open_once (struct io_store *io, const struct dedup_open_params *p,
     if ((r = set_window (d, p, f)) == 0 &&
         (r = give_up_exact (d, f)) == 0 &&
         (r = mend_index (d, f)) == 0 &&
-        (r = grow_tables (d, f)) == 0)
+        (r = dedup_grow_tables (d, f)) == 0)
       r = 1;
     if (r >= 0)
       dedup_index_look (d->index, false);

@@ -2,8 +2,9 @@
 /* The anchor (docs/on-disk.md section 2), as one bit per host cluster.
  *
  * Each entry of an anchor L2 table is 0 or its own offset, with or without
- * COPIED, which says nothing there; so a bit says it all.  The bits of one table are a part; a part is read when it is first
- * asked for, stays in memory from then on (a bit per cluster: 32 MiB per TiB
+ * COPIED, which says nothing there; so a bit says it all.  The bits of one table
+ * are a part; a part is read when it is first asked for, stays in memory from then
+ * on (a bit per cluster: 32 MiB per TiB
  * in clusters of 4 KiB), and is written back by making its table anew.
  *
  * A part without table (its L1 entry is 0) says that nothing is anchored and

@@ -21,7 +21,7 @@ left=$(python3 "$here/circles.py" "$build" "$top" dedup qcow2fmt || true)
 while read -r -a circle; do
   case ${circle[0]} in
     dedup/*) most=15 ;;
-    qcow2fmt/*) most=20 ;;
+    qcow2fmt/*) most=21 ;;
     *) die "a new circle: ${circle[*]}" ;;
   esac
   [ ${#circle[@]} -le $most ] || die "a circle grew: ${circle[*]}"
