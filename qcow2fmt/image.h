@@ -577,6 +577,8 @@ struct qcow2_image {
   struct qcow2_backing *backing;
   struct io_store *data;       /* external data file, NULL: none */
 
+  unsigned bad_entries_told;   /* atomic: lines of map.c */
+
   struct lock lock;
 
   /* Protected by lock: */

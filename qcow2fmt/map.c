@@ -4,7 +4,8 @@
  * Reads L2 entries through a transaction and merges what runs on.  Here an
  * entry that an image chose is judged: reserved bits, a misaligned offset,
  * or an offset past everything the file holds is -EIO for the clusters asked
- * for, and one line in the log; the rest of the disk stays readable.
+ * for, and a line in the log, but not more than MAX_LINES in all: a client can ask
+ * again and again.  The rest of the disk stays readable.
  *
  * The lock is held for at most CLUSTERS_PER_CALL entries, so that a long
  * question does not stall writers; the answer then covers a prefix.  A whole
@@ -18,6 +19,7 @@
 #include "image.h"
 
 #define CLUSTERS_PER_CALL 512
+#define MAX_LINES 10
 
 #define L2_RESERVED                                                     \
   ~(QCOW2_OFFSET_MASK | QCOW2_L2_COPIED | QCOW2_L2_ZERO)
@@ -240,6 +242,21 @@ root_size (const struct qcow2_image *img, unsigned root)
   return MIN_OF (img->snapshots.v[root - 1].disk_size, INT64_MAX);
 }
 
+static void
+tell_bad_entry (struct qcow2_image *img, uint64_t entry, uint64_t guest_off)
+{
+  unsigned told;
+
+  if (__atomic_load_n (&img->bad_entries_told, __ATOMIC_RELAXED) >= MAX_LINES)
+    return;
+  told = __atomic_fetch_add (&img->bad_entries_told, 1, __ATOMIC_RELAXED);
+  if (told < MAX_LINES)
+    log_line (img->log_sink, LOG_ERROR, "%s: corrupt L2 entry 0x%016" PRIx64
+              " of guest offset %" PRIu64 "%s", img->path ? img->path : "image",
+              entry, guest_off, told + 1 < MAX_LINES ? "" :
+              ": no more of them are told, run qemu-img check");
+}
+
 int
 qcow2_map (struct qcow2_image *img, unsigned root, uint64_t guest_off,
            uint64_t len, struct qcow2_extent *ext, size_t max)
@@ -263,8 +280,6 @@ qcow2_map (struct qcow2_image *img, unsigned root, uint64_t guest_off,
   if (w.nr > 0 && w.bad_entry)
     return w.nr;
   if (w.bad_entry)
-    log_line (img->log_sink, LOG_ERROR, "%s: corrupt L2 entry 0x%016" PRIx64
-              " of guest offset %" PRIu64, img->path ? img->path : "image",
-              w.bad_entry, w.at);
+    tell_bad_entry (img, w.bad_entry, w.at);
   return r;
 }

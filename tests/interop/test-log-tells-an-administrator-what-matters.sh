@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # The log without -v: a line when it serves, one when the host has no space
 # left, one when it has some again, the progress of index-existing, one when
-# the image is closed.  Where standard error is the journal's, lines begin with
+# the image is closed.  Damage that a client meets with each request is told some
+# times.  Where standard error is the journal's, lines begin with
 # a priority.  With -v, nbdkit's line for each request can be left out.
 # Breaks if: an event is not told, or told for each request.
 . "$(dirname "$0")/lib.sh"
@@ -52,6 +53,24 @@ h.flush()'
 equal 'lines on space' "$(lines 'there is space on the host again')" 1
 equal 'lines on no space' "$(lines 'no space left on the host')" 1
 stop_server
+
+say 'a corrupt L2 entry, for many requests'
+rm "$disk"
+qemu-img create -q -f qcow2 -o cluster_size=4k "$disk" 16M
+qemu-io -f qcow2 -c 'write 0 1M' "$disk" >/dev/null
+PYTHONPATH=$HERE $PY - "$disk" <<'EOF'
+import crosslink
+import sys
+image = crosslink.Image(sys.argv[1])
+entry = image.l2(0) + 5 * 8
+image.put(entry, image.u64(entry) | 2)          # a reserved bit
+EOF
+start_server "$disk" -r
+run 'for i in range(200): fails(h.pread, 65536, i % 4 * 4096)'
+stop_server
+equal 'lines on the entry' "$(lines 'corrupt L2 entry')" 10
+equal 'lines on the lines' "$(lines 'no more of them are told')" 1
+at_most 'lines' "$(lines .)" 22
 
 say 'progress of index-existing, while a client writes now and then'
 rm "$disk"
