@@ -245,8 +245,11 @@ model_end_step (struct model *m)
     return;
   r = m->has_worked ? m->worked : dedup_index_step_work (m->step);
   MODEL_MUST (r == 0);
-  model_may_fail (m, dedup_index_step_finish (m->step, r));
+  r = model_may_fail (m, dedup_index_step_finish (m->step, r));
   m->step = NULL;
+  if (r == 0)                   /* nobody reads what the step replaced */
+    MODEL_MUST (m->plain.nr_areas == m->plain.manifest.nr_incarnations +
+                m->plain.manifest.nr_segments + m->plain.manifest.nr_limbo);
 }
 
 static inline void

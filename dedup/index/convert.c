@@ -255,7 +255,7 @@ list_run (struct dedup_index *x, struct conversion *c)
   index_give_up_area (x, c->out.host_off, c->out.size_bytes);
   if (r == 0 && x->memory_bound)       /* it may be larger by a little */
     r = index_limit_trim (x);
-  return r < 0 ? r : dedup_index_reap (x);
+  return r;
 }
 
 int

@@ -268,8 +268,6 @@ finish_plan (struct dedup_index *x, struct merge_plan *p)
       : -EAGAIN;                         /* an input was dropped meanwhile */
   if (!listed && !mutation (MUTATION_LAW_9_RUN))
     index_give_up_area (x, p->out.host_off, p->out.size_bytes);
-  if (r == 0)
-    r = dedup_index_reap (x);
   return r == -EAGAIN ? 0 : r;
 }
 
@@ -347,14 +345,17 @@ dedup_index_step_work (struct dedup_index_step *s)
 int
 dedup_index_step_finish (struct dedup_index_step *s, int r)
 {
+  struct dedup_index *x = s->x;
+
   if (s->conversion)
-    r = conversion_finish (s->x, s->conversion, r);
+    r = conversion_finish (x, s->conversion, r);
   else
-    r = finish_merge (s->x, s->merge, r);
+    r = finish_merge (x, s->merge, r);
+  /* The step read its inputs: only without it can they be freed. */
   conversion_free (s->conversion);
   merge_plan_free (s->merge);
   free (s);
-  return r;
+  return r == 0 ? dedup_index_reap (x) : r;
 }
 
 /* No conversion: the caller wants fewer segments, not more. */
