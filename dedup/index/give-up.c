@@ -24,19 +24,34 @@ commit_and_reap (struct dedup_index *x, struct index_edit *e,
   return r < 0 ? r : dedup_index_reap (x);
 }
 
+/* Begins the edit that drops table ID, a WHAT, and says so.  What is owed comes
+ * first, so that a host without space does not have it said again and again. */
+static int
+begin_drop (struct dedup_index *x, const char *what, uint64_t id,
+            struct index_edit *e)
+{
+  int r = index_settle (x);
+
+  if (r == 0)
+    r = index_edit_begin (x, e);
+  if (r < 0)
+    return r;
+  log_line (x->log, LOG_ERROR, "%s: %s %llu of the index is damaged: its "
+            "entries are lost", x->name, what, (unsigned long long) id);
+  doubt (x);
+  return 0;
+}
+
 int
 index_drop_incarnation (struct dedup_index *x, uint64_t id)
 {
   const struct index_news nothing = { .new_size = 0 };
   struct index_edit e;
   size_t i;
-  int r = index_edit_begin (x, &e);
+  int r = begin_drop (x, "incarnation", id, &e);
 
   if (r < 0)
     return r;
-  log_line (x->log, LOG_ERROR, "%s: incarnation %llu of the index is damaged: "
-            "its entries are lost", x->name, (unsigned long long) id);
-  doubt (x);
   i = dedup_manifest_find_incarnation (e.m, id);
   if (i < e.m->nr_incarnations)
     index_edit_unlist_incarnation (&e, i);
@@ -49,13 +64,10 @@ index_drop_segment (struct dedup_index *x, uint64_t id)
   const struct index_news nothing = { .new_size = 0 };
   struct index_edit e;
   size_t i;
-  int r = index_edit_begin (x, &e);
+  int r = begin_drop (x, "segment", id, &e);
 
   if (r < 0)
     return r;
-  log_line (x->log, LOG_ERROR, "%s: segment %llu of the index is damaged: "
-            "its entries are lost", x->name, (unsigned long long) id);
-  doubt (x);
   for (i = 0; i < e.m->nr_segments; i++)
     if (e.m->segments[i].id == id) {
       index_edit_unlist_segment (&e, i);
