@@ -16,7 +16,7 @@ build=(
 serve=("${build[@]}" nbdkit libnbd-bin file)
 check=(
   "${serve[@]}" libcmocka-dev libnbd-dev python3-libnbd
-  e2fsprogs fio fuse3 qemu-system-x86 qemu-utils systemd
+  e2fsprogs fio fuse3 mount qemu-system-x86 qemu-utils systemd
 )
 
 case "${1-}" in
