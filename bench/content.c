@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Contents and random order, both computed and not stored.
+/* Computes contents and a random order, instead of storing them.
  *
- * Making data must not be what the benchmark measures.  All units share the
+ * The benchmark must not measure the making of data.  So all units share the
  * same random bytes; only five words, at the start, in the middle and at the
- * end, say which unit this is.  A server that hashes or compares whole
- * blocks has as much to do as with any other data, and no two units that
- * should differ are equal, as their name is stored as it is.  It would not
- * be fair to one that looks for similar blocks or compresses across them;
- * none of those measured does.
+ * end, identify the unit.  A server that hashes or compares whole blocks has as
+ * much to do as with any other data, and no two units that should differ are
+ * equal, because each holds its name.  It would not be fair to a server that
+ * looks for similar blocks or compresses across them; none of those measured
+ * does.
  *
- * Everything is a function of its arguments; any thread may call it.
+ * The functions depend on their arguments only; any thread may call them.
  */
 #include "content.h"
 
@@ -21,7 +21,7 @@ struct name {
   uint64_t gen, number;
 };
 
-/* A bijection of 64-bit words whose every output bit depends on all input
+/* Maps 64-bit words one to one, so that every output bit depends on all input
  * bits (the finalizer of splitmix64). */
 static uint64_t
 mix (uint64_t x)
@@ -40,7 +40,8 @@ source_name (const struct content *c, uint64_t unit)
   return (struct name) { c->source_gen, c->source_unit + unit };
 }
 
-/* UNIT counts from the start of the region. */
+/* Returns the name of UNIT, which counts from the start of the region, with
+ * DUP_SCATTER. */
 static struct name
 scattered_name (const struct content *c, uint64_t unit)
 {
@@ -129,7 +130,7 @@ content_matches (const struct content *c, const void *buf, uint64_t guest_off,
 
 /* --- Order ------------------------------------------------------------- */
 
-/* Four Feistel rounds permute the numbers of 2 * half_bits bits. */
+/* Permutes the numbers of 2 * half_bits bits by four Feistel rounds. */
 static uint64_t
 feistel (uint64_t x, unsigned half_bits, uint64_t key)
 {
@@ -145,8 +146,9 @@ feistel (uint64_t x, unsigned half_bits, uint64_t key)
   return left << half_bits | right;
 }
 
-/* The power of four at or above n is less than 4 n, so that on average
- * fewer than four steps come back into the range. */
+/* Repeats feistel until the result is in the range.  The power of four at or
+ * above n is less than 4 n, so that it takes fewer than four steps on
+ * average. */
 uint64_t
 permute (uint64_t i, uint64_t n, uint64_t key)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What each 4 KiB block of the disk holds, computed from its offset. */
+/* Computes the contents of each 4 KiB block of the disk from its offset. */
 #ifndef BENCH_CONTENT_H
 #define BENCH_CONTENT_H
 
@@ -18,10 +18,9 @@ enum content_dup {
   DUP_SCATTER,  /* runs of the source range in random order */
 };
 
-/* A unit's contents are named by a generation and a number; two units are
- * equal if and only if both are.  New contents at guest unit U are
- * (gen, U).  A source range was written before as new contents of
- * source_gen. */
+/* A generation and a number name the contents of a unit; two units are equal if
+ * and only if both are.  New contents at guest unit U are (gen, U).  A source
+ * range was written before as new contents of source_gen. */
 struct content {
   enum content_dup dup;
   uint64_t gen;
@@ -32,22 +31,23 @@ struct content {
   uint64_t run_units;     /* at least 1 */
 };
 
-/* Fill a buffer of LEN bytes (a multiple of the unit) with the bytes that
+/* Fills a buffer of LEN bytes (a multiple of the unit) with the bytes that
  * all contents have in common, before it is stamped for the first time. */
 void content_prepare (void *buf, size_t len);
 
-/* Turn a prepared buffer into the contents of guest_off .. + len, by writing
+/* Turns a prepared buffer into the contents of guest_off .. + len, by writing
  * a few words of each unit.  Both are multiples of the unit. */
 void content_stamp (const struct content *c, void *buf, uint64_t guest_off,
                     size_t len);
 
-/* Does BUF hold what content_stamp would have made?  If not, *BAD_OFF is the
- * guest offset of the first wrong unit. */
+/* Returns whether BUF holds the contents that content_stamp makes.  If not,
+ * *BAD_OFF is the guest offset of the first wrong unit. */
 MUST_CHECK bool content_matches (const struct content *c, const void *buf,
                                  uint64_t guest_off, size_t len,
                                  uint64_t *bad_off);
 
-/* A permutation of 0 .. n-1 that KEY chooses; i < n. */
+/* Returns the place of I, below N, in a permutation of 0 .. n-1 that KEY
+ * chooses. */
 uint64_t permute (uint64_t i, uint64_t n, uint64_t key);
 
 #endif

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* dedup-copy: how fast this machine copies to and from places in a page.
+/* dedup-copy: measures how fast this machine copies to and from places in a
+ * page.
  *
- * Reads a file that is in the page cache into memory that begins so many bytes
- * after a page does, writes it from there, and copies to there with memcpy;
- * prints MB for each second of this process's CPU time, the best of some rounds.
- * On processors with fsrm the copy of kernel and C library is `rep movsb', which
- * some of them do slowly to a place 1 to 31 bytes further into its page than
- * the source is into its own.  malloc's large pieces begin at 16.
+ * Reads a file that is in the page cache into memory that begins a given number
+ * of bytes after a page does, writes it from there, and copies to there with
+ * memcpy; prints MB for each second of this process's CPU time, the best of
+ * some rounds.  On processors with fsrm the kernel and the C library copy by
+ * `rep movsb', which some of them do slowly to a place 1 to 31 bytes further
+ * into its page than the source is into its own.  malloc's large pieces begin
+ * at 16.
  *
  *   dedup-copy [DIRECTORY]      where the file, 64 MiB, is made and removed
  */
@@ -21,7 +23,7 @@
 
 #define MIB ((size_t) 1 << 20)
 #define FILE_MIB 64
-#define BUFFERS 8               /* as many requests as are in flight */
+#define BUFFERS 8               /* one for each request in flight */
 #define ROUNDS 5
 
 static int fd;
@@ -56,7 +58,8 @@ transfer (ssize_t n, size_t len)
     fail ("transfer");
 }
 
-/* Move MiB number I, in pieces, to or from a buffer OFFSET bytes into a page. */
+/* Moves MiB number I, in pieces, to or from a buffer OFFSET bytes into a
+ * page. */
 static void
 move (enum what what, size_t i, size_t offset)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Latencies in constant memory: adding one is a few instructions and never
- * allocates, so that it can be done in the timed part.  Not thread safe:
- * each connection has its own, merged in the end.
+/* Counts latencies in constant memory.  Adding one takes a few instructions and
+ * never allocates, so that it can be done in the timed part.  Not thread safe:
+ * each connection has its own histogram, and they are merged in the end.
  */
 #include "histogram.h"
 

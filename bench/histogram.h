@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Latencies, counted in buckets whose width is 1/64 of their value. */
+/* Counts latencies in buckets whose width is 1/64 of their value. */
 #ifndef BENCH_HISTOGRAM_H
 #define BENCH_HISTOGRAM_H
 
@@ -18,8 +18,8 @@ struct histogram {
 void histogram_add (struct histogram *h, uint64_t ns);
 void histogram_merge (struct histogram *into, const struct histogram *from);
 
-/* The latency that the given part (0 to 1) of all stayed at or below, at
- * most 1.6 % too high; 0 if there are none. */
+/* Returns the latency that the given part (0 to 1) of all stayed at or below,
+ * at most 1.6 % too high; 0 if there are none. */
 uint64_t histogram_quantile_ns (const struct histogram *h, double part);
 
 #endif

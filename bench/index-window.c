@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A bounded index (index-memory=) at scale: ENTRIES new ones stream by, while
- * the keys of a small set, an operating system's blocks say, are hit again and
- * again (bench/README.md).
+/* Measures a bounded index (index-memory=) at scale: ENTRIES new entries stream
+ * by, while the keys of a small set, such as an operating system's blocks, are
+ * hit again and again (bench/README.md).
  *
  *   dedup-index-window FILE ENTRIES MEMORY ORDER [--check]
  *
- * ORDER: of log stores.  As the write path does (dedup/link.c), what is hit in
- * the oldest quarter is entered anew.  The index's memory is looked at after
- * every 4096 entries; that of the process has the cache of tables and the
- * journal in it.  With --check it fails when the index took more than MEMORY,
- * a key of the set was ever missed, or the window holds too little, or what is
- * old.
+ * ORDER is that of log stores.  As the write path does (link.c), a key that is
+ * hit in the oldest quarter is entered again.  The index's memory is measured
+ * after every 4096 entries; that of the process includes the cache of tables
+ * and the journal.  With --check the program fails if the index took more than
+ * MEMORY, if a key of the set was ever missed, or if the window holds too few
+ * entries, or old ones.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -22,13 +22,13 @@
 
 #define HOT 5000               /* keys of the set */
 #define OLD (UINT64_C (1) << 50)   /* number of the set's first key */
-#define EVERY 4096             /* entries, after which some keys are hit */
+#define EVERY 4096             /* after so many entries some keys are hit */
 
 struct window {
   struct bench b;
   uint64_t nr;                 /* entries streamed */
-  uint64_t most;               /* bytes of the index */
-  uint64_t held;               /* entries, now */
+  uint64_t most;               /* most bytes that the index took */
+  uint64_t held;               /* entries in it now */
   uint64_t missed, renewed, next_hot;
 };
 
@@ -62,7 +62,8 @@ insert (struct window *w, uint64_t key)
   bench_insert (&w->b, &h, &host_idx, 1);
 }
 
-/* How many of NR keys are found. */
+/* Looks up NR keys from FIRST on, and enters aging ones again if RENEW; returns
+ * how many were found. */
 static uint64_t
 look (struct window *w, uint64_t first, uint64_t nr, bool renew)
 {
@@ -95,7 +96,8 @@ note_memory (struct window *w)
   w->held = s.index_entries;
 }
 
-/* Each key is hit about eight times while the window goes by once. */
+/* Hits some keys of the set: each about eight times while the window passes
+ * once. */
 static void
 hit_some (struct window *w)
 {
@@ -123,7 +125,8 @@ stream (struct window *w, uint64_t entries)
   }
 }
 
-/* The youngest share of the stream that is found whole, in entries. */
+/* Returns how many of the youngest entries of the stream are found without a
+ * gap. */
 static uint64_t
 find_window (struct window *w)
 {
@@ -141,13 +144,13 @@ check (const struct window *w, uint64_t window, uint64_t oldest)
   const char *wrong = NULL;
 
   if (w->most > w->b.index_memory)
-    wrong = "the index took more than it may";
+    wrong = "the index took more memory than its bound";
   else if (w->missed > 0)
     wrong = "a key that is hit again and again was forgotten";
   else if (w->renewed == 0 || oldest > 0)
-    wrong = "what is oldest is still there";
+    wrong = "the oldest entries are still there";
   else if (window < w->held / 2)
-    wrong = "the window is small";
+    wrong = "the window holds too few entries";
   if (wrong)
     fprintf (stderr, "dedup-index-window: %s\n", wrong);
   return wrong != NULL;
@@ -185,8 +188,8 @@ main (int argc, char **argv)
           "youngest %.2f M all there; of the first tenth %" PRIu64 " found; of "
           "%d keys hit again and again %" PRIu64 " misses, %" PRIu64
           " renewed\n", (double) entries / 1e6, (double) s.index_entries / 1e6,
-          (uint64_t) bench_tables (&w.b), (double) window / 1e6, oldest, HOT,
-          w.missed, w.renewed);
+          (uint64_t) bench_nr_tables (w.b.d->base.lock, w.b.d->store.index),
+          (double) window / 1e6, oldest, HOT, w.missed, w.renewed);
   if (argc == 6)
     r = check (&w, window, oldest);
   bench_stop_loop (&w.b);

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The index of a disk that is rewritten: a disk of CLUSTERS clusters, all with
- * data of their own, of which a tenth is overwritten with new data each day, at
- * random, for so many days (bench/README.md).
+/* Measures the index of a disk that is rewritten: a disk of CLUSTERS clusters,
+ * all with data of their own, of which a tenth is overwritten with new data
+ * each day, at random, for DAYS days (bench/README.md).
  *
  *   dedup-index-year FILE CLUSTERS DAYS [MEMORY]
  *
- * What is overwritten frees its cluster, and the clusters freed first are used
- * again first; a twentieth more of them than the disk has.  Overwriting logs
- * one INDEX record, nothing else.  In the end every cluster's data must be
- * found, unless MEMORY bounds the index (bytes).  FILE is left behind.
+ * Overwriting frees the old data's cluster, and the clusters freed first are
+ * used again first; the file has a twentieth more of them than the disk.
+ * Overwriting logs one INDEX record, nothing else.  In the end every cluster's
+ * data must be found, unless MEMORY bounds the index (bytes).  FILE is not
+ * removed.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -22,11 +23,11 @@
 
 struct disk {
   uint64_t nr;                   /* clusters of the disk */
-  uint64_t *key, *host_idx;      /* of each one */
+  uint64_t *key, *host_idx;      /* of each cluster */
   uint64_t *queue;               /* free host clusters, a ring */
   uint64_t nr_free, head;
-  uint64_t first;                /* of its host clusters, in the file */
-  uint8_t *used;                 /* of these */
+  uint64_t first;                /* first of its host clusters, in the file */
+  uint8_t *used;                 /* of each host cluster: 1 if in use */
   uint64_t next_key, rnd;
 };
 
@@ -63,7 +64,7 @@ put (struct bench *b, uint64_t cluster, uint64_t host_idx)
   bench_insert (b, &h, &host_idx, 1);
 }
 
-/* The first NR host clusters are the disk's, the others free. */
+/* Writes the whole disk, to the first NR host clusters; the others are free. */
 static void
 make_disk (struct bench *b, uint64_t nr)
 {
@@ -97,7 +98,8 @@ overwrite (struct bench *b)
   put (b, cluster, new);
 }
 
-/* How many of N clusters are found, from FIRST on; or keys that never were. */
+/* Looks up the data of N clusters from FIRST on or, if STRANGE, as many keys
+ * that were never entered; returns how many were found. */
 static uint64_t
 look (struct bench *b, uint64_t first, uint64_t n, bool strange, double *ns)
 {
@@ -139,7 +141,7 @@ report (struct bench *b, uint64_t day)
           (double) bench_memory (b) / (double) disk.nr, s.nr_runs,
           (double) bench_written () / (double) disk.next_key, miss_ns, hit_ns,
           (double) hits / (double) n);
-  bench_must (wrong ? -EIO : 0, "a key that never was is found");
+  bench_must (wrong ? -EIO : 0, "a key that was never entered is found");
 }
 
 int

@@ -1,22 +1,21 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* dedup-load: put load on an NBD server and say how fast it was.
+/* dedup-load: puts load on an NBD server and reports how fast it was.
  *
- * Each connection has a thread and a libnbd handle of its own; the only
- * thing the threads share while time is taken is the counter of requests.
- * Request I goes to the same block, with the same contents, whoever sends
- * it; so the blocks written are always the first N of the order, and verify
- * can find them again.
+ * Each connection has a thread and a libnbd handle of its own; the threads
+ * share only the counter of requests while time is taken.  Request I is for the
+ * same block, with the same contents, whichever thread sends it; so the blocks
+ * written are always the first N of the order, and verify can find them again.
  *
- * Timed: from the first request to the answer to the last one and, unless
- * only reading, to that of a final flush.  Connecting, and filling buffers
- * but for the few words that name each 4 KiB block, happens before.
- * Latency is that of a request; of a whole batch with its flush in syncwrite
- * and batchsync; the final flush is no part of it.
+ * The time is that from the first request to the answer to the last one and,
+ * unless only reading, to that of a final flush.  Connecting, and filling
+ * buffers except for the few words that name each 4 KiB block, happens before.
+ * The latency is that of a request, or in syncwrite and batchsync that of a
+ * whole batch with its flush; the final flush is not included.
  *
- * An error ends the program at once: what follows it would not be worth
- * measuring.  Wrong contents end it with status 1 too, but only after what
- * is in flight, and with a proper goodbye to the server, which a test may
- * still need.
+ * An error ends the program at once, as measurements after it would be
+ * worthless.  Wrong contents end it with status 1, too, but only after the
+ * requests in flight, and after disconnecting properly from the server, which a
+ * test may still need.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -30,6 +29,7 @@
 #include <libnbd.h>
 
 #include "checked.h"
+#include "clock.h"
 #include "content.h"
 #include "histogram.h"
 #include "options.h"
@@ -40,8 +40,8 @@ struct load {
   /* Constant while threads run: */
   struct options opts;
   uint64_t nr_blocks;       /* of the region */
-  uint64_t nr_ops;          /* at most so many requests */
-  uint64_t deadline_ns;     /* claim none after that; UINT64_MAX: never */
+  uint64_t nr_ops;          /* the most requests */
+  uint64_t deadline_ns;     /* claim none after that; UINT64_MAX: no limit */
 
   /* Atomic: */
   uint64_t next_op;
@@ -69,15 +69,6 @@ struct connection {
   struct histogram latency;
 };
 
-static uint64_t
-now_ns (void)
-{
-  struct timespec t;
-
-  clock_gettime (CLOCK_MONOTONIC, &t);
-  return (uint64_t) t.tv_sec * 1000000000 + (uint64_t) t.tv_nsec;
-}
-
 static void *
 xalloc (size_t align, size_t size)
 {
@@ -98,16 +89,17 @@ xcalloc (size_t nr, size_t size)
   return p;
 }
 
-/* --- Which request goes where ------------------------------------------ */
+/* --- Numbers and places of requests ------------------------------------ */
 
-/* Take up to WANT requests; *first is the number of the first.  Time is
- * looked at before, never after: what was taken will be done. */
+/* Takes up to WANT requests and returns how many; *FIRST is the number of the
+ * first.  The time is checked before, never after: requests that were taken are
+ * sent. */
 static unsigned
 claim (struct load *l, unsigned want, uint64_t *first)
 {
   if (__atomic_load_n (&l->bad_off, __ATOMIC_RELAXED) != NOT_SEEN)
     return 0;
-  if (l->deadline_ns != UINT64_MAX && now_ns () >= l->deadline_ns)
+  if (l->deadline_ns != UINT64_MAX && clock_now_ns () >= l->deadline_ns)
     return 0;
   *first = __atomic_fetch_add (&l->next_op, want, __ATOMIC_RELAXED);
   if (*first >= l->nr_ops)
@@ -180,7 +172,7 @@ request_done_cb (void *opaque, int *error)
     die ("%s at offset %" PRIu64 ": %s", o->mode->name, s->guest_off,
          strerror (*error));
   if (o->mode->batch == 0)
-    histogram_add (&c->latency, now_ns () - s->start_ns);
+    histogram_add (&c->latency, clock_now_ns () - s->start_ns);
   if (o->mode->check != CHECK_NOTHING)
     check_contents (c->load, s);
   c->ops++;
@@ -221,7 +213,7 @@ start_request (struct connection *c, uint64_t op)
   s->guest_off = guest_off_of (c->load, op);
   if (o->mode->op == OP_WRITE)
     content_stamp (&o->content, s->buf, s->guest_off, o->block);
-  s->start_ns = now_ns ();
+  s->start_ns = clock_now_ns ();
   c->in_flight++;
   if (send_request (c, s, done) == -1)
     die ("%s", nbd_get_error ());
@@ -265,12 +257,12 @@ run_batches (struct connection *c)
   unsigned nr, i;
 
   while ((nr = claim (c->load, batch, &first)) > 0) {
-    start_ns = now_ns ();
+    start_ns = clock_now_ns ();
     for (i = 0; i < nr; i++)
       start_request (c, first + i);
     wait_for_slots (c, 0);
     flush (c->nbd);
-    histogram_add (&c->latency, now_ns () - start_ns);
+    histogram_add (&c->latency, clock_now_ns () - start_ns);
   }
 }
 
@@ -307,7 +299,8 @@ connect_to (const char *uri)
 
   if (nbd == NULL || nbd_connect_uri (nbd, uri) == -1)
     die ("%s", nbd_get_error ());
-  /* Clearing the buffer of each read would be our time, not theirs. */
+  /* Clearing the buffer of each read would add time that is not the
+   * server's. */
   if (nbd_set_pread_initialize (nbd, false) == -1)
     die ("%s", nbd_get_error ());
   return nbd;
@@ -360,7 +353,7 @@ close_connections (struct connection *conns, unsigned nr)
   free (conns);
 }
 
-/* The region, now that the export's size is known. */
+/* Sets the region, now that the export's size is known. */
 static void
 place_region (struct load *l, uint64_t export_bytes)
 {
@@ -373,17 +366,18 @@ place_region (struct load *l, uint64_t export_bytes)
   if (o->size == 0)
     o->size = export_bytes - o->offset;
   if (o->size % o->block != 0)
-    die ("the size of the region, %" PRIu64 ", is no multiple of the block's",
-         o->size);
+    die ("the size of the region, %" PRIu64 ", is not a multiple of the "
+         "block's", o->size);
   c->first_unit = o->offset / CONTENT_UNIT;
   c->nr_units = o->size / CONTENT_UNIT;
   if (c->dup == DUP_SCATTER && c->nr_units % c->run_units != 0)
-    die ("the size of the region, %" PRIu64 ", is no multiple of a run's",
+    die ("the size of the region, %" PRIu64 ", is not a multiple of a run's",
          o->size);
   l->nr_blocks = o->size / o->block;
 }
 
-/* A read may go round; a second write to a block would be no new data. */
+/* Sets the number of requests.  Reads may start again at the beginning of the
+ * region; a second write to a block would not be new data. */
 static void
 limit_ops (struct load *l)
 {
@@ -399,7 +393,8 @@ limit_ops (struct load *l)
     die ("--ops: the region has only %" PRIu64 " blocks", l->nr_blocks);
 }
 
-/* One flush covers all connections if the server says so. */
+/* Flushes at the end.  One flush covers all connections if the server announces
+ * that. */
 static void
 final_flush (struct connection *conns, unsigned nr)
 {
@@ -449,14 +444,14 @@ run (struct load *l, struct connection *conns)
   const unsigned nr = l->opts.connections;
   struct connection *sum = xcalloc (1, sizeof *sum);
   double cpu = cpu_seconds (), seconds;
-  uint64_t start_ns = now_ns ();
+  uint64_t start_ns = clock_now_ns ();
   unsigned i;
 
   if (l->opts.seconds > 0)
     l->deadline_ns = start_ns + (uint64_t) (l->opts.seconds * 1e9);
   run_threads (conns, nr);
   final_flush (conns, nr);
-  seconds = (double) (now_ns () - start_ns) / 1e9;
+  seconds = (double) (clock_now_ns () - start_ns) / 1e9;
   for (i = 0; i < nr; i++) {
     sum->ops += conns[i].ops;
     sum->bytes += conns[i].bytes;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The command line: what can be checked without the server. */
+/* Parses the command line of dedup-load, and checks everything that can be
+ * checked without the server; load.c checks the rest. */
 #include "options.h"
 
 #include <errno.h>
@@ -54,14 +55,14 @@ help (void)
     "  --ops=N                  end after N requests\n"
     "  --seconds=T              or after T seconds.  Reads start again at\n"
     "                           the end of the region, writes end there\n"
-    "  --order=seq|random       other than the mode's\n"
-    "  --seed=N                 of the random order (1)\n"
+    "  --order=seq|random       order of the blocks, if not the mode's\n"
+    "  --seed=N                 seed of the random order (1)\n"
     "  --reorder=N              the blocks that --ops, --order and --seed\n"
     "                           choose, but in another order\n"
-    "  --no-flush               no flush in the end\n"
+    "  --no-flush               no flush at the end\n"
     "\n"
     "Contents, to be written or to be found:\n"
-    "  --dup=none               every 4 KiB are new (the default)\n"
+    "  --dup=none               every 4 KiB is new (the default)\n"
     "  --dup=all                equal to those of the source range\n"
     "  --dup=half               either, by a coin for each run\n"
     "  --dup=scatter            runs of the source range, shuffled\n"
@@ -263,7 +264,8 @@ region_option (struct options *o, int opt, const char *name, const char *arg)
   }
 }
 
-/* Those whose default is the mode's are set later. */
+/* Sets options of requests.  Those whose default is the mode's are completed by
+ * apply_mode. */
 static bool
 request_option (struct options *o, int opt, const char *name, const char *arg,
                 const char **order)
@@ -320,7 +322,7 @@ check_combination (const struct options *o)
   if (o->content.run_units == 0)
     die ("--dup-run: must not be 0");
   if (o->reorder && o->seconds > 0)
-    die ("--reorder needs to know how many: not with --seconds");
+    die ("--reorder needs a fixed number of requests: not with --seconds");
 }
 
 void

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The command line of dedup-load. */
+/* Declares the command line of dedup-load. */
 #ifndef BENCH_OPTIONS_H
 #define BENCH_OPTIONS_H
 

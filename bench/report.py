@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""From raw results to ratios, a table in Markdown and a plot in SVG.
+"""Turns raw results into ratios, a table in Markdown and a plot in SVG.
 
 A ratio says how many times as good dedup is, whether more or less of the
 metric is better.  Each round gives one ratio, as its runs are neighbours in
-time; what counts is the median of them.
+time; the result is the median of these ratios.
 """
 import statistics
 from xml.sax.saxutils import escape
@@ -79,7 +79,7 @@ class Summary:
                         by_server.get('dedup', {}).get('base_value'))
 
     def targets(self):
-        """(name, spread, target, whether it is met) of those there are."""
+        """Yields (name, spread, target, whether it is met) of each target."""
         for name, ratio in self.ratios.items():
             target = getattr(self.row, name)
             if target is not None and ratio is not None:
@@ -145,7 +145,7 @@ def value_table(summaries, names):
 
 
 def own_table(summaries):
-    """Targets that dedup has against itself, or a plain number."""
+    """Formats the targets that are against dedup itself, or a plain number."""
     lines = [[m.row.name, m.unit, m.base.text(m.decimals) if m.base else '',
               ratio_cell(m, 'vs_base'), limit_cell(m)]
              for m in summaries if m.base or m.row.limit]
@@ -186,14 +186,14 @@ NAMES = {'vs_file': 'against file', 'vs_qemu': 'against the better qemu-nbd',
 
 
 class Plot:
-    """Horizontal bars of ratios, whiskers from least to greatest, a black
-    tick at the target, a line at 1."""
+    """Draws horizontal bars of ratios, with whiskers from the least to the
+    greatest, a black tick at the target, and a line at 1."""
 
     def __init__(self, summaries):
         self.summaries = [m for m in summaries if any(m.ratios.values())]
         tops = [max(r.most, getattr(m.row, n) or 0)
                 for m in self.summaries for n, r in m.ratios.items() if r]
-        # One far bar must not flatten all others: it is cut at 4.
+        # A single long bar must not flatten all others: it is cut at 4.
         self.limit = min(4.0, max([1.2, *tops]) * 1.05)
         self.out = []
 
@@ -254,7 +254,8 @@ class Plot:
                 y += BAR_H + 2
 
     def heights(self):
-        """Of each band: as many bars as it has, at least the usual two."""
+        """Returns the height of each band: room for all of its bars, and for
+        the usual two at least."""
         return [max(BAND_H, 14 + (BAR_H + 2) * sum(map(bool,
                                                        m.ratios.values())))
                 for m in self.summaries]

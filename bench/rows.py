@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is measured: one Row each, and the sizes that they are written in.
+"""Defines the measurements, one Row each, and the sizes that they refer to.
 
-A step is a command line of dedup-load without --uri; sizes() says what the
-names in braces stand for.  The order in a row's life is prep (untimed),
-baseline, timed, check (untimed).
+A step is a command line of dedup-load without --uri; sizes() defines the names
+in braces.  A row runs prep (untimed), baseline, timed, check (untimed), in
+this order.
 """
 import dataclasses
 import math
@@ -28,18 +28,19 @@ class Row:
     disk: str = '{S}'           # virtual size of the image
     prep: tuple = ()
     check: tuple = ()
-    # What the row is compared with besides other servers: a step on the same
-    # image ('step'), or the same row with the server's 'baseline' options on
-    # a fresh image ('fresh').
+    # The row is compared, besides with other servers, with a step on the same
+    # image ('step'), or with the same row with the server's 'baseline' options
+    # on a fresh image ('fresh').
     baseline: str = ''
     baseline_kind: str = ''
-    # Targets: at least so many times as good; limit: at most this value.
+    # Targets are the least ratios; limit is the largest value allowed.
     vs_file: float = None
     vs_qemu: float = None
     vs_base: float = None
     limit: float = None
     servers: tuple = ('file', 'dedup', 'qemu4k', 'qemu64k')
     cache: str = ''             # bytes for L2 tables; '': default
+    keys: tuple = ()            # parameters of the plugin
 
 
 FILL = 'seqwrite --size={S}'
@@ -158,15 +159,16 @@ SCALE = [
         timed=RSS_OPS, servers=('dedup', 'qemu4k')),
 ]
 
-# Cold: the server is stopped, the image's pages are dropped, it is started
-# again.  In a rewritten image every cluster lies apart from its neighbours
-# where the format copies on write.
+# For a cold row the server is stopped, the image's pages are dropped from
+# memory, and the server is started again.  In a rewritten image every cluster
+# lies apart from its neighbours if the format copies on write.
 FOUR_K = ('file', 'dedup', 'qemu4k')
 COPIES = f'{SECOND} --dup=scatter --dup-run=4k'
 
 
 def rewrites(number):
-    """A full image, rewritten so many times in another random order."""
+    """Steps that fill an image and rewrite it NUMBER times, each time in
+    another random order."""
     return (FILL, *(f'randwrite --size={{S}} --gen={i + 1} --seed={i}'
                     for i in range(1, number + 1)))
 
@@ -185,13 +187,23 @@ COLD = [
     Row('coldfrag', 'the same, cold', 'mib_per_s', kind='cold',
         prep=rewrites(3), timed='seqread --size={S}',
         check=(WHOLE + ' --gen=4',), vs_qemu=0.9, servers=FOUR_K),
+    Row('fragread-idle', 'the same, warm, after it was read once and '
+        'defragmented (defragment=idle), against that first read', 'mib_per_s',
+        kind='rested', prep=rewrites(3), baseline='seqread --size={S}',
+        baseline_kind='step', timed='seqread --size={S}',
+        check=(WHOLE + ' --gen=4',), vs_base=1.5, keys=('defragment=idle',),
+        servers=('dedup', 'qemu4k')),
+    Row('coldfrag-idle', 'the same, cold', 'mib_per_s', kind='coldrested',
+        prep=rewrites(3), baseline='seqread --size={S}',
+        timed='seqread --size={S}', check=(WHOLE + ' --gen=4',), vs_qemu=0.9,
+        keys=('defragment=idle',), servers=('dedup', 'qemu4k')),
     Row('colddup', 'sequential write of copies of random blocks, which are '
         'cold', 'mib_per_s', kind='cold', disk='{S2}', prep=(FILL,),
         timed=f'seqwrite {COPIES}', check=(WHOLE, f'verify {COPIES}'),
         servers=FOUR_K),
 ]
 
-# What more rewrites do; long.
+# The effect of more rewrites; these rows take long.
 GROWTH = [
     Row(f'coldfrag{n}', f'cold sequential read after {n} random rewrites',
         'mib_per_s', kind='cold', prep=rewrites(n), timed='seqread --size={S}',
@@ -227,7 +239,7 @@ def never_freezes_order(size):
 
 
 def sizes(size, discard, mapped, big):
-    """What the names in steps stand for."""
+    """The values of the names in steps."""
     blocks = size // 4096
     return {
         'S': size, 'S2': 2 * size, 'S_at': [i * size for i in range(65)],

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The servers that are compared, and one run of one of them.
+"""Defines the servers that are compared, and a session of one of them.
 
 Servers are children of this process, listen on a Unix socket in a temporary
-directory, run with their defaults unless a row says otherwise, and are ended
-by their own pid.
+directory, run with their defaults unless a row sets something else, and are
+ended by their own pid.
 """
 import errno
 import os
@@ -13,7 +13,9 @@ import socket
 import subprocess
 import time
 
-TIMEOUT_S = 1800                # for any one thing: then it hangs
+TIMEOUT_S = 1800                # a single command that takes longer hangs
+DROP_TRIES = 10
+AT_REST_S = 8                   # a reader has ended after 3, then jobs begin
 CLUSTER = {'qemu4k': '4k', 'qemu64k': '64k'}
 
 
@@ -22,7 +24,7 @@ class SkipRow(Exception):
 
 
 class BenchError(Exception):
-    """Something did not work, so that there is nothing to measure."""
+    """A command or server failed, so that there is nothing to measure."""
 
 
 def run_command(argv):
@@ -35,8 +37,8 @@ def run_command(argv):
 
 
 def is_cached(path):
-    """Is one of some pages of PATH in memory?  Looking begins to read them.
-    Holes are left out: they are always at hand."""
+    """Returns whether one of 16 pages of PATH is in memory.  The question
+    itself begins to read them.  Holes are left out: they are never read."""
     size = os.path.getsize(path)
     with open(path, 'rb', buffering=0) as f:
         for i in range(16):
@@ -53,7 +55,17 @@ def is_cached(path):
 
 
 def drop_cache(path):
-    """Make memory forget the file PATH; whether it did."""
+    """Drops the pages of the file PATH from memory; returns whether that
+    worked.  is_cached begins to read pages, and a page that is being read is not
+    dropped; so it is tried again."""
+    for _ in range(DROP_TRIES):
+        if drop_cache_once(path):
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def drop_cache_once(path):
     with open(path, 'rb') as f:
         os.fsync(f.fileno())
         os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -62,7 +74,7 @@ def drop_cache(path):
             f.write('1\n')
     if is_cached(path):
         return False
-    with open(path, 'rb') as f:     # what was asked for by looking
+    with open(path, 'rb') as f:     # drop the pages that is_cached read
         os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return True
 
@@ -73,22 +85,26 @@ def find_nbdkit():
 
 
 class Server:
-    """How to make an image for the server NAME, and how to serve it."""
+    """Knows how to make an image for the server NAME, and how to serve it."""
 
     def __init__(self, name, build, disk, cache='', create_opts='',
-                 threads=0):
+                 threads=0, keys=()):
         self.name = name
         self.build = build
         self.disk = disk        # bytes, or a number with k, M, G, T
         self.cache = cache
         self.create_opts = create_opts      # of qcow2-dedup
+        self.keys = keys        # of the plugin
         self.nbdkit = [find_nbdkit(), *([f'--threads={threads}']
                                         if threads else []), '-f']
         self.create = {'file': self._create_raw,
-                       'dedup': self._create_dedup}.get(name,
-                                                        self._create_qcow2)
-        self.argv = {'file': self._argv_file,
-                     'dedup': self._argv_dedup}.get(name, self._argv_qemu)
+                       'dedup': self._create_dedup,
+                       'pool': self._create_pool}.get(name,
+                                                      self._create_qcow2)
+        self.argv = {'file': self._argv_file, 'dedup': self._argv_dedup,
+                     'pool': self._argv_dedup}.get(name, self._argv_qemu)
+        # The export that is measured: of a pool, its one disk.
+        self.export = 'disk' if name == 'pool' else ''
 
     def _create_raw(self, image):
         run_command(['truncate', '-s', self.disk, image])
@@ -102,6 +118,12 @@ class Server:
         run_command([f'{self.build}/tools/qcow2-dedup', 'create', *opts,
                      image, self.disk])
 
+    def _create_pool(self, image):
+        tool = f'{self.build}/tools/qcow2-dedup'
+        opts = ['-o', self.create_opts] if self.create_opts else []
+        run_command([tool, 'create', '--pool', *opts, image])
+        run_command([tool, 'disk', 'create', image, 'disk', self.disk])
+
     def _argv_file(self, image, sock):
         return [*self.nbdkit, '-U', sock, 'file', image]
 
@@ -109,7 +131,7 @@ class Server:
         cache = [f'l2-cache-size={self.cache}'] if self.cache else []
         return [*self.nbdkit, '-U', sock,
                 f'{self.build}/plugin/nbdkit-dedup-plugin.so',
-                f'file={image}', *cache]
+                f'file={image}', *cache, *self.keys]
 
     def _argv_qemu(self, image, sock):
         argv = ['qemu-nbd', '-t', '-k', sock, '--shared=8',
@@ -122,8 +144,8 @@ class Server:
 
 
 class Session:
-    """One image and the process that serves it.  A context manager, at whose
-    end both are gone."""
+    """An image and the process that serves it: a context manager that removes
+    both at its end."""
 
     def __init__(self, server, load, image_dir, sock_dir):
         self.server = server
@@ -131,7 +153,7 @@ class Session:
         self.image = os.path.join(image_dir, 'image-' + server.name)
         self.sock = os.path.join(sock_dir, 'sock')
         self.log = os.path.join(sock_dir, 'log')
-        self.uri = f'nbd+unix:///?socket={self.sock}'
+        self.uri = f'nbd+unix:///{server.export}?socket={self.sock}'
         self.process = None
 
     def __enter__(self):
@@ -178,7 +200,7 @@ class Session:
         return True
 
     def stop(self):
-        """A clean end; how long it took, in seconds."""
+        """Ends the server cleanly; returns how long it took, in seconds."""
         start = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -193,13 +215,33 @@ class Session:
             os.unlink(self.sock)
         return took
 
+    def wait_until_idle(self):
+        """Waits until the image has been at rest for some seconds; returns how
+        long that took.  An image of ours has bit 48 of its incompatible features
+        set while it is changed, and shrinks while space is given back; qemu-nbd
+        does nothing by itself."""
+        start = time.monotonic()
+        at_rest_since = start
+        blocks = 0
+        while time.monotonic() - at_rest_since < AT_REST_S:
+            before, blocks = blocks, os.stat(self.image).st_blocks
+            with open(self.image, 'rb') as f:
+                f.seek(73)
+                changing = self.server.name in ('dedup', 'pool') and f.read(1)[0] & 1
+            if changing or blocks != before:
+                at_rest_since = time.monotonic()
+            if time.monotonic() - start > TIMEOUT_S:
+                self.fail('does not come to rest')
+            time.sleep(0.1)
+        return at_rest_since - start
+
     def load(self, step):
-        """The line of JSON that dedup-load prints."""
+        """Runs dedup-load; returns the line of JSON that it prints."""
         return run_command([self.load_program, '--uri=' + self.uri,
                             *step.split()])
 
     def rss_mib(self):
-        """The most memory the process has had so far."""
+        """Returns the most memory that the process has had so far, in MiB."""
         with open(f'/proc/{self.process.pid}/status',
                   encoding='ascii') as f:
             for line in f:

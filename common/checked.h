@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Overflow-checked arithmetic for values that an image or a client chose. */
+/* Defines overflow-checked arithmetic for values that an image or a client
+ * chose, and rounding. */
 #ifndef DEDUP_CHECKED_H
 #define DEDUP_CHECKED_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Each returns false, with *r undefined, when the result does not fit. */
+/* Add, multiply.  Each returns false, with *r undefined, if the result does not
+ * fit. */
 static inline bool __attribute__ ((__warn_unused_result__))
 add_u64 (uint64_t a, uint64_t b, uint64_t *r)
 {
@@ -25,8 +27,8 @@ div_round_up (uint64_t n, uint64_t d)
   return n / d + (n % d != 0);
 }
 
-/* POW2 must be a power of two; the caller has checked that N is at most
- * UINT64_MAX - POW2 when rounding up. */
+/* Round to a multiple of POW2, a power of two.  For rounding up the caller has
+ * checked that N is at most UINT64_MAX - POW2. */
 static inline uint64_t
 round_up_pow2 (uint64_t n, uint64_t pow2)
 {

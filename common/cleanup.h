@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Attributes used everywhere: scoped free, and results that must be read. */
+/* Defines two attributes: one frees a variable at the end of its scope, one
+ * makes the compiler insist that a result is used. */
 #ifndef DEDUP_CLEANUP_H
 #define DEDUP_CLEANUP_H
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Errors as users see them: one line that names what is wrong and where.
+/* Formats errors for users: one line that names the problem and its place.
  *
  * Owns nothing: fills a caller's struct fault.  The first fault stands, so
- * that the cause is reported and not what followed from it.  No threads, no
- * allocation: usable when memory is what ran out.
+ * that the cause is reported and not its consequences.  It has no threads and
+ * allocates nothing, so that it can report that memory ran out.
  */
 #include "fault.h"
 
@@ -11,9 +11,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-/* What an image says goes into messages: no control character of it shall
- * reach a terminal or start a line in a log.  U+0080 to U+009F are two bytes,
- * of which the first is always 0xc2. */
+/* Replaces control characters.  Messages quote names from images, and no
+ * control character of those must reach a terminal or start a line in a log.
+ * U+0080 to U+009F are two bytes, of which the first is always 0xc2. */
 void
 fault_make_printable (char *s)
 {

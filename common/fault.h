@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What went wrong, for the one place that will report it.
+/* Defines the fault, which carries an error to the one place that reports it.
  *
- * Libraries return 0 or -errno.  Where a bare errno would not tell a
- * sysadmin enough, they also fill a fault that the caller allocated.  Only
+ * Libraries return 0 or -errno.  Where a bare errno would not tell an
+ * administrator enough, they also fill a fault that the caller allocated.  Only
  * the consumer (plugin or tool) prints it, with the name of the file.
  */
 #ifndef DEDUP_FAULT_H
@@ -12,10 +12,10 @@
 
 enum fault_kind {
   FAULT_NONE = 0,
-  FAULT_IO,          /* the world: an I/O call failed */
+  FAULT_IO,          /* an I/O call failed, or memory ran out */
   FAULT_CORRUPT,     /* bytes on disk contradict the format */
   FAULT_UNSUPPORTED, /* valid, but not served by this version */
-  FAULT_USAGE,       /* a parameter asks for what cannot be */
+  FAULT_USAGE,       /* a parameter asks for something impossible */
   FAULT_BUSY,        /* another process holds the image */
 };
 
@@ -26,17 +26,17 @@ struct fault {
   char msg[512];     /* one line, without the file's name; printable */
 };
 
-/* Fill *F (which may be NULL) and return -ERR.  The first fault stands: a
+/* Fills *F (which may be NULL) and returns -ERR.  The first fault stands: a
  * later one does not overwrite it. */
 int fault_set (struct fault *f, enum fault_kind kind, int err, uint64_t off,
                const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 5, 6)));
 
-/* Replace control characters in S by '?': what an image says goes into
- * messages, which are one line each.  fault_set and log_line do it. */
+/* Replaces control characters in S by '?': messages quote names from images,
+ * and are one line each.  fault_set and log_line call it. */
 void fault_make_printable (char *s);
 
-/* Shorthands. */
+/* Call fault_set with one kind each. */
 #define fault_corrupt(f, off, ...) \
   fault_set ((f), FAULT_CORRUPT, EINVAL, (off), __VA_ARGS__)
 #define fault_unsupported(f, ...) \

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Large pages for memory that is read at random: a page of its own for each
- * access costs as much to find as what is in it.  See madvise(2). */
+/* Asks for large pages for memory that is read at random: if each access is to
+ * another small page, finding the page costs as much as reading from it.  See
+ * madvise(2). */
 #ifndef DEDUP_LARGE_PAGES_H
 #define DEDUP_LARGE_PAGES_H
 
@@ -9,7 +10,8 @@
 
 #define LARGE_PAGE ((size_t) 2 << 20)
 
-/* Those that lie inside of P, LEN bytes, if the kernel has them: advice. */
+/* Advises the kernel to use large pages for those that lie whole in the LEN
+ * bytes at P. */
 static inline void
 large_pages_advise (void *p, size_t len)
 {

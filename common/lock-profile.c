@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Counting what locks cost, for bench/contention.
+/* Counts the cost of locks, for bench/contention.
  *
- * When the library is unloaded, or the process ends, what was counted goes to
- * the file that DEDUP_LOCK_PROFILE in the environment names, as one line of
+ * When the library is unloaded, or the process ends, the counters are written
+ * to the file that DEDUP_LOCK_PROFILE in the environment names, as one line of
  * JSON for each place and one for the work that was done under a lock.
  *
- * The counters have one mutex, taken after a lock was released (or got, where
- * it was waited for), so that it makes no hold longer.  It and the clocks cost
- * some 500 ns an acquisition: good for proportions, not for speed.
+ * The counters have one mutex, which no counted time of a hold includes: it is
+ * taken before the time begins or after it ended.  It and the clocks cost some
+ * 500 ns an acquisition, and the lock itself is held meanwhile.  So the figures
+ * are good for proportions, not for speed.
  */
 #include "lock-profile.h"
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A mutex that knows its owner, and scoped helpers.
+/* Defines a mutex that knows its owner, and helpers for scopes.
  *
  * Every function whose name ends in _locked starts with
  * assert (lock_held (...)).
  *
  * With -Dlock_profile=true each place that takes a lock counts how often it
- * did and had to wait, and how long it waited and held it; lock-profile.c
- * prints that (bench/contention).
+ * took it and had to wait, and how long it waited and held it; lock-profile.c
+ * prints these counters (bench/contention).
  */
 #ifndef DEDUP_LOCK_H
 #define DEDUP_LOCK_H
@@ -23,6 +23,7 @@ struct lock {
   pthread_mutex_t mutex;
   pthread_t owner;    /* valid while held; atomic, see lock_held */
   bool held;          /* atomic */
+  unsigned waiting;   /* threads; atomic */
 #ifdef DEDUP_LOCK_PROFILE
   struct lock_hold hold;      /* valid while held */
 #endif
@@ -33,6 +34,7 @@ lock_init (struct lock *l)
 {
   pthread_mutex_init (&l->mutex, NULL);
   l->held = false;
+  l->waiting = 0;
 }
 
 static inline void
@@ -55,10 +57,14 @@ lock_clear_owner (struct lock *l)
 }
 
 #ifndef DEDUP_LOCK_PROFILE
+/* Waits for the mutex of L, and takes it. */
+void lock_contended (struct lock *l);
+
 static inline void
 lock_acquire (struct lock *l)
 {
-  pthread_mutex_lock (&l->mutex);
+  if (pthread_mutex_trylock (&l->mutex) != 0)
+    lock_contended (l);
   lock_set_owner (l);
 }
 
@@ -88,7 +94,15 @@ lock_release (struct lock *l)
 }
 #endif
 
-/* Does the calling thread hold L? */
+/* Returns whether threads wait for L.  One that takes it again and again should
+ * rest then, as a mutex often stays with its owner. */
+static inline bool
+lock_wanted (struct lock *l)
+{
+  return __atomic_load_n (&l->waiting, __ATOMIC_RELAXED) > 0;
+}
+
+/* Returns whether the calling thread holds L. */
 static inline bool
 lock_held (struct lock *l)
 {
@@ -97,7 +111,7 @@ lock_held (struct lock *l)
                    pthread_self ());
 }
 
-/* Wait on COND, giving up L meanwhile. */
+/* Waits on COND; L is released meanwhile. */
 #ifndef DEDUP_LOCK_PROFILE
 static inline void
 lock_wait (struct lock *l, pthread_cond_t *cond)
@@ -110,7 +124,8 @@ lock_wait (struct lock *l, pthread_cond_t *cond)
 #else
 #define lock_wait(l, cond) lock_wait_at (l, cond, LOCK_SITE)
 
-/* What follows counts as a new hold, from here. */
+/* Waits likewise.  The time from the return on counts as a new hold, of this
+ * place. */
 static inline void
 lock_wait_at (struct lock *l, pthread_cond_t *cond, struct lock_site *site)
 {
@@ -123,7 +138,7 @@ lock_wait_at (struct lock *l, pthread_cond_t *cond, struct lock_site *site)
 }
 #endif
 
-/* What follows is work that nobody does while he holds a lock: IO, HASH or
+/* Marks work that no thread may do while it holds a lock: IO, HASH or
  * COMPARE. */
 #ifdef DEDUP_LOCK_PROFILE
 #define WORK_WITHOUT_LOCK(what) lock_profile_work (LOCK_PROFILE_ ## what)
@@ -138,7 +153,7 @@ lock_scope_end (struct lock **l)
     lock_release (*l);
 }
 
-/* Hold L until the end of the enclosing block. */
+/* Takes L, and releases it at the end of the enclosing block. */
 #define LOCK_FOR_SCOPE(l)                                               \
   __attribute__ ((__cleanup__ (lock_scope_end), __unused__))            \
   struct lock *lock_scope_ = (lock_acquire (l), (l))

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Log lines: what goes wrong without an error that a caller could be given.
+/* Writes log lines, which report problems that no caller can be given as an
+ * error.
  *
- * Formats a line for whoever listens.  Promises never to fail: a line that
- * is too long is cut.  Callable from any thread; the sink must be too.
+ * Formats a line and passes it to the consumer's sink.  Promises never to fail:
+ * a line that is too long is truncated.  It may be called from any thread, and
+ * so must the sink.
  */
 #include "fault.h"
 #include "log.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Big-endian integers as they stand on disk.
+/* Defines big-endian integers as they are stored on disk.
  *
  * A wire integer is a struct of bytes: it has no alignment, cannot be used
  * in arithmetic by mistake, and reads the same on every machine.
@@ -64,7 +64,7 @@ be64_make (uint64_t v)
   return r;
 }
 
-/* Assert where the specification puts a field. */
+/* Asserts that a field is at the byte where the specification puts it. */
 #define WIRE_FIELD_AT(type, field, at)                                  \
   _Static_assert (__builtin_offsetof (type, field) == (at),             \
                   #type "." #field " is not at byte " #at)

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A store for an image that has none (docs/on-disk.md section 6).
+/* Makes a store for an image that has none (docs/on-disk.md section 6).
  *
- * Everything new is laid out behind the frontier, where all refcounts are 0; the
- * bytes there may be anything, on a device.  The first journal block holds the
+ * Everything new is laid out behind the frontier, where all refcounts are 0; on
+ * a device the bytes there may be anything.  The first journal block holds the
  * records that give the new areas and tables their refcounts.  One write of the
  * header then turns the image into a crashed one, whose recovery completes the
  * store.  Until that write the image is as it was, but longer.
+ *
+ * One thread, with the image open nowhere else.
  */
 #include "aligned.h"
-#include "disk.h"
+#include "pool.h"
 
 #include <errno.h>
 #include <sys/random.h>
@@ -26,7 +28,7 @@ struct adoption {
   uint64_t sizes[1 + FIRST_AREAS];
 };
 
-/* --- what the store will be ------------------------------------------------- */
+/* --- the configuration -------------------------------------------------- */
 
 static int
 random_id (uint64_t *id)
@@ -83,10 +85,12 @@ choose_config (struct adoption *a, struct fault *f)
     return fault_io (f, EIO, UINT64_MAX, "the system gives no random numbers");
   c->epoch = 1;
   c->epoch_start = c->checkpoint = c->index_start = 1;
-  c->index.order = p->order ? p->order : dedup_default_order (a->geo->nr_clusters);
+  c->index.order = p->order ? p->order
+    : dedup_default_order (a->geo->nr_clusters);
   c->index.max_incarnations = p->max_incarnations < 0 ? 0
     : (uint32_t) MIN_OF (p->max_incarnations, DEDUP_MAX_INCARNATIONS);
   c->flags = DEDUP_CONFIG_EXACT;  /* it is empty */
+  c->notes.complete = true;
   c->index.next_id = 1;
   c->journal_area_size = dedup_default_area_size (c->index.order, cluster);
   c->max_journal_areas = p->journal_areas ? p->journal_areas
@@ -101,7 +105,7 @@ choose_config (struct adoption *a, struct fault *f)
   return 0;
 }
 
-/* --- where it will be ------------------------------------------------------------ */
+/* --- the layout --------------------------------------------------------- */
 
 static int
 lay_out (struct adoption *a, struct fault *f)
@@ -124,27 +128,27 @@ lay_out (struct adoption *a, struct fault *f)
   return 0;
 }
 
-/* --- writing it ---------------------------------------------------------------------- */
+/* --- writing ------------------------------------------------------------ */
 
-/* The areas, and behind them the tables that the recovery will write: once
- * the header is written, it must not meet a full disk. */
+/* Allocates space for the areas, and behind them for the tables that the
+ * recovery will write: once the header is written, that must not meet a full
+ * disk.  New journal areas are zeroed, as everywhere
+ * (dedup_area_write_zeroes). */
 static int
 allocate_all (struct adoption *a)
 {
   uint64_t off = a->plan->area_host_off[0];
   uint64_t end = a->plan->end_idx * a->geo->cluster_size;
   size_t i;
-  int r = io_allocate (a->io, off, end - off);
+  int r = dedup_area_allocate_space (a->io, off, end - off);
 
-  if (r == -EOPNOTSUPP || r == -ENOTSUP)   /* at least reach behind them */
-    r = io_pwrite (a->io, "", 1, end - 1);
-  for (i = 0; i < FIRST_AREAS && r == 0; i++)      /* see ahead.c */
-    r = dedup_ahead_area (a->io, a->config->areas[i].host_off,
-                          a->config->journal_area_size);
+  for (i = 0; i < FIRST_AREAS && r == 0; i++)
+    r = dedup_area_write_zeroes (a->io, a->config->areas[i].host_off,
+                                 a->config->journal_area_size);
   return r;
 }
 
-/* The plan's changes as the journal's first group. */
+/* Writes the plan's changes as the journal's first group. */
 static int
 write_journal (struct adoption *a)
 {
@@ -167,8 +171,8 @@ write_journal (struct adoption *a)
   return io_pwrite (a->io, buf, len, a->config->areas[0].host_off);
 }
 
-/* The first configuration goes to slot 1; in slot 0 a device may have bytes of
- * an older store. */
+/* Clears the slot that the first configuration is not written to: on a device
+ * it may have bytes of an older store. */
 static int
 clear_slot_0 (struct adoption *a)
 {
@@ -193,7 +197,8 @@ write_behind_end (struct adoption *a)
   return io_sync (a->io);
 }
 
-/* Nothing refers to what was written behind the end. */
+/* Cuts the file off at its old SIZE: nothing refers to what was written behind
+ * that. */
 static void
 cut_back (struct adoption *a, int64_t size)
 {

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A new image: an empty qcow2 image, which is opened once so that it gets a store
- * (adopt.c), and closed. */
-#include "disk.h"
+/* Makes a new image: an empty qcow2 image, which is opened once so that it
+ * gets a store (adopt.c), and closed.
+ *
+ * One thread.  On failure the file holds a part of an image; make.c knows what
+ * may be done with that.
+ */
+#include "pool.h"
 
 int
 dedup_create (struct io_store *io, const struct dedup_create_params *p,
@@ -12,18 +16,26 @@ dedup_create (struct io_store *io, const struct dedup_create_params *p,
     .verify = !dedup_hash_is_strong (p->hash),  /* an index stays exact */
     .hash = p->hash, .max_incarnations = p->max_incarnations,
     .order = p->order, .journal_areas = p->journal_areas,
+    .compress = p->compress,
   };
-  struct dedup_disk *d;
+  struct qcow2_create_params image = p->image;
+  struct dedup_pool *pool;
   int r;
 
-  r = qcow2_create (io, &p->image, f);
+  /* The sizes of a pool's disks count, which are still to come. */
+  if (o.order == 0 && p->image.max_disk_size > 0)
+    o.order = dedup_default_order (p->image.max_disk_size >>
+                                   p->image.cluster_bits);
+
+  image.compression_type = p->compress == DEDUP_COMPRESS_ZSTD;
+  r = qcow2_create (io, &image, f);
   if (r < 0)
     return r;
-  r = dedup_open (io, &o, &d, f);
+  r = dedup_open (io, &o, &pool, f);
   if (r < 0)
     return r;
-  r = dedup_finish (d);
-  dedup_free (d);
+  r = dedup_finish (pool);
+  dedup_free (pool);
   return r < 0 ? fault_io (f, -r, UINT64_MAX, "cannot complete the image: %s",
                            strerror (-r)) : 0;
 }

@@ -2,24 +2,24 @@
 /* Makes refcount table and anchor L1 larger at open, if the file may outgrow
  * them.
  *
- * New tables are laid out and written where nothing refers to them; one group of
- * records switches to them.  Where the host has no space for that, the old tables
- * bound the file, and nothing is changed.
+ * New tables are laid out and written where nothing refers to them; one group
+ * of records switches to them.  Where the host has no space for that, nothing
+ * is changed, and the old tables limit the size of the file.
  *
  * One thread, at open.
  */
-#include "disk.h"
+#include "pool.h"
 
 #include <errno.h>
 
-/* The plan that lets tables speak of BOUND clusters: 1; 0: none is needed, or
- * there is no space for it. */
+/* Makes the plan for tables that count BOUND clusters.  1: it is *PLAN; 0:
+ * none is needed, or there is no space for it. */
 static int
-make_plan (struct dedup_disk *d, uint64_t bound, struct qcow2_plan **plan,
+make_plan (const struct dedup_base *b, uint64_t bound, struct qcow2_plan **plan,
            struct fault *f)
 {
   struct fault why = { 0 };
-  int r = qcow2_plan_new (d->img, NULL, 0, bound, plan, &why);
+  int r = qcow2_plan_new (b->img, NULL, 0, bound, plan, &why);
 
   if (r == -ENOSPC)
     return 0;
@@ -32,117 +32,124 @@ make_plan (struct dedup_disk *d, uint64_t bound, struct qcow2_plan **plan,
   return 0;
 }
 
-/* With slack, so that it does not happen at every open. */
+/* Makes a plan only if the tables are an eighth below the bound, so that it
+ * does not happen at every open.  Returns as make_plan. */
 static int
-choose_plan (struct dedup_disk *d, struct qcow2_plan **plan, struct fault *f)
+choose_plan (const struct dedup_base *b, struct qcow2_plan **plan,
+             struct fault *f)
 {
-  const uint64_t bound = qcow2_growth_bound (d->img);
-  int r = make_plan (d, bound - bound / 8, plan, f);
+  const uint64_t bound = qcow2_growth_bound (b->img);
+  int r = make_plan (b, bound - bound / 8, plan, f);
 
   if (r <= 0)
     return r;
   qcow2_plan_free (*plan);
   *plan = NULL;
-  return make_plan (d, bound, plan, f);
+  return make_plan (b, bound, plan, f);
 }
 
-/* Change number I, and its record, under the lock, which is given up while a table
- * is loaded. */
+/* A qcow2_step: applies the change OPAQUE. */
 static int
-apply_change (struct dedup_disk *d, struct qcow2_txn *txn,
-              const struct qcow2_change *c)
+apply_locked (struct qcow2_txn *txn, void *opaque)
 {
-  int r;
+  return qcow2_apply_locked (txn, opaque);
+}
 
-  while ((r = qcow2_apply_locked (txn, c)) == -EAGAIN) {
-    lock_release (d->lock);
-    r = qcow2_txn_load (txn);
-    lock_acquire (d->lock);
-    if (r < 0)
-      return r;
+/* Applies all changes of PLAN and appends their records.  The lock is released
+ * while a table is loaded, inside the group: only one thread is there at
+ * open. */
+static int
+apply_changes_locked (struct dedup_store *s, struct qcow2_txn *txn,
+                      const struct qcow2_plan *plan)
+{
+  size_t i;
+  int r = 0;
+
+  for (i = 0; r == 0 && i < plan->nr_changes; i++) {
+    r = qcow2_txn_retry_locked (txn, apply_locked, &plan->changes[i]);
+    if (r == 0)
+      dedup_append_change_locked (s, &plan->changes[i]);
   }
-  if (r == 0)
-    dedup_append_change_locked (d, c);
   return r;
 }
 
 static int
-wait_for_room (struct dedup_disk *d, size_t nr_changes)
+wait_for_room (struct dedup_upkeep *u, size_t nr_changes)
 {
   int r = 0;
 
-  while (r == 0 && !dedup_room_locked (d, nr_changes, 0)) {
-    lock_release (d->lock);
-    r = dedup_make_room (d);
-    lock_acquire (d->lock);
+  while (r == 0 && !dedup_room_locked (u, nr_changes, 0)) {
+    lock_release (u->b->lock);
+    r = dedup_make_room (u);
+    lock_acquire (u->b->lock);
   }
   return r;
 }
 
-/* All changes of PLAN as one group.  *CHANGED: some were made, so a failure
- * leaves tables that contradict the journal. */
+/* Applies all changes of PLAN as one group.  *CHANGED: some were made, so a
+ * failure leaves tables that contradict the journal. */
 static int
-apply_plan (struct dedup_disk *d, const struct qcow2_plan *plan, bool *changed)
+apply_plan (struct dedup_upkeep *u, const struct qcow2_plan *plan,
+            bool *changed)
 {
   struct qcow2_txn txn;
-  size_t i;
   int r;
 
-  qcow2_txn_begin (d->img, &txn);
-  lock_acquire (d->lock);
-  r = wait_for_room (d, plan->nr_changes);
+  qcow2_txn_begin (u->b->img, &txn);
+  lock_acquire (u->b->lock);
+  r = wait_for_room (u, plan->nr_changes);
   *changed = r == 0;
-  for (i = 0; r == 0 && i < plan->nr_changes; i++)
-    r = apply_change (d, &txn, &plan->changes[i]);
-  dedup_journal_end_locked (d->journal);
+  if (r == 0)
+    r = apply_changes_locked (u->s, &txn, plan);
+  dedup_journal_end_locked (u->s->journal);
   qcow2_txn_end_locked (&txn);
-  lock_release (d->lock);
+  lock_release (u->b->lock);
   return r;
 }
 
 static int
-write_plan (struct dedup_disk *d, struct qcow2_plan *plan)
+write_plan (struct dedup_store *s, struct qcow2_plan *plan)
 {
-  int r = qcow2_plan_write (d->img, plan);
+  int r = qcow2_plan_write (s->b->img, plan);
 
-  return r == 0 ? dedup_sync (d) : r;
+  return r == 0 ? dedup_sync (s) : r;
 }
 
-/* The tables are written; switch to them. */
+/* Switches to the new tables, which are written. */
 static int
-switch_tables (struct dedup_disk *d, const struct qcow2_plan *plan)
+switch_tables (struct dedup_upkeep *u, const struct qcow2_plan *plan)
 {
   bool changed;
-  int r = dedup_change_begin (d);
+  int r = dedup_enter (&u->s->gate);
 
   if (r < 0)
     return r;
-  r = apply_plan (d, plan, &changed);
-  dedup_change_end (d);
+  r = apply_plan (u, plan, &changed);
+  dedup_leave (&u->s->gate);
   return r < 0 && (changed || r != -ENOSPC)
-    ? dedup_fail (d, r == -ENOSPC ? -EIO : r,
+    ? dedup_fail (&u->s->gate, r == -ENOSPC ? -EIO : r,
                   "making its tables larger failed") : r;
 }
 
 int
-dedup_grow_tables (struct dedup_disk *d, struct fault *f)
+dedup_grow_tables (struct dedup_upkeep *u, struct fault *f)
 {
   struct qcow2_plan *plan = NULL;
-  int r = choose_plan (d, &plan, f);
+  int r = choose_plan (u->b, &plan, f);
 
   if (r <= 0)
     return r;
-  r = write_plan (d, plan);
+  r = write_plan (u->s, plan);
   if (r == 0)
-    r = switch_tables (d, plan);
+    r = switch_tables (u, plan);
   qcow2_plan_free (plan);
-  if (r == -ENOSPC)             /* the old tables bound the file */
+  if (r == -ENOSPC)             /* the old tables limit the file */
     return 0;
   if (r < 0)
     return fault_io (f, -r, UINT64_MAX, "cannot make its tables larger: %s",
                      strerror (-r));
-  r = dedup_checkpoint (d);
+  r = dedup_checkpoint (u->s);
   if (r == -ENOSPC)             /* the journal has it */
     r = 0;
-  return r < 0 ? r : dedup_guard (d, true, f);
+  return r < 0 ? r : dedup_guard (u->s, true, f);
 }

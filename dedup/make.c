@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A new image at a path, so that a process that is killed meanwhile, or another
- * one that makes the same image, leaves nothing that a later start refuses.
+/* Makes a new image at a path, so that a process that is killed meanwhile, or
+ * another one that makes the same image, leaves nothing that a later start
+ * refuses.
  *
  * Where there is no file, one is made without a name, and named when the image
- * in it is complete (io_birth_*).  A file that has its name already (a device,
- * or an empty file) is written in place.  Such an image begins with a mark until
- * the last write puts the header there (qcow2fmt/create.c): what begins with the
- * mark is made again from the start.
+ * in it is complete (io_birth_*).  What has its name already (a device, an
+ * NBD export, or an empty file) is written in place.  Such an image begins with a mark
+ * until the last write puts the header there (qcow2fmt/create.c): a file that
+ * begins with the mark is written again from the start.
  *
- * Written over are only: a file that is empty, as touch makes them; one of at
- * most 64 MiB that holds only zeroes, as earlier versions left them when they
- * were killed; a device whose first and last MiB are zero, where partition
- * tables, file systems, and members of LVM, RAID and ZFS have their marks; and
- * a device, whatever it holds, if the caller says so.  Never a device that the
- * kernel uses.
+ * Only these are written over: a file that is empty, as touch makes them; one
+ * of at most 64 MiB that holds only zeroes, as earlier versions left them when
+ * they were killed; a device or export whose first and last MiB are zero, where
+ * partition tables, file systems, and members of LVM, RAID and ZFS have their
+ * marks; and a device or export, whatever it holds, if the caller says so.  A device
+ * that the kernel uses is never written over.
+ *
+ * One thread; other processes are kept out by the file's lock.
  */
 #include "dedup.h"
 
@@ -22,14 +25,16 @@
 #include <unistd.h>
 #include <sys/stat.h>
 
-#include "config-check.h"
+#include "checked.h"
+#include "zero.h"
 
 #define MAX_UNFINISHED (INT64_C (64) << 20)
+
 #define LOOK_BYTES (UINT64_C (1) << 20)
 
-/* --- What is there ------------------------------------------------------ */
+/* --- What the path holds ------------------------------------------------ */
 
-/* Are all of LEN bytes at HOST_OFF zero?  1: yes. */
+/* Returns 1 if all of LEN bytes at HOST_OFF are zero, 0 if not, or -errno. */
 static int
 zeroes_at (struct io_store *io, uint64_t host_off, uint64_t len)
 {
@@ -50,7 +55,8 @@ zeroes_at (struct io_store *io, uint64_t host_off, uint64_t len)
   return 1;
 }
 
-/* May an image be written over what IO holds?  1: yes. */
+/* Returns 1 if an image may be written over what IO holds, 0 if not, or
+ * -errno. */
 static int
 may_be_filled (struct io_store *io, bool overwrite_device)
 {
@@ -73,7 +79,7 @@ may_be_filled (struct io_store *io, bool overwrite_device)
   return r == 1 ? zeroes_at (io, (uint64_t) size - look, look) : r;
 }
 
-/* --- Making it ---------------------------------------------------------- */
+/* --- Making the image --------------------------------------------------- */
 
 static int
 make_named (const char *path, const struct dedup_create_params *p,
@@ -96,7 +102,7 @@ make_named (const char *path, const struct dedup_create_params *p,
   return r;
 }
 
-/* A file that was empty is empty again where the image can't be made. */
+/* Makes the image in IO.  On failure a file that was empty is empty again. */
 static int
 create_over (struct io_store *io, const struct dedup_create_params *p,
              struct fault *f)
@@ -104,7 +110,7 @@ create_over (struct io_store *io, const struct dedup_create_params *p,
   int r = dedup_create (io, p, f);
 
   if (r < 0 && io_truncate (io, 0) < 0)
-    return r;                   /* the mark stays, which is as good */
+    return r;                   /* the mark stays: it may be filled again */
   return r;
 }
 
@@ -117,7 +123,9 @@ fill_in_place (const char *path, const struct dedup_create_params *p,
   if (io_device_in_use (path))
     return fault_set (f, FAULT_BUSY, EBUSY, UINT64_MAX, "is in use: mounted, "
                       "or part of another device");
-  r = io_file_open (path, IO_FILE_WRITE, IO_LOCK_WRITE, io, f);
+  r = io_place_open (path, IO_FILE_WRITE |
+                     (overwrite_device ? IO_PLACE_OVERWRITE : 0),
+                     IO_LOCK_WRITE, io, f);
   if (r < 0)
     return r;
   r = may_be_filled (*io, overwrite_device);
@@ -133,18 +141,17 @@ fill_in_place (const char *path, const struct dedup_create_params *p,
   return r;
 }
 
-/* What may be written over, and what could not be opened for writing without
- * need, is seen without a lock first: a locked file is usually an image.  1: it
- * may be; it is looked at again with the lock. */
+/* Looks without a lock whether PATH may be filled, since a locked file is
+ * usually an image.  1: it may be, and is looked at again with the lock. */
 static int
 worth_filling (const char *path, bool overwrite_device)
 {
   struct fault ignored = { 0 };
   struct io_store *io;
-  int r = io_file_open (path, 0, IO_LOCK_NONE, &io, &ignored);
+  int r = io_place_open (path, 0, IO_LOCK_NONE, &io, &ignored);
 
   if (r < 0)
-    return 0;                   /* whoever opens it as an image says why */
+    return 0;                   /* the caller opens it and reports */
   r = may_be_filled (io, overwrite_device);
   io_close (io);
   return MAX_OF (r, 0);
@@ -159,7 +166,7 @@ dedup_make (const char *path, const struct dedup_create_params *p,
 
   *named = false;
   *io = NULL;
-  if (stat (path, &st) == 0)
+  if (io_is_uri (path) || stat (path, &st) == 0)
     return worth_filling (path, overwrite_device)
       ? fill_in_place (path, p, overwrite_device, io, f) : -EEXIST;
   if (errno == ENOENT && lstat (path, &st) == 0)
@@ -171,5 +178,5 @@ dedup_make (const char *path, const struct dedup_create_params *p,
     *named = r == 0;
     return r;
   }
-  return -EEXIST;               /* whoever opens it says what is wrong */
+  return -EEXIST;               /* the caller opens it, and reports */
 }

@@ -1,29 +1,38 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* How large an image can get: for who must make a device for it.
+/* Computes how large an image can get, for a user who must make a device for
+ * it.
  *
- * A bound, not an estimate: every guest cluster holds data that nothing shares,
- * all of it was overwritten, and index and journal are at their largest.  What
- * counts clusters is counted by what it counts, so the sum is repeated until it
- * no longer grows; each round adds a fraction of the one before.
+ * The result is a bound, not an estimate: every guest cluster holds data that
+ * nothing shares, all of it was overwritten, and index and journal are at their
+ * largest.  Tables count clusters and take clusters themselves, so the sum is
+ * repeated until it no longer grows; each round adds a fraction of the one
+ * before.
+ *
+ * No threads; an empty image is made in memory.
  */
-#include "disk.h"
+#include "pool.h"
 
 #include <errno.h>
 
 #include "wire.h"
 
-/* Of which a merge is due at the latest (merge-plan.c), and as many again for
- * what it writes meanwhile. */
+/* Entries of the index for each cluster: a merge is due at twice as many at the
+ * latest (merge-plan.c), and may write as many again meanwhile. */
 #define INDEX_PER_CLUSTER (2 * 2)
+
 #define INDEX_LOG_STORES (2 * 8 + 2)
+
 /* An entry takes 40 bytes in pages of 101, and at most 4.1 of fences and
  * filter (docs/on-disk.md 3.4). */
 #define INDEX_ENTRY_BYTES 45
+
 /* Journal areas over the limit, while checkpoints are late. */
 #define MORE_AREAS 2
-/* Spare clusters, those ahead, the pool of tables, freed ones that can't be used
- * yet. */
+
+/* Clusters that are not in use: the overwrite reserve, those written ahead, the
+ * reserve for tables, and freed ones that can't be used yet. */
 #define RESERVED_BYTES (UINT64_C (16) << 20)
+
 #define RESERVED_CLUSTERS 2048
 
 struct sum {
@@ -38,7 +47,7 @@ clusters_of (const struct sum *s, uint64_t bytes)
   return div_round_up (bytes, s->cluster_size);
 }
 
-/* What NR clusters in all take to count, map and index them. */
+/* Returns how many clusters it takes to count, map and index NR clusters. */
 static uint64_t
 tables_for (const struct sum *s, uint64_t nr)
 {
@@ -53,8 +62,9 @@ tables_for (const struct sum *s, uint64_t nr)
     clusters_of (s, entries * INDEX_ENTRY_BYTES);
 }
 
+/* Returns the number of clusters of the whole image, tables included. */
 static uint64_t
-repeat (const struct sum *s)
+all_clusters (const struct sum *s)
 {
   uint64_t nr = s->fixed, before;
 
@@ -65,7 +75,8 @@ repeat (const struct sum *s)
   return nr;
 }
 
-/* An empty image, made in memory. */
+/* Makes an empty image in memory.  Returns its size in *BYTES, and its geometry
+ * in S. */
 static int
 make_empty (const struct dedup_create_params *p, uint64_t *bytes,
             struct sum *s, struct fault *f)
@@ -115,6 +126,7 @@ dedup_measure (const struct dedup_create_params *p,
   s.fixed += clusters_of (&s, m->required) + RESERVED_CLUSTERS +
     clusters_of (&s, RESERVED_BYTES) +
     areas * clusters_of (&s, area);
-  m->fully_allocated = round_up_pow2 (repeat (&s) * s.cluster_size, 1 << 20);
+  m->fully_allocated = round_up_pow2 (all_clusters (&s) * s.cluster_size,
+                                      1 << 20);
   return 0;
 }

@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* How an image is served:
+/* Decides how an image is served:
  *
- *   read only    asked for, or the image is marked corrupt
- *   with a store deduplicated; or, with dedup=off or refcounts that leave no
- *                room for sharing, journalled all the same
- *   direct       what can't hold a store: version 2 has no feature bits,
- *                refcounts of 1 bit can't count the anchor, and data in an
- *                external file has no refcounts
+ *   read-only       asked for, or the image is marked corrupt
+ *   with a store    deduplicated; or, with dedup=off or refcounts that leave no
+ *                   room for sharing, journalled all the same
+ *   without a store images that can't hold one: version 2 has no feature bits,
+ *                   refcounts of 1 bit can't count the anchor, and data in an
+ *                   external file has no refcounts; or asked for
  *
- * Where that is less than was asked for, one line says so, and how to change
- * it.
+ * Where that is less than was asked for, one line in the log says so, and how
+ * to change it.
+ *
+ * One thread, at open.  Nothing is written.
  */
-#include "direct.h"
+#include "pool.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -23,13 +25,13 @@ image_name (const struct dedup_open_params *p)
 }
 
 static bool
-needs_direct (const struct qcow2_geometry *g)
+can_hold_no_store (const struct qcow2_geometry *g)
 {
   return g->version < 3 || g->refcount_bits < 2 ||
     (g->incompatible & QCOW2_INCOMPAT_DATA_FILE);
 }
 
-/* What can't be written in the way that was asked for. */
+/* Refuses an image that can't be written in the way that was asked for. */
 static int
 check_asked (const struct qcow2_geometry *g,
              const struct dedup_open_params *p, struct fault *f)
@@ -46,66 +48,68 @@ check_asked (const struct qcow2_geometry *g,
   return 0;
 }
 
+/* Logs why an image is served without the deduplication that was asked for. */
 static void
-say (const struct dedup_disk *d, const char *why, const char *advice)
+log_no_dedup (const struct dedup_base *b, const struct qcow2_geometry *g)
 {
-  log_line (d->log, LOG_INFO, "%s: %s: served without deduplication%s%s",
-            d->path, why, advice, advice[0] ? d->path : "");
+  if (g->incompatible & QCOW2_INCOMPAT_DATA_FILE)
+    log_line (b->log, LOG_INFO, "%s: its data is in an external file: served "
+              "without deduplication", b->path);
+  else if (g->refcount_bits <= 2)
+    log_line (b->log, LOG_INFO, "%s: refcounts of %u bit%s leave no room for "
+              "sharing: served without deduplication (more: qemu-img amend -o "
+              "refcount_bits=16 %s)", b->path, g->refcount_bits,
+              g->refcount_bits > 1 ? "s" : "", b->path);
 }
 
-/* Only what differs from what was asked for. */
-static void
-say_no_dedup (const struct dedup_disk *d, const struct qcow2_geometry *g)
+/* Returns whether an image that was opened for writing must not be written. */
+static bool
+is_corrupt (const struct dedup_base *b, const struct qcow2_geometry *g)
 {
-  static const char amend[] = " (more: qemu-img amend -o refcount_bits=16 ";
-
-  if (g->incompatible & QCOW2_INCOMPAT_DATA_FILE)
-    say (d, "its data is in an external file", "");
-  else if (g->refcount_bits <= 2)
-    log_line (d->log, LOG_INFO, "%s: refcounts of %u bit%s leave no room for "
-              "sharing: served without deduplication%s%s)", d->path,
-              g->refcount_bits, g->refcount_bits > 1 ? "s" : "", amend,
-              d->path);
+  if (!b->writable || !(g->incompatible & QCOW2_INCOMPAT_CORRUPT))
+    return false;
+  log_line (b->log, LOG_INFO, "%s: it is marked corrupt: served read-only "
+            "(qemu-img check -r all %s repairs what it can)", b->path,
+            b->path);
+  return true;
 }
 
 int
-dedup_choose_mode (struct dedup_disk *d, const struct dedup_open_params *p,
+dedup_choose_mode (struct dedup_pool *pool, const struct dedup_open_params *p,
                    struct fault *f)
 {
-  const struct qcow2_geometry *g = qcow2_geometry (d->img);
+  const struct qcow2_geometry *g = qcow2_geometry (pool->base.img);
   int r;
 
-  d->direct = false;
-  if (d->writable && (g->incompatible & QCOW2_INCOMPAT_CORRUPT)) {
-    log_line (d->log, LOG_INFO, "%s: it is marked corrupt: served read-only "
-              "(qemu-img check -r all %s repairs what it can)", d->path,
-              d->path);
-    d->writable = false;
-  }
-  if (!d->writable)
+  pool->ops = &dedup_store_ops;
+  if (is_corrupt (&pool->base, g))
+    pool->base.writable = false;
+  if (!pool->base.writable)
     return 0;
   r = check_asked (g, p, f);
   if (r < 0)
     return r;
-  d->direct = needs_direct (g);
-  if (d->dedup && (d->direct || g->refcount_bits <= 2)) {
-    say_no_dedup (d, g);
-    d->dedup = false;
+  if (p->no_store || can_hold_no_store (g))
+    pool->ops = &dedup_storeless_ops;
+  if (pool->writer.dedup &&
+      (dedup_is_storeless (pool) || g->refcount_bits <= 2)) {
+    log_no_dedup (&pool->base, g);
+    pool->writer.dedup = false;
   }
   return 0;
 }
 
-/* With slack, as in grow.c, so that it is not due at every
- * open. */
+/* Without a store tables are made larger by a rebuild only.  The slack is that
+ * of grow.c: without it a rebuild would be due at every open. */
 bool
-dedup_wants_rebuild (const struct dedup_disk *d, uint64_t *min_clusters)
+dedup_needs_rebuild (const struct dedup_base *b, bool storeless,
+                     uint64_t *min_clusters)
 {
-  const struct qcow2_geometry *g = qcow2_geometry (d->img);
-  uint64_t bound = qcow2_growth_bound (d->img);
+  const uint64_t bound = qcow2_growth_bound (b->img);
 
-  *min_clusters = d->direct ? bound : 0;
-  if (!d->writable)
+  *min_clusters = storeless ? bound : 0;
+  if (!b->writable)
     return false;
-  return (g->incompatible & QCOW2_INCOMPAT_DIRTY) ||
-    (d->direct && qcow2_countable_clusters (d->img) < bound - bound / 8);
+  return (qcow2_geometry (b->img)->incompatible & QCOW2_INCOMPAT_DIRTY) ||
+    (storeless && qcow2_countable_clusters (b->img) < bound - bound / 8);
 }

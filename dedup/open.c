@@ -1,359 +1,269 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* How the parts of a disk come together at open, and part at close.
+/* Opens an image: brings its parts together, and frees them at close.
  *
  * Open is a sequence of steps: the image; the store's configuration; the
- * journal, replayed if bit 48 is set; then, for writing, the finished
- * recovery in the file.  Anything wrong with the store of a clean image makes
- * the store void, never the data: a new one is started.
+ * journal, replayed if bit 48 is set; then, for writing, the recovered tables
+ * are written to the file.  Whatever is wrong with the store of a clean image
+ * makes the store void, never the data: a new store is begun.
+ *
+ * One thread.
  */
-#include "direct.h"
+#include "pool.h"
 
 #include <errno.h>
 #include <inttypes.h>
 
-/* --- open --------------------------------------------------------------------------------- */
+/* --- open --------------------------------------------------------------- */
 
 static int
-open_format (struct dedup_disk *d, const struct dedup_open_params *p,
+open_format (struct dedup_base *b, const struct dedup_open_params *p,
              struct fault *f)
 {
   struct qcow2_open_params q = {
-    .path = p->path, .writable = d->writable, .allow_recovery = true,
-    .cache_bytes = p->cache_bytes, .log = p->log,
-    .host_files = p->host_files,
+    .path = p->path, .writable = b->writable, .allow_recovery = true,
+    .cache_bytes = p->cache_bytes, .choose_cache = p->choose_cache,
+    .log = p->log, .host_files = p->host_files,
   };
 
-  return qcow2_open (d->io, &q, &d->img, f);
+  return qcow2_open (b->io, &q, &b->img, f);
 }
 
-/* Is the active disk one?  It is none once the anchor was applied. */
+/* Checks that the image has an active disk: it has lost it once the anchor was
+ * applied. */
 static int
-check_disk (struct dedup_disk *d, const struct dedup_open_params *p,
+check_disk (const struct dedup_base *b, const struct dedup_open_params *p,
             struct fault *f)
 {
-  if (!qcow2_anchor_was_applied (d->img) || p->no_disk_ok)
+  if (!qcow2_anchor_was_applied (b->img) || p->no_disk_ok)
     return 0;
   return fault_corrupt (f, UINT64_MAX, DEDUP_ANCHOR_APPLIED
                         ": restore a backup, or go back to a snapshot with "
                         "qemu-img snapshot -a; see qcow2-dedup-recover(1)");
 }
 
-/* The refcounts in the file mean something, and it is to be written. */
+/* Returns whether the image is to be written, and the refcounts in the file can
+ * be relied on. */
 static bool
-can_change (const struct dedup_disk *d)
+can_change (const struct dedup_base *b)
 {
-  return d->writable && !(qcow2_geometry (d->img)->incompatible &
+  return b->writable && !(qcow2_geometry (b->img)->incompatible &
                           (QCOW2_INCOMPAT_RECOVERY | QCOW2_INCOMPAT_DIRTY));
 }
 
-/* Would the first change give up bitmaps?  While bit 48 is set, a session before
- * this one has given them up. */
+/* Returns whether the first change gives up bitmaps.  While bit 48 is set, a
+ * session before this one has given them up. */
 static bool
-gives_up_bitmaps (const struct dedup_disk *d)
+gives_up_bitmaps (const struct dedup_base *b)
 {
-  return qcow2_bitmaps_given_up (d->img) && d->writable &&
-    !(qcow2_geometry (d->img)->incompatible & QCOW2_INCOMPAT_RECOVERY);
+  return qcow2_bitmaps_given_up (b->img) && b->writable &&
+    !(qcow2_geometry (b->img)->incompatible & QCOW2_INCOMPAT_RECOVERY);
 }
 
 static int
-check_bitmaps (struct dedup_disk *d, struct fault *f)
+check_bitmaps (const struct dedup_base *b, struct fault *f)
 {
-  int r = can_change (d) ? qcow2_bitmaps_check_place (d->img) : 0;
+  int r = can_change (b) ? qcow2_bitmaps_check_place (b->img) : 0;
 
-  return r < 0 ? fault_io (f, -r, UINT64_MAX, "out of memory") : 0;
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "reading refcounts: %s",
+                           strerror (-r)) : 0;
 }
 
-/* Refcounts were made anew, with result R. */
+/* Logs that the rebuild of the refcounts, which had the result R, gave up
+ * bitmaps. */
 static void
-log_bitmaps (const struct dedup_disk *d, int r)
+log_bitmaps (const struct dedup_base *b, int r)
 {
-  if (gives_up_bitmaps (d))
-    log_line (d->log, LOG_ERROR, "%s: bitmap directory: is not valid: "
-              "all bitmaps are given up%s", d->path, r == 0 ? "" :
-              ", and what they have is free after qemu-img check -r leaks");
+  if (gives_up_bitmaps (b))
+    log_line (b->log, LOG_ERROR, "%s: bitmap directory: is not valid: "
+              "all bitmaps are given up%s", b->path, r == 0 ? "" :
+              ", and their clusters are freed by qemu-img check -r leaks");
 }
 
-/* Refcounts that can't be relied on, or not grow, are made anew first. */
+/* Rebuilds the refcounts and closes the image, which must be opened again.
+ * REQUIRED: a failure is an error; else the only reason is bitmaps, which are
+ * given up with the first change at the latest. */
 static int
-open_usable (struct dedup_disk *d, const struct dedup_open_params *p,
-             struct fault *f)
+rebuild_and_close (struct dedup_base *b, uint64_t min_clusters, bool required,
+                   struct fault *f)
 {
-  uint64_t min_clusters;
-  bool was_dirty, wanted;
-  int r;
+  const bool was_dirty =
+    qcow2_geometry (b->img)->incompatible & QCOW2_INCOMPAT_DIRTY;
+  int r = qcow2_rebuild_refcounts (b->img, min_clusters, f);
 
-  r = open_format (d, p, f);
-  if (r == 0)
-    r = check_disk (d, p, f);
-  if (r == 0)
-    r = dedup_choose_mode (d, p, f);
-  if (r < 0)
-    return r;
-  r = check_bitmaps (d, f);
-  if (r < 0)
-    return r;
-  wanted = dedup_wants_rebuild (d, &min_clusters);
-  if (!wanted && !gives_up_bitmaps (d))
-    return 0;
-  was_dirty = qcow2_geometry (d->img)->incompatible & QCOW2_INCOMPAT_DIRTY;
-  r = qcow2_rebuild_refcounts (d->img, min_clusters, f);
-  log_bitmaps (d, r);
-  if (!wanted && r < 0) {       /* they are given up with the first change */
+  log_bitmaps (b, r);
+  if (!required && r < 0) {
     *f = (struct fault) { 0 };
     r = 0;
   }
-  qcow2_close (d->img);
-  d->img = NULL;
+  qcow2_close (b->img);
+  b->img = NULL;
   if (r == 0 && was_dirty)
-    log_line (d->log, LOG_INFO, "%s: was marked dirty: its refcounts were "
-              "rebuilt", d->path);
-  return r == 0 ? open_format (d, p, f) : r;
+    log_line (b->log, LOG_INFO, "%s: was marked dirty: its refcounts were "
+              "rebuilt", b->path);
+  return r;
+}
+
+/* Opens the image and chooses its mode.  Refcounts that can't be relied on, or
+ * that could not grow, are rebuilt first. */
+static int
+open_usable (struct dedup_pool *pool, const struct dedup_open_params *p,
+             struct fault *f)
+{
+  struct dedup_base *b = &pool->base;
+  uint64_t min_clusters;
+  bool required;
+  int r;
+
+  r = open_format (b, p, f);
+  if (r == 0)
+    r = check_disk (b, p, f);
+  if (r == 0)
+    r = dedup_choose_mode (pool, p, f);
+  if (r < 0)
+    return r;
+  r = check_bitmaps (b, f);
+  if (r < 0)
+    return r;
+  required = dedup_needs_rebuild (b, dedup_is_storeless (pool), &min_clusters);
+  if (!required && !gives_up_bitmaps (b))
+    return 0;
+  r = rebuild_and_close (b, min_clusters, required, f);
+  return r == 0 ? open_format (b, p, f) : r;
 }
 
 static int
-open_image (struct dedup_disk *d, const struct dedup_open_params *p,
+open_image (struct dedup_pool *pool, const struct dedup_open_params *p,
             struct fault *f)
 {
+  struct dedup_base *b = &pool->base;
   const struct qcow2_geometry *g;
+  size_t cache_bytes;
   int r;
 
-  r = open_usable (d, p, f);
+  r = open_usable (pool, p, f);
   if (r < 0)
     return r;
-  if (d->direct)
-    qcow2_direct_begin (d->img);
-  g = qcow2_geometry (d->img);
-  d->lock = qcow2_lock (d->img);
-  d->cluster_bits = g->cluster_bits;
-  d->cluster_size = g->cluster_size;
-  d->has_backing = g->has_backing;
-  d->recovery_bit = (g->incompatible & QCOW2_INCOMPAT_RECOVERY) != 0;
+  if (dedup_is_storeless (pool))
+    qcow2_unlogged_begin (b->img);
+  g = qcow2_geometry (b->img);
+  b->lock = qcow2_lock (b->img);
+  b->cluster_bits = g->cluster_bits;
+  b->cluster_size = g->cluster_size;
+  b->has_backing = g->has_backing;
   /* Half, so that an internal snapshot can still double every refcount; a
    * width of two bits leaves no room for sharing. */
-  d->ref_limit = MAX_OF (g->refcount_max / 2, 2);
-  d->dirty_high = MAX_OF (p->cache_bytes / 4, 8 << 20);
-  d->dirty_max = MAX_OF (p->cache_bytes, 32 << 20);
+  b->ref_limit = MAX_OF (g->refcount_max / 2, 2);
+  pool->store.gate.recovery_bit =
+    (g->incompatible & QCOW2_INCOMPAT_RECOVERY) != 0;
+  cache_bytes = p->choose_cache ? p->choose_cache (b->img) : p->cache_bytes;
+  pool->upkeep.dirty_high = MAX_OF (cache_bytes / 4, 8 << 20);
+  pool->upkeep.dirty_max = MAX_OF (cache_bytes, 32 << 20);
   return 0;
-}
-
-static bool
-has_key (const struct dedup_config *c)
-{
-  static const uint8_t none[DEDUP_HASH_KEY_SIZE];
-
-  return memcmp (c->hash_key, none, sizeof none) != 0;
-}
-
-/* Read extension and configuration: 1 if there is a usable store, 0 if none,
- * -errno with a fault that says why it is void. */
-static int
-read_config (struct dedup_disk *d, struct fault *f)
-{
-  const uint8_t *ext = qcow2_store_extension (d->img);
-  int r;
-
-  if (ext == NULL)
-    return 0;
-  if (!qcow2_has_anchor (d->img)) {
-    log_line (d->log, LOG_INFO, "%s: deduplication was turned off by deleting "
-              "the anchor snapshot", d->path);
-    return 0;
-  }
-  if (dedup_ext_decode (ext, &d->ext) < 0)
-    return fault_unsupported (f, "its dedup store has a layout that this "
-                              "version does not know");
-  if (dedup_hash_name (d->ext.hash_alg) == NULL)
-    return fault_unsupported (f, "its dedup store has hash number %u, which "
-                              "this version does not know",
-                              (unsigned) d->ext.hash_alg);
-  r = dedup_config_read (d->io, &d->ext, d->cluster_size, d->config, f);
-  if (r < 0)
-    return r;
-  d->lookups_before = d->config->lookups;
-  if (!dedup_hash_is_keyed (d->ext.hash_alg) && has_key (d->config))
-    return fault_corrupt (f, UINT64_MAX, "the dedup store's configuration has "
-                          "a key for a hash without keys");
-  r = dedup_hasher_init (&d->hasher, d->ext.hash_alg, d->config->hash_key);
-  if (r < 0)
-    return fault_io (f, -r, UINT64_MAX, "the hash %s cannot be used here",
-                     dedup_hash_name (d->ext.hash_alg));
-  d->checkpoint = d->config->checkpoint;
-  return 1;
-}
-
-static int
-open_journal (struct dedup_disk *d, uint64_t next)
-{
-  struct dedup_journal_params p = {
-    .io = d->io, .lock = d->lock, .store_id = d->config->store_id,
-    .epoch = d->config->epoch, .next_seq = next,
-    .areas = d->config->areas, .nr_areas = d->config->nr_areas,
-  };
-
-  return dedup_journal_new (&p, &d->journal);
-}
-
-/* Bring the file to what was replayed in memory, and clear bit 48
- * (docs/on-disk.md section 5, steps 4 and 5).  The configuration says that what
- * was replayed is durable, before any table has it (law 3).  Where the host has
- * no space for tables, they stay in memory, bit 48 stays set, and the session
- * goes on as one in which no checkpoint came yet. */
-static int
-complete_recovery (struct dedup_disk *d, struct fault *f)
-{
-  int r;
-
-  r = dedup_sync (d);           /* what dedup_replay wrote again */
-  if (r == 0)
-    r = dedup_config_save (d);
-  if (r == 0) {
-    r = dedup_clean (d);
-    r = r == -ENOSPC ? 0 : r;
-  }
-  if (r < 0)
-    return fault_io (f, -r, UINT64_MAX, "cannot write the recovered tables: %s",
-                     strerror (-r));
-  return 0;
-}
-
-static bool
-read_failed (struct dedup_disk *d)
-{
-  LOCK_FOR_SCOPE (d->lock);
-  return qcow2_read_failed_locked (d->img);
 }
 
 static void
-doubt_index (struct dedup_disk *d)
+log_recovery (const struct dedup_base *b, bool crashed, bool went_on)
 {
-  LOCK_FOR_SCOPE (d->lock);
-  dedup_index_doubt_locked (d->index);
+  if (went_on && b->writable)
+    log_line (b->log, LOG_INFO, "%s: counting references of clones, and freeing "
+              "deleted disks, goes on where it was when the image was closed",
+              b->path);
+  else if (crashed && b->writable)
+    log_line (b->log, LOG_INFO, "%s: recovered after a crash: guests that "
+              "still run must be reset", b->path);
+  else if (crashed && !went_on)
+    log_line (b->log, LOG_INFO, "%s: not closed cleanly: replayed in memory",
+              b->path);
 }
 
-/* Load the store: index from the journal, tables too after a crash, as which
- * a store that was ADOPTED just now counts. */
-static int
-load_store (struct dedup_disk *d, bool adopted, struct fault *f)
-{
-  bool crashed = d->recovery_bit, ok, renewed = false;
-  uint64_t next;
-  int r;
-
-  r = dedup_open_index (d);
-  if (r < 0)
-    return fault_io (f, -r, UINT64_MAX, "out of memory");
-  r = dedup_replay (d, crashed || mutation (MUTATION_LAW_11), &next, f);
-  if (r < 0)
-    return r;
-  r = dedup_area_check (d, &ok);
-  if (r == -ENOMEM || (r < 0 && read_failed (d)))
-    return fault_io (f, -r, UINT64_MAX, "reading refcounts: %s",
-                     strerror (-r));
-  if (r < 0 || !ok)
-    return fault_corrupt (f, UINT64_MAX, "the anchor does not cover the "
-                          "store's areas");
-  r = dedup_guard (d, crashed, f);
-  if (r < 0)
-    return r;
-  if (d->writable)
-    dedup_area_back (d);
-  if (crashed) {                /* step 4; in memory only if read-only */
-    d->config->epoch += !mutation (MUTATION_SAME_EPOCH);
-    d->config->epoch_start = next;
-    if (!d->writable)
-      d->config->checkpoint = d->checkpoint = next;
-    if (!adopted)
-      d->config->flags &= ~DEDUP_CONFIG_EXACT;
-  }
-  else if (d->writable &&
-           (r = dedup_renew_epoch (d, next, &renewed, f)) < 0)
-    return r;
-  r = open_journal (d, next);
-  if (r == 0 && d->writable && d->dedup)
-    r = dedup_hints_new (qcow2_geometry (d->img)->nr_clusters, &d->hints);
-  if (r < 0)
-    return fault_io (f, -r, UINT64_MAX, "out of memory");
-  dedup_attach_log (d);
-  d->has_store = true;
-  if (!(d->config->flags & DEDUP_CONFIG_EXACT))
-    doubt_index (d);
-  d->replayed = crashed && !d->writable;
-  if (renewed && (r = dedup_config_save (d)) < 0)
-    return fault_io (f, -r, UINT64_MAX, "writing the store's configuration: "
-                     "%s", strerror (-r));
-  return crashed && d->writable ? complete_recovery (d, f) : 0;
-}
-
+/* Wipes the hints when much of the index was forgotten.  What hints find is not
+ * looked up, so hits would not renew what the index is about to forget. */
 static void
-log_recovery (struct dedup_disk *d, bool crashed)
+forget_hints (void *opaque)
 {
-  if (crashed && d->writable)
-    log_line (d->log, LOG_INFO, "%s: recovered after a crash: guests that "
-              "still run must be reset", d->path);
-  else if (crashed)
-    log_line (d->log, LOG_INFO, "%s: not closed cleanly: replayed in memory",
-              d->path);
+  struct dedup_pool *pool = opaque;
+
+  if (pool->writer.hints)
+    dedup_hints_wipe (pool->writer.hints);
 }
 
 static int
-new_disk (struct io_store *io, const struct dedup_open_params *p,
-          struct dedup_disk **out)
+drain_quarantine (void *opaque)
 {
-  struct dedup_disk *d = calloc (1, sizeof *d);
+  struct dedup_pool *pool = opaque;
 
-  if (d == NULL)
+  return dedup_drain_quarantine (&pool->upkeep);
+}
+
+static int
+new_pool (struct io_store *io, const struct dedup_open_params *p,
+          struct dedup_pool **out)
+{
+  struct dedup_pool *pool = calloc (1, sizeof *pool);
+
+  if (pool == NULL)
     return -ENOMEM;
-  d->io = io;
-  d->path = strdup (p->path ? p->path : "image");
-  d->config = calloc (1, sizeof *d->config);
-  if (d->path == NULL || d->config == NULL) {
-    free (d->path);
-    free (d->config);
-    free (d);
+  pool->base.io = io;
+  pool->base.path = strdup (p->path ? p->path : "image");
+  pool->store.config = calloc (1, sizeof *pool->store.config);
+  if (pool->base.path == NULL || pool->store.config == NULL) {
+    free (pool->base.path);
+    free (pool->store.config);
+    free (pool);
     return -ENOMEM;
   }
-  d->log = p->log;
-  d->writable = p->writable;
-  d->dedup = p->dedup;
-  d->verify = p->verify;
-  d->hasher.alg = p->hash;
-  d->wake = p->wake;
-  d->wake_opaque = p->opaque;
-  pthread_mutex_init (&d->maintenance, NULL);
-  pthread_cond_init (&d->gate, NULL);
-  pthread_cond_init (&d->merged, NULL);
-  pthread_cond_init (&d->give.changed, NULL);
-  pthread_cond_init (&d->claims.changed, NULL);
-  *out = d;
-  return 0;
+  pool->base.log = p->log;
+  pool->base.writable = p->writable;
+  pool->writer.dedup = p->dedup;
+  pool->writer.verify = p->verify;
+  pool->base.hasher.alg = p->hash;
+  pool->base.wake = p->wake;
+  pool->base.wake_opaque = p->opaque;
+  pool->ops = &dedup_store_ops;
+  pool->store.b = pool->store.gate.b = &pool->base;
+  pool->store.events.aged = forget_hints;
+  pool->store.events.drain = drain_quarantine;
+  pool->store.events.opaque = pool;
+  pthread_cond_init (&pool->store.gate.opened, NULL);
+  dedup_upkeep_init (&pool->upkeep, &pool->base, &pool->store);
+  dedup_writer_init (&pool->writer, &pool->base, &pool->store, &pool->upkeep);
+  *out = pool;
+  if (dedup_disks_init (&pool->disks, &pool->base, &pool->store,
+                        &pool->upkeep) == 0)
+    return 0;
+  dedup_free (pool);
+  *out = NULL;
+  return -ENOMEM;
 }
 
-/* Does the store's hash suit what was asked for? */
+/* Checks that the store's hash suits what was asked for. */
 static int
-check_hash (const struct dedup_disk *d, const struct dedup_open_params *p,
+check_hash (const struct dedup_base *b, const struct dedup_open_params *p,
             struct fault *f)
 {
-  const char *name = dedup_hash_name (d->hasher.alg);
+  const char *name = dedup_hash_name (b->hasher.alg);
 
-  if (p->hash_given && p->hash != d->hasher.alg)
+  if (p->hash_given && p->hash != b->hasher.alg)
     return fault_usage (f, "hash=%s: its index was made with hash=%s: give "
                         "that, or leave hash= out", dedup_hash_name (p->hash),
                         name);
-  return dedup_check_verify (d->hasher.alg, p->verify, f);
+  return dedup_check_verify (b->hasher.alg, p->verify, f);
 }
 
-/* Is the bound enough for an index with log stores of this order? */
+/* Checks that the memory limit suffices for an index with log stores of this
+ * order. */
 static int
-check_window (const struct dedup_disk *d, const struct dedup_open_params *p,
-              unsigned order, struct fault *f)
+check_memory_limit (const struct dedup_store *s,
+                    const struct dedup_open_params *p, unsigned order,
+                    struct fault *f)
 {
   const bool incarnations = p->max_incarnations < 0
-    ? d->config->index.max_incarnations > 0 : p->max_incarnations > 0;
+    ? s->config->index.max_incarnations > 0 : p->max_incarnations > 0;
   const uint64_t least =
     dedup_index_least_memory (order, incarnations, dedup_hints_size
-                              (qcow2_geometry (d->img)->nr_clusters));
+                              (qcow2_geometry (s->b->img)->nr_clusters));
 
-  if (p->index_memory == 0 || p->index_memory >= least || !d->writable)
+  if (p->index_memory == 0 || p->index_memory >= least || !s->b->writable)
     return 0;
   return fault_usage (f, "index-memory=%" PRIu64 ": the index of this image "
                       "needs at least %" PRIu64 " bytes", p->index_memory,
@@ -361,152 +271,258 @@ check_window (const struct dedup_disk *d, const struct dedup_open_params *p,
 }
 
 static void
-set_max_incarnations (struct dedup_disk *d,
+set_max_incarnations (struct dedup_store *s,
                       const struct dedup_open_params *p)
 {
-  if (d->writable && p->max_incarnations >= 0)
-    d->config->index.max_incarnations = (uint32_t)
+  if (s->b->writable && p->max_incarnations >= 0)
+    s->config->index.max_incarnations = (uint32_t)
       MIN_OF (p->max_incarnations, DEDUP_MAX_INCARNATIONS);
 }
 
-/* Open with the store there is.  ADOPTED: it was made just now.  1: done; 0:
- * opened without a store. */
+/* Returns an error for a store that can't be loaded, or 0 where the image is
+ * opened without it.  R and WHY: what loading returned; R is 0 where there is
+ * no store. */
 static int
-open_with_store (struct dedup_disk *d, const struct dedup_open_params *p,
+judge_void_store (const struct dedup_base *b, bool asked_writable,
+                  bool crashed, int r, const struct fault *why,
+                  struct fault *f)
+{
+  const char *msg = why->msg[0] ? why->msg : NULL;
+
+  if (r == -ENOSPC && crashed && asked_writable)
+    return fault_io (f, ENOSPC, why->off, "was not closed cleanly, and there "
+                     "is no space on the host to recover it: free some, and "
+                     "start again (nothing is lost)");
+  if (r == -ENOMEM ||
+      (r < 0 && why->kind == FAULT_IO && (asked_writable || crashed)))
+    return fault_io (f, -r, why->off, "%s", msg ? msg : strerror (-r));
+  if (crashed)
+    return fault_corrupt (f, why->off, "needs recovery, but %s",
+                          msg ? msg : "has no dedup store");
+  if (r < 0)
+    log_line (b->log, LOG_ERROR, "%s: %s: its index cannot be used%s; the data "
+              "is not affected", b->path, why->msg,
+              b->writable ? ", a new one is begun" : "");
+  return 0;
+}
+
+/* Opens the image with the store that it has; ADOPTED: which was made just now.
+ * 1: done; 0: opened, but without a store. */
+static int
+open_with_store (struct dedup_pool *pool, const struct dedup_open_params *p,
                  bool adopted, struct fault *f)
 {
+  const struct dedup_store_file_place place = { p->store, p->store_path };
   struct fault why = { 0 };
   bool crashed;
   int r;
 
-  r = open_image (d, p, f);
+  r = open_image (pool, p, f);
   if (r < 0)
     return r;
-  crashed = d->recovery_bit;
-  if (d->writable && !crashed) {
-    r = qcow2_guard_begin (d->img, f);
+  crashed = pool->store.gate.recovery_bit;
+  if (pool->base.writable && !crashed) {
+    r = qcow2_guard_begin (pool->base.img, f);
     if (r < 0)
       return r;
   }
-  if (d->direct || (p->no_disk_ok && qcow2_anchor_was_applied (d->img)))
+  if (dedup_is_storeless (pool) ||
+      (p->no_disk_ok && qcow2_anchor_was_applied (pool->base.img)))
     return 0;
-  r = read_config (d, &why);
+  r = dedup_read_config (&pool->store, &pool->base.hasher, &why);
   if (r == 1) {
-    r = check_hash (d, p, f);
-    if (r == 0)
-      r = dedup_store_file_attach (d, p, f);
-    if (r == 0)
-      r = check_window (d, p, d->config->index.order, f);
-    if (r < 0)
+    if ((r = check_hash (&pool->base, p, f)) < 0 ||
+        (r = dedup_store_file_attach (&pool->store, &place, f)) < 0 ||
+        (r = check_memory_limit (&pool->store, p,
+                                 pool->store.config->index.order, f)) < 0)
       return r;
-    set_max_incarnations (d, p);
-    r = load_store (d, adopted, &why);
+    set_max_incarnations (&pool->store, p);
+    r = dedup_load_store (&pool->writer, adopted, &why);
     if (r == 0) {
       if (!adopted)
-        log_recovery (d, crashed);
+        log_recovery (&pool->base, crashed, pool->store.went_on);
       return 1;
     }
   }
-  if (r == -ENOSPC && crashed && p->writable)
-    return fault_io (f, ENOSPC, why.off, "was not closed cleanly, and there is "
-                     "no space on the host to recover it: make some, and start "
-                     "again (nothing is lost)");
-  if (r == -ENOMEM ||
-      (r < 0 && why.kind == FAULT_IO && (p->writable || crashed)))
-    return fault_io (f, -r, why.off, "%s", why.msg[0] ? why.msg :
-                     strerror (-r));
-  if (crashed)
-    return fault_corrupt (f, why.off, "needs recovery, but %s", why.msg[0] ?
-                          why.msg : "has no dedup store");
-  if (r < 0)
-    log_line (d->log, LOG_ERROR, "%s: %s: its index cannot be used%s; the data "
-              "is not affected", d->path, why.msg,
-              d->writable ? ", a new one is begun" : "");
-  return 0;
+  return judge_void_store (&pool->base, p->writable, crashed, r, &why, f);
 }
 
-/* With verify=on freed clusters are not forgotten one by one; the file must
- * say so before the first of them is used again. */
-static int
-give_up_exact (struct dedup_disk *d, struct fault *f)
+/* Ends what the index claims and this session does not keep.  Returns whether
+ * something changed. */
+static bool
+give_up_claims (struct dedup_writer *w)
 {
-  bool exact;
+  struct dedup_index *x = w->s->index;
+  LOCK_FOR_SCOPE (w->b->lock);
+  const bool not_exact = w->verify && dedup_index_exact_locked (x);
+  const bool not_complete = !w->dedup && dedup_index_complete_locked (x);
+
+  if (not_exact)
+    dedup_index_doubt_locked (x);
+  if (not_complete)
+    dedup_index_incomplete_locked (x);
+  return not_exact || not_complete;
+}
+
+/* Ends the index's exactness if verify=on, because freed clusters are not
+ * deleted from it one by one then, and its completeness if dedup=off, because
+ * data gets no entries.  The configuration must say so before the first cluster
+ * is used again. */
+static int
+give_up_exact (struct dedup_writer *w, struct fault *f)
+{
   int r = 0;
 
-  lock_acquire (d->lock);
-  exact = dedup_index_exact_locked (d->index);
-  lock_release (d->lock);
-  if (d->verify && exact) {
-    doubt_index (d);
-    r = dedup_config_commit (d);
-  }
-  if (r == -ENOSPC)             /* owed: nothing is used again before */
+  if (give_up_claims (w))
+    r = dedup_config_commit (w->s);
+  if (r == -ENOSPC)             /* owed: until then nothing is used again */
     return 0;
   return r < 0 ? fault_io (f, -r, UINT64_MAX, "writing the store's "
                            "configuration: %s", strerror (-r)) : 0;
 }
 
-/* What an earlier session kept may be too much for this one. */
+/* Sets the index's memory limit.  What an earlier session kept may be above it,
+ * so the index is made smaller. */
 static int
-set_window (struct dedup_disk *d, const struct dedup_open_params *p,
-            struct fault *f)
+set_memory_limit (struct dedup_store *s, const struct dedup_open_params *p,
+                  struct fault *f)
 {
-  int r = dedup_index_set_memory (d->index, p->index_memory);
+  int r = dedup_index_set_memory (s->index, p->index_memory);
 
-  if (r == -ENOSPC)             /* owed, or some time later */
+  if (r == -ENOSPC)             /* owed, or tried again later */
     r = 0;
   return r < 0 ? fault_io (f, -r, UINT64_MAX, "cannot make the index smaller: "
                            "%s", strerror (-r)) : 0;
 }
 
-static int
-mend_index (struct dedup_disk *d, struct fault *f)
+static void
+index_is_incomplete (struct dedup_store *s)
 {
-  int r = d->index_damaged ? dedup_relog_index (d) : 0;
+  LOCK_FOR_SCOPE (s->b->lock);
+  dedup_index_incomplete_locked (s->index);
+}
 
-  if (r == -ENOSPC) {           /* as it was; an entry more or less */
-    doubt_index (d);
+/* Logs the index's entries again, if the journal lacks some of them. */
+static int
+mend_index (struct dedup_upkeep *u, struct fault *f)
+{
+  int r = u->s->index_damaged ? dedup_relog_index (u) : 0;
+
+  if (r == -ENOSPC) {           /* entries may be lost in the next crash */
+    dedup_doubt_index (u->s);
+    index_is_incomplete (u->s);
     r = 0;
   }
   return r < 0 ? fault_io (f, -r, UINT64_MAX, "cannot write the index again: "
                            "%s", strerror (-r)) : 0;
 }
 
-static int
-open_once (struct io_store *io, const struct dedup_open_params *p,
-           bool adopted, struct dedup_disk **out, struct fault *f)
+static const char *const compress_names[] = {
+  [DEDUP_COMPRESS_OFF] = "off",
+  [DEDUP_COMPRESS_ZLIB] = "zlib",
+  [DEDUP_COMPRESS_ZSTD] = "zstd",
+};
+
+int
+dedup_compress_parse (const char *name, enum dedup_compress *c)
 {
-  struct dedup_disk *d;
+  size_t i;
+
+  for (i = DEDUP_COMPRESS_OFF; i <= DEDUP_COMPRESS_ZSTD; i++)
+    if (strcmp (name, compress_names[i]) == 0) {
+      *c = (enum dedup_compress) i;
+      return 0;
+    }
+  return -EINVAL;
+}
+
+/* Returns why new data in this image is not compressed as ASKED, NULL if it can be.
+ * Many references to one host cluster need refcounts of 16 bits (pack.c). */
+static const char *
+cannot_compress (const struct dedup_pool *pool, enum dedup_compress asked)
+{
+  const struct qcow2_geometry *g = qcow2_geometry (pool->base.img);
+
+  if (asked == DEDUP_COMPRESS_ZLIB && g->compression_type != 0)
+    return "its compression type is zstd";
+  if (asked == DEDUP_COMPRESS_ZSTD && g->compression_type != 1)
+    return "its compression type is zlib";
+  return g->refcount_bits < 16 ? "its refcounts have less than 16 bits"
+    : g->cluster_size < 1024 ? "its clusters have only 512 bytes"
+    : !pool->writer.dedup ? "it is not deduplicated" : NULL;
+}
+
+/* Decides whether new data is compressed, and records that.  The configuration says so
+ * before the first record of such data. */
+static int
+set_compress (struct dedup_pool *pool, enum dedup_compress asked, struct fault *f)
+{
+  struct dedup_config *c = pool->store.config;
+  const char *why = cannot_compress (pool, asked);
+  const bool on = asked == DEDUP_COMPRESS_KEEP ? c->compress
+    : asked != DEDUP_COMPRESS_OFF;
+  int r = 0;
+
+  if (asked > DEDUP_COMPRESS_OFF && why)
+    return fault_usage (f, "compress=%s cannot be used with this image: %s",
+                        compress_names[asked], why);
+  if (on != c->compress) {
+    c->compress = on;
+    c->may_pack = c->may_pack || on;
+    r = dedup_config_commit (&pool->store);
+  }
+  pool->writer.pack.on = on && !why;
+  if (r == -ENOSPC)             /* owed: until then new data is stored plain (pack.c) */
+    return 0;
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "writing the store's "
+                           "configuration: %s", strerror (-r)) : 0;
+}
+
+/* Makes ready for writing what was opened with its store. */
+static int
+prepare_writing (struct dedup_pool *pool, const struct dedup_open_params *p,
+                 struct fault *f)
+{
   int r;
 
-  r = new_disk (io, p, &d);
+  if ((r = set_memory_limit (&pool->store, p, f)) < 0 ||
+      (r = give_up_exact (&pool->writer, f)) < 0 ||
+      (r = set_compress (pool, p->compress, f)) < 0 ||
+      (r = mend_index (&pool->upkeep, f)) < 0 ||
+      (r = dedup_grow_tables (&pool->upkeep, f)) < 0)
+    return r;
+  dedup_index_look (pool->store.index, false);
+  dedup_disks_begin (&pool->disks, !pool->store.gate.recovery_bit);
+  return 1;
+}
+
+/* Opens the image as it is.  1: with its store; 0: without one. */
+static int
+open_once (struct io_store *io, const struct dedup_open_params *p,
+           bool adopted, struct dedup_pool **out, struct fault *f)
+{
+  struct dedup_pool *pool;
+  int r;
+
+  r = new_pool (io, p, &pool);
   if (r < 0)
     return fault_io (f, -r, UINT64_MAX, "out of memory");
-  r = open_with_store (d, p, adopted, f);
-  if (r == 1 && d->writable) {
-    if ((r = set_window (d, p, f)) == 0 &&
-        (r = give_up_exact (d, f)) == 0 &&
-        (r = mend_index (d, f)) == 0 &&
-        (r = dedup_grow_tables (d, f)) == 0)
-      r = 1;
-    if (r >= 0)
-      dedup_index_look (d->index, false);
-  }
+  r = open_with_store (pool, p, adopted, f);
+  if (r == 1 && pool->base.writable)
+    r = prepare_writing (pool, p, f);
   if (r < 0) {
-    dedup_free (d);
+    dedup_free (pool);
     return r;
   }
-  *out = d;
+  *out = pool;
   return r;
 }
 
-/* The store in place of a void one has the same hash, unless another one is
- * asked for. */
+/* Takes the hash of the void store, whose extension is EXT, for the store in
+ * its place, unless another hash was asked for. */
 static void
-keep_hash (const struct dedup_disk *void_disk, struct dedup_open_params *p)
+keep_hash (const struct dedup_ext *ext, struct dedup_open_params *p)
 {
-  const struct dedup_ext *ext = &void_disk->ext;
-
   if (ext->config_size > 0 && !p->hash_given &&
       dedup_hash_name (ext->hash_alg) != NULL)
     p->hash = ext->hash_alg;
@@ -514,23 +530,25 @@ keep_hash (const struct dedup_disk *void_disk, struct dedup_open_params *p)
 
 int
 dedup_open (struct io_store *io, const struct dedup_open_params *p,
-            struct dedup_disk **out, struct fault *f)
+            struct dedup_pool **out, struct fault *f)
 {
+  const struct dedup_store_file_place place = { p->store, p->store_path };
   struct dedup_open_params q = *p;
   uint64_t void_id;
   int r;
 
   r = open_once (io, p, false, out, f);
-  if (r != 0 || !(*out)->writable || (*out)->direct)
+  if (r != 0 || !(*out)->base.writable || dedup_is_storeless (*out))
     return MIN_OF (r, 0);
-  keep_hash (*out, &q);
-  void_id = (*out)->config->store_id;
-  r = check_window (*out, p, p->order ? p->order : dedup_default_order
-                    (qcow2_geometry ((*out)->img)->nr_clusters), f);
+  keep_hash (&(*out)->store.ext, &q);
+  void_id = (*out)->store.config->store_id;
+  r = check_memory_limit (&(*out)->store, p, p->order ? p->order :
+                          dedup_default_order
+                          (qcow2_geometry ((*out)->base.img)->nr_clusters), f);
   dedup_free (*out);
   *out = NULL;                  /* callers free what is there on failure */
   if (r == 0)
-    r = dedup_store_file_take_over (p, void_id, f);
+    r = dedup_store_file_take_over (&place, void_id, f);
   if (r == 0)
     r = dedup_adopt (io, &q, f);
   if (r < 0)
@@ -545,51 +563,30 @@ dedup_open (struct io_store *io, const struct dedup_open_params *p,
   return MIN_OF (r, 0);
 }
 
-/* --- close -------------------------------------------------------------------------------- */
-
-int
-dedup_finish (struct dedup_disk *d)
-{
-  int r;
-
-  if (!d->writable || (!d->has_store && !d->direct))
-    return 0;
-  if (dedup_failed (d))
-    return -EIO;
-  if (d->direct)
-    return dedup_direct_finish (d);
-  r = dedup_save_bitmaps (d);
-  if (r < 0)
-    return r;
-  pthread_mutex_lock (&d->maintenance);
-  r = dedup_config_settle (d);
-  if (r == 0)
-    r = dedup_index_reap (d->index);
-  if (r == 0)
-    r = dedup_clean (d);
-  pthread_mutex_unlock (&d->maintenance);
-  if (r == 0)
-    r = qcow2_bitmaps_end (d->img);
-  return r == 1 ? -EBUSY : r;
-}
+/* --- close -------------------------------------------------------------- */
 
 void
-dedup_free (struct dedup_disk *d)
+dedup_free (struct dedup_pool *pool)
 {
-  if (d == NULL)
+  if (pool == NULL)
     return;
-  dedup_journal_free (d->journal);
-  dedup_index_close (d->index);
-  dedup_hints_free (d->hints);
-  dedup_claims_free (d);
-  dedup_store_file_free (d->store_file);
-  qcow2_close (d->img);
-  pthread_cond_destroy (&d->claims.changed);
-  pthread_cond_destroy (&d->gate);
-  pthread_cond_destroy (&d->merged);
-  pthread_cond_destroy (&d->give.changed);
-  pthread_mutex_destroy (&d->maintenance);
-  free (d->config);
-  free (d->path);
-  free (d);
+  dedup_journal_free (pool->store.journal);
+  dedup_index_close (pool->store.index);
+  dedup_writer_destroy (&pool->writer);
+  dedup_disks_destroy (&pool->disks);
+  dedup_store_file_free (pool->store.store_file);
+  qcow2_close (pool->base.img);
+  dedup_upkeep_destroy (&pool->upkeep);
+  pthread_cond_destroy (&pool->store.gate.opened);
+  free (pool->store.config);
+  free (pool->samples);
+  free (pool->base.path);
+  free (pool);
+}
+
+int
+dedup_store_file_open (const char *path, bool writable, struct io_store **out,
+                       bool *created, struct fault *f)
+{
+  return dedup_store_file_open_at (path, writable, out, created, f);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Reading the journal back: hash entries into the log stores, and after a
- * crash the mapping records into the tables (docs/on-disk.md section 5).
+/* Reads the journal back: hash entries into the log stores, and after a crash
+ * the mapping records into the tables (docs/on-disk.md section 5).
  *
  * Two passes over the blocks: the first finds the journal's end and D, the
  * highest number known durable; the second takes the groups in order.  Past
@@ -11,15 +11,16 @@
  * the end, and only later ones know that it was durable.
  *
  * Groups that a replay refused may stand behind others in a block that stays:
- * the configuration says how much of such a block counts (a cut), or the
- * index would learn from it later what never happened.
+ * the configuration says how much of such a block counts (a cut).  Without it
+ * the index would later take entries from groups that never happened.
  *
- * Single threaded, at open.  Changes tables in memory only; a writable open
- * also writes again what lies past D, and the caller syncs it before any
+ * One thread, at open.  Changes tables in memory only; a writable open also
+ * writes again the data and blocks past D, and the caller syncs them before any
  * table is written.
  */
 #include "aligned.h"
-#include "disk.h"
+#include "pool.h"
+#include "value.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -29,7 +30,7 @@
 #define MAX_GROUP (1u << 20)
 
 struct replay {
-  struct dedup_disk *d;
+  struct dedup_store *s;
   bool mapping;               /* apply mapping records */
   uint64_t durable;           /* D */
   uint64_t next;              /* block after the last group taken */
@@ -44,7 +45,7 @@ struct replay {
   struct fault *fault;
 };
 
-/* --- first pass ------------------------------------------------------------- */
+/* --- first pass --------------------------------------------------------- */
 
 static int
 see_block (void *opaque, const struct dedup_journal_block *b)
@@ -55,39 +56,96 @@ see_block (void *opaque, const struct dedup_journal_block *b)
   return 0;
 }
 
-/* --- one group ---------------------------------------------------------------- */
+/* --- one group ---------------------------------------------------------- */
 
-/* Are the bytes that a HASH or WRITE record speaks of there? */
+/* Returns 1 if RP->cluster has the bytes of the record's hash, 0 if not, or -errno. */
+static int
+has_hash (struct replay *rp, const struct dedup_record *rec)
+{
+  const struct dedup_base *b = rp->s->b;
+  struct dedup_hash h;
+  int r = dedup_hash_compute (&b->hasher, rp->cluster, b->cluster_size, &h);
+
+  return r < 0 ? r : dedup_hash_equal (&h, &rec->hash);
+}
+
+/* Finds the whole sectors that compressed data lies in.  Returns false if no such
+ * data can be there. */
+static bool
+packed_sectors (const struct replay *rp, const struct dedup_record *rec,
+                uint64_t *host_off, uint64_t *len)
+{
+  uint64_t first, count, at;
+
+  qcow2_entry_clusters (rp->s->b->img, rec->host_idx, &first, &count);
+  if (first == 0 || first + count > rp->file_clusters)
+    return false;
+  qcow2_compressed_extent (rp->s->b->img, rec->host_idx, &at, len);
+  *host_off = round_down_pow2 (at, DEDUP_SECTOR);
+  *len += at - *host_off;
+  return true;
+}
+
+/* Compares compressed data with its record and, if it is there, writes its sectors
+ * again, as rewrite_data does.  They have no data of a durable record (law 16), but
+ * where two operations stored the same data; and the same bytes are written there. */
+static int
+packed_is_there (struct replay *rp, const struct dedup_record *rec)
+{
+  const struct dedup_base *b = rp->s->b;
+  CLEANUP_FREE uint8_t *in = NULL;
+  uint64_t host_off, len, at, n;
+  int r;
+
+  if (!packed_sectors (rp, rec, &host_off, &len))
+    return 0;
+  in = aligned_new (len);       /* at most two clusters and a sector */
+  if (in == NULL)
+    return -ENOMEM;
+  r = io_pread (b->io, in, len, host_off);
+  if (r < 0)
+    return r;
+  qcow2_compressed_extent (b->img, rec->host_idx, &at, &n);
+  r = qcow2_compressed_expand (b->img, in + (at - host_off), n, rp->cluster);
+  if (r < 0)
+    return r == -EIO ? 0 : r;
+  r = has_hash (rp, rec);
+  if (r != 1 || !b->writable)
+    return r;
+  r = io_pwrite (b->io, in, len, host_off);
+  return r < 0 ? r : 1;
+}
+
+/* Returns 1 if the cluster holds the bytes of its record, 0 if not, or -errno.
+ * The bytes are in RP->cluster then. */
 static int
 data_is_there (struct replay *rp, const struct dedup_record *rec)
 {
-  struct dedup_disk *d = rp->d;
-  struct dedup_hash h;
+  struct dedup_store *s = rp->s;
   int r;
 
   if (rec->host_idx >= rp->file_clusters)
     return 0;                   /* not written, or the file would reach it */
-  r = io_pread (d->io, rp->cluster, d->cluster_size,
-                rec->host_idx << d->cluster_bits);
+  r = io_pread (s->b->io, rp->cluster, s->b->cluster_size,
+                rec->host_idx << s->b->cluster_bits);
   if (r < 0)
     return r;
-  if (rec->type == DEDUP_REC_WRITE)
-    return dedup_checksum (rp->cluster, d->cluster_size) == rec->checksum;
-  r = dedup_hash_compute (&d->hasher, rp->cluster, d->cluster_size, &h);
-  return r < 0 ? r : dedup_hash_equal (&h, &rec->hash);
+  if (rec->type == DEDUP_REC_WRITE || rec->type == DEDUP_REC_WRITEAT)
+    return dedup_checksum (rp->cluster, s->b->cluster_size) == rec->checksum;
+  return has_hash (rp, rec);
 }
 
-/* What lies past D may be in the host's cache only, and there, after a sync
- * that failed in the last session, look as if it were written: it must be
- * written again before the tables say the same (law 3). */
+/* Writes the data of RP->cluster again.  Data past D may be in the host's cache
+ * only, where after a sync that failed in the last session it looks as if it
+ * were written: it must be durable before the tables refer to it (law 3). */
 static int
 rewrite_data (struct replay *rp, const struct dedup_record *rec)
 {
-  struct dedup_disk *d = rp->d;
+  struct dedup_store *s = rp->s;
 
-  return !d->writable ? 0
-    : io_pwrite (d->io, rp->cluster, d->cluster_size,
-                 rec->host_idx << d->cluster_bits);
+  return !s->b->writable ? 0
+    : io_pwrite (s->b->io, rp->cluster, s->b->cluster_size,
+                 rec->host_idx << s->b->cluster_bits);
 }
 
 static int
@@ -96,21 +154,22 @@ rewrite_block (struct replay *rp, const struct dedup_journal_area *a,
 {
   uint64_t host_off = a->host_off + (seq - a->first_seq) * DEDUP_BLOCK_SIZE;
   CACHE_ALIGNED uint8_t buf[DEDUP_BLOCK_SIZE];
-  int r = io_pread (rp->d->io, buf, sizeof buf, host_off);
+  int r = io_pread (rp->s->b->io, buf, sizeof buf, host_off);
 
-  return r < 0 ? r : io_pwrite (rp->d->io, buf, sizeof buf, host_off);
+  return r < 0 ? r : io_pwrite (rp->s->b->io, buf, sizeof buf, host_off);
 }
 
-/* The same for the journal's blocks from D to END. */
+/* Writes the journal's blocks behind D and below END again, for the same
+ * reason. */
 static int
 rewrite_blocks (struct replay *rp, uint64_t end)
 {
-  const struct dedup_config *c = rp->d->config;
+  const struct dedup_config *c = rp->s->config;
   uint64_t seq;
   uint32_t i;
   int r = 0;
 
-  for (i = 0; i < c->nr_areas && r == 0 && rp->d->writable; i++) {
+  for (i = 0; i < c->nr_areas && r == 0 && rp->s->b->writable; i++) {
     const struct dedup_journal_area *a = &c->areas[i];
 
     for (seq = MAX_OF (a->first_seq, rp->durable + 1);
@@ -120,7 +179,7 @@ rewrite_blocks (struct replay *rp, uint64_t end)
   return r;
 }
 
-/* 1: all data of the group is there. */
+/* Returns 1 if all data of the group is there, 0 if not, or -errno. */
 static int
 verify_group (struct replay *rp)
 {
@@ -130,33 +189,33 @@ verify_group (struct replay *rp)
   for (i = 0; i < rp->nr; i++) {
     const struct dedup_record *rec = &rp->group[i];
 
-    if (rec->type != DEDUP_REC_HASH && rec->type != DEDUP_REC_WRITE)
-      continue;
-    r = data_is_there (rp, rec);
-    if (r == 1 && (r = rewrite_data (rp, rec)) == 0)
-      continue;
-    return r;
+    if (dedup_record_is_packed (rec))
+      r = packed_is_there (rp, rec);
+    else if (dedup_record_is_new_data (rec)) {
+      r = data_is_there (rp, rec);
+      if (r == 1 && (r = rewrite_data (rp, rec)) == 0)
+        r = 1;
+    }
+    else
+      r = 1;
+    if (r != 1)
+      return r;
   }
   return 1;
 }
 
+/* A qcow2_step: applies the change OPAQUE. */
 static int
-apply_change (struct replay *rp, struct qcow2_txn *txn,
-              const struct qcow2_change *c)
+apply_locked (struct qcow2_txn *txn, void *opaque)
 {
-  struct dedup_disk *d = rp->d;
-  int r;
+  return qcow2_apply_locked (txn, opaque);
+}
 
-  for (;;) {
-    lock_acquire (d->lock);
-    r = qcow2_apply_locked (txn, c);
-    lock_release (d->lock);
-    if (r != -EAGAIN)
-      break;
-    r = qcow2_txn_load (txn);
-    if (r < 0)
-      break;
-  }
+static int
+apply_change (struct replay *rp, struct qcow2_txn *txn, struct qcow2_change *c)
+{
+  int r = qcow2_txn_retry (txn, apply_locked, c);
+
   if (r == -EINVAL)
     return fault_corrupt (rp->fault, UINT64_MAX, "the journal has a record "
                           "that contradicts the image");
@@ -164,19 +223,22 @@ apply_change (struct replay *rp, struct qcow2_txn *txn,
                            strerror (-r)) : 0;
 }
 
-/* HASH and WRITE stand for two changes. */
+/* Applies a record of new data, which stands for two changes: the refcount, and
+ * the link. */
 static int
 apply_new_cluster (struct replay *rp, struct qcow2_txn *txn,
                    const struct dedup_record *rec)
 {
+  const bool at = rec->type == DEDUP_REC_HASHAT ||
+    rec->type == DEDUP_REC_WRITEAT;
   struct qcow2_change ref = {
     .type = QCOW2_CHANGE_REFCOUNT, .host_idx = rec->host_idx, .count = 1,
     .refcount = 2, .anchored = true,
   };
   struct qcow2_change link = {
-    .type = QCOW2_CHANGE_L2, .root = rec->root, .count = 1,
-    .guest_idx = rec->guest_idx,
-    .entry = rec->host_idx << rp->d->cluster_bits,
+    .type = at ? QCOW2_CHANGE_ENTRY : QCOW2_CHANGE_L2, .root = rec->root,
+    .count = 1, .guest_idx = rec->guest_idx, .place = rec->place,
+    .entry = rec->host_idx << rp->s->b->cluster_bits,
   };
   int r;
 
@@ -184,14 +246,48 @@ apply_new_cluster (struct replay *rp, struct qcow2_txn *txn,
   return r < 0 ? r : apply_change (rp, txn, &link);
 }
 
+/* Applies a record of compressed data, which stands for the link.  Those of the
+ * refcounts are beside it. */
+static int
+apply_packed (struct replay *rp, struct qcow2_txn *txn,
+              const struct dedup_record *rec)
+{
+  struct qcow2_change link = {
+    .type = rec->type == DEDUP_REC_PACKEDAT ? QCOW2_CHANGE_ENTRY
+      : QCOW2_CHANGE_L2,
+    .root = rec->root, .count = 1, .guest_idx = rec->guest_idx,
+    .place = rec->place, .entry = rec->host_idx,
+  };
+
+  return apply_change (rp, txn, &link);
+}
+
+static int
+apply_list (struct replay *rp, struct qcow2_txn *txn,
+            const struct dedup_record *rec)
+{
+  struct qcow2_change c;
+  size_t at = 0;
+  int r = 0;
+
+  while (r == 0 && dedup_reflist_next (rec, &at, &c))
+    r = apply_change (rp, txn, &c);
+  return r;
+}
+
 static int
 apply_record (struct replay *rp, struct qcow2_txn *txn,
-              const struct dedup_record *rec)
+              struct dedup_record *rec)
 {
   switch (rec->type) {
   case DEDUP_REC_HASH:
   case DEDUP_REC_WRITE:
+  case DEDUP_REC_HASHAT:
+  case DEDUP_REC_WRITEAT:
     return apply_new_cluster (rp, txn, rec);
+  case DEDUP_REC_PACKED:
+  case DEDUP_REC_PACKEDAT:
+    return apply_packed (rp, txn, rec);
   case DEDUP_REC_L2:
   case DEDUP_REC_REFCOUNT:
   case DEDUP_REC_L2TABLE:
@@ -199,7 +295,11 @@ apply_record (struct replay *rp, struct qcow2_txn *txn,
   case DEDUP_REC_ANCHORTABLE:
   case DEDUP_REC_HEADER:
   case DEDUP_REC_BITMAP:
+  case DEDUP_REC_ENTRY:
+  case DEDUP_REC_TABLE:
     return apply_change (rp, txn, &rec->change);
+  case DEDUP_REC_REFLIST:
+    return apply_list (rp, txn, rec);
   default:
     return 0;
   }
@@ -212,60 +312,78 @@ apply_group (struct replay *rp)
   size_t i;
   int r = 0;
 
-  qcow2_txn_begin (rp->d->img, &txn);
+  qcow2_txn_begin (rp->s->b->img, &txn);
   for (i = 0; i < rp->nr && r == 0; i++)
     r = apply_record (rp, &txn, &rp->group[i]);
   qcow2_txn_end (&txn);
   return r;
 }
 
-/* The log store is set aside as it was at block SEQ.  The first block read may
- * start with the FREEZE that ended what is in incarnations by now.
- *
- * Where the journal was packed, entries come in another order than they came
- * first, and others may find no place.  What was spilled then was logged again
- * behind FREEZE; what was not goes to the next log store, and has to be. */
+/* Inserts an entry that a log store had no place for into the next one, as
+ * dedup_set_aside_locked does. */
 static void
-replay_freeze (struct dedup_disk *d, uint64_t seq)
+insert_spilled (struct dedup_store *s, const struct dedup_entry *e)
+{
+  const struct dedup_hash mark = dedup_unknown_mark (e->value);
+
+  dedup_index_insert_locked (s->index, &e->hash, e->value);
+  if (e->value != DEDUP_DELETED && !dedup_value_is_compressed (e->value) &&
+      dedup_index_frozen_names_locked (s->index, e))
+    dedup_index_insert_locked (s->index, &mark, e->value);
+}
+
+/* Freezes the log store as it was at block SEQ.  Does nothing if it is empty or
+ * another one is frozen: the first block that is read may start with the FREEZE
+ * of entries that are in runs by now.
+ *
+ * Where the journal was packed, entries come in another order than the first
+ * time, and others may find no place.  Those that were spilled the first time
+ * were logged again behind FREEZE.  Those that are spilled only now go to the
+ * next log store here, and must be logged again (index_damaged). */
+static void
+replay_freeze (struct dedup_store *s, uint64_t seq)
 {
   struct dedup_entry spilled[DEDUP_MAX_SPILLED];
   size_t i, nr;
 
-  if (dedup_index_frozen_locked (d->index) ||
-      dedup_index_empty_locked (d->index))
+  if (dedup_index_frozen_locked (s->index) ||
+      dedup_index_empty_locked (s->index))
     return;
-  if (dedup_index_set_aside_locked (d->index, seq, spilled, &nr) < 0) {
-    log_line (d->log, LOG_DEBUG, "%s: out of memory: part of the index "
-              "is lost", d->path);
-    d->config->flags &= ~DEDUP_CONFIG_EXACT;
+  if (dedup_index_set_aside_locked (s->index, seq, spilled, &nr) < 0) {
+    log_line (s->b->log, LOG_DEBUG, "%s: out of memory: part of the index "
+              "is lost", s->b->path);
+    dedup_config_entries_lost (s->config);
     return;
   }
   for (i = 0; i < nr; i++)
-    dedup_index_insert_locked (d->index, &spilled[i].hash, spilled[i].value);
-  d->index_damaged = d->index_damaged || nr > 0;
+    insert_spilled (s, &spilled[i]);
+  s->index_damaged = s->index_damaged || nr > 0;
 }
 
-/* Hash entries of a group in block SEQ into the log store. */
+/* Inserts the hash entries of a group in block SEQ into the log store. */
 static void
 index_group (struct replay *rp, uint64_t seq)
 {
-  struct dedup_disk *d = rp->d;
+  struct dedup_store *s = rp->s;
   size_t i;
 
-  LOCK_FOR_SCOPE (d->lock);
+  LOCK_FOR_SCOPE (s->b->lock);
   for (i = 0; i < rp->nr; i++) {
     const struct dedup_record *rec = &rp->group[i];
 
     switch (rec->type) {
     case DEDUP_REC_HASH:
+    case DEDUP_REC_HASHAT:
+    case DEDUP_REC_PACKED:
+    case DEDUP_REC_PACKEDAT:
     case DEDUP_REC_INDEX:
-      dedup_index_insert_locked (d->index, &rec->hash, rec->host_idx);
+      dedup_index_insert_locked (s->index, &rec->hash, rec->host_idx);
       break;
     case DEDUP_REC_DELETE:
-      dedup_index_insert_locked (d->index, &rec->hash, DEDUP_DELETED);
+      dedup_index_insert_locked (s->index, &rec->hash, DEDUP_DELETED);
       break;
     case DEDUP_REC_FREEZE:
-      replay_freeze (d, seq);
+      replay_freeze (s, seq);
       break;
     default:
       break;
@@ -273,11 +391,12 @@ index_group (struct replay *rp, uint64_t seq)
   }
 }
 
-/* The group is complete in block SEQ.  0, or 1 to end the replay. */
+/* Applies the group, which is complete in block SEQ.  Returns 0, or 1 to end
+ * the replay, or -errno. */
 static int
 take_group (struct replay *rp, uint64_t seq)
 {
-  struct dedup_config *c = rp->d->config;
+  struct dedup_config *c = rp->s->config;
   int r;
 
   if (rp->mapping && seq >= c->checkpoint) {
@@ -298,9 +417,9 @@ take_group (struct replay *rp, uint64_t seq)
   return 0;
 }
 
-/* --- cuts ------------------------------------------------------------------------ */
+/* --- cuts --------------------------------------------------------------- */
 
-/* How many bytes of block B's records count? */
+/* Returns how many bytes of block B's records count. */
 static size_t
 counted_len (const struct dedup_config *c, const struct dedup_journal_block *b)
 {
@@ -312,24 +431,14 @@ counted_len (const struct dedup_config *c, const struct dedup_journal_block *b)
   return b->len;
 }
 
-void
-dedup_forget_cuts (struct dedup_config *c, uint64_t below)
-{
-  uint32_t i, n = 0;
-
-  for (i = 0; i < c->nr_cuts; i++)
-    if (c->cuts[i].seq >= below)
-      c->cuts[n++] = c->cuts[i];
-  c->nr_cuts = n;
-}
-
-/* Remember where the last group that was taken ended; a recovery that was cut
- * off may have done so before.  Too many cuts: the oldest goes, from long
- * before the checkpoint, which costs ratio. */
+/* Adds a cut where the last group that was taken ended.  A recovery that was
+ * interrupted may have added cuts behind that before: they are removed.  If
+ * there are too many, the oldest is dropped, from long before the checkpoint;
+ * that costs ratio. */
 static void
 add_cut (struct replay *rp)
 {
-  struct dedup_config *c = rp->d->config;
+  struct dedup_config *c = rp->s->config;
 
   if (rp->taken.seq == 0)
     return;
@@ -341,7 +450,7 @@ add_cut (struct replay *rp)
   c->cuts[c->nr_cuts++] = rp->taken;
 }
 
-/* --- second pass ----------------------------------------------------------------- */
+/* --- second pass -------------------------------------------------------- */
 
 static int
 collect (struct replay *rp, const struct dedup_record *rec)
@@ -366,14 +475,14 @@ collect (struct replay *rp, const struct dedup_record *rec)
   return 0;
 }
 
-/* A group that a crash cut off has no END: what follows it, of a later epoch,
- * is no part of it. */
+/* Takes the groups of a block.  A group that a crash cut off has no END, and
+ * the records that follow it, of a later epoch, are no part of it. */
 static int
 take_block (void *opaque, const struct dedup_journal_block *b)
 {
   struct replay *rp = opaque;
   struct dedup_record rec;
-  size_t pos = 0, len = counted_len (rp->d->config, b);
+  size_t pos = 0, len = counted_len (rp->s->config, b);
   int n, r;
 
   if (b->epoch != rp->epoch)
@@ -411,18 +520,19 @@ check_reach (struct replay *rp, uint64_t end)
                         rp->durable);
 }
 
-/* A later block may know that what looks like the journal's END was durable;
- * or that this is not the configuration it was written under. */
+/* Looks for blocks behind END, where the journal seems to end.  One may know
+ * that later blocks were durable, which raises D; or it was written under a
+ * later configuration than the one that was read (FAULT_CORRUPT). */
 static int
 look_behind (struct replay *rp, uint64_t end)
 {
-  const struct dedup_journal_place place = dedup_config_place (rp->d->config);
+  const struct dedup_journal_place place = dedup_config_place (rp->s->config);
   struct dedup_journal_rest rest;
   int r;
 
   if (mutation (MUTATION_NO_LOOK_BEHIND))
     return 0;
-  r = dedup_journal_rest (rp->d->io, &place, end, &rest);
+  r = dedup_journal_rest (rp->s->b->io, &place, end, &rest);
   if (r < 0)
     return fault_io (rp->fault, -r, UINT64_MAX, "reading the journal: %s",
                      strerror (-r));
@@ -433,43 +543,45 @@ look_behind (struct replay *rp, uint64_t end)
   return 0;
 }
 
-/* What lies below the checkpoint is index only, and advice: where it cannot
- * be read, the index is poorer and no more. */
+/* Reads the blocks below the checkpoint, which have only entries of the index
+ * that count: these are advice, so where a block can't be read, entries are
+ * lost and no more. */
 static int
 read_index (struct replay *rp)
 {
-  struct dedup_config *c = rp->d->config;
+  struct dedup_config *c = rp->s->config;
   const struct dedup_journal_place place = dedup_config_place (c);
   uint64_t end;
   int r;
 
   if (c->index_start >= c->checkpoint)
     return 0;
-  r = dedup_journal_read (rp->d->io, &place, c->index_start, c->checkpoint,
+  r = dedup_journal_read (rp->s->b->io, &place, c->index_start, c->checkpoint,
                           take_block, rp, &end);
   rp->nr = 0;
   if (r == -ENOMEM)
     return fault_io (rp->fault, ENOMEM, UINT64_MAX, "out of memory");
   if (r == 0 && end == c->checkpoint)
     return 0;
-  c->flags &= ~DEDUP_CONFIG_EXACT;   /* tombstones may be lost */
-  rp->d->index_damaged = true;
-  log_line (rp->d->log, LOG_ERROR, "%s: part of the journal cannot be read: "
-            "some of the index is lost", rp->d->path);
+  dedup_config_entries_lost (c);
+  rp->s->index_damaged = true;
+  log_line (rp->s->b->log, LOG_ERROR, "%s: part of the journal cannot be read: "
+            "some of the index is lost", rp->s->b->path);
   return 0;
 }
 
-/* From the checkpoint on, every record counts. */
+/* Reads the blocks from the checkpoint on, of which every record counts. */
 static int
 read_mapping (struct replay *rp)
 {
-  struct dedup_config *c = rp->d->config;
+  struct dedup_config *c = rp->s->config;
   const struct dedup_journal_place place = dedup_config_place (c);
+  struct io_store *io = rp->s->b->io;
   uint64_t end;
   int r;
 
-  r = dedup_journal_read (rp->d->io, &place, c->checkpoint, UINT64_MAX, see_block,
-                          rp, &end);
+  r = dedup_journal_read (io, &place, c->checkpoint, UINT64_MAX, see_block, rp,
+                          &end);
   if (r < 0)
     return fault_io (rp->fault, -r, UINT64_MAX, "reading the journal: %s",
                      strerror (-r));
@@ -482,12 +594,12 @@ read_mapping (struct replay *rp)
   if (r < 0)
     return fault_io (rp->fault, -r, UINT64_MAX, "writing the journal: %s",
                      strerror (-r));
-  rp->taken.seq = 0;            /* what is below the checkpoint stays */
-  qcow2_replay_begin (rp->d->img);
-  r = dedup_journal_read (rp->d->io, &place, c->checkpoint, end, take_block, rp,
+  rp->taken.seq = 0;            /* no cut below the checkpoint */
+  qcow2_replay_begin (rp->s->b->img);
+  r = dedup_journal_read (io, &place, c->checkpoint, end, take_block, rp,
                           &end);
   if (r == 0)
-    r = qcow2_replay_end (rp->d->img);
+    r = qcow2_replay_end (rp->s->b->img);
   if (r < 0)
     return fault_io (rp->fault, -r, UINT64_MAX, "replaying the journal: %s",
                      strerror (-r));
@@ -496,23 +608,24 @@ read_mapping (struct replay *rp)
   return 0;
 }
 
-/* More recoveries, and parts of the index, than came after what is lost. */
+/* How far epochs and ids of tables are advanced when later ones are lost: more
+ * than there can have been recoveries and tables since. */
 #define EPOCH_LEAP 65536
 
 int
-dedup_renew_epoch (struct dedup_disk *d, uint64_t next, bool *renewed,
+dedup_renew_epoch (struct dedup_store *s, uint64_t next, bool *renewed,
                    struct fault *f)
 {
-  struct dedup_config *c = d->config;
+  struct dedup_config *c = s->config;
   const struct dedup_journal_place place = dedup_config_place (c);
   struct dedup_journal_rest rest;
   int r;
 
-  r = dedup_journal_newer (d->io, &place, next, renewed);
+  r = dedup_journal_newer (s->b->io, &place, next, renewed);
   if (mutation (MUTATION_OLD_EPOCH) || mutation (MUTATION_LAW_1_NO_SYNC))
     *renewed = false;
   if (r == 0 && *renewed)
-    r = dedup_journal_rest (d->io, &place, c->areas[0].first_seq, &rest);
+    r = dedup_journal_rest (s->b->io, &place, c->areas[0].first_seq, &rest);
   if (r < 0)
     return fault_io (f, -r, UINT64_MAX, "reading the journal: %s",
                      strerror (-r));
@@ -521,37 +634,37 @@ dedup_renew_epoch (struct dedup_disk *d, uint64_t next, bool *renewed,
   if (rest.epoch > UINT32_MAX - EPOCH_LEAP)
     return fault_corrupt (f, UINT64_MAX, "the journal has an epoch that is out "
                           "of range");
-  log_line (d->log, LOG_ERROR, "%s: the dedup store's configuration is older "
-            "than its journal: some of the index is lost", d->path);
+  log_line (s->b->log, LOG_ERROR, "%s: the dedup store's configuration is "
+            "older than its journal: some of the index is lost", s->b->path);
   c->epoch = rest.epoch + EPOCH_LEAP;
   c->epoch_start = next;
-  dedup_index_skip_ids (d->index, EPOCH_LEAP);   /* never used twice */
-  c->flags &= ~DEDUP_CONFIG_EXACT;
+  dedup_index_skip_ids (s->index, EPOCH_LEAP);   /* never used twice */
+  dedup_config_entries_lost (c);
   return 0;
 }
 
 int
-dedup_replay (struct dedup_disk *d, bool replay, uint64_t *next,
+dedup_replay (struct dedup_store *s, bool replay, uint64_t *next,
               struct fault *f)
 {
-  struct replay rp = { .d = d, .mapping = replay, .fault = f };
-  int64_t size = io_size (d->io);
+  struct replay rp = { .s = s, .mapping = replay, .fault = f };
+  int64_t size = io_size (s->b->io);
   int r;
 
   if (size < 0)
-    return fault_io (f, (int) -size, UINT64_MAX, "size: %s",
-                     strerror ((int) -size));
-  rp.file_clusters = div_round_up ((uint64_t) size, d->cluster_size);
-  rp.cluster = aligned_new (d->cluster_size);
+    return fault_io (f, (int) -size, UINT64_MAX, "the size of the file is "
+                     "unknown: %s", strerror ((int) -size));
+  rp.file_clusters = div_round_up ((uint64_t) size, s->b->cluster_size);
+  rp.cluster = aligned_new (s->b->cluster_size);
   if (rp.cluster == NULL)
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
-  /* On a clean image a recovery's first configuration, with a checkpoint from
-   * before it, is an old one that came back. */
+  /* A recovery first writes a configuration with the checkpoint from before it.
+   * If a clean image has that one, it is an old one that came back. */
   if (!replay)
-    d->config->checkpoint = d->checkpoint =
-      MAX_OF (d->config->checkpoint, d->config->epoch_start);
-  rp.durable = MAX_OF (d->config->checkpoint, d->config->epoch_start) - 1;
-  rp.next = d->config->checkpoint;
+    s->config->checkpoint = s->checkpoint =
+      MAX_OF (s->config->checkpoint, s->config->epoch_start);
+  rp.durable = MAX_OF (s->config->checkpoint, s->config->epoch_start) - 1;
+  rp.next = s->config->checkpoint;
   r = read_index (&rp);
   if (r == 0 && replay)
     r = read_mapping (&rp);

@@ -1,28 +1,27 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Reading around small parts: see around.h. */
+/* Decides which blocks of a file are read whole, around small parts that were
+ * asked for (around.h has the reasons).
+ *
+ * Owns one bit for each block: set once the block was taken in this period.
+ * A period begins with a look at the memory that the page cache may still take,
+ * and forgets all bits.  The caller locks, and does the reading: nothing here
+ * knows whether a block is in memory.
+ */
 #include "around.h"
 
 #include <stdlib.h>
 #include <time.h>
 
 #include "checked.h"
+#include "clock.h"
 #include "free-memory.h"
 
 #define WORD_BITS 64
 
-static uint64_t
-now_ns (void)
-{
-  struct timespec t;
-
-  clock_gettime (CLOCK_MONOTONIC, &t);
-  return (uint64_t) t.tv_sec * 1000000000 + (uint64_t) t.tv_nsec;
-}
-
 bool
 io_around_begin (struct io_around *a, uint64_t size)
 {
-  const uint64_t now = now_ns (), nr = div_round_up (size, AROUND_BYTES);
+  const uint64_t now = clock_now_ns (), nr = div_round_up (size, AROUND_BYTES);
 
   if (a->begun_ns != 0 && now - a->begun_ns < AROUND_PERIOD_NS)
     return a->nr_blocks > 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Asks a test before each call whether it may go through.  Holds no lock
- * and nothing that changes: the callback counts for itself, and must be safe
- * to call from any thread.  Asking for the size is never asked about: it
- * transfers nothing.
+/* Wraps a byte store and asks a test's callback before each call whether it may
+ * pass.  Holds no lock and no state that changes: the callback counts for
+ * itself, and must be safe to call from any thread.  It is asked about every
+ * call but those for the size and for the next data, and advice.
  */
 #include "io.h"
 
@@ -47,7 +47,18 @@ faulty_preadv (struct io_store *s, const struct iovec *iov, int iovcnt,
   return r < 0 ? r : io_preadv (fs->below, iov, iovcnt, host_off);
 }
 
-/* A host that is full after LEFT bytes. */
+static int
+faulty_pread_medium (struct io_store *s, void *buf, size_t len,
+                     uint64_t host_off)
+{
+  struct io_faulty *fs = (struct io_faulty *) s;
+  int r = ask (fs, IO_PREAD, host_off, len);
+
+  return r < 0 ? r : io_pread_medium (fs->below, buf, len, host_off);
+}
+
+/* Writes the first LEFT bytes and returns -ENOSPC, as a host that is full after
+ * them. */
 static int
 write_part (struct io_store *below, const struct iovec *iov, int iovcnt,
             uint64_t host_off, uint64_t left)
@@ -112,7 +123,7 @@ faulty_truncate (struct io_store *s, uint64_t size)
   return r < 0 ? r : io_truncate (fs->below, size);
 }
 
-/* Advice, so nobody is asked. */
+/* Passes advice on without asking. */
 static void
 faulty_write_out (struct io_store *s, uint64_t host_off, uint64_t len)
 {
@@ -125,7 +136,14 @@ faulty_max_size (struct io_store *s)
   return io_max_size (((struct io_faulty *) s)->below);
 }
 
-/* Of the parts of a scattered read each is asked about (io.c); of advice none. */
+static bool
+faulty_host_space (struct io_store *s, uint64_t *bytes_left, uint64_t *bytes)
+{
+  return io_host_space (((struct io_faulty *) s)->below, bytes_left, bytes);
+}
+
+/* Passes advice on without asking.  A scattered read is asked about part by
+ * part, as io.c reads them one by one. */
 static bool
 faulty_will_need (struct io_store *s, const struct io_part *v, size_t nr,
                   bool around)
@@ -156,6 +174,7 @@ faulty_close (struct io_store *s)
 
 static const struct io_ops faulty_ops = {
   .preadv = faulty_preadv,
+  .pread_medium = faulty_pread_medium,
   .pwritev = faulty_pwritev,
   .sync = faulty_sync,
   .discard = faulty_discard,
@@ -165,6 +184,7 @@ static const struct io_ops faulty_ops = {
   .will_need = faulty_will_need,
   .size = faulty_size,
   .max_size = faulty_max_size,
+  .host_space = faulty_host_space,
   .next_data = faulty_next_data,
   .close = faulty_close,
 };

@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A file that gets its name when it is complete.
+/* Creates a file that gets its name only when it is complete.
  *
  * Owns the descriptor of the directory, and the temporary name where there is
- * one.  Promises that nobody ever finds a half-written file under the name
- * asked for, and that no file that has the name is replaced: of two births at
- * once one is named, the other gets -EEXIST.
+ * one.  Promises that no process ever finds a half-written file under the name
+ * asked for, and that an existing file of that name is never replaced: of two
+ * births at once one gets the name, the other -EEXIST.
  *
  * The file has no name at first (O_TMPFILE), so that a killed process leaves
  * nothing.  Where the file system has no such files, or /proc is missing,
  * through which they are named, it is called ".NAME.<16 digits>.birth" until it
- * is complete.  Who makes one removes those that are left of killed processes:
- * nobody holds their lock, and they are older than a minute (one that is being
- * made is unlocked for a moment).
+ * is complete.  Creating another one removes those that killed processes left:
+ * nobody holds their lock, and they are older than a minute (a new one is
+ * unlocked for a moment).
  *
- * One thread at a time.
+ * The order is: data durable, then the name, then the directory durable.  One
+ * thread at a time.
  */
 #include "io.h"
 
@@ -52,7 +53,8 @@ out_of_memory (struct fault *f)
   return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
 }
 
-/* A directory that may be entered but not read is enough to make a file. */
+/* Opens the directory.  One that may be entered but not read is enough to
+ * create a file in. */
 static int
 open_dir (const char *dir)
 {
@@ -96,7 +98,7 @@ is_temp_name (const struct io_birth *b, const char *s)
     strcmp (s + TEMP_DIGITS, TEMP_SUFFIX) == 0;
 }
 
-/* Is it old, and nobody's any more? */
+/* Returns whether the file is old and locked by nobody. */
 static bool
 is_leftover (int fd)
 {
@@ -148,7 +150,8 @@ proc_path (int fd, char buf[64])
   snprintf (buf, 64, "/proc/self/fd/%d", fd);
 }
 
-/* A file without a name that can be given one: a descriptor, or -1. */
+/* Opens a file without a name that can get one later.  Returns a descriptor, or
+ * -1 where that is not possible. */
 static int
 open_unnamed (const struct io_birth *b)
 {
@@ -222,9 +225,9 @@ io_birth_begin (const char *path, int flags, struct io_birth **out,
 
 /* --- Finish ----------------------------------------------------------- */
 
-/* Where the file system has no hard links.  (One that can neither link nor
- * rename without replacing gives an error: to replace a file that another
- * process is serving would be worse.) */
+/* Renames the temporary file, on a file system without hard links.  (One that
+ * can neither link nor rename without replacing gives an error: replacing a
+ * file that another process is serving would be worse.) */
 static int
 rename_temp (struct io_birth *b)
 {
@@ -250,8 +253,8 @@ give_name (struct io_birth *b)
   return errno == EEXIST ? -EEXIST : rename_temp (b);
 }
 
-/* A directory that cannot be read cannot be synced: all of its file system
- * can. */
+/* Makes the new name durable.  A directory that may not be read cannot be
+ * synced; then the whole file system is. */
 static int
 sync_dir (const struct io_birth *b)
 {

@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The byte-range locks by which QEMU processes agree on an image.
+/* Takes the byte-range locks by which QEMU processes share an image.
  *
- * Each permission P has two bytes in the file: 100 + P is locked by whoever
- * uses the permission, 200 + P by whoever does not want others to use it.
- * All are read locks, which do not exclude each other: a conflict is seen
- * by asking whether a write lock could be had on the opposite byte.  All of
- * one's own bytes are locked before anything is asked, so that of two
- * processes that come at once at least one sees the other (both may then
- * give up, as two QEMUs would).
+ * Each permission P has two bytes in the file: a process that uses the
+ * permission locks 100 + P, one that denies it to others locks 200 + P.  All
+ * are read locks, which do not exclude each other: a process finds a conflict
+ * by asking whether it could get a write lock on the opposite byte.  It locks
+ * all of its own bytes before it asks, so that of two processes that start at
+ * once at least one sees the other (both may then give up, as two QEMUs would).
  *
- * The permissions: 0 read consistently, 1 write, 3 resize (2 is for writes
- * that change nothing; neither QEMU nor we refuse those to others).  A
- * reader, too, keeps writers away, because a writer's tables change under
- * it.  Byte 200 stays free: it would refuse even those who ask QEMU not to
- * lock (qemu-img info -U).
+ * The permissions are 0 read consistently, 1 write, and 3 resize (2 is for
+ * writes that change nothing; neither QEMU nor this program denies those to
+ * others).  A reader, too, denies writing, because tables would change under
+ * it.  Byte 200 stays unlocked: it would refuse even programs that ask QEMU not
+ * to lock (qemu-img info -U).
  *
  * The locks are those of the open file description (OFD): closing another
  * descriptor of the file does not drop them, and a child that inherits the
- * descriptor keeps them.  Without state, so callable from any thread.
+ * descriptor keeps them.  The functions have no state and may be called from
+ * any thread.
  */
 #include "file-lock.h"
 
@@ -52,7 +52,7 @@ read_lock_byte (int fd, off_t byte)
   return lock_call (fd, F_OFD_SETLK, &fl);
 }
 
-/* 0, or -EBUSY when somebody else has any lock on the byte. */
+/* Returns 0, or -EBUSY if another process has any lock on the byte. */
 static int
 check_byte (int fd, off_t byte)
 {
@@ -98,11 +98,12 @@ unlock_all (int fd)
                       .l_start = PERM_BASE,
                       .l_len = UNSHARED_BASE + NR_PERMS - PERM_BASE };
 
-  /* The caller closes fd anyway where this matters. */
+  /* Errors are ignored: the caller closes fd where a lock would matter. */
   (void) lock_call (fd, F_OFD_SETLK, &fl);
 }
 
-/* Does the error say that the kernel or file system has no such locks? */
+/* Returns whether the error means that the kernel or file system has no such
+ * locks. */
 static bool
 means_unsupported (int err)
 {
@@ -124,7 +125,7 @@ io_file_lock_take (int fd, enum io_file_lock how, struct fault *f)
     return 0;
   unlock_all (fd);
   if (means_unsupported (-r))
-    return 0;
+    return 1;
   if (r == -EBUSY || r == -EAGAIN || r == -EACCES)
     return fault_set (f, FAULT_BUSY, EBUSY, UINT64_MAX,
                       "is in use by another process (QEMU or nbdkit)");

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Private to io/: QEMU's image locks on an open file. */
+/* Declares QEMU's image locks on an open file.  Private to io/. */
 #ifndef DEDUP_FILE_LOCK_H
 #define DEDUP_FILE_LOCK_H
 
 #include "io.h"
 
-/* Take the locks of HOW on FD, which must be open for reading.  They end
- * with the last descriptor of this open file, also across fork.  0, too,
- * where the file system has no such locks; -EBUSY with FAULT_BUSY when
- * another process is in the way, and then none is held. */
+/* Takes the locks of HOW on FD, which must be open for reading.  They end with
+ * the last descriptor of this open file, also across fork.  Returns 0, or
+ * 1 where the file system has no such locks; -EBUSY with FAULT_BUSY, and no lock
+ * held, if another process holds a conflicting lock. */
 int io_file_lock_take (int fd, enum io_file_lock how, struct fault *f)
   MUST_CHECK;
 

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Private to io/: what file.c shares with file-birth.c. */
+/* Declares the functions that file.c and file-birth.c share.  Private to
+ * io/. */
 #ifndef DEDUP_FILE_STORE_H
 #define DEDUP_FILE_STORE_H
 
 #include "io.h"
 
-/* The -errno that this room returns for the errno of a failed host call. */
+/* Returns the -errno that this room returns for the errno of a failed host
+ * call. */
 int io_host_error (int err);
 
-/* Fills F with what an administrator should read where a file could not be
- * opened or made for the reason ERR; -ERR. */
+/* Fills F with a message for the administrator about a file that could not be
+ * opened or created because of ERR; returns -ERR. */
 int io_open_failed (int err, struct fault *f);
 
 /* Makes a byte store of the open descriptor FD, which becomes the store's (it

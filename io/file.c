@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A byte store in a regular file or on a block device of this host.
+/* Implements a byte store in a regular file or on a block device of this host.
  *
- * Owns one descriptor, closed on exec.  Everything in struct io_file that
- * transfers use is constant after open, and they name their position, so any
- * number of threads may use it at once.  A write is ordered before a sync only
- * if it returned before the sync was called.  fdatasync is enough where the
- * size changed: it covers what is needed to read the data back.
+ * Owns one descriptor, closed on exec.  The fields of struct io_file that
+ * transfers use are constant after open, and each transfer names its position,
+ * so any number of threads may use the store at once.  A write is ordered
+ * before a sync only if it returned before the sync was called.  fdatasync is
+ * enough where the size changed: it covers all metadata that reading the data
+ * back needs.
  *
- * Errors are folded into those that a client may see (io_host_error).  A write
- * past `ulimit -f` reads as a full disk, provided that the process ignores
- * SIGXFSZ, which is for the plugin to do.
+ * Errors are mapped to those that a client may see (io_host_error).  A write
+ * past `ulimit -f` is reported as a full disk, provided that the process
+ * ignores SIGXFSZ, which the plugin arranges.
  *
- * Left out on purpose: O_DIRECT, and retrying a failed fdatasync, whose
- * second answer would mean nothing.
+ * Left out on purpose: O_DIRECT (but for file-medium.c), and retrying a failed
+ * fdatasync, whose second result would mean nothing.
  */
 #include "io.h"
 
@@ -27,10 +28,12 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include "around.h"
 #include "checked.h"
 #include "file-lock.h"
+#include "file-medium.h"
 #include "file-store.h"
 
 struct io_file {
@@ -40,16 +43,19 @@ struct io_file {
   int fd;
   bool writable;
   bool block_device;
+  bool no_locks;                /* there are none, where some were asked for */
 
-  /* Protected by lock: what was read around small parts; and the last range
-   * that had no hole when it was asked for.  To find its end the host may go
-   * through thousands of extents. */
+  /* Protected by lock: the last range that was found to have no hole, since to
+   * find its end the host may have to search thousands of extents; and the
+   * blocks that were read around small parts. */
   pthread_mutex_t lock;
   uint64_t dense_from, dense_to;
   struct io_around around;
+
+  struct io_medium medium;      /* has a lock of its own */
 };
 
-/* The errno of a failed host call as this room returns it. */
+/* Returns the -errno that this room returns for the errno of a host call. */
 int
 io_host_error (int err)
 {
@@ -67,7 +73,7 @@ io_host_error (int err)
   }
 }
 
-/* How far a transfer has come. */
+/* The part of a transfer that is still to be done. */
 struct cursor {
   const struct iovec *iov;
   int iovcnt;
@@ -95,10 +101,10 @@ advance (struct cursor *c, size_t n)
   skip_full (c);
 }
 
-/* One system call.  It never starts with an empty iovec (skip_full), so that
- * a result of 0 always means the end of the file.  A rest of an iovec goes
- * alone: that is rare, and saves copying the array.  One buffer goes without
- * an array, which the kernel would have to copy. */
+/* Makes one system call.  It never starts with an empty iovec (skip_full), so
+ * that a result of 0 always means the end of the file.  The rest of an iovec is
+ * transferred alone: that is rare, and saves copying the array.  A single
+ * buffer is passed without an array, which the kernel would have to copy. */
 static ssize_t
 transfer_some (int fd, const struct cursor *c, enum direction dir)
 {
@@ -113,8 +119,8 @@ transfer_some (int fd, const struct cursor *c, enum direction dir)
     : pwritev (fd, c->iov, nr, c->host_off);
 }
 
-/* Go on until all is done or the host moves no more bytes (C then says
- * what is left). */
+/* Repeats until all is transferred or the host transfers no more bytes; C then
+ * holds the rest. */
 static int
 transfer (int fd, struct cursor *c, enum direction dir)
 {
@@ -156,10 +162,21 @@ file_preadv (struct io_store *s, const struct iovec *iov, int iovcnt,
   return r;
 }
 
+static int
+file_pread_medium (struct io_store *s, void *buf, size_t len,
+                   uint64_t host_off)
+{
+  struct io_file *file = (struct io_file *) s;
+
+  int r = io_medium_read (&file->medium, file->fd, buf, len, host_off);
+
+  return r < 0 ? io_host_error (-r) : 0;
+}
+
 /* --- Scattered reads ------------------------------------------------------ */
 
-/* One part, if all of it is in the page cache; -EAGAIN says nothing but that a
- * plain read must find out.  Linux also begins to read what is missing. */
+/* Reads one part if all of it is in the page cache.  -EAGAIN means only that a
+ * plain read is needed.  Linux also begins to read the missing pages. */
 static int
 read_cached (int fd, const struct io_part *p)
 {
@@ -176,8 +193,9 @@ ask_for (int fd, const struct io_part *p)
                         POSIX_FADV_WILLNEED);
 }
 
-/* First what is in the page cache, so that warm reads pay for no advice; then
- * the host is told of all other parts before one of them is waited for. */
+/* Reads the parts that are in the page cache first, so that warm reads do not
+ * pay for advice.  Then it announces all other parts to the host before it
+ * waits for any of them. */
 static void
 file_read_many (struct io_store *s, struct io_part *v, size_t nr)
 {
@@ -194,10 +212,11 @@ file_read_many (struct io_store *s, struct io_part *v, size_t nr)
       v[i].result = io_pread (s, v[i].buf, v[i].len, v[i].host_off);
 }
 
-/* Of so many parts one is looked at: a look costs as much as advice. */
+/* One of so many parts is looked up in the page cache: a look-up costs as much
+ * as advice. */
 #define PARTS_PER_SAMPLE 16
 
-/* Is PART's first byte in the page cache? */
+/* Returns whether the first byte of P is in the page cache. */
 static bool
 is_cached (int fd, const struct io_part *p)
 {
@@ -225,8 +244,8 @@ parts_will_need (int fd, const struct io_part *v, size_t nr)
 
 #define BLOCKS 64
 
-/* Announce the blocks around part P that were not yet; B: as many as came
- * together so far. */
+/* Adds the blocks around part P that were not read in this period to the *NR
+ * blocks in B, until B is full. */
 static void
 take_blocks (struct io_file *file, const struct io_part *p,
              struct io_part *b, size_t *nr)
@@ -257,7 +276,8 @@ blocks_will_need (struct io_file *file, const struct io_part *v, size_t nr)
   return (n > 0 && parts_will_need (file->fd, b, n)) || asked;
 }
 
-/* On average smaller parts than this lie apart: reading around them pays. */
+/* Many parts that on average are smaller than this are scattered: reading
+ * around them pays. */
 #define SMALL_PART (UINT64_C (32) << 10)
 #define MANY_PARTS 16
 
@@ -315,8 +335,8 @@ file_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
   return r;
 }
 
-/* EINTR comes from a remote file system that was interrupted before it
- * answered; a write-back error is never reported that way. */
+/* Retries EINTR, which comes from a remote file system that was interrupted
+ * before it answered; a write-back error is never reported that way. */
 static int
 file_sync (struct io_store *s)
 {
@@ -329,8 +349,8 @@ file_sync (struct io_store *s)
   return r == -1 ? io_host_error (errno) : 0;
 }
 
-/* Never with a flag to wait: that would take the error of a failed write from
- * the fdatasync to come. */
+/* Uses no flag that waits: such a call would consume the error of a failed
+ * write, and the next fdatasync would not report it. */
 static void
 file_write_out (struct io_store *s, uint64_t host_off, uint64_t len)
 {
@@ -353,7 +373,7 @@ file_fallocate (struct io_file *file, int mode, uint64_t host_off,
   while (r == -1 && errno == EINTR);
   if (r == 0)
     return 0;
-  /* EINVAL: a range that is not aligned as a block device wants it. */
+  /* EINVAL: the range is not aligned as the block device needs it. */
   return errno == EINVAL || errno == ENODEV ? -EOPNOTSUPP : io_host_error (errno);
 }
 
@@ -409,7 +429,22 @@ file_max_size (struct io_store *s)
   return size < 0 ? UINT64_MAX : (uint64_t) size;
 }
 
-/* A device has the size it has: smaller is fine, larger is a full disk. */
+/* Asks the file system that the descriptor is on. */
+static bool
+file_host_space (struct io_store *s, uint64_t *bytes_left, uint64_t *bytes)
+{
+  struct io_file *file = (struct io_file *) s;
+  struct statvfs v;
+
+  if (file->block_device || fstatvfs (file->fd, &v) == -1)
+    return false;
+  *bytes_left = (uint64_t) v.f_bavail * v.f_frsize;
+  *bytes = (uint64_t) v.f_blocks * v.f_frsize;
+  return true;
+}
+
+/* Accepts any size up to that of the device, which does not change; a larger
+ * one is a full disk. */
 static int
 device_truncate (struct io_store *s, uint64_t size)
 {
@@ -449,8 +484,9 @@ dense_to (struct io_file *file, uint64_t host_off)
   return end;
 }
 
-/* The descriptor's own position moves, which nothing else uses.  Devices and
- * some file systems know no holes (EINVAL). */
+/* Finds the next hole by lseek, which moves the descriptor's own position;
+ * nothing else uses that.  Devices and some file systems have no holes
+ * (EINVAL). */
 static uint64_t
 file_next_hole (struct io_store *s, uint64_t host_off)
 {
@@ -467,8 +503,9 @@ file_next_hole (struct io_store *s, uint64_t host_off)
   return (uint64_t) r;
 }
 
-/* Past the last data the host says ENXIO.  A file system without holes calls
- * all of the file data; devices know no such question (EINVAL). */
+/* Finds the next data by lseek.  Past the last data the host returns ENXIO.  A
+ * file system without holes reports all of the file as data; devices do not
+ * support the call (EINVAL). */
 static int
 file_next_data (struct io_store *s, uint64_t host_off, uint64_t *data)
 {
@@ -487,6 +524,7 @@ file_close (struct io_store *s)
   struct io_file *file = (struct io_file *) s;
 
   close (file->fd);
+  io_medium_destroy (&file->medium);
   io_around_free (&file->around);
   pthread_mutex_destroy (&file->lock);
   free (file);
@@ -494,6 +532,7 @@ file_close (struct io_store *s)
 
 static const struct io_ops file_ops = {
   .preadv = file_preadv,
+  .pread_medium = file_pread_medium,
   .pwritev = file_pwritev,
   .sync = file_sync,
   .discard = file_discard,
@@ -504,12 +543,13 @@ static const struct io_ops file_ops = {
   .will_need = file_will_need,
   .size = file_size,
   .max_size = file_max_size,
+  .host_space = file_host_space,
   .next_hole = file_next_hole,
   .next_data = file_next_data,
   .close = file_close,
 };
 
-/* What an administrator should read for ERR.  Without the file's name. */
+/* Fills F with a message for ERR, without the file's name; returns -ERR. */
 int
 io_open_failed (int err, struct fault *f)
 {
@@ -530,7 +570,7 @@ io_open_failed (int err, struct fault *f)
   return fault_io (f, err, UINT64_MAX, "%s", msg);
 }
 
-/* Does the directory of PATH, which is relative to DIRFD, exist? */
+/* Returns whether the directory of PATH, which is relative to DIRFD, exists. */
 static bool
 directory_exists (int dirfd, const char *path)
 {
@@ -544,9 +584,9 @@ directory_exists (int dirfd, const char *path)
     errno != ENOENT;
 }
 
-/* PATH does not exist, or (EEXIST) was to be made and does.  What is missing
- * may also be its directory (-ENOTDIR) or what it is a link to (-ELOOP), so
- * that -ENOENT means that the file could be made. */
+/* Reports that PATH does not exist, or (EEXIST) was to be created and exists.
+ * If its directory is missing it returns -ENOTDIR, for a link to a missing file
+ * -ELOOP, so that -ENOENT means that the file could be created. */
 static int
 path_failed (int dirfd, const char *path, int err, struct fault *f)
 {
@@ -576,7 +616,8 @@ check_type (const struct stat *st, struct fault *f)
                    "is neither a regular file nor a block device");
 }
 
-/* Before open: opening a FIFO would hang, and a tape would rewind. */
+/* Checks the type of the file before it is opened: opening a FIFO would hang,
+ * and a tape would rewind. */
 static int
 check_path_type (int dirfd, const char *path, bool follow, struct fault *f)
 {
@@ -609,7 +650,8 @@ open_fd (int dirfd, const char *path, bool follow, int flags,
   return fd == -1 ? path_failed (dirfd, path, errno, f) : fd;
 }
 
-/* What was opened may no longer be what check_path_type saw. */
+/* Checks the type of the opened file again, which may no longer be the one that
+ * check_path_type saw, and takes the lock. */
 static int
 finish_open (struct io_file *file, enum io_file_lock lock, struct fault *f)
 {
@@ -622,7 +664,15 @@ finish_open (struct io_file *file, enum io_file_lock lock, struct fault *f)
   if (r < 0)
     return r;
   file->block_device = S_ISBLK (st.st_mode);
-  return io_file_lock_take (file->fd, lock, f);
+  r = io_file_lock_take (file->fd, lock, f);
+  file->no_locks = r == 1;
+  return r < 0 ? r : 0;
+}
+
+bool
+io_file_lacks_locks (const struct io_store *s)
+{
+  return s->ops == &file_ops && ((const struct io_file *) s)->no_locks;
 }
 
 int
@@ -640,6 +690,7 @@ io_file_wrap (int fd, bool writable, enum io_file_lock lock,
   file->fd = fd;
   file->writable = writable;
   pthread_mutex_init (&file->lock, NULL);
+  io_medium_init (&file->medium);
   r = finish_open (file, lock, f);
   if (r < 0) {
     io_close (&file->store);
@@ -659,7 +710,7 @@ file_open_at (int dirfd, const char *path, bool follow, int flags,
     : io_file_wrap (fd, flags & IO_FILE_WRITE, lock, out, f);
 }
 
-/* O_EXCL on a device fails where the kernel itself uses it. */
+/* Opens the device with O_EXCL, which fails where the kernel itself uses it. */
 bool
 io_device_in_use (const char *path)
 {

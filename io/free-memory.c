@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* How much memory the page cache may still take: MemAvailable of the machine, or
- * the smallest limit of a control group that this process is in, of version 1 or
- * 2, if that is less.  Pages that a process reads count as its group's.
+/* Estimates how much memory the page cache may still take: MemAvailable of the
+ * machine, or the smallest limit of the control groups (of version 1 or 2) that
+ * this process is in, if that is less.  The pages that a process reads count as
+ * its group's.
  *
  * A service whose /proc has processes only (systemd's ProcSubset=pid) sees no
- * MemAvailable.  The sum of what each memory node has free, and of its pages of
- * files, stands for it then.
+ * MemAvailable.  Then the free memory of all memory nodes and their pages of
+ * files are added up instead.
+ *
+ * The functions have no state and may be called from any thread.  What a group
+ * uses already is left out: only its limit counts.
  */
 #include "free-memory.h"
 
@@ -26,7 +30,7 @@ open_below (const char *root, const char *path)
   return fopen (name, "re");
 }
 
-/* "NAME: 123 kB" somewhere in LINE: bytes, or 0. */
+/* Finds "NAME: 123 kB" in LINE and returns the value in bytes, or 0. */
 static uint64_t
 bytes_in_line (const char *line, const char *name)
 {
@@ -39,7 +43,8 @@ bytes_in_line (const char *line, const char *name)
   return kib << 10;
 }
 
-/* The sum of what F says of NAMES, which end with NULL.  Closes F. */
+/* Returns the sum of the values that F has for NAMES, which end with NULL.
+ * Closes F. */
 static uint64_t
 sum_of_lines (FILE *f, const char *const *names)
 {
@@ -53,7 +58,8 @@ sum_of_lines (FILE *f, const char *const *names)
   return sum;
 }
 
-/* Nodes may be missing; one that is past the limit counts as full. */
+/* The most memory nodes that are looked at: nodes may be missing, so counting
+ * cannot stop at the first gap.  A node past the limit counts as full. */
 #define MAX_NODES 64
 
 static uint64_t
@@ -84,7 +90,8 @@ available (const char *root)
   return f ? sum_of_lines (f, names) : available_of_nodes (root);
 }
 
-/* The number in PATH; UINT64_MAX if there is none ("max", no such file). */
+/* Returns the number in the file PATH; UINT64_MAX if there is none ("max", or
+ * no such file). */
 static uint64_t
 read_limit (const char *root, const char *path)
 {
@@ -99,8 +106,9 @@ read_limit (const char *root, const char *path)
   return n;
 }
 
-/* The least limit FILE of GROUP, which begins with a slash and is cut, and of
- * those above it, in the hierarchy mounted at TOP. */
+/* Returns the smallest value of the limit FILE for GROUP and the groups above
+ * it, in the hierarchy mounted at TOP.  GROUP begins with a slash, and is
+ * shortened on the way. */
 static uint64_t
 least_limit (const char *root, const char *top, char *group, const char *file)
 {
@@ -121,7 +129,8 @@ least_limit (const char *root, const char *top, char *group, const char *file)
   return least;
 }
 
-/* LINE of /proc/self/cgroup: "ID:CONTROLLERS:GROUP". */
+/* Returns the limit of the group in LINE of /proc/self/cgroup, which is
+ * "ID:CONTROLLERS:GROUP". */
 static uint64_t
 limit_of_line (const char *root, char *line)
 {

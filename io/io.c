@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Hands each call to the store's implementation.  Promises it a range that
- * fits in off_t, and never an empty one; so no implementation checks either
- * again.  Holds no state and takes no lock: threads are the
- * implementation's business.
+/* Passes each call to the store's implementation.  Promises it a range that
+ * fits in off_t and is never empty, so that no implementation checks that
+ * again. Holds no state and takes no lock: each implementation makes itself
+ * safe for threads.
  */
 #include "io.h"
 
@@ -12,6 +12,7 @@
 #include "aligned.h"
 #include "checked.h"
 #include "lock.h"
+#include "zero.h"
 
 static int
 check_range (uint64_t host_off, uint64_t len)
@@ -73,6 +74,17 @@ io_pread (struct io_store *s, void *buf, size_t len, uint64_t host_off)
 }
 
 int
+io_pread_medium (struct io_store *s, void *buf, size_t len, uint64_t host_off)
+{
+  if (s->ops->pread_medium == NULL || len == 0)
+    return io_pread (s, buf, len, host_off);
+  if (check_range (host_off, len) < 0)
+    return -EINVAL;
+  WORK_WITHOUT_LOCK (IO);
+  return s->ops->pread_medium (s, buf, len, host_off);
+}
+
+int
 io_pwrite (struct io_store *s, const void *buf, size_t len, uint64_t host_off)
 {
   /* An iovec has no const form; pwritev only reads from it. */
@@ -90,7 +102,7 @@ read_one_by_one (struct io_store *s, struct io_part *v, size_t nr)
     v[i].result = io_pread (s, v[i].buf, v[i].len, v[i].host_off);
 }
 
-/* Every part is a range that can be, and holds a byte at least. */
+/* Returns whether every part is a valid range of at least one byte. */
 static bool
 parts_are_good (const struct io_part *v, size_t nr)
 {
@@ -145,9 +157,9 @@ io_pwrite_zeroes (struct io_store *s, uint64_t host_off, uint64_t len)
   return r;
 }
 
-/* ENOSPC of a write means that nothing happened but what the same write may do
- * again.  ENOSPC of a sync means that data is lost, as any other error does:
- * nobody shall take it for the first. */
+/* Turns -ENOSPC into -EIO.  After -ENOSPC from a write the same write may be
+ * tried again.  From a sync it means that data is lost, as any other error
+ * does: no caller must take the one for the other. */
 int
 io_sync (struct io_store *s)
 {
@@ -156,6 +168,23 @@ io_sync (struct io_store *s)
   WORK_WITHOUT_LOCK (IO);
   r = s->ops->sync (s);
   return r == -ENOSPC ? -EIO : r;
+}
+
+int
+io_pwritev_sync (struct io_store *s, const struct iovec *iov, int iovcnt,
+                 uint64_t host_off)
+{
+  uint64_t total;
+  int r;
+
+  if (s->ops->pwritev_sync == NULL) {
+    r = io_pwritev (s, iov, iovcnt, host_off);
+    return r < 0 ? r : io_sync (s);
+  }
+  if (!iov_total (iov, iovcnt, &total) || check_range (host_off, total) < 0)
+    return -EINVAL;
+  WORK_WITHOUT_LOCK (IO);
+  return s->ops->pwritev_sync (s, iov, iovcnt, host_off);
 }
 
 void
@@ -212,6 +241,13 @@ io_max_size (struct io_store *s)
   return s->ops->max_size ? s->ops->max_size (s) : UINT64_MAX;
 }
 
+bool
+io_host_space (struct io_store *s, uint64_t *bytes_left, uint64_t *bytes)
+{
+  WORK_WITHOUT_LOCK (IO);
+  return s->ops->host_space && s->ops->host_space (s, bytes_left, bytes);
+}
+
 uint64_t
 io_next_hole (struct io_store *s, uint64_t host_off)
 {
@@ -235,17 +271,7 @@ io_next_data (struct io_store *s, uint64_t host_off, uint64_t *data)
 
 #define HOLE_PIECE UINT64_C (4096)
 
-static bool
-all_zero (const uint8_t *p, uint64_t len)
-{
-  uint64_t i;
-
-  for (i = 0; i < len && p[i] == 0; i++)
-    ;
-  return i == len;
-}
-
-/* Zeroes where there are zeroes. */
+/* Overwrites a range with zeroes if it holds zeroes, so that it gets space. */
 static int
 zero_again (struct io_store *s, uint64_t host_off, uint64_t len)
 {
@@ -258,11 +284,14 @@ zero_again (struct io_store *s, uint64_t host_off, uint64_t len)
 int
 io_fill_holes (struct io_store *s, uint64_t host_off, uint64_t len)
 {
-  uint64_t end, at = io_next_hole (s, host_off), n;
+  uint64_t end, at, n;
   int r;
 
   if (!add_u64 (host_off, len, &end))
     return -EINVAL;
+  if (s->ops->lacks_space && s->ops->lacks_space (s))
+    return 0;
+  at = io_next_hole (s, host_off);
   if (at >= end)
     return 0;
   r = io_allocate (s, host_off, len);
@@ -273,6 +302,33 @@ io_fill_holes (struct io_store *s, uint64_t host_off, uint64_t len)
     r = zero_again (s, at, n);
   }
   return r;
+}
+
+bool
+io_tainted (struct io_store *s, uint64_t host_off, uint64_t len)
+{
+  return s->ops->tainted != NULL && len > 0 &&
+    check_range (host_off, len) == 0 && s->ops->tainted (s, host_off, len);
+}
+
+int
+io_forget_taint (struct io_store *s, uint64_t host_off, uint64_t len)
+{
+  return s->ops->forget_taint != NULL && len > 0 && check_range (host_off, len) == 0
+    ? s->ops->forget_taint (s, host_off, len) : 0;
+}
+
+void
+io_before_fork (struct io_store *s)
+{
+  if (s->ops->before_fork)
+    s->ops->before_fork (s);
+}
+
+int
+io_after_fork (struct io_store *s)
+{
+  return s->ops->after_fork ? s->ops->after_fork (s) : 0;
 }
 
 void

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A byte store in RAM, for tests.
+/* Implements a byte store in RAM, for tests.
  *
- * Owns an anonymous mapping, so that what nobody wrote costs nothing, and
- * grows it by doubling.  Invariant: all bytes of the mapping past the size
- * are zero, so growing has nothing to clear.  A reader-writer lock makes
- * each call atomic; sync has nothing to do.
+ * Owns an anonymous mapping, in which bytes that were never written cost
+ * nothing, and grows it by doubling.  Invariant: all bytes of the mapping past
+ * the size are zero, so growing has nothing to clear.  A reader-writer lock
+ * makes each call atomic; sync has nothing to do.
  */
 #include "io.h"
 
@@ -16,7 +16,8 @@
 
 #include "checked.h"
 
-/* A stray offset in a test shall fail, not eat the machine's memory. */
+/* The largest size: a wrong offset in a test must fail, not take all of the
+ * machine's memory. */
 #define MEMORY_MAX (UINT64_C (16) << 30)
 #define MEMORY_MIN (UINT64_C (64) << 10)
 
@@ -42,7 +43,7 @@ capacity_for (uint64_t size)
   return capacity;
 }
 
-/* Make SIZE bytes addressable; the lock is held for writing. */
+/* Makes SIZE bytes addressable; the lock is held for writing. */
 static int
 grow_capacity (struct io_memory *m, uint64_t size)
 {
@@ -62,7 +63,8 @@ grow_capacity (struct io_memory *m, uint64_t size)
   return 0;
 }
 
-/* Also extend the store; the lock is held for writing. */
+/* Makes END bytes addressable and extends the store to END; the lock is held
+ * for writing. */
 static int
 reach (struct io_memory *m, uint64_t end)
 {
@@ -73,7 +75,7 @@ reach (struct io_memory *m, uint64_t end)
   return r;
 }
 
-/* How many of LEN bytes at HOST_OFF exist. */
+/* Returns how many of LEN bytes at HOST_OFF lie below the size. */
 static uint64_t
 inside (const struct io_memory *m, uint64_t host_off, uint64_t len)
 {
@@ -221,8 +223,8 @@ memory_max_size (struct io_store *s)
   return m->device ? m->size : UINT64_MAX;
 }
 
-/* The first block of 4096 bytes that is not all zero, as a host would keep it
- * that finds out by itself. */
+/* memory_next_data finds the first block of this size that is not all zero, as
+ * a host would that stores no zeroes. */
 #define DATA_BLOCK UINT64_C (4096)
 
 static int

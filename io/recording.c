@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Remembers every change that passes through, for crash tests.
+/* Wraps a byte store and records every change to it, for crash tests.
  *
  * Owns the log and the store below.  Promises that replaying the whole log
- * onto what the store below held at first gives what it holds now, and that
- * all records before an IO_SYNC were complete when that sync began.  Both
+ * onto the first contents of the store below gives its present contents, and
+ * that all records before an IO_SYNC were complete when that sync began.  Both
  * follow from one lock that is held while the call below runs: calls enter
- * the log in the order in which they took effect.  (Reads do not take it.)
+ * the log in the order in which they took effect.  (Reads do not take the
+ * lock.)
  *
  * A call that failed is not recorded: the store below, which is RAM or fails
  * before it does anything, has not changed.  A reservation of space changes
- * no bytes; where it makes the store larger it is recorded as the truncate
+ * no bytes; if it makes the store larger, it is recorded as the truncate
  * that would have done the same.
  */
 #include "io.h"
@@ -33,8 +34,8 @@ struct io_recording {
   size_t nr, capacity;
 };
 
-/* Make room for one more, so that nothing can fail once the store below
- * was changed. */
+/* Makes room for one more record, so that nothing can fail once the store below
+ * has changed. */
 static int
 reserve_locked (struct io_recording *rs)
 {
@@ -72,7 +73,7 @@ recording_preadv (struct io_store *s, const struct iovec *iov, int iovcnt,
   return io_preadv (rs->below, iov, iovcnt, host_off);
 }
 
-/* One buffer with all bytes of IOV; NULL: out of memory. */
+/* Returns one buffer with all bytes of IOV; NULL: out of memory. */
 static unsigned char *
 flatten (const struct iovec *iov, int iovcnt, uint64_t *len)
 {
@@ -109,7 +110,7 @@ recording_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
 
   LOCK_FOR_SCOPE (&rs->lock);
   r = reserve_locked (rs);
-  if (r == 0) /* the copy, lest the caller change its buffer meanwhile */
+  if (r == 0) /* writes the copy: the caller's buffer may change meanwhile */
     r = io_pwrite (rs->below, data, len, host_off);
   if (r == 0) {
     append_locked (rs, IO_PWRITE, host_off, len, data);

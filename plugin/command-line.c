@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Tells whether all connections to the plugin of this nbdkit are read-only,
- * because of -r, or because a filter opens them so; and the path of -U.
+/* Finds in nbdkit's command line whether every connection to the plugin is
+ * read-only, because of -r or of a filter, the path of -U, and whether there is
+ * -s.
  *
- * nbdkit has no call for that, so this parses the arguments of the process
- * once more, with the same getopt_long and the options that nbdkit(1)
- * documents.  Scanning for "-r" by hand would fail on what getopt allows:
- * joined letters (-frv), abbreviations (--reado), values that look like
- * options (-e -r), options behind the plugin's name.  Where /proc is not
- * mounted the answer is no; an option that a newer nbdkit may add is skipped.
+ * nbdkit has no call that tells, so the arguments of the process are parsed
+ * again, with getopt_long and the options that nbdkit(1) documents.  A search
+ * for "-r" would fail on what getopt allows: joined letters (-frv),
+ * abbreviations (--reado), values that look like options (-e -r), and options
+ * after the name of the plugin.  If /proc is not mounted, the result is that
+ * connections can write.  An option that a newer nbdkit adds is skipped.
  *
- * Filters: those of readonly_filters always open what is below them read-only,
- * whatever the client asks for; their manuals promise it.  The other filters of
- * nbdkit pass on what they are asked for, except ext2, which asks for write
- * access always.  So the answer is yes if there is one of the former and no
- * ext2 below it.  The last --filter option is next to the plugin.
+ * Those in readonly_filters always open the plugin read-only, whatever the
+ * client asks for; their manuals promise that.  Of the other filters ext2
+ * always asks for write access, and the rest pass on what they are asked for.
+ * So connections are read-only if there is one of the former, and no ext2
+ * between it and the plugin.  The last --filter option is next to the plugin.
  *
- * Called before there are threads.
+ * Threads: called before there are others.
  */
 #include <fcntl.h>
 #include <getopt.h>
@@ -29,9 +30,8 @@
 
 #define MAX_COMMAND_LINE (4u << 20)         /* above the kernel's usual limit */
 
-/* nbdkit(1): the short options, and which of the long ones take a value.
- * Long options may be abbreviated, which is why getopt_long is to parse
- * them, and why those that don't matter here are listed too. */
+/* The options of nbdkit(1), and which of them take a value.  All are listed,
+ * because getopt_long needs all to resolve abbreviations. */
 enum { OPT_FILTER = 1 };
 static const char short_options[] = "46D:e:fg:i:nop:P:rst:u:U:vV";
 static const struct option long_options[] = {
@@ -67,8 +67,8 @@ static const struct option long_options[] = {
   { "run", required_argument, NULL, 0 },
   { "selinux-label", required_argument, NULL, 0 },
   { "short-options", no_argument, NULL, 0 },
-  { "single", no_argument, NULL, 0 },
-  { "stdin", no_argument, NULL, 0 },
+  { "single", no_argument, NULL, 's' },
+  { "stdin", no_argument, NULL, 's' },
   { "swap", no_argument, NULL, 0 },
   { "threads", required_argument, NULL, 0 },
   { "tls", required_argument, NULL, 0 },
@@ -89,8 +89,8 @@ static const char *const readonly_filters[] = {
   FILTER_OPTION "gzip", FILTER_OPTION "lzip", FILTER_OPTION "xz",
 };
 
-/* The arguments of this process, each ended by a NUL byte, or NULL.  *LEN:
- * bytes, of which the last is a NUL. */
+/* Returns the arguments of this process, each ended by a NUL byte, or NULL on
+ * error.  *LEN: their length in bytes; the last one is a NUL. */
 static char *
 read_command_line (size_t *len)
 {
@@ -130,8 +130,8 @@ split_arguments (char *buf, size_t len, int *argc)
   return argv;
 }
 
-/* Is ARG, the value of --filter, the filter NAME?  nbdkit takes a name, or a
- * path that ends in nbdkit-NAME-filter.so. */
+/* Returns true if ARG, the value of --filter, means the filter NAME.  nbdkit
+ * takes a name, or a path that ends in nbdkit-NAME-filter.so. */
 static bool
 is_filter (const char *arg, const char *name)
 {
@@ -147,8 +147,8 @@ is_filter (const char *arg, const char *name)
     strcmp (base + sizeof prefix - 1 + len, suffix) == 0;
 }
 
-/* Why what is below the filter ARG is opened read-only, if BEFORE says it for
- * what is below the filters above it. */
+/* Returns the argument that makes read-only what is below the filter ARG, or
+ * NULL; BEFORE is the same for what is above it. */
 static const char *
 below_filter (const char *arg, const char *before)
 {
@@ -163,10 +163,11 @@ struct command_line {
   bool by_option;               /* -r */
   const char *by_filter;        /* a constant, or NULL */
   char *socket;                 /* of the last -U, or NULL */
+  bool on_stdin;                /* -s */
 };
 
-/* nbdkit is done with getopt when .get_ready runs (its own last use is of
- * optind, for the keys), but leave its state as it was all the same. */
+/* Fills LINE.  The state of getopt is saved and restored, though nbdkit needs
+ * it no more when .get_ready runs (its last use is of optind, for the keys). */
 static void
 parse_arguments (int argc, char **argv, struct command_line *line)
 {
@@ -174,11 +175,12 @@ parse_arguments (int argc, char **argv, struct command_line *line)
   char *saved_optarg = optarg;
   int c;
 
-  optind = 0;                   /* start afresh */
+  optind = 0;                   /* glibc: parse from the beginning */
   opterr = 0;
   while ((c = getopt_long (argc, argv, short_options, long_options,
                            NULL)) != -1) {
     line->by_option |= c == 'r';
+    line->on_stdin |= c == 's';
     if (c == 'U')
       line->socket = optarg;
     if (c == OPT_FILTER)
@@ -190,7 +192,7 @@ parse_arguments (int argc, char **argv, struct command_line *line)
   optarg = saved_optarg;
 }
 
-/* Fills LINE; strings point into the result, which the caller frees. */
+/* Fills LINE, whose strings point into the result, which the caller frees. */
 static char *
 parse_command_line (struct command_line *line)
 {
@@ -211,7 +213,7 @@ const char *
 command_line_readonly (void)
 {
   struct command_line line;
-  CLEANUP_FREE char *buf = parse_command_line (&line);
+  CLEANUP_FREE __attribute__ ((unused)) char *buf = parse_command_line (&line);
 
   return line.by_option ? "-r" : line.by_filter;
 }
@@ -220,8 +222,17 @@ char *
 command_line_socket (void)
 {
   struct command_line line;
-  CLEANUP_FREE char *buf = parse_command_line (&line);
+  CLEANUP_FREE __attribute__ ((unused)) char *buf = parse_command_line (&line);
 
   return line.socket && strcmp (line.socket, "-") != 0 ? strdup (line.socket)
     : NULL;
+}
+
+bool
+command_line_on_stdin (void)
+{
+  struct command_line line;
+  CLEANUP_FREE __attribute__ ((unused)) char *buf = parse_command_line (&line);
+
+  return line.on_stdin;
 }

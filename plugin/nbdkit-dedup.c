@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* nbdkit's callbacks and the configuration keys, nothing else.
+/* The plugin: nbdkit's callbacks.  Its keys are read in config.c; all else is in
+ * server/.
  *
- * One image per process, opened in .get_ready: what is wrong with it is said
- * on the terminal, and a crashed image is recovered, before nbdkit goes into
- * the background and before any client waits.  Threads start in .after_fork
- * and end in .cleanup, or on a signal (stop.c).  Everything else is in server/.
+ * A process serves one image.  It is opened in .get_ready, so that errors are
+ * reported on the terminal, and a crashed image is recovered, before nbdkit
+ * goes into the background and before a client waits.  Threads start in
+ * .after_fork, and end in .cleanup or on a signal (stop.c).
  *
- * Read-only: with -r, or below a filter such as cow, no connection can write.
- * The image must then be opened so that not one byte of it changes and others
- * can read it, but nbdkit tells a plugin only when a client connects, which is
- * too late for the recovery of a crashed image and for refusing one that
- * another server has open.  So the command line is read again
- * (command-line.c).  Should that ever miss something, .open still learns of it
- * and such connections can't write.  The key readonly= says it outright.
+ * With -r, or below a filter such as cow, no connection can write.  The image
+ * must then be opened read-only, so that no byte of it changes and others can
+ * read it.  nbdkit tells a plugin only when a client connects, which is too
+ * late for the recovery of a crashed image and for refusing one that another
+ * server has open, so the command line is parsed again (command-line.c).  If
+ * that ever misses something, connections still cannot write, because .open is
+ * told.  The key readonly= is explicit.
  *
- * The files of this room are the only ones with global variables, as nbdkit
- * gives its configuration callbacks no handle.
+ * Only the files of this room have global variables, as nbdkit gives its
+ * configuration callbacks no handle.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -27,311 +28,31 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "admin.h"
 #include "checked.h"
 #include "command-line.h"
-#include "export.h"
+#include "config.h"
 #include "malloc-limits.h"
+#include "peer.h"
 #include "report.h"
+#include "server.h"
 #include "stale-socket.h"
 #include "stop.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
-/* What NBD clients may rely on without asking (the protocol's "Block size
- * constraints"); larger requests work too. */
+/* The largest request that every NBD client may send without asking (the
+ * protocol's "Block size constraints").  Larger ones work, too. */
 #define MAX_BLOCK_BYTES (UINT32_C (32) << 20)
 
-#define MAX_COMMIT_INTERVAL_MS 3600000      /* an hour */
-
-static struct srv_params params;
-static const char *file_name;     /* as given, for messages */
-static char *file_path;           /* absolute: nbdkit changes directory */
-static char *store_path;          /* likewise */
-static enum { READONLY_AUTO, READONLY_ON, READONLY_OFF } readonly_key;
-static struct srv_export *export;
-
-/* --- Configuration ------------------------------------------------------- */
-
-static int
-bad_value (const char *key, const char *value, const char *expected)
-{
-  report_error ("%s=%s: %s", key, value, expected);
-  return -1;
-}
-
-/* A decimal number at *S, moving *S behind it. */
-static bool
-parse_digits (const char **s, uint64_t *n)
-{
-  const char *p = *s;
-
-  for (*n = 0; *p >= '0' && *p <= '9'; ++p)
-    if (!mul_u64 (*n, 10, n) || !add_u64 (*n, (uint64_t) (*p - '0'), n))
-      return false;
-  if (p == *s)
-    return false;
-  *s = p;
-  return true;
-}
-
-/* As nbdkit_parse_size, whose message would not name the key. */
-static int
-config_size (const char *key, const char *value, int64_t *out)
-{
-  static const char suffixes[] = "bkmgtpe";
-  const char *s = value, *suffix;
-  uint64_t n, unit = 1;
-
-  if (!parse_digits (&s, &n))
-    return bad_value (key, value, "must be a size, such as 512, 64k or 20G");
-  if (*s != '\0') {
-    suffix = strchr (suffixes, *s | 0x20);
-    if (suffix == NULL || s[1] != '\0')
-      return bad_value (key, value, "must be a size, such as 512, 64k or 20G");
-    unit = UINT64_C (1) << 10 * (suffix - suffixes);
-  }
-  if (!mul_u64 (n, unit, &n) || n > INT64_MAX)
-    return bad_value (key, value, "is too large");
-  *out = (int64_t) n;
-  return 0;
-}
-
-static int
-config_file (const char *key, const char *value)
-{
-  if (*value == '\0')
-    return bad_value (key, value, "must name a file");
-  free (file_path);
-  file_name = value;            /* nbdkit keeps the string */
-  file_path = nbdkit_absolute_path (value);
-  return file_path ? 0 : -1;
-}
-
-static int
-config_store (const char *key, const char *value)
-{
-  if (*value == '\0')
-    return bad_value (key, value, "must name a file");
-  free (store_path);
-  store_path = nbdkit_absolute_path (value);
-  return store_path ? 0 : -1;
-}
-
-static int
-config_image_size (const char *key, const char *value)
-{
-  return config_size (key, value, &params.create_size);
-}
-
-static int
-config_cluster_size (const char *key, const char *value)
-{
-  int64_t n;
-
-  if (config_size (key, value, &n) < 0)
-    return -1;
-  if (!is_pow2 ((uint64_t) n) || n < 512 || n > 2 << 20)
-    return bad_value (key, value, "must be a power of two from 512 to 2M");
-  params.cluster_size = (uint64_t) n;
-  params.cluster_size_given = true;
-  return 0;
-}
-
-static int
-config_bool (const char *key, const char *value, bool *out,
-             const char *expected)
-{
-  static const char *const yes[] = { "on", "true", "yes", "1" };
-  static const char *const no[] = { "off", "false", "no", "0" };
-  size_t i;
-
-  for (i = 0; i < sizeof yes / sizeof yes[0]; ++i) {
-    if (strcasecmp (value, yes[i]) == 0) {
-      *out = true;
-      return 0;
-    }
-    if (strcasecmp (value, no[i]) == 0) {
-      *out = false;
-      return 0;
-    }
-  }
-  return bad_value (key, value, expected);
-}
-
-static int
-config_on_off (const char *key, const char *value, bool *out)
-{
-  return config_bool (key, value, out, "must be on or off");
-}
-
-static int
-config_dedup (const char *key, const char *value)
-{
-  return config_on_off (key, value, &params.dedup);
-}
-
-static int
-config_verify (const char *key, const char *value)
-{
-  return config_on_off (key, value, &params.verify);
-}
-
-static int
-config_index_existing (const char *key, const char *value)
-{
-  return config_on_off (key, value, &params.index_existing);
-}
-
-static int
-config_readonly (const char *key, const char *value)
-{
-  bool on;
-
-  if (strcasecmp (value, "auto") == 0) {
-    readonly_key = READONLY_AUTO;
-    return 0;
-  }
-  if (config_bool (key, value, &on, "must be on, off or auto") < 0)
-    return -1;
-  readonly_key = on ? READONLY_ON : READONLY_OFF;
-  return 0;
-}
-
-/* Whether it is known, the image's room says when it is opened. */
-static int
-config_hash (const char *key, const char *value)
-{
-  params.hash = value;
-  return 0;
-}
-
-/* Whether it is a policy, the image's room says as well. */
-static int
-config_backing (const char *key, const char *value)
-{
-  params.backing = value;
-  return 0;
-}
-
-static int
-config_max_incarnations (const char *key, const char *value)
-{
-  const char *s = value;
-  uint64_t n;
-
-  if (!parse_digits (&s, &n) || *s != '\0' || n > UINT32_MAX)
-    return bad_value (key, value, "must be a number, 0 for no limit");
-  params.max_incarnations = (int64_t) n;
-  return 0;
-}
-
-static int
-config_index_memory (const char *key, const char *value)
-{
-  return config_size (key, value, &params.index_memory);
-}
-
-static int
-config_l2_cache_size (const char *key, const char *value)
-{
-  return config_size (key, value, &params.l2_cache_bytes);
-}
-
-static int
-config_commit_interval (const char *key, const char *value)
-{
-  const char *s = value;
-  uint64_t n, unit_ms = 1000;
-
-  if (!parse_digits (&s, &n))
-    return bad_value (key, value, "must be a time, such as 5, 5s or 500ms");
-  if (strcmp (s, "ms") == 0)
-    unit_ms = 1;
-  else if (strcmp (s, "") != 0 && strcmp (s, "s") != 0)
-    return bad_value (key, value, "must be a time, such as 5, 5s or 500ms");
-  if (!mul_u64 (n, unit_ms, &n) || n > MAX_COMMIT_INTERVAL_MS)
-    return bad_value (key, value, "must be at most 3600 seconds");
-  params.commit_interval_ms = (unsigned) n;
-  return 0;
-}
-
-static const struct {
-  const char *key;
-  int (*set) (const char *key, const char *value);
-} keys[] = {
-  { "file", config_file },
-  { "readonly", config_readonly },
-  { "size", config_image_size },
-  { "cluster-size", config_cluster_size },
-  { "dedup", config_dedup },
-  { "hash", config_hash },
-  { "verify", config_verify },
-  { "backing", config_backing },
-  { "store", config_store },
-  { "max-incarnations", config_max_incarnations },
-  { "index-memory", config_index_memory },
-  { "l2-cache-size", config_l2_cache_size },
-  { "commit-interval", config_commit_interval },
-  { "index-existing", config_index_existing },
-};
-
-#define NR_KEYS (sizeof keys / sizeof keys[0])
-
-static int
-plugin_config (const char *key, const char *value)
-{
-  size_t i;
-
-  if (strcmp (key, "read-only") == 0)   /* nbdkit's option has two names, too */
-    key = "readonly";
-  for (i = 0; i < NR_KEYS; ++i)
-    if (strcmp (key, keys[i].key) == 0)
-      return keys[i].set (key, value);
-  report_error ("unknown parameter '%s'", key);
-  return -1;
-}
-
-static int
-plugin_config_complete (void)
-{
-  if (file_path == NULL) {
-    report_error ("the image is missing: nbdkit dedup file=DISK.qcow2");
-    return -1;
-  }
-  return 0;
-}
-
-#define plugin_config_help                                                   \
-  "[file=]<FILENAME>     (required) The qcow2 image to serve.\n"             \
-  "readonly=on|off|auto  Change nothing, share the image with other readers\n" \
-  "                      (default auto: with -r, or below a filter such as\n"  \
-  "                      cow that never writes).\n"                            \
-  "size=<SIZE>           Create the image with this size if it is absent.\n" \
-  "cluster-size=<SIZE>   Cluster size of an image that is created\n"         \
-  "                      (512 to 2M, default 4k).\n"                         \
-  "dedup=on|off          Deduplicate what is written (default on).\n"        \
-  "hash=<NAME>           Hash that identifies blocks: sha256 (default),\n"   \
-  "                      sha3-256, skein-256-256 or xxh3-128.\n"             \
-  "verify=on|off         Compare bytes before sharing (default on).\n"       \
-  "backing=off|same-dir|any  Open the backing files that the image names:\n" \
-  "                      none (default), in its directory, anywhere.\n"     \
-  "store=<FILENAME>      Keep the index in a file of its own.\n"             \
-  "max-incarnations=<N>  Bound on the index, 0 for none.\n"                  \
-  "index-memory=<SIZE>   Bound on the RAM of the index, 0 for none.\n"       \
-  "l2-cache-size=<SIZE>  RAM for qcow2 tables.\n"                            \
-  "commit-interval=<T>   Make writes durable this often, 0 for never\n"      \
-  "                      (seconds, or as 500ms; default 5).\n"               \
-  "index-existing=on|off Index and share what the image holds already, in\n" \
-  "                      the background (default off)."
+static struct srv_image *image;
+static bool on_stdin;             /* the only client is on stdin and stdout */
 
 static void
 plugin_dump_plugin (void)
 {
-  size_t i;
-
   printf ("dedup_keys=");
-  for (i = 0; i < NR_KEYS; ++i)
-    printf ("%s%s", i > 0 ? " " : "", keys[i].key);
+  config_print_keys ();
   printf ("\ndedup_hash=sha256 sha3-256 skein-256-256 xxh3-128\n");
   printf ("dedup_min_cluster_size=512\ndedup_max_cluster_size=2097152\n");
 }
@@ -342,15 +63,16 @@ static void
 plugin_load (void)
 {
   srv_limit_malloc ();
-  /* A write past the file size limit shall fail with EFBIG, which the client
-   * is told of, and not kill the server. */
+  /* A write past the file size limit must fail with EFBIG, so that the client
+   * gets an error, and not kill the server. */
   signal (SIGXFSZ, SIG_IGN);
-  srv_params_default (&params);
-  params.log = &report_sink;
+  srv_image_params_default (&config.params);
+  config.params.log = &report_sink;
 }
 
-/* Why the image is to be opened read-only, for messages; NULL: it is not.
- * With -r nothing else counts: that is what nbdkit promises. */
+/* Returns what makes the image read-only, for messages, or NULL if nothing
+ * does.  -r overrides readonly=off, as nbdkit promises that nothing is
+ * written. */
 static const char *
 read_only_because (void)
 {
@@ -358,17 +80,19 @@ read_only_because (void)
 
   if (argument && strcmp (argument, "-r") == 0)
     return argument;
-  return readonly_key == READONLY_ON ? "readonly=on"
-    : readonly_key == READONLY_AUTO ? argument : NULL;
+  return config.readonly == CONFIG_READONLY_ON ? "readonly=on"
+    : config.readonly == CONFIG_READONLY_AUTO ? argument : NULL;
 }
 
+/* Removes a socket that an earlier server left behind, which would keep nbdkit
+ * from starting. */
 static void
-make_way_for_socket (void)
+remove_socket_of_earlier_server (void)
 {
   CLEANUP_FREE char *path = command_line_socket ();
 
   if (path && remove_stale_socket (path))
-    nbdkit_debug ("%s: removed, as an earlier server left it behind", path);
+    nbdkit_debug ("%s: socket of an earlier server removed", path);
 }
 
 static int
@@ -377,33 +101,38 @@ plugin_get_ready (void)
   struct fault f = { 0 };
   int r;
 
-  params.path = file_path;
-  params.store = store_path;
-  params.read_only_because = read_only_because ();
-  params.read_only = params.read_only_because != NULL;
-  r = srv_open (&params, &export, &f);
+  config.params.path = config.file_path;
+  config.params.store = config.store_path;
+  config.params.read_only_because = read_only_because ();
+  config.params.read_only = config.params.read_only_because != NULL;
+  on_stdin = command_line_on_stdin ();
+  if (admin_open (config.file_path) < 0)
+    return -1;
+  r = srv_image_open (&config.params, &image, &f);
   if (r < 0) {
-    report_error ("%s: %s", file_name, f.msg[0] ? f.msg : strerror (-r));
+    report_error ("%s: %s", config.file_name, f.msg[0] ? f.msg : strerror (-r));
     return -1;
   }
-  if (params.read_only)
-    nbdkit_debug ("%s: opened read-only (%s)", file_name,
-                  params.read_only_because);
+  if (config.params.read_only)
+    nbdkit_debug ("%s: opened read-only (%s)", config.file_name,
+                  config.params.read_only_because);
   else
-    nbdkit_debug ("%s: opened for writing", file_name);
-  make_way_for_socket ();
+    nbdkit_debug ("%s: opened for writing", config.file_name);
+  remove_socket_of_earlier_server ();
+  admin_attach (image);
   return 0;
 }
 
 static void
-close_export (void)
+close_image (void)
 {
-  bool writable = export && srv_writable (export);
-  int r = srv_close (export);   /* reports errors through the log sink */
+  int r;
 
-  export = NULL;
-  if (writable && r == 0)
-    report_info ("%s: closed cleanly", file_name);
+  admin_stop ();
+  r = srv_image_close (image);          /* logs how it ended */
+  (void) r;
+  image = NULL;
+  admin_free ();
 }
 
 static int
@@ -412,15 +141,17 @@ plugin_after_fork (void)
   int r;
 
   report_after_fork ();
-  r = srv_start (export);
+  r = srv_image_start (image);
   if (r == 0)
-    r = stop_init (close_export);
+    r = stop_init (close_image);
+  if (r == 0)
+    r = admin_start ();
   if (r < 0) {
-    report_error ("%s: cannot start background work: %s", file_name,
+    report_error ("%s: cannot start background work: %s", config.file_path,
                   strerror (-r));
     return -1;
   }
-  srv_log_serving (export);
+  srv_image_log_serving (image);
   return 0;
 }
 
@@ -428,28 +159,32 @@ static void
 plugin_cleanup (void)
 {
   stop_finish ();
-  close_export ();
+  close_image ();
 }
 
-/* The image is still open if .cleanup was skipped: nbdkit does so when it
- * ends before it served. */
+/* Closes the image if .cleanup did not: nbdkit skips that if it ends before it
+ * serves. */
 static void
 plugin_unload (void)
 {
-  close_export ();
-  free (file_path);
-  free (store_path);
+  close_image ();
+  config_free ();
 }
 
 /* --- Connections --------------------------------------------------------- */
 
 struct connection {
-  unsigned root;                /* the disk, or one of its snapshots */
+  struct srv_disk *disk;        /* the image's; this is a client of it */
+  struct srv_client *client;    /* likewise, for figures */
   bool may_write;
 };
 
-/* nbdkit takes no more (its MAX_EXPORTS); the rest can be connected to. */
+/* nbdkit lists no more exports (its MAX_EXPORTS).  Clients can connect to
+ * others, too. */
 #define MAX_LISTED 9999
+
+/* A description names an origin, of at most 511 bytes. */
+#define DESCRIPTION_BYTES 700
 
 struct listing {
   struct nbdkit_exports *exports;
@@ -457,17 +192,18 @@ struct listing {
 };
 
 static int
-list_snapshot_cb (void *opaque, const char *name)
+list_disk_cb (void *opaque, const struct srv_disk_info *info)
 {
   struct listing *l = opaque;
+  char line[DESCRIPTION_BYTES];
 
   if (l->nr++ == MAX_LISTED)
     return 1;
-  return nbdkit_add_export (l->exports, name,
-                            "internal snapshot, read-only");
+  return nbdkit_add_export (l->exports, info->name,
+                            srv_disk_describe (info, line, sizeof line));
 }
 
-/* In the thread of a new connection, before anything else of it. */
+/* Called first in the thread of a new connection. */
 static int
 plugin_preconnect (int readonly)
 {
@@ -479,12 +215,14 @@ static int
 plugin_list_exports (int readonly, int is_tls,
                      struct nbdkit_exports *exports)
 {
-  struct listing l = { .exports = exports, .nr = 1 };
+  struct listing l = { .exports = exports };
+  int r;
   STOP_SCOPE;
 
-  if (nbdkit_add_export (exports, "", "the disk") < 0)
-    return -1;
-  return srv_list_snapshots (export, list_snapshot_cb, &l) < 0 ? -1 : 0;
+  r = srv_image_list_disks (image, list_disk_cb, &l);
+  if (r == -ENOMEM)
+    nbdkit_error ("%s: out of memory", config.file_path);
+  return r < 0 ? -1 : 0;
 }
 
 static const char *
@@ -493,47 +231,119 @@ plugin_default_export (int readonly, int is_tls)
   return "";
 }
 
+/* Opens the disk with the export name NAME as client C.  An error is
+ * reported. */
+static int
+open_disk (struct connection *c, const char *name)
+{
+  struct fault f = { 0 };
+  int r = srv_image_disk (image, name, &c->disk, &f);
+
+  if (r < 0) {
+    nbdkit_error ("%s: %s", config.file_path, f.msg);
+    nbdkit_set_error (-r);
+  }
+  return r;
+}
+
+/* Adds client C, of the export NAME, to the image's list.  An error is
+ * reported. */
+static int
+note_client (struct connection *c, const char *name)
+{
+  char address[128];
+  int r = srv_client_new (image, name, on_stdin ? "stdin" :
+                          peer_name (address, sizeof address), &c->client);
+
+  if (r < 0)
+    nbdkit_error ("%s: out of memory", config.file_path);
+  return r;
+}
+
+/* Makes C a client of the export NAME. */
+static int
+connect_client (struct connection *c, const char *name)
+{
+  int r = open_disk (c, name);
+
+  if (r < 0)
+    return r;
+  r = note_client (c, name);
+  if (r < 0)
+    srv_disk_put (image, c->disk);
+  return r;
+}
+
 static void *
 plugin_open (int readonly)
 {
   const char *name = nbdkit_export_name ();
   struct connection *c;
-  char printable[128];
-  unsigned root;
   STOP_SCOPE;
 
   if (name == NULL)
     return NULL;
-  if (srv_find_root (export, name, &root) < 0) {
-    snprintf (printable, sizeof printable, "%s", name);
-    fault_make_printable (printable);           /* the client chose it */
-    nbdkit_error ("%s: there is no export '%s': the disk has the empty name, "
-                  "each snapshot its own; nbdinfo --list shows them", file_name,
-                  printable);
-    nbdkit_set_error (ENOENT);
-    return NULL;
-  }
   c = malloc (sizeof *c);
   if (c == NULL) {
-    nbdkit_error ("%s: out of memory", file_name);
-    nbdkit_set_error (ENOMEM);
+    nbdkit_error ("%s: out of memory", config.file_path);
     return NULL;
   }
-  c->root = root;
-  c->may_write = !readonly && srv_writable (export) && root == SRV_ROOT_ACTIVE;
+  if (connect_client (c, name) < 0) {
+    free (c);
+    return NULL;
+  }
+  c->may_write = !readonly && srv_disk_writable (c->disk);
   return c;
 }
 
+/* Once the server stops, disk and client are freed with the image. */
 static void
 plugin_close (void *handle)
 {
-  free (handle);
+  struct connection *c = handle;
+
+  if (stop_try_enter ()) {
+    srv_client_free (c->client);
+    srv_disk_put (image, c->disk);
+    stop_leave ();
+  }
+  free (c);
 }
 
-static unsigned
-root_of (const void *handle)
+/* The description of a connection's disk that is wanted, by its name. */
+struct wanted {
+  const char *name;
+  const char *line;             /* NULL: not found */
+};
+
+static int
+describe_cb (void *opaque, const struct srv_disk_info *info)
 {
-  return ((const struct connection *) handle)->root;
+  char line[DESCRIPTION_BYTES];
+  struct wanted *w = opaque;
+
+  if (strcmp (info->name, w->name) != 0)
+    return 0;
+  w->line = nbdkit_strdup_intern (srv_disk_describe (info, line, sizeof line));
+  return 1;
+}
+
+/* Describes the disk of a connection as the list of exports does. */
+static const char *
+plugin_export_description (void *handle)
+{
+  struct wanted w = { .name = nbdkit_export_name () };
+  STOP_SCOPE;
+
+  if (w.name && srv_image_list_disks (image, describe_cb, &w) < 0)
+    nbdkit_error ("%s: out of memory", config.file_path);
+  return w.line;
+}
+
+static struct srv_disk *
+disk_of (const void *handle)
+{
+  return ((const struct connection *) handle)->disk;
 }
 
 static int
@@ -571,7 +381,7 @@ plugin_get_size (void *handle)
 {
   STOP_SCOPE;
 
-  return (int64_t) srv_root_size (export, root_of (handle));
+  return (int64_t) srv_disk_size (disk_of (handle));
 }
 
 static int
@@ -581,21 +391,31 @@ plugin_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
   STOP_SCOPE;
 
   *minimum = 1;
-  *preferred = srv_preferred_block (export);
+  *preferred = srv_disk_preferred_block (disk_of (handle));
   *maximum = MAX_BLOCK_BYTES;
   return 0;
 }
 
 /* --- Requests ------------------------------------------------------------ */
 
-static int
-answer (int r, const char *what, uint64_t guest_off)
+static struct srv_client *
+client_of (const void *handle)
 {
+  return ((const struct connection *) handle)->client;
+}
+
+/* Counts a request of COUNT bytes that ended with R, reports an error, and returns
+ * what nbdkit expects. */
+static int
+answer (void *handle, enum srv_request type, int r, uint64_t guest_off,
+        uint32_t count)
+{
+  srv_client_count (client_of (handle), type, count, r);
   if (r >= 0)
     return 0;
-  if (r != -ENOSPC)             /* the log has a line when space is gone */
-    report_request ("%s: %s at %" PRIu64 ": %s", file_name, what, guest_off,
-                    strerror (-r));
+  if (r != -ENOSPC)             /* logged once, by server/space.c */
+    report_request ("%s: %s at %" PRIu64 ": %s", config.file_path,
+                    srv_request_name (type), guest_off, strerror (-r));
   nbdkit_set_error (-r);
   return -1;
 }
@@ -605,52 +425,53 @@ plugin_pread (void *handle, void *buf, uint32_t count, uint64_t offset,
               uint32_t flags)
 {
   STOP_SCOPE;
+  int r = srv_pread (disk_of (handle), buf, offset, count);
 
-  return answer (srv_root_pread (export, root_of (handle), buf, offset,
-                                 count), "read", offset);
+  return answer (handle, SRV_REQUEST_READ, r, offset, count);
 }
 
 static int
 plugin_pwrite (void *handle, const void *buf, uint32_t count, uint64_t offset,
                uint32_t flags)
 {
-  bool fua = flags & NBDKIT_FLAG_FUA;
   STOP_SCOPE;
+  int r = srv_pwrite (disk_of (handle), buf, offset, count,
+                      flags & NBDKIT_FLAG_FUA);
 
-  return answer (srv_pwrite (export, buf, offset, count, fua), "write",
-                 offset);
+  return answer (handle, SRV_REQUEST_WRITE, r, offset, count);
 }
 
 static int
 plugin_trim (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
-  bool fua = flags & NBDKIT_FLAG_FUA;
   STOP_SCOPE;
+  int r = srv_trim (disk_of (handle), offset, count, flags & NBDKIT_FLAG_FUA);
 
-  return answer (srv_trim (export, offset, count, fua), "trim", offset);
+  return answer (handle, SRV_REQUEST_TRIM, r, offset, count);
 }
 
 static int
 plugin_zero (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
   STOP_SCOPE;
+  int r = srv_zero (disk_of (handle), offset, count,
+                    flags & NBDKIT_FLAG_MAY_TRIM, flags & NBDKIT_FLAG_FAST_ZERO,
+                    flags & NBDKIT_FLAG_FUA);
 
-  return answer (srv_zero (export, offset, count,
-                           flags & NBDKIT_FLAG_MAY_TRIM,
-                           flags & NBDKIT_FLAG_FAST_ZERO,
-                           flags & NBDKIT_FLAG_FUA), "zero", offset);
+  return answer (handle, SRV_REQUEST_ZERO, r, offset, count);
 }
 
 static int
 plugin_flush (void *handle, uint32_t flags)
 {
   STOP_SCOPE;
-  int r = srv_flush (export);
+  int r = srv_flush (disk_of (handle));
 
+  srv_client_count (client_of (handle), SRV_REQUEST_FLUSH, 0, r);
   if (r >= 0)
     return 0;
   if (r != -ENOSPC)
-    report_request ("%s: flush: %s", file_name, strerror (-r));
+    report_request ("%s: flush: %s", config.file_path, strerror (-r));
   nbdkit_set_error (-r);
   return -1;
 }
@@ -659,12 +480,13 @@ static int
 plugin_cache (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
   STOP_SCOPE;
+  int r = srv_cache (disk_of (handle), offset, count);
 
-  return answer (srv_root_cache (export, root_of (handle), offset, count),
-                 "cache", offset);
+  return answer (handle, SRV_REQUEST_CACHE, r, offset, count);
 }
 
-/* 1: enough (nbdkit_add_extent has reported why and set errno). */
+/* Returns 1 to stop if nbdkit_add_extent failed; it has reported why and set
+ * errno. */
 static int
 add_extent_cb (void *opaque, uint64_t guest_off, uint64_t len,
                enum srv_extent_type type)
@@ -683,11 +505,11 @@ plugin_extents (void *handle, uint32_t count, uint64_t offset, uint32_t flags,
                 struct nbdkit_extents *extents)
 {
   STOP_SCOPE;
-  int r = srv_root_extents (export, root_of (handle), offset, count,
-                            flags & NBDKIT_FLAG_REQ_ONE, add_extent_cb,
-                            extents);
+  int r = srv_extents (disk_of (handle), offset, count,
+                       flags & NBDKIT_FLAG_REQ_ONE, add_extent_cb, extents);
 
-  return r > 0 ? -1 : answer (r, "block status", offset);
+  return r > 0 ? -1
+    : answer (handle, SRV_REQUEST_BLOCK_STATUS, r, offset, count);
 }
 
 static struct nbdkit_plugin plugin = {
@@ -696,13 +518,13 @@ static struct nbdkit_plugin plugin = {
   .version           = PACKAGE_VERSION,
   .description       = "Serve a qcow2 image, storing equal blocks once",
   .magic_config_key  = "file",
-  .config_help       = plugin_config_help,
+  .config_help       = CONFIG_HELP,
 
   .load              = plugin_load,
   .unload            = plugin_unload,
   .dump_plugin       = plugin_dump_plugin,
-  .config            = plugin_config,
-  .config_complete   = plugin_config_complete,
+  .config            = config_key,
+  .config_complete   = config_complete,
   .get_ready         = plugin_get_ready,
   .after_fork        = plugin_after_fork,
   .cleanup           = plugin_cleanup,
@@ -712,6 +534,7 @@ static struct nbdkit_plugin plugin = {
   .default_export    = plugin_default_export,
   .open              = plugin_open,
   .close             = plugin_close,
+  .export_description = plugin_export_description,
   .get_size          = plugin_get_size,
   .block_size        = plugin_block_size,
   .can_write         = answer_writable,
@@ -734,6 +557,6 @@ static struct nbdkit_plugin plugin = {
   .extents           = plugin_extents,
 };
 
-/* What nbdkit looks for; its header does not declare it. */
+/* The symbol that nbdkit looks for.  Its header does not declare it. */
 NBDKIT_DLL_PUBLIC struct nbdkit_plugin *plugin_init (void);
 NBDKIT_REGISTER_PLUGIN (plugin)

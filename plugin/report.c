@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Messages to the administrator.
+/* Writes messages to the administrator.
  *
- * nbdkit has one call for errors, and none for a line about something that
- * was done.  Where standard error is the systemd journal, a line may begin
- * with a priority, as in <3> (sd-daemon(3)); nbdkit_error puts "nbdkit:" in
- * front of what it is given, so lines with a priority are written here.
+ * nbdkit has a call for errors, but none for information.  If standard error is
+ * the systemd journal, a line may begin with a priority such as <3>
+ * (sd-daemon(3)).  nbdkit_error puts "nbdkit:" in front of its message, so
+ * lines with a priority are written here.
  *
  *   standard error is   error           info                debug
- *   the journal         <3> here        <6> here            nbdkit_debug
+ *   the journal         <3>, here       <6>, here           nbdkit_debug
  *   /dev/null           nbdkit_error    syslog              nbdkit_debug
  *   anything else       nbdkit_error    standard error      nbdkit_debug
  *
- * It is /dev/null when nbdkit went into the background; its errors are sent to
- * syslog then.
+ * Standard error is /dev/null after nbdkit has gone into the background;
+ * nbdkit_error writes to syslog then.
  *
- * Each line is written by one write, so that threads don't mix their lines.
+ * Each line is written with one write, so that lines of threads do not mix.
  */
 #include <inttypes.h>
 #include <pthread.h>
@@ -39,19 +39,22 @@
 
 enum where { UNKNOWN, TO_STDERR, TO_JOURNAL, TO_SYSLOG };
 
-/* Set while there is one thread: */
+/* Set while there is only one thread: */
 static enum where where;
+
+/* Atomic: */
+static enum log_level level_wanted = LOG_INFO;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 
 /* Protected by mutex: */
 static time_t window_start;     /* CLOCK_MONOTONIC */
-static unsigned in_window, left_out;
+static unsigned in_window, left_out;    /* lines */
 
-/* --- Where to ---------------------------------------------------------------- */
+/* --- Destination ---------------------------------------------------------- */
 
-/* JOURNAL_STREAM is DEVICE:INODE of the stream that systemd made standard
- * error; the process may have been given another one since. */
+/* Returns true if ST is the journal.  JOURNAL_STREAM is DEVICE:INODE of the
+ * stream that systemd made standard error; it may have been replaced since. */
 static bool
 is_journal (const struct stat *st)
 {
@@ -86,7 +89,7 @@ report_after_fork (void)
   where = find_where (true);
 }
 
-/* --- Lines -------------------------------------------------------------------- */
+/* --- Lines ---------------------------------------------------------------- */
 
 static void
 write_line (const char *prefix, const char *line)
@@ -100,7 +103,7 @@ write_line (const char *prefix, const char *line)
     buf[len - 1] = '\n';
   }
   r = write (STDERR_FILENO, buf, (size_t) len);
-  (void) r;                     /* there is nobody else to tell */
+  (void) r;                     /* an error here cannot be reported */
 }
 
 static void
@@ -159,7 +162,8 @@ report_info (const char *fmt, ...)
   put_info (line);
 }
 
-/* May a line be written now?  *SKIPPED: how many were not, before this one. */
+/* Returns true if a line may be written now.  *SKIPPED: the number of lines
+ * that were left out before this one. */
 static bool
 take_place (unsigned *skipped)
 {
@@ -202,14 +206,23 @@ report_request (const char *fmt, ...)
     put_error (line);
 }
 
+void
+report_set_level (enum log_level new_level)
+{
+  __atomic_store_n (&level_wanted, new_level, __ATOMIC_RELAXED);
+}
+
 static void
 log_write (void *opaque, enum log_level level, const char *line)
 {
+  const bool wanted = level <= __atomic_load_n (&level_wanted,
+                                                __ATOMIC_RELAXED);
+
   if (level == LOG_ERROR)
     put_error (line);
-  else if (level == LOG_INFO)
+  else if (wanted)
     put_info (line);
-  else
+  else if (level == LOG_DEBUG)
     nbdkit_debug ("%s", line);
 }
 

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* nbdkit 1.32 aborts when a client hangs up that is due several answers: its
- * raw_send_socket asserts that the socket is still there.  (1.42 has an error
- * instead.)  Nothing of this plugin is wrong then, and the image can be closed
- * (stop.c); after any other abort it must not be touched.
+/* Recognizes one abort of nbdkit 1.32's, by the message of its assertion.
  *
- * The C library keeps the message of an assertion, or of its own checks such as
- * those of malloc, for debuggers: a pointer, __abort_msg, to a length and the
- * text.  Where there is no such symbol, no abort is told apart.
+ * nbdkit 1.32 aborts when a client hangs up to which it still has to send
+ * several replies: raw_send_socket asserts that there is a socket.  (1.42
+ * returns an error instead.)  The state of this plugin is valid then, and the
+ * image can be closed (stop.c).  After any other abort it must not be touched.
+ *
+ * The C library keeps the message of an assertion, and of its own checks such
+ * as those of malloc, for debuggers: the pointer __abort_msg leads to a length
+ * and the text.  If there is no such symbol, no abort is recognized.
  */
 #include <dlfcn.h>
 #include <string.h>

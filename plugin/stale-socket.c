@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Removes Unix sockets of nbdkit's that nobody else removes: the one that an
+/* Removes Unix sockets of nbdkit's that nothing else removes: one that an
  * earlier server left behind, and the temporary one of this server.
  *
- * nbdkit never removes the socket of -U, and does not start while there is one:
- * after a server has ended, cleanly or not, its command would fail for ever.
- * The plugin calls this with the image open, before nbdkit makes its socket.
+ * nbdkit never removes the socket of -U, and does not start if its path exists.
+ * So after a server has ended, cleanly or not, the same command would fail
+ * every time.  The plugin calls remove_stale_socket with the image open, before
+ * nbdkit creates its socket.
  *
- * A socket is left behind if a connection to it is refused: the kernel does
- * that when no process listens.  Everything else stays: a socket that is
- * listened to, though its server be too busy to answer, and files of other
- * kinds, about which nbdkit then complains.  Left out: of two servers that
- * start at the same moment with one socket name, the second may remove the
- * socket that the first has made since the second looked.
+ * A socket is stale if a connection to it is refused, which the kernel does if
+ * no process listens.  All else is kept: a socket whose server listens but is
+ * too busy to answer, and files of other kinds, for which nbdkit then reports
+ * an error.  Left out: if two servers start at the same moment with one path,
+ * the second may remove the socket that the first created after the second
+ * looked.
  */
 #include <errno.h>
 #include <string.h>
@@ -51,12 +52,12 @@ remove_stale_socket (const char *path)
 
 /* --- Temporary sockets ---------------------------------------------------- */
 
-#define MAX_FD 256             /* nbdkit opens its sockets first */
+#define MAX_FD 256             /* nbdkit's sockets have low numbers */
 #define TEMPORARY "/tmp/nbdkit"
 #define RANDOM_LEN 6
 #define SOCKET "/socket"
 
-/* Is it what nbdkit makes for -U - and --run? */
+/* Returns true if PATH is such as nbdkit chooses for -U - and --run. */
 static bool
 is_temporary (const char *path)
 {

@@ -4,12 +4,12 @@
 
 #include <stdbool.h>
 
-/* Removes PATH if it is a Unix socket on which nobody listens.  True if it did
- * so; false, and nothing has changed, in all other cases. */
+/* Removes PATH if it is a Unix socket on which no process listens.  Returns
+ * true if it was removed; otherwise nothing has changed. */
 bool remove_stale_socket (const char *path);
 
 /* Removes the socket on which this nbdkit listens, and its directory, if nbdkit
- * made them for -U - or --run and would remove them at its own end. */
+ * created them for -U - or --run, which it removes itself when it exits. */
 void remove_temporary_socket (void);
 
 #endif

@@ -1,43 +1,44 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* How the server ends on a signal, whatever its clients do.
+/* Ends the server on a signal, whatever its clients do.
  *
  * nbdkit's own handler sets a flag and then waits until every client has hung
- * up: for ever if one is idle, and meanwhile it answers requests with
- * ESHUTDOWN, which a guest sees as an I/O error.  So its handlers are replaced
- * by one that wakes a thread, which
+ * up.  That never ends if a client is idle, and meanwhile nbdkit answers
+ * requests with ESHUTDOWN, which a guest sees as an I/O error.  So its handlers
+ * are replaced by one that wakes a thread, which
  *
  *  1. closes the gate: requests that are in the plugin are finished and
- *     answered; those that come later, and new connections, are held back;
+ *     answered; later ones, and new connections, are blocked;
  *  2. closes the image;
- *  3. ends the process: through nbdkit_shutdown where there are no
- *     connections, else by _exit, which cuts them.
+ *  3. ends the process: with nbdkit_shutdown if there are no connections, else
+ *     with _exit, which cuts them.
  *
- * A client sees its connection end with some requests unanswered, and never an
- * error.  One that connects again (QEMU's reconnect-delay) sends them once
- * more to the next server.  Nothing that was answered is lost, as the image is
- * closed after the last answer.
+ * A client sees its connection end with some requests unanswered, but never an
+ * error.  If it connects again (QEMU's reconnect-delay), it sends those
+ * requests again, to the next server.  Nothing that was answered is lost, as
+ * the image is closed after the last answer.
  *
- * Requests that are held back are never let go.  If they failed, the client
- * could be told before its connection ends; and nbdkit 1.32 aborts when it has
- * several answers for a connection that is cut (an assertion in
+ * Blocked requests never return.  If they failed instead, the client might get
+ * an error before its connection ends; and nbdkit 1.32 aborts when it has
+ * several replies to send on a connection that is cut (an assertion in
  * raw_send_socket).
  *
- * What step 1 and 2 take depends on the storage alone: a request is in the
+ * The time of steps 1 and 2 depends on the storage alone: a request is in the
  * plugin only while it uses the image, not while nbdkit receives it or sends
- * its answer.
+ * the reply.
  *
- * Connections are counted by their threads.  nbdkit has a thread for each
- * that calls .preconnect first; it tells a plugin of the end only where the
- * handshake had succeeded, so the end is that of the thread (a destructor of
- * thread-specific data; the plugin is linked so that it stays loaded).
+ * Connections are counted by their threads.  nbdkit has a thread for each,
+ * which calls .preconnect first.  It calls .close only if the handshake had
+ * succeeded, so the end of a connection is taken to be that of its thread (a
+ * destructor of thread-specific data; the plugin is linked so that it stays
+ * loaded).
  *
- * One abort ends in the same way, but with a failure: an assertion of nbdkit's
- * that a client can cause by hanging up (send-abort.c).  The thread that meets it
- * is stopped in the handler.  It is one of nbdkit's, between two requests, so
- * that the image is as all others left it.
+ * One abort is handled in the same way, but ends the process with a failure: an
+ * assertion in nbdkit that a client can cause by hanging up (send-abort.c).
+ * The thread that aborts is stopped in the handler.  It is a thread of nbdkit's
+ * between two requests, so the image is in a valid state.
  *
- * Left out on purpose: the end through nbdkit_shutdown by a filter, which is
- * nbdkit's own way, after the last client.
+ * Left out on purpose: a filter that calls nbdkit_shutdown.  nbdkit then ends
+ * in its own way, after the last client.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -57,12 +58,11 @@
 #include "stale-socket.h"
 #include "stop.h"
 
-/* How long connections that are ending already may take to end, once the
- * image is closed. */
+/* The time for connections to end by themselves, once the image is closed. */
 #define CONNECTIONS_GRACE_MS 100
 
-/* How long nbdkit may take to get to .cleanup after nbdkit_shutdown.  It takes
- * longer only if a client connected just then. */
+/* The time for nbdkit to call .cleanup after nbdkit_shutdown.  It takes longer
+ * only if a client has just connected. */
 #define SHUTDOWN_GRACE_MS 1000
 
 static const int signals[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT };
@@ -74,11 +74,11 @@ static bool started;
 static int wake_fd = -1;
 
 /* Atomic: */
-static int nr_inside;           /* threads between enter and leave */
+static int nr_inside;           /* threads between stop_enter and stop_leave */
 static bool gate_closed;
-static bool aborted;            /* by a client that hung up */
+static bool aborted;            /* nbdkit aborted, as a client hung up */
 
-/* Where a thread of nbdkit's is. */
+/* What the thread is doing, if it is one of nbdkit's. */
 static __thread enum { NO_REQUEST_YET, INSIDE, BETWEEN_REQUESTS } position;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -92,25 +92,34 @@ static bool finishing;          /* stop_finish was called */
 static pthread_once_t key_once = PTHREAD_ONCE_INIT;
 static pthread_key_t connection_key;
 
-/* --- The gate -------------------------------------------------------------- */
+/* --- The gate ------------------------------------------------------------- */
 
+/* Blocks the calling thread for ever. */
 static void
-hold_back (void)
+block (void)
 {
   pthread_mutex_lock (&mutex);
   for (;;)
     pthread_cond_wait (&never, &mutex);
 }
 
-void
-stop_enter (void)
+bool
+stop_try_enter (void)
 {
   __atomic_fetch_add (&nr_inside, 1, __ATOMIC_SEQ_CST);
   if (__atomic_load_n (&gate_closed, __ATOMIC_SEQ_CST)) {
     stop_leave ();
-    hold_back ();
+    return false;
   }
   position = INSIDE;
+  return true;
+}
+
+void
+stop_enter (void)
+{
+  if (!stop_try_enter ())
+    block ();
 }
 
 void
@@ -125,6 +134,7 @@ stop_leave (void)
   }
 }
 
+/* Closes the gate, and waits until no thread is inside. */
 static void
 close_gate (void)
 {
@@ -135,7 +145,7 @@ close_gate (void)
   pthread_mutex_unlock (&mutex);
 }
 
-/* --- Connections ----------------------------------------------------------- */
+/* --- Connections ---------------------------------------------------------- */
 
 static void
 connection_ended_cb (void *unused)
@@ -150,14 +160,14 @@ static void
 make_key (void)
 {
   if (pthread_key_create (&connection_key, connection_ended_cb) != 0)
-    abort ();                   /* 1024 keys, and we are the last to ask */
+    abort ();                   /* all 1024 keys are in use */
 }
 
 void
 stop_count_connection (void)
 {
   pthread_once (&key_once, make_key);
-  /* Without memory the connection is not counted: should it be there still
+  /* If there is no memory, the connection is not counted.  If it is still there
    * when the server stops, that takes SHUTDOWN_GRACE_MS longer. */
   if (pthread_setspecific (connection_key, &connection_key) == 0) {
     pthread_mutex_lock (&mutex);
@@ -165,10 +175,10 @@ stop_count_connection (void)
     pthread_mutex_unlock (&mutex);
   }
   if (__atomic_load_n (&gate_closed, __ATOMIC_SEQ_CST))
-    hold_back ();
+    block ();
 }
 
-/* --- The thread ------------------------------------------------------------ */
+/* --- The thread ----------------------------------------------------------- */
 
 static void
 wake (void)
@@ -176,7 +186,13 @@ wake (void)
   static const uint64_t one = 1;
   ssize_t r = write (wake_fd, &one, sizeof one);
 
-  (void) r;                     /* fails only if it is awake already */
+  (void) r;                     /* fails only if the thread is awake already */
+}
+
+void
+stop_request (void)
+{
+  wake ();
 }
 
 static void
@@ -188,8 +204,9 @@ signal_cb (int sig)
   errno = saved_errno;
 }
 
-/* The message first: if the heap is damaged, even to ask for POSITION may be
- * too much.  Any other abort kills the process when this returns. */
+/* Handles SIGABRT.  The message is checked first: if the heap is damaged, even
+ * the access to the thread-local position may fail.  Any other abort kills the
+ * process when the handler returns. */
 static void
 abort_cb (int sig)
 {
@@ -225,7 +242,8 @@ is_finishing_locked (void)
   return finishing;
 }
 
-/* Wait until CONDITION, at most MS milliseconds; the result is CONDITION's. */
+/* Waits until CONDITION is true, but at most MS milliseconds.  Returns the last
+ * result of CONDITION. */
 static bool
 wait_locked (bool (*condition) (void), unsigned ms)
 {
@@ -241,7 +259,7 @@ wait_locked (bool (*condition) (void), unsigned ms)
   return condition ();
 }
 
-/* Ends the process without nbdkit's own end. */
+/* Ends the process without nbdkit's shutdown. */
 static _Noreturn void
 end_at_once (int status)
 {
@@ -249,7 +267,7 @@ end_at_once (int status)
   _exit (status);
 }
 
-/* Returns only when nbdkit is in .cleanup. */
+/* Ends the process, or returns when nbdkit is in .cleanup. */
 static void
 end_process (void)
 {
@@ -286,7 +304,7 @@ stop_main (void *unused)
   wait_for_wake ();
   if (!is_finishing ()) {
     if (__atomic_load_n (&aborted, __ATOMIC_SEQ_CST))
-      report_error ("nbdkit failed as a client hung up: closing the image");
+      report_error ("nbdkit failed when a client hung up: closing the image");
     close_gate ();
     close_image ();
     end_process ();
@@ -294,7 +312,7 @@ stop_main (void *unused)
   return NULL;
 }
 
-/* --- Start and end ----------------------------------------------------------- */
+/* --- Start and end -------------------------------------------------------- */
 
 static int
 init_cond (void)
@@ -310,7 +328,7 @@ init_cond (void)
   return r;
 }
 
-/* All signals are blocked in the thread: they are for nbdkit's threads. */
+/* Starts the thread with all signals blocked: they are for nbdkit's threads. */
 static int
 start_thread (void)
 {
@@ -360,7 +378,7 @@ stop_init (void (*close_image_cb) (void))
   return 0;
 }
 
-/* The eventfd stays open: the handler may still use it. */
+/* Keeps the eventfd open, because the handler may still use it. */
 void
 stop_finish (void)
 {

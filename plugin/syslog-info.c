@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A file of its own, as syslog.h and log.h both have a LOG_INFO.
+/* Writes a line of information to syslog.
  *
- * The name that syslog puts in front of the line is that of the process, as in
- * nbdkit's own messages.
+ * This is a file of its own because syslog.h and log.h both define LOG_INFO.
+ * syslog puts the name of the process in front of the line, as in nbdkit's own
+ * messages.
  */
 #include <syslog.h>
 

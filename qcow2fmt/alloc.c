@@ -1,72 +1,75 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The allocator: which host clusters are free, and which are free but must
- * not be used yet.
+/* Allocates host clusters: knows which ones are free, and which ones have
+ * refcount 0 but must not be used yet.
  *
- * A cluster with refcount 0 is in one of these places:
+ * A cluster with refcount 0 is in one of these states:
  *
- *   not scanned   the file's refcounts there were not looked at yet (scan.c)
+ *   not scanned   the scan (scan.c) has not read its refcount in the file yet
  *   known free    a bit in `free`; may be reserved.  Whether the host may hold
- *                 data there is stale.c's
- *   reserved      some caller's; nothing here says so but the missing bit
- *   quarantined   freed by a record that is not known durable yet (law 6)
+ *                 data there is left to stale.c
+ *   reserved      taken by a caller; no set has a bit for it
+ *   quarantined   freed by a record that is not known durable yet (law 6);
+ *                 see quarantine.c
  *   kept          not to be used before the next open
  *   past the frontier
  *
- * Reserving takes known free clusters next-fit, else moves the frontier.  The
- * frontier never passes the bound: what refcount table and anchor can hold,
- * and on a device its end.  What a cluster held that is free is unknown, past
- * the frontier as well: whoever takes one writes all of it, or reads none.
+ * A reservation takes known free clusters, next-fit; if there are none, it
+ * moves the frontier.  The frontier never passes the bound: the clusters that
+ * refcount table and anchor can cover, and on a device its end.  The content
+ * of a free cluster is unknown, past the frontier as well: whoever reserves
+ * one writes all of it, or reads none of it.
  *
- * The scan trusts refcounts, so in the part that is not scanned, nothing
- * with refcount 0 may be in use or waiting: what is quarantined or kept
- * there is marked busy, and what is released there is left for the scan to
- * find.  Hence reserved clusters never lie in that part.  Its end is the
- * frontier at the time of the first reservation or scan: after the replay,
- * which may move the frontier.
+ * The scan trusts refcounts.  So in the part that is not scanned yet, no
+ * cluster with refcount 0 may be in use, or waiting, unless it is marked:
+ * quarantined and kept clusters there are marked busy, and released ones are
+ * left for the scan to find.  Hence reserved clusters never lie in that part.
+ * It ends at the frontier at the time of the first reservation or scan, which
+ * is after the replay, because the replay may move the frontier.
  *
- * While a new place of refcount table, snapshot table or anchor L1 is not in
- * the file's header, nothing leaves quarantine: the old place, freed by the
- * same group, is what the next open reads.
- *
- * Where memory for a bit is wanting, a cluster is lost until the next open,
+ * If there is no memory for a bit, a cluster is lost until the next open, but
  * never used too early: if a busy bit cannot be set, the scan ends.
  *
- * Protected by the image's lock.  The one read, at open, is of refcount
- * blocks, from the last one down to one that counts something.
+ * It has no threads; the image's lock protects it.  Its only I/O is at open: it
+ * reads refcount blocks, from the last one down to one that counts something.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "aligned.h"
-#include "bitmap.h"
+#include "bitset.h"
 #include "checked.h"
 #include "image.h"
 
-/* Runs of free clusters looked at for one reservation, of some clusters, and
- * of a whole area. */
+/* These limit how many runs of free clusters one reservation looks at: one of
+ * some clusters, one of a single run for data that is moved, and one of a whole
+ * area. */
 #define MAX_LOOK 64
+#define MAX_LOOK_RUN 1024
 #define MAX_LOOK_AREA 65536
 
-/* Refcount blocks read at open at the most.  Where more of them count nothing,
- * the frontier is put behind the rest, and the scan finds what is free there. */
+/* Limits how many refcount blocks are read at open.  If more of them count
+ * nothing, the frontier is put behind the rest, and the scan finds the free
+ * clusters there. */
 #define MAX_TAIL_BLOCKS 4096
 
 /* --- Open ---------------------------------------------------------------- */
 
-/* Keep the scan away from clusters that it would take for free. */
+/* Marks clusters busy where the scan, which is still to come, would take them
+ * for free.  Ends the scan if there is no memory. */
 static void
 set_busy (struct qcow2_alloc *a, uint64_t host_idx, uint64_t count)
 {
   uint64_t first = MAX_OF (host_idx, a->scan_next);
   uint64_t end = MIN_OF (host_idx + count, a->scan_end);
 
-  if (first < end && qcow2_bitmap_set (a->busy, first, end - first) < 0)
+  if (first < end && qcow2_bitset_set (a->busy, first, end - first) < 0)
     a->scan_next = a->scan_end = a->frontier;
 }
 
-/* If block B counts anything, the frontier goes behind that: 1.  One that
- * can't be read may count all that it could. */
+/* Moves the frontier behind the last cluster that refcount block B counts.
+ * Returns 1 if it counts any, else 0.  A block that cannot be read is taken to
+ * count all of its clusters. */
 static int
 tail_block (struct qcow2_image *img, uint64_t b, uint8_t *buf)
 {
@@ -75,7 +78,7 @@ tail_block (struct qcow2_image *img, uint64_t b, uint8_t *buf)
   int r;
 
   if (off == 0 || off % geo->cluster_size != 0 || off >= QCOW2_MAX_HOST_OFF)
-    return 0;                  /* a bad one stops whoever needs it */
+    return 0;                  /* a bad offset is an error when it is used */
   r = io_pread (img->io, buf, geo->cluster_size, off);
   for (uint64_t i = geo->refblock_entries; i-- > 0; )
     if (r < 0 || qcow2_refcount_get (geo->refcount_bits, buf, i) != 0) {
@@ -86,10 +89,11 @@ tail_block (struct qcow2_image *img, uint64_t b, uint8_t *buf)
   return 0;
 }
 
-/* The frontier comes from what is counted, not from the size of the file: a
- * device, or a file that was made large, goes on behind it, with bytes that
- * nobody knows; and counted clusters may lie past the end of the file, written
- * never, or lost with a tail that was cut off. */
+/* Finds the frontier: behind the last cluster that a refcount block counts.
+ * The size of the file does not tell it: a device, or a file that was made
+ * large, continues behind it with unknown bytes; and counted clusters may lie
+ * past the end of the file, because they were never written, or lost with a
+ * tail that was cut off. */
 static int
 find_tail (struct qcow2_image *img)
 {
@@ -112,15 +116,18 @@ find_tail (struct qcow2_image *img)
   return 0;
 }
 
-/* A short tail of a file is what a crash left there: the scan finds it free, so
- * that it is used again or given back.  A long one is somebody's wish, and too
- * much to look at. */
+/* A tail of a file up to this size, and a quarter of what comes before, is
+ * taken to be left by a crash: the scan finds it free, so that it is used
+ * again or given back to the host.  A longer one is taken to be intended, and
+ * would be too much to scan. */
 #ifdef DEDUP_MUTATIONS         /* the crash harness has small images */
 #define SHORT_TAIL (UINT64_C (256) << 10)
 #else
 #define SHORT_TAIL (UINT64_C (1) << 30)
 #endif
 
+/* Moves the frontier to the end of the file if only a short tail is behind
+ * it. */
 static void
 take_in_short_tail (struct qcow2_image *img)
 {
@@ -146,7 +153,8 @@ set_bound (struct qcow2_image *img)
   img->alloc.bound = bound;
 }
 
-/* NR clusters from HOST_IDX on hold a table. */
+/* Keeps NR clusters from HOST_IDX on, which hold a table, from being found
+ * free. */
 static void
 keep (struct qcow2_image *img, uint64_t host_idx, uint64_t nr)
 {
@@ -159,8 +167,9 @@ keep (struct qcow2_image *img, uint64_t host_idx, uint64_t nr)
   set_busy (&img->alloc, host_idx, nr);
 }
 
-/* The tables that T names, and T itself, are in use, whatever a damaged
- * refcount says: neither the scan nor the frontier shall find them free. */
+/* Keeps T, and the tables that it names, from being found free by the scan or
+ * lying past the frontier: they are in use, whatever a damaged refcount
+ * says. */
 static void
 keep_tables (struct qcow2_image *img, const struct qcow2_flat *t)
 {
@@ -173,13 +182,6 @@ keep_tables (struct qcow2_image *img, const struct qcow2_flat *t)
   keep (img, t->host_off >> bits, end - (t->host_off >> bits));
 }
 
-uint64_t
-qcow2_host_end (const struct qcow2_image *img)
-{
-  return MAX_OF (div_round_up (img->file_size, img->header.geo.cluster_size),
-                 img->alloc.frontier);
-}
-
 int
 qcow2_alloc_init (struct qcow2_image *img)
 {
@@ -190,15 +192,15 @@ qcow2_alloc_init (struct qcow2_image *img)
   a->frontier = 1;
   a->scan_end = UINT64_MAX;
   set_bound (img);
-  a->free = qcow2_bitmap_new ();
-  a->busy = qcow2_bitmap_new ();
-  a->stale = qcow2_bitmap_new ();
-  a->suspect = qcow2_bitmap_new ();
-  a->released = qcow2_bitmap_new ();
-  if (!a->free || !a->busy || !a->stale || !a->suspect || !a->released)
+  a->free = qcow2_bitset_new ();
+  a->busy = qcow2_bitset_new ();
+  a->stale = qcow2_bitset_new ();
+  a->suspect = qcow2_bitset_new ();
+  a->garbage = qcow2_bitset_new ();
+  a->released = qcow2_bitset_new ();
+  if (!a->free || !a->busy || !a->stale || !a->suspect || !a->garbage ||
+      !a->released)
     r = -ENOMEM;
-  if (r == 0)
-    r = qcow2_anchor_resize (img, 0);
   if (r == 0)
     r = find_tail (img);
   if (r == 0)
@@ -216,13 +218,16 @@ qcow2_alloc_init (struct qcow2_image *img)
 void
 qcow2_alloc_free (struct qcow2_image *img)
 {
-  qcow2_bitmap_free (img->alloc.free);
-  qcow2_bitmap_free (img->alloc.busy);
-  qcow2_stale_free (img);
-  free (img->alloc.q);
-  memset (&img->alloc, 0, sizeof img->alloc);
-  qcow2_anchor_free (img);
-  qcow2_holds_free (img);
+  struct qcow2_alloc *a = &img->alloc;
+
+  qcow2_bitset_free (a->free);
+  qcow2_bitset_free (a->busy);
+  qcow2_bitset_free (a->stale);
+  qcow2_bitset_free (a->suspect);
+  qcow2_bitset_free (a->garbage);
+  qcow2_bitset_free (a->released);
+  free (a->q);
+  memset (a, 0, sizeof *a);
 }
 
 void
@@ -242,11 +247,11 @@ qcow2_alloc_fix_scan_locked (struct qcow2_image *img)
     img->alloc.scan_end = img->alloc.frontier;
 }
 
-/* These clusters are not in `free` any more. */
+/* Removes clusters from `free`, and so from `stale` and `suspect`. */
 static void
 not_free (struct qcow2_alloc *a, uint64_t host_idx, uint64_t count)
 {
-  qcow2_bitmap_clear (a->free, host_idx, count);
+  qcow2_bitset_clear (a->free, host_idx, count);
   qcow2_stale_clear (a, host_idx, count);
 }
 
@@ -261,7 +266,7 @@ qcow2_alloc_used_locked (struct qcow2_image *img, uint64_t host_idx,
   a->frontier = MAX_OF (a->frontier, host_idx + count);
 }
 
-/* How many of them can be free? */
+/* Returns how many of the clusters, from the first one on, can be free. */
 static uint64_t
 can_be_free (const struct qcow2_alloc *a, uint64_t host_idx, uint64_t count)
 {
@@ -278,21 +283,22 @@ qcow2_alloc_found_free_locked (struct qcow2_image *img, uint64_t host_idx,
 
   assert (lock_held (&img->lock));
   count = can_be_free (a, host_idx, count);
-  /* What has no room is lost until the next open. */
-  if (qcow2_bitmap_set (a->free, host_idx, count) == 0)
+  /* If there is no memory, they are lost until the next open. */
+  if (qcow2_bitset_set (a->free, host_idx, count) == 0)
     qcow2_stale_put (a, host_idx, count);
 }
 
-/* What was freed in this session is nobody's. */
+/* Turns suspects that were freed in this session into stale clusters: nothing
+ * refers to them. */
 static void
 trust_released (struct qcow2_alloc *a, uint64_t first, uint64_t end)
 {
   uint64_t n;
 
-  for (; (first = qcow2_bitmap_next (a->released, first)) < end; first += n) {
-    n = qcow2_bitmap_run (a->released, first, end - first);
-    qcow2_bitmap_clear (a->released, first, n);
-    qcow2_bitmap_clear (a->suspect, first, n);
+  for (; (first = qcow2_bitset_next (a->released, first)) < end; first += n) {
+    n = qcow2_bitset_run (a->released, first, end - first);
+    qcow2_bitset_clear (a->released, first, n);
+    qcow2_bitset_clear (a->suspect, first, n);
     qcow2_stale_put (a, first, n);
   }
 }
@@ -305,7 +311,7 @@ qcow2_alloc_scanned_free_locked (struct qcow2_image *img, uint64_t host_idx,
 
   assert (lock_held (&img->lock));
   count = can_be_free (a, host_idx, count);
-  if (qcow2_bitmap_set (a->free, host_idx, count) < 0)
+  if (qcow2_bitset_set (a->free, host_idx, count) < 0)
     return;
   qcow2_suspect_put (a, host_idx, count);
   trust_released (a, host_idx, host_idx + count);
@@ -321,23 +327,25 @@ qcow2_alloc_keep_locked (struct qcow2_image *img, uint64_t host_idx,
 
 /* --- Reservation --------------------------------------------------------- */
 
-/* Offer a run of at most WANTED free clusters at or after AT; moves AT. */
+/* Finds a run of at most WANTED free clusters at or after *AT, and moves *AT
+ * behind it.  Returns false if there is none. */
 static bool
 next_run (const struct qcow2_alloc *a, uint64_t *at, uint64_t wanted,
           struct qcow2_run *run)
 {
-  uint64_t idx = qcow2_bitmap_next (a->free, *at);
+  uint64_t idx = qcow2_bitset_next (a->free, *at);
 
-  if (idx == QCOW2_BITMAP_NONE)
+  if (idx == QCOW2_BITSET_NONE)
     return false;
   run->host_idx = idx;
-  run->count = qcow2_bitmap_run (a->free, idx, wanted);
+  run->count = qcow2_bitset_run (a->free, idx, wanted);
   *at = idx + run->count;
   return true;
 }
 
-/* The first run of WANTED free clusters from the cursor on and around, or
- * the longest one met on the way; a count of 0 is none. */
+/* Returns the first run of WANTED free clusters from the cursor on, wrapping
+ * around at the end, or the longest of the first MAX_LOOK runs.  A count of 0
+ * means that there is none. */
 static struct qcow2_run
 find_run (const struct qcow2_alloc *a, uint64_t wanted, unsigned max_look)
 {
@@ -375,15 +383,12 @@ room (const struct qcow2_alloc *a)
   return a->bound > a->frontier ? a->bound - a->frontier : 0;
 }
 
-int
-qcow2_reserve_locked (struct qcow2_image *img, uint64_t wanted,
-                      struct qcow2_run *run)
+/* Reserves a run, of at most WANTED clusters. */
+static int
+reserve_run (struct qcow2_image *img, uint64_t wanted, struct qcow2_run *run)
 {
   struct qcow2_alloc *a = &img->alloc;
 
-  assert (lock_held (&img->lock));
-  qcow2_alloc_fix_scan_locked (img);
-  wanted = MAX_OF (wanted, 1);
   *run = find_run (a, wanted, MAX_LOOK);
   if (run->count > 0) {
     take (a, run);
@@ -397,8 +402,32 @@ qcow2_reserve_locked (struct qcow2_image *img, uint64_t wanted,
   return 0;
 }
 
-/* 24 steps each of 1, 2, 4... 1024 clusters: 256 tries see something of every
- * 2 MiB in 200 MB of free clusters of 4 KiB. */
+/* Returns whether a write of a connection that was lost may still reach the run. */
+static bool
+is_tainted (const struct qcow2_image *img, const struct qcow2_run *run)
+{
+  const unsigned bits = img->header.geo.cluster_bits;
+
+  return io_tainted (img->io, run->host_idx << bits, run->count << bits);
+}
+
+/* Runs that are tainted stay reserved: this session does not use them. */
+int
+qcow2_reserve_locked (struct qcow2_image *img, uint64_t wanted,
+                      struct qcow2_run *run)
+{
+  int r;
+
+  assert (lock_held (&img->lock));
+  qcow2_alloc_fix_scan_locked (img);
+  do
+    r = reserve_run (img, MAX_OF (wanted, 1), run);
+  while (r == 0 && is_tainted (img, run));
+  return r;
+}
+
+/* The cursor skips 24 times each 1, 2, 4... 1024 clusters: 256 tries see
+ * something of every 2 MiB in 200 MB of free clusters of 4 KiB. */
 #define SKIP_STEPS 24
 #define SKIP_MAX 10
 
@@ -416,7 +445,8 @@ qcow2_reserve_one_locked (struct qcow2_image *img, uint64_t host_idx)
   struct qcow2_alloc *a = &img->alloc;
 
   assert (lock_held (&img->lock));
-  if (qcow2_bitmap_next (a->free, host_idx) != host_idx)
+  if (qcow2_bitset_next (a->free, host_idx) != host_idx ||
+      is_tainted (img, &(struct qcow2_run) { .host_idx = host_idx, .count = 1 }))
     return false;
   not_free (a, host_idx, 1);
   return true;
@@ -429,7 +459,7 @@ qcow2_unreserve_locked (struct qcow2_image *img, const struct qcow2_run *run)
 
   assert (lock_held (&img->lock));
   qcow2_alloc_found_free_locked (img, run->host_idx, run->count);
-  /* So that asking again after -EAGAIN gives the same cluster again. */
+  /* Then a reservation that is repeated after -EAGAIN gets the same cluster. */
   if (a->cursor == run->host_idx + run->count)
     a->cursor = run->host_idx;
 }
@@ -442,27 +472,88 @@ qcow2_unreserve_unbacked_locked (struct qcow2_image *img,
   qcow2_alloc_found_free_locked (img, run->host_idx, run->count);
 }
 
+/* Reserves COUNT clusters in one run. */
+static int
+reserve_area (struct qcow2_image *img, uint64_t count, struct qcow2_run *run)
+{
+  struct qcow2_alloc *a = &img->alloc;
+
+  *run = find_run (a, count, MAX_LOOK_AREA);
+  if (run->count >= count) {
+    take (a, run);
+    return 0;
+  }
+  if (room (a) < count)
+    return -ENOSPC;
+  *run = (struct qcow2_run) { .host_idx = a->frontier, .count = count };
+  a->frontier += count;
+  return 0;
+}
+
 int
 qcow2_reserve_area_locked (struct qcow2_image *img, uint64_t count,
                            uint64_t *host_idx)
 {
-  struct qcow2_alloc *a = &img->alloc;
   struct qcow2_run run;
+  int r;
 
   assert (lock_held (&img->lock));
   if (count == 0)
     return -EINVAL;
   qcow2_alloc_fix_scan_locked (img);
-  run = find_run (a, count, MAX_LOOK_AREA);
-  if (run.count >= count)
-    take (a, &run);
-  else if (room (a) >= count) {
-    run.host_idx = a->frontier;
-    a->frontier += count;
+  do
+    r = reserve_area (img, count, &run);
+  while (r == 0 && is_tainted (img, &run));
+  if (r == 0)
+    *host_idx = run.host_idx;
+  return r;
+}
+
+/* Returns the number of free clusters, including those past the frontier. */
+static uint64_t
+all_free (const struct qcow2_alloc *a)
+{
+  return qcow2_bitset_count (a->free) + room (a);
+}
+
+/* Finds COUNT contiguous free clusters.  Returns false if it met none.  Each
+ * call continues where the last one ended, so that over time the whole file is
+ * looked at, but no call takes long. */
+static bool
+find_whole_run (struct qcow2_alloc *a, uint64_t count, uint64_t *host_idx)
+{
+  struct qcow2_run run;
+
+  for (unsigned look = 0; look < MAX_LOOK_RUN; look++) {
+    if (!next_run (a, &a->run_cursor, count, &run)) {
+      a->run_cursor = 0;
+      return false;
+    }
+    *host_idx = run.host_idx;
+    if (run.count == count)
+      return true;
   }
-  else
+  return false;
+}
+
+int
+qcow2_reserve_run_locked (struct qcow2_image *img, uint64_t count,
+                          uint64_t end, uint64_t keep, uint64_t *host_idx)
+{
+  struct qcow2_alloc *a = &img->alloc;
+
+  assert (lock_held (&img->lock) && count > 0);
+  qcow2_alloc_fix_scan_locked (img);
+  if (all_free (a) < keep || all_free (a) - keep < count)
     return -ENOSPC;
-  *host_idx = run.host_idx;
+  if (find_whole_run (a, count, host_idx)) {
+    not_free (a, *host_idx, count);
+    return 0;
+  }
+  if (room (a) < count || end < count || a->frontier > end - count)
+    return -ENOSPC;
+  *host_idx = a->frontier;
+  a->frontier += count;
   return 0;
 }
 
@@ -480,182 +571,64 @@ qcow2_host_frontier (struct qcow2_image *img)
   return qcow2_frontier_locked (img);
 }
 
-size_t
-qcow2_alloc_memory (const struct qcow2_image *img)
-{
-  const struct qcow2_alloc *a = &img->alloc;
-
-  return qcow2_bitmap_memory (a->free) + qcow2_bitmap_memory (a->busy) +
-    qcow2_bitmap_memory (a->stale) + qcow2_bitmap_memory (a->suspect) +
-    qcow2_bitmap_memory (a->released) +
-    a->q_max * sizeof *a->q + img->holds.max * sizeof *img->holds.v;
-}
-
-/* --- Quarantine ---------------------------------------------------------- */
-
-static struct qcow2_quarantined *
-ring_at (const struct qcow2_alloc *a, size_t i)
-{
-  return &a->q[(a->q_head + i) % a->q_max];
-}
-
-static int
-grow_ring (struct qcow2_alloc *a)
-{
-  size_t max = a->q_max ? a->q_max * 2 : 64;
-  struct qcow2_quarantined *q = calloc (max, sizeof *q);
-
-  if (!q)
-    return -ENOMEM;
-  for (size_t i = 0; i < a->q_len; ++i)
-    q[i] = *ring_at (a, i);
-  free (a->q);
-  a->q = q;
-  a->q_max = max;
-  a->q_head = 0;
-  return 0;
-}
-
-/* Make one run of *A and B if they touch and agree. */
-static bool
-join (struct qcow2_run *a, const struct qcow2_run *b)
-{
-  if (a->trimmed != b->trimmed)
-    return false;
-  if (b->host_idx + b->count == a->host_idx)
-    a->host_idx = b->host_idx;
-  else if (a->host_idx + a->count != b->host_idx)
-    return false;
-  a->count += b->count;
-  return true;
-}
-
-void
-qcow2_quarantine_locked (struct qcow2_image *img, const struct qcow2_run *run,
-                         uint64_t seq)
-{
-  struct qcow2_alloc *a = &img->alloc;
-  struct qcow2_quarantined *last;
-
-  assert (lock_held (&img->lock));
-  if (run->count == 0)
-    return;
-  if (mutation (MUTATION_LAW_6_NO_QUARANTINE)) {
-    qcow2_alloc_found_free_locked (img, run->host_idx, run->count);
-    return;
-  }
-  a->frontier = MAX_OF (a->frontier, run->host_idx + run->count);
-  set_busy (a, run->host_idx, run->count);
-  last = a->q_len > 0 ? ring_at (a, a->q_len - 1) : NULL;
-  if (last && last->seq > seq)
-    seq = last->seq;           /* keep the order: later is safe */
-  if (!last || last->seq != seq || !join (&last->run, run)) {
-    if (a->q_len == a->q_max && grow_ring (a) < 0) {
-      a->frees_lost = true;    /* until the next open */
-      return;
-    }
-    a->q_len++;
-    *ring_at (a, a->q_len - 1) = (struct qcow2_quarantined) { seq, *run };
-  }
-  a->nr_quarantined += run->count;
-}
-
-static int
-by_host_idx (const void *a, const void *b)
-{
-  const struct qcow2_run *ra = a, *rb = b;
-
-  return (ra->host_idx > rb->host_idx) - (ra->host_idx < rb->host_idx);
-}
-
-size_t
-qcow2_coalesce (struct qcow2_run *runs, size_t nr)
-{
-  size_t n = 0;
-
-  qsort (runs, nr, sizeof *runs, by_host_idx);
-  for (size_t i = 0; i < nr; ++i)
-    if (n == 0 || !join (&runs[n - 1], &runs[i]))
-      runs[n++] = runs[i];
-  return n;
-}
-
-size_t
-qcow2_quarantine_take_locked (struct qcow2_image *img, uint64_t seq,
-                              struct qcow2_run *runs, size_t max)
-{
-  struct qcow2_alloc *a = &img->alloc;
-  size_t n;
-
-  assert (lock_held (&img->lock));
-  if (img->header_dirty || img->header_writing)
-    return 0;
-  for (n = 0; n < max && a->q_len > 0 && a->q[a->q_head].seq <= seq; ++n) {
-    runs[n] = a->q[a->q_head].run;
-    a->nr_quarantined -= runs[n].count;
-    a->q_head = (a->q_head + 1) % a->q_max;
-    a->q_len--;
-  }
-  return n;
-}
-
-/* What lies in the part that is not scanned will be no suspect. */
-static void
-remember_released (struct qcow2_alloc *a, uint64_t first, uint64_t end)
-{
-  int r;
-
-  first = MAX_OF (first, a->scan_next);
-  end = MIN_OF (end, a->scan_end);
-  if (first < end && (r = qcow2_bitmap_set (a->released, first, end - first)) < 0)
-    return;                      /* then it is one */
-}
-
-void
-qcow2_release_locked (struct qcow2_image *img, const struct qcow2_run *runs,
-                      size_t nr)
-{
-  struct qcow2_alloc *a = &img->alloc;
-  uint64_t first, end;
-
-  assert (lock_held (&img->lock));
-  for (size_t i = 0; i < nr; ++i) {
-    first = runs[i].host_idx;
-    end = first + runs[i].count;
-    qcow2_bitmap_clear (a->busy, first, runs[i].count);
-    /* The part in [scan_next, scan_end) is for the scan to find. */
-    remember_released (a, first, end);
-    if (first < a->scan_next)
-      qcow2_alloc_found_free_locked (img, first,
-                                     MIN_OF (end, a->scan_next) - first);
-    first = MAX_OF (first, a->scan_end);
-    if (first < end)
-      qcow2_alloc_found_free_locked (img, first, end - first);
-    if (runs[i].emptied)
-      qcow2_stale_clear (a, runs[i].host_idx, runs[i].count);
-  }
-}
-
-uint64_t
-qcow2_quarantined_locked (struct qcow2_image *img)
-{
-  assert (lock_held (&img->lock));
-  return img->alloc.nr_quarantined;
-}
-
 uint64_t
 qcow2_in_use_locked (struct qcow2_image *img)
 {
   const struct qcow2_alloc *a = &img->alloc;
-  uint64_t idle = qcow2_bitmap_count (a->free) + a->nr_quarantined;
+  uint64_t idle = qcow2_bitset_count (a->free) + a->nr_quarantined;
 
   assert (lock_held (&img->lock));
   return a->frontier > idle ? a->frontier - idle : 0;
 }
 
-bool
-qcow2_frees_lost_locked (struct qcow2_image *img)
+size_t
+qcow2_alloc_memory (const struct qcow2_image *img)
+{
+  const struct qcow2_alloc *a = &img->alloc;
+
+  return qcow2_bitset_memory (a->free) + qcow2_bitset_memory (a->busy) +
+    qcow2_bitset_memory (a->stale) + qcow2_bitset_memory (a->suspect) +
+    qcow2_bitset_memory (a->garbage) + qcow2_bitset_memory (a->released) +
+    a->q_max * sizeof *a->q;
+}
+
+/* --- Emptying ------------------------------------------------------------- */
+
+size_t
+qcow2_take_stale_locked (struct qcow2_image *img, uint64_t *from,
+                         uint64_t clusters, struct qcow2_run *runs, size_t max)
+{
+  struct qcow2_alloc *a = &img->alloc;
+  uint64_t idx;
+  size_t n = 0;
+
+  assert (lock_held (&img->lock));
+  while (n < max && clusters > 0) {
+    idx = qcow2_bitset_next (a->stale, *from);
+    if (idx == QCOW2_BITSET_NONE) {
+      *from = 0;
+      break;
+    }
+    runs[n] = (struct qcow2_run) {
+      .host_idx = idx, .count = qcow2_bitset_run (a->stale, idx, clusters),
+      .emptied = true };
+    *from = idx + runs[n].count;
+    clusters -= runs[n].count;
+    qcow2_bitset_clear (a->free, idx, runs[n].count);
+    qcow2_stale_clear (a, idx, runs[n].count);
+    n++;
+  }
+  return n;
+}
+
+void
+qcow2_put_emptied_locked (struct qcow2_image *img, const struct qcow2_run *runs,
+                          size_t nr)
 {
   assert (lock_held (&img->lock));
-  return img->alloc.frees_lost;
+  for (size_t i = 0; i < nr; ++i) {
+    qcow2_alloc_found_free_locked (img, runs[i].host_idx, runs[i].count);
+    if (runs[i].emptied)
+      qcow2_stale_clear (&img->alloc, runs[i].host_idx, runs[i].count);
+  }
 }

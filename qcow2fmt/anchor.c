@@ -1,23 +1,26 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The anchor (docs/on-disk.md section 2), as one bit per host cluster.
+/* Keeps the anchor (docs/on-disk.md section 2) in memory, as one bit per host
+ * cluster.
  *
  * Each entry of an anchor L2 table is 0 or its own offset, with or without
- * COPIED, which says nothing there; so a bit says it all.  The bits of one table
- * are a part; a part is read when it is first asked for, stays in memory from then
- * on (a bit per cluster: 32 MiB per TiB
- * in clusters of 4 KiB), and is written back by making its table anew.
+ * COPIED, which means nothing there; so one bit holds all of it.  The bits of
+ * one table are a part.  A part is read when it is first needed, stays in
+ * memory from then on (a bit per cluster: 32 MiB per TiB in clusters of 4
+ * KiB), and is written back by encoding its whole table.
  *
- * A part without table (its L1 entry is 0) says that nothing is anchored and
- * needs no memory.  A table with any other entry makes the calls that need
- * it fail with -EIO: the anchor is not valid then.  Only while a journal is
+ * A part without a table (its L1 entry is 0) has no anchored cluster and needs
+ * no memory.  A table with any other entry makes the calls that need it fail
+ * with -EIO, because the anchor is not valid then.  Only while a journal is
  * replayed may such a table be met: the anchor's L1 was written before the
- * crash, the table was not, and its place holds what was there before.  It
- * counts as empty until its ANCHORTABLE record comes, and come it must.
+ * crash, the table was not, and its place holds the bytes from before.  It
+ * counts as empty until its ANCHORTABLE record comes; if none comes,
+ * qcow2_replay_end fails.
  *
- * Protected by the image's lock.  Loading is as in cache.c: the reader gives
- * up the lock and looks afterwards if the part was created in the meantime;
- * parts are named by index throughout, because the array moves when the
- * anchor grows.
+ * The image's lock protects it.  Loading works as in cache.c: the reader
+ * releases the lock, and checks afterwards whether the part was created in the
+ * meantime.  Parts are named by index throughout, because the array moves when
+ * the anchor grows.  What being anchored means for a cluster is left to drop.c
+ * and hold.c.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -169,8 +172,8 @@ put_one (struct qcow2_image *img, uint64_t part, uint64_t i, bool anchored)
   uint64_t *w = &img->anchor.parts[part].bits[i / 64];
   uint64_t bit = UINT64_C (1) << i % 64;
 
-  /* What a replay finds done may be in the host's cache only (a sync failed
-   * in the last session): it must be written all the same. */
+  /* A bit that a replay finds set already may be so in the host's cache only (a
+   * sync failed in the last session), so it must be written all the same. */
   if (anchored == ((*w & bit) != 0) && !img->replaying)
     return;
   *w = anchored ? *w | bit : *w & ~bit;
@@ -192,7 +195,7 @@ qcow2_anchor_put_locked (struct qcow2_image *img, uint64_t host_idx,
   }
 }
 
-/* Give a part its bits; it owns them. */
+/* Gives a part its bits, which it owns from then on; frees those it had. */
 static void
 set_bits (struct qcow2_anchor *a, uint64_t part, uint64_t *bits)
 {
@@ -259,7 +262,8 @@ decode (const struct qcow2_image *img, uint64_t part, const uint8_t *table,
     v = qcow2_l2_load (geo, table, i, &bitmap);
     if (v == 0)
       continue;
-    /* Going back from an applied anchor QEMU has set COPIED in its tables. */
+    /* When another snapshot is applied after the anchor was, QEMU sets COPIED
+     * in the anchor's tables. */
     if ((v & ~QCOW2_L2_COPIED) != (first + i) << geo->cluster_bits)
       return -EBADMSG;
     bits[i / 64] |= UINT64_C (1) << i % 64;
@@ -267,7 +271,8 @@ decode (const struct qcow2_image *img, uint64_t part, const uint8_t *table,
   return 0;
 }
 
-/* Read and decode, without the lock. */
+/* Reads and decodes the table of a part into BITS, without the lock.  Returns
+ * -EBADMSG if it is not valid. */
 static int
 read_part (struct qcow2_image *img, uint64_t part, uint64_t host_off,
            uint64_t *bits)
@@ -331,30 +336,6 @@ qcow2_anchor_load_locked (struct qcow2_txn *txn, uint64_t part)
   return 0;
 }
 
-int
-qcow2_anchor_load_all (struct qcow2_image *img, struct fault *f)
-{
-  struct qcow2_txn txn;
-  uint64_t part;
-  int r = 0;
-
-  qcow2_txn_begin (img, &txn);
-  lock_acquire (&img->lock);
-  for (part = 0; part < img->anchor.l1.nr && r == 0; ++part) {
-    r = qcow2_anchor_need_locked (&txn, part);
-    if (r == -EAGAIN)
-      r = qcow2_anchor_load_locked (&txn, part);
-  }
-  qcow2_txn_end_locked (&txn);
-  lock_release (&img->lock);
-  if (r == -ENOMEM)
-    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
-  return r < 0 ? fault_corrupt (f, UINT64_MAX, "a table of the anchor snapshot "
-                                "is damaged or unreadable: run qemu-img "
-                                "check, or serve it with "
-                                "readonly=on") : 0;
-}
-
 /* --- Replay ------------------------------------------------------------- */
 
 void
@@ -365,8 +346,9 @@ qcow2_replay_begin (struct qcow2_image *img)
   img->replaying = true;
 }
 
-int
-qcow2_replay_end (struct qcow2_image *img)
+/* Ends the replay for the anchor: each part must have its table. */
+static int
+end_parts (struct qcow2_image *img)
 {
   LOCK_FOR_SCOPE (&img->lock);
 
@@ -375,6 +357,24 @@ qcow2_replay_end (struct qcow2_image *img)
     if (img->anchor.parts[i].doubtful)
       return -EIO;
   return 0;
+}
+
+int
+qcow2_replay_end (struct qcow2_image *img)
+{
+  struct fault f = { 0 };
+  int r = end_parts (img);
+
+  if (r < 0)
+    return r;
+  r = qcow2_snapshot_reload (img, &f);
+  lock_acquire (&img->lock);
+  qcow2_replay_freed_locked (img);
+  lock_release (&img->lock);
+  if (r < 0)
+    log_line (img->log_sink, LOG_ERROR, "%s: the snapshot table of the last "
+              "change: %s", img->path ? img->path : "image", f.msg);
+  return r;
 }
 
 size_t

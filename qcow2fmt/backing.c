@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The backing chain: what an image shows where it has no cluster.
+/* Opens and reads the backing chain, which has the content of clusters that an
+ * image does not allocate.
  *
- * Owns the files below the top image; they are opened for reading only, with
- * QEMU's read lock, and closed with the image.  A backing file is raw or
- * qcow2, as the header says; an image that does not say is probed as QEMU
- * does.  Whether a file may be opened at all, and where it is, host-file.c
- * says.
+ * Opens the file below an image, for reading only, with QEMU's read lock.  A
+ * backing file is raw or qcow2, as the header says; if the header names no
+ * format, the file is probed as QEMU does.  Whether a file may be opened at
+ * all, and where it is, is decided by host-file.c; a qcow2 file is opened as
+ * an image by open.c.
  *
  * Reads recurse, at most QCOW2_MAX_BACKING_DEPTH deep.  Nothing here changes
- * after open, so there is nothing to lock; each image below has its own
- * lock, and none is held while another is taken.
+ * after open, so any thread may read without a lock; each image below has its
+ * own lock, and none is held while another is taken.
  */
 #include <errno.h>
 #include <string.h>
@@ -20,15 +21,9 @@
 
 #define EXTENTS_PER_MAP 16     /* a level of the recursion: 640 bytes */
 
-struct qcow2_backing {
-  struct io_store *io;
-  struct qcow2_image *img;     /* NULL: raw */
-  uint64_t size;               /* guest bytes */
-};
-
 /* --- Open ----------------------------------------------------------- */
 
-/* What QEMU takes for something else than raw. */
+/* These are the first bytes by which QEMU recognizes formats other than raw. */
 static const struct {
   const char *format;
   unsigned at, len;
@@ -44,7 +39,8 @@ static const struct {
   { "bochs", 0, 22, "Bochs Virtual HD Image" },
 };
 
-/* Where the header names no format the first bytes decide, as with QEMU. */
+/* Finds the format by the first bytes, as QEMU does, where the header names
+ * none. */
 static int
 probe (struct io_store *io, bool *is_qcow2, struct fault *f)
 {
@@ -92,79 +88,8 @@ open_raw (struct qcow2_backing *b, struct fault *f)
 }
 
 static int
-open_qcow2 (struct qcow2_backing *b, const struct qcow2_image *img,
-            const char *path, unsigned depth, struct fault *f)
-{
-  const struct qcow2_open_params params = {
-    .path = path, .cache_bytes = QCOW2_BACKING_CACHE_BYTES,
-    .host_files = img->host_files,
-    .log = img->log_sink,
-  };
-  int r;
-
-  r = qcow2_open_at_depth (b->io, &params, depth, &b->img, f);
-  if (r == 0)
-    b->size = b->img->header.geo.virtual_size;
-  return r;
-}
-
-static int
-open_file (struct qcow2_backing *b, const struct qcow2_image *img,
-           const char *name, const char *format, unsigned depth,
-           struct fault *f)
-{
-  CLEANUP_FREE char *path = NULL;
-  bool is_qcow2 = false;
-  int r;
-
-  r = qcow2_host_file_open (img, name, 0, IO_LOCK_READ, &path, &b->io, f);
-  if (r < 0)
-    return fault_io (f, -r, UINT64_MAX, "%s", strerror (-r));
-  r = choose_format (b->io, format, &is_qcow2, f);
-  if (r < 0)
-    return r;
-  return is_qcow2 ? open_qcow2 (b, img, path, depth, f) : open_raw (b, f);
-}
-
-int
-qcow2_backing_open (struct qcow2_image *img, const char *name,
-                    const char *format, unsigned depth, struct fault *f)
-{
-  struct qcow2_backing *b;
-  struct fault below = { 0 };
-  int r;
-
-  if (depth > QCOW2_MAX_BACKING_DEPTH)
-    return fault_unsupported (f, "the backing chain is deeper than %d files, "
-                              "or a loop", QCOW2_MAX_BACKING_DEPTH);
-  b = calloc (1, sizeof *b);
-  if (b == NULL)
-    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
-  r = open_file (b, img, name, format, depth, &below);
-  if (r < 0) {
-    qcow2_backing_close (b);
-    return fault_set (f, below.kind, -r, UINT64_MAX, "backing file %.160s: "
-                      "%s", name, below.msg);
-  }
-  img->backing = b;
-  return 0;
-}
-
-void
-qcow2_backing_close (struct qcow2_backing *b)
-{
-  if (b == NULL)
-    return;
-  qcow2_close (b->img);
-  io_close (b->io);
-  free (b);
-}
-
-/* --- Use ------------------------------------------------------------ */
-
-int
-qcow2_backing_read (struct qcow2_backing *b, void *buf, uint64_t guest_off,
-                    size_t len)
+backing_read (const struct qcow2_backing *b, void *buf, uint64_t guest_off,
+              size_t len)
 {
   uint64_t left = guest_off < b->size ? b->size - guest_off : 0;
   size_t here = MIN_OF (left, len);
@@ -177,7 +102,29 @@ qcow2_backing_read (struct qcow2_backing *b, void *buf, uint64_t guest_off,
   return io_pread (b->io, buf, here, guest_off);
 }
 
-/* What extent E of IMG shows in the end; its length may be cut. */
+int
+qcow2_backing_open (struct qcow2_image *img, char **path, bool *is_qcow2,
+                    struct fault *f)
+{
+  struct qcow2_backing *b = calloc (1, sizeof *b);
+  int r;
+
+  if (b == NULL)
+    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  img->backing = b;
+  b->read = backing_read;
+  r = qcow2_host_file_open (img, img->header.backing_name, 0, IO_LOCK_READ,
+                            path, &b->io, f);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "%s", strerror (-r));
+  r = choose_format (b->io, img->header.backing_format, is_qcow2, f);
+  return r < 0 || *is_qcow2 ? r : open_raw (b, f);
+}
+
+/* --- Use ------------------------------------------------------------ */
+
+/* Sets *KIND to what a guest reads from extent E of IMG through the whole chain
+ * (QCOW2_ZERO or QCOW2_DATA).  May cut the extent. */
 static int
 resolve_extent (struct qcow2_image *img, struct qcow2_extent *e,
                 enum qcow2_kind *kind)
@@ -193,7 +140,7 @@ resolve_extent (struct qcow2_image *img, struct qcow2_extent *e,
   return r;
 }
 
-/* The run of one kind that starts at GUEST_OFF of IMG. */
+/* Finds the run of one kind that starts at GUEST_OFF of IMG. */
 static int
 image_status (struct qcow2_image *img, uint64_t guest_off, uint64_t *len,
               enum qcow2_kind *kind)

@@ -1,27 +1,28 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The table cache: L2 tables, refcount blocks and the clusters of snapshots'
- * L1 tables, in slices (QCOW2_SLICE_BYTES) by host offset, as they stand on
- * disk.  A slice knows nothing of the others of its table, but for creation,
- * which makes all of them or none, and the end of the table's cluster.
+/* Caches tables: L2 tables, refcount blocks and the clusters of snapshots' L1
+ * tables.  It keeps them in slices (QCOW2_SLICE_BYTES) by host offset, encoded
+ * as on disk.  A slice is independent of the others of its table, except that
+ * creation makes all of them or none, and that the table's cluster is freed as
+ * a whole.
  *
- * A slice is loading (its reader has the buffer), or loaded; within one hold of
- * the lock, while a table is made, also loading with a buffer.  Loaded ones may
- * be pinned by transactions, dirty (changed since the last writeback began)
- * and writing (copied into a writeback that has not ended).  Only a slice
- * that is none of these is ever evicted: the file lags behind the others, or
- * somebody holds a pointer.  So pinned and changed slices may exceed the
- * budget, and the cache shrinks back as they become clean.  Nothing here
- * writes (law 3): that is for the writeback alone.
+ * A slice is loading (its reader has the buffer) or loaded; within one hold of
+ * the lock, while a table is made, it may also be loading and have a buffer.
+ * A loaded one may be pinned by transactions, dirty (changed since the last
+ * writeback began) and writing (copied into a writeback that has not ended).
+ * Only a slice that is none of these is ever evicted: of the others the file
+ * has older bytes, or somebody holds a pointer.  So pinned and changed slices
+ * may exceed the budget, and the cache shrinks back as they become clean.
+ * Nothing here writes (law 3): only the writeback does.
  *
  * Eviction is CLOCK with a bounded number of steps a call, so that a cache
- * full of changed slices does not hold up everyone behind the lock; each
- * insertion, and each end of a transaction, tries to evict two slices while
- * the budget is exceeded.
+ * full of changed slices does not delay all threads that wait for the lock.
+ * Each insertion, and each end of a transaction, tries to evict two slices
+ * while the budget is exceeded.
  *
- * Protected by the image's lock.  The one who loads holds a pin, gives up the
- * lock for the read, and finds out afterwards whether a replay created the
- * slice in the meantime; those who wait sleep on img->loaded and then look
- * again from the start, because after a failure there is nothing to find.
+ * The image's lock protects it.  A thread that loads holds a pin, releases the
+ * lock for the read, and checks afterwards whether a replay created the slice
+ * in the meantime.  Threads that wait for it sleep on img->loaded and then
+ * search again from the start, because after a failure the slice is not there.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -130,7 +131,8 @@ in_use (const struct qcow2_slice *t)
   return t->pins > 0 || t->loading || t->dirty || t->writing;
 }
 
-/* Detach one slice that can go, NULL if none was met. */
+/* Detaches and returns one slice that may be evicted; NULL if MAX_CLOCK_STEPS
+ * steps found none. */
 static struct qcow2_slice *
 evict (struct qcow2_cache *c)
 {
@@ -152,8 +154,8 @@ evict (struct qcow2_cache *c)
   return NULL;
 }
 
-/* An empty slice for HOST_OFF, with the buffer of an evicted one if there
- * was one to evict, else none. */
+/* Adds a slice for HOST_OFF without contents.  It has the buffer of an evicted
+ * slice if one was evicted, else none.  Returns NULL if there is no memory. */
 static struct qcow2_slice *
 add_slice (struct qcow2_cache *c, uint64_t host_off)
 {
@@ -185,20 +187,12 @@ qcow2_cache_trim_locked (struct qcow2_image *img)
   struct qcow2_cache *c = &img->cache;
 
   assert (lock_held (&img->lock));
-  /* Not worth a search where nearly all are changed. */
+  /* A search is not worth its time if nearly all slices are changed. */
   if (c->nr_slices > c->budget && c->nr_dirty < c->nr_slices / 4 * 3) {
     free_slice (evict (c));
     if (c->nr_slices > c->budget)
       free_slice (evict (c));
   }
-}
-
-uint64_t
-qcow2_tables_end_locked (const struct qcow2_image *img)
-{
-  /* The crash may have cut off a table that the file names already. */
-  return MAX_OF (qcow2_host_end (img), img->replaying ?
-                 qcow2_refcount_coverage (img) : 0);
 }
 
 static bool
@@ -250,7 +244,8 @@ qcow2_cache_get_whole_locked (struct qcow2_txn *txn, uint64_t host_off)
     qcow2_txn_missing_locked (txn, QCOW2_MISSING_TABLE, host_off) : r;
 }
 
-/* The read is over, with result R, and BUF holds what it gave. */
+/* Ends a load whose read into BUF returned R: pins the slice in TXN, or removes
+ * it if the read failed. */
 static int
 finish_load (struct qcow2_txn *txn, struct qcow2_slice *t, uint8_t *buf,
              int r)
@@ -286,6 +281,7 @@ load_new (struct qcow2_txn *txn, uint64_t host_off)
 
   if (!t)
     return -ENOMEM;
+  img->cache.nr_loads++;
   t->loading = true;
   t->pins++;
   buf = t->data;
@@ -328,8 +324,8 @@ qcow2_cache_load_locked (struct qcow2_txn *txn, uint64_t host_off, size_t len)
   return r;
 }
 
-/* A slice at OFF with a buffer that nobody else uses, without contents of its
- * own (and loading) if it is new.  It stays in the cache. */
+/* Makes sure that the cache has a slice at OFF with a buffer that nobody else
+ * uses.  One that is new is loading, and has no contents. */
 static int
 get_blank (struct qcow2_txn *txn, uint64_t off)
 {
@@ -349,7 +345,7 @@ get_blank (struct qcow2_txn *txn, uint64_t off)
   return t->data ? 0 : -ENOMEM;
 }
 
-/* Undo get_blank, where it did something. */
+/* Undoes get_blank, if that did something. */
 static void
 drop_blank (struct qcow2_cache *c, uint64_t off)
 {
@@ -357,7 +353,7 @@ drop_blank (struct qcow2_cache *c, uint64_t off)
 
   if (!t || !t->loading)
     return;
-  if (t->pins > 0) {            /* somebody reads it, elsewhere */
+  if (t->pins > 0) {            /* a thread reads it, into another buffer */
     free (t->data);
     t->data = NULL;
     return;
@@ -366,8 +362,8 @@ drop_blank (struct qcow2_cache *c, uint64_t off)
   free_slice (t);
 }
 
-/* What was get_blank's is the table's, with the bytes of SOURCE or zeroes.
- * Where it was being loaded, the reader will find its own buffer unwanted. */
+/* Makes the slice of get_blank a part of the table, with the bytes of SOURCE or
+ * zeroes.  A thread that was loading it discards its own buffer later. */
 static void
 fill_blank (struct qcow2_txn *txn, uint64_t off,
             const struct qcow2_slice *source, bool is_refblock)
@@ -420,8 +416,8 @@ qcow2_cache_create_locked (struct qcow2_txn *txn, uint64_t host_off,
 static void
 forget_slice (struct qcow2_image *img, struct qcow2_slice *t)
 {
-  /* It must not be written over what the cluster becomes next; a pinned one
-   * goes later, by eviction. */
+  /* It must not be written over the next content of the cluster.  A pinned one
+   * is evicted later. */
   qcow2_cache_clean_locked (img, t);
   t->forgotten = true;
   if (in_use (t))
@@ -453,6 +449,49 @@ qcow2_cache_forget_locked (struct qcow2_image *img, uint64_t host_idx,
     if (t->host_off >= first && t->host_off < end)
       forget_slice (img, t);
   }
+}
+
+int
+qcow2_cache_settle_locked (struct qcow2_txn *txn, uint64_t host_off,
+                           uint64_t len)
+{
+  const unsigned size = qcow2_slice_size (&txn->img->header.geo);
+  const struct qcow2_slice *t;
+
+  assert (lock_held (&txn->img->lock));
+  for (uint64_t at = 0; at < len; at += size) {
+    t = find (&txn->img->cache, host_off + at);
+    if (t && t->loading)
+      return qcow2_txn_missing_locked (txn, QCOW2_MISSING_SLICE, host_off + at);
+  }
+  return 0;
+}
+
+void
+qcow2_cache_overwrite_locked (struct qcow2_image *img, uint64_t host_off,
+                              const uint8_t *bytes, uint64_t len)
+{
+  const unsigned size = qcow2_slice_size (&img->header.geo);
+  struct qcow2_slice *t;
+
+  assert (lock_held (&img->lock));
+  for (uint64_t at = 0; at < len; at += size) {
+    t = find (&img->cache, host_off + at);
+    if (!t)
+      continue;
+    assert (!t->loading && !t->dirty && !t->writing);
+    memcpy (t->data, bytes + at, size);
+    t->forgotten = t->is_refblock = false;
+  }
+}
+
+const struct qcow2_slice *
+qcow2_cache_unwritten_locked (struct qcow2_image *img, uint64_t host_off)
+{
+  const struct qcow2_slice *t = find (&img->cache, host_off);
+
+  assert (lock_held (&img->lock));
+  return t && !t->loading && (t->dirty || t->writing) ? t : NULL;
 }
 
 void

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Compressed clusters: where their bytes lie, and expanding them.
+/* Locates, reads and decompresses compressed clusters.
  *
- * The descriptor counts sectors, not bytes: what is read may end in the
- * middle of the next compressed cluster, so both decoders stop after one
- * cluster's worth of output and ignore what follows.  Anything but exactly
- * one cluster of output is -EIO.
+ * The descriptor counts sectors, not bytes: the bytes that are read may end in
+ * the middle of the next compressed cluster.  So both decoders stop after one
+ * cluster's worth of output and ignore the rest of the input.  Any other amount
+ * of output than exactly one cluster is -EIO.
  *
- * Pure apart from the read; memory per call is the compressed bytes (two
- * clusters at the most, by the width of the sector count) plus the decoder's
- * state.  Nothing is cached.  Writing compressed clusters is left out.
+ * It changes nothing and may run in any thread, without a lock.  A call takes
+ * memory for the compressed bytes (two clusters at the most, by the width of
+ * the sector count) and the decoder's state.  expanded.c keeps some, and codec.c
+ * compresses.
  */
 #include <errno.h>
 
@@ -18,8 +19,9 @@
 #include "aligned.h"
 #include "image.h"
 
-/* Raw deflate.  QEMU compresses with a window of 2^12; the largest window
- * reads that and whatever other tools wrote. */
+/* Selects raw deflate (by the sign) with the largest window.  QEMU compresses
+ * with a window of 2^12; the largest one reads that and the output of all other
+ * tools. */
 #define INFLATE_WINDOW_BITS (-15)
 
 void
@@ -32,6 +34,24 @@ qcow2_compressed_extent (const struct qcow2_image *img, uint64_t entry,
 
   *host_off = entry & ((UINT64_C (1) << x) - 1);
   *len = (more + 1) * 512 - *host_off % 512;
+}
+
+void
+qcow2_entry_clusters (const struct qcow2_image *img, uint64_t entry,
+                      uint64_t *first, uint64_t *count)
+{
+  const unsigned bits = img->header.geo.cluster_bits;
+  uint64_t off, len;
+
+  if (entry & QCOW2_L2_COMPRESSED) {
+    /* Both below 2^62: no overflow. */
+    qcow2_compressed_extent (img, entry, &off, &len);
+    *first = off >> bits;
+    *count = ((off + len - 1) >> bits) - *first + 1;
+    return;
+  }
+  *first = (entry & QCOW2_OFFSET_MASK) >> bits;
+  *count = *first != 0;
 }
 
 static int
@@ -55,8 +75,8 @@ expand_zlib (const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len)
   return r == Z_MEM_ERROR ? -ENOMEM : -EIO;
 }
 
-/* In one go, which unlike streaming allocates no window of the size that the
- * frame asks for. */
+/* Decompresses a zstd frame in one call, which, unlike streaming, allocates no
+ * window of the size that the frame asks for. */
 static int
 expand_zstd (const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len)
 {
@@ -72,9 +92,19 @@ expand_zstd (const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len)
 }
 
 int
-qcow2_compressed_read (struct qcow2_image *img, uint64_t entry, uint8_t *out)
+qcow2_compressed_expand (const struct qcow2_image *img, const uint8_t *in,
+                         size_t len, uint8_t *out)
 {
   const struct qcow2_geometry *g = &img->header.geo;
+
+  return g->compression_type == 0
+    ? expand_zlib (in, len, out, g->cluster_size)
+    : expand_zstd (in, len, out, g->cluster_size);
+}
+
+int
+qcow2_compressed_read (struct qcow2_image *img, uint64_t entry, uint8_t *out)
+{
   CLEANUP_FREE uint8_t *in = NULL;
   uint64_t host_off, len;
   int r;
@@ -84,9 +114,5 @@ qcow2_compressed_read (struct qcow2_image *img, uint64_t entry, uint8_t *out)
   if (in == NULL)
     return -ENOMEM;
   r = io_pread (img->io, in, len, host_off);
-  if (r < 0)
-    return r;
-  return g->compression_type == 0
-    ? expand_zlib (in, len, out, g->cluster_size)
-    : expand_zstd (in, len, out, g->cluster_size);
+  return r < 0 ? r : qcow2_compressed_expand (img, in, len, out);
 }

@@ -1,13 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A new, empty version 3 image, laid out as qemu-img create does:
+/* Creates an empty version 3 image, laid out as qemu-img create does:
  *
  *   cluster 0: header | refcount table | refcount blocks | active L1 table
  *
+ * The active disk of a pool is one sector, and its L1 table has room for the
+ * longest disk that the pool may hold, because the size in the header grows
+ * with the disks (qcow2_size_for_header).
+ *
  * The refcount blocks cover just these clusters.  Until all of them are durable
- * a mark is where the header will be, so that an image whose making was cut off
- * is known as one, and can be made again.  The L1 table is all zeroes: the file
- * is extended, but on a device, which may hold other bytes, they are written.
- * No threads.  Makes no store: that is dedup/create.c, on top of this.
+ * a mark is in place of the header, so that an image whose creation was
+ * interrupted is recognized and can be created again.  The L1 table is all
+ * zeroes: a file is extended, which makes them; on a device, which may hold
+ * other bytes, they are written.  No threads.  Creating a store is left to
+ * dedup/, above this room.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -17,7 +22,7 @@
 #include "header-format.h"
 #include "image.h"
 
-/* In the first sector. */
+/* The mark of an unfinished image, at the start of its first sector. */
 static const char making_mark[16] = QCOW2_MAKING_MARK;
 
 struct layout {
@@ -33,33 +38,38 @@ check_params (const struct qcow2_create_params *p, struct fault *f)
     return fault_usage (f, "cluster size must be from 512 bytes to 2 MiB");
   if (p->refcount_order > 6)
     return fault_usage (f, "refcount width must be from 1 to 64 bits");
-  if (p->virtual_size == 0)
+  if (p->compression_type > 1)
+    return fault_usage (f, "compression type must be zlib or zstd");
+  if (p->virtual_size == 0 && p->max_disk_size == 0)
     return fault_usage (f, "disk size must not be 0");
-  if (p->virtual_size > INT64_MAX - 511)
+  if (p->virtual_size > INT64_MAX - 511 || p->max_disk_size > INT64_MAX - 511)
     return fault_usage (f, "disk size is too large");
   return 0;
 }
 
-/* Geometry and L1 size; the offsets are still to come. */
+/* Sets geometry and L1 size.  lay_out sets the offsets. */
 static int
 derive_header (const struct qcow2_create_params *p, struct qcow2_header *h,
                struct fault *f)
 {
   struct qcow2_geometry *g = &h->geo;
-  uint64_t l1_entries, limit;
+  uint64_t l1_entries, limit, longest;
 
   memset (h, 0, sizeof *h);
   g->version = 3;
   g->cluster_bits = p->cluster_bits;
   g->cluster_size = UINT64_C (1) << p->cluster_bits;
+  g->compression_type = p->compression_type;
   g->refcount_bits = 1u << p->refcount_order;
   g->refblock_entries = g->cluster_size * 8 / g->refcount_bits;
   g->l2_entry_size = sizeof (be64);
   g->l2_entries = g->cluster_size / g->l2_entry_size;
   /* QEMU counts a disk in sectors and would not see a part of one. */
-  g->virtual_size = round_up_pow2 (p->virtual_size, 512);
+  g->virtual_size = round_up_pow2 (MAX_OF (p->virtual_size, 1), 512);
   g->nr_clusters = div_round_up (g->virtual_size, g->cluster_size);
-  l1_entries = div_round_up (g->nr_clusters, g->l2_entries);
+  longest = div_round_up (MAX_OF (g->virtual_size, p->max_disk_size),
+                          g->cluster_size);
+  l1_entries = div_round_up (longest, g->l2_entries);
   limit = QCOW2_MAX_L1_BYTES / sizeof (be64);
   if (l1_entries > limit)
     return fault_usage (f, "disk size is above the maximum of %llu bytes for "
@@ -71,8 +81,9 @@ derive_header (const struct qcow2_create_params *p, struct qcow2_header *h,
   return 0;
 }
 
-/* The refcount blocks count themselves and the table that lists them: repeat
- * until nothing grows.  Each round adds less than the one before. */
+/* Computes the layout.  The refcount blocks count themselves and the table that
+ * lists them, so it repeats until nothing grows; each round adds less than the
+ * one before. */
 static void
 lay_out (struct qcow2_header *h, struct layout *l)
 {
@@ -95,7 +106,7 @@ lay_out (struct qcow2_header *h, struct layout *l)
   h->l1_off = (l->total - l->l1_clusters) * g->cluster_size;
 }
 
-/* Entry I of refcounts BITS wide, all zero before, becomes 1. */
+/* Sets entry I of refcounts BITS wide, which was 0, to 1. */
 static void
 set_one (uint8_t *refcounts, unsigned bits, uint64_t i)
 {
@@ -105,7 +116,8 @@ set_one (uint8_t *refcounts, unsigned bits, uint64_t i)
     refcounts[i * bits / 8] |= 1 << (i * bits % 8);
 }
 
-/* Refcount table and blocks: BUF holds them in the order of the file. */
+/* Fills BUF with the refcount table and the blocks, in the order of the
+ * file. */
 static void
 fill_refcounts (const struct qcow2_geometry *g, const struct layout *l,
                 uint8_t *buf)
@@ -123,7 +135,7 @@ fill_refcounts (const struct qcow2_geometry *g, const struct layout *l,
     set_one (blocks, g->refcount_bits, i);
 }
 
-/* The first cluster becomes the mark and zeroes; so durable before anything
+/* Writes the mark and zeroes to the first cluster and syncs, before anything
  * else is written.  BUF is all zeroes, before and after. */
 static int
 write_mark (struct io_store *io, uint64_t cluster_size, uint8_t *buf)
@@ -145,8 +157,8 @@ qcow2_is_unfinished (struct io_store *io)
   return r < 0 ? r : memcmp (head, making_mark, sizeof head) == 0;
 }
 
-/* TOTAL bytes, zeroes behind the first cluster but for what may be on a
- * device. */
+/* Makes the file TOTAL bytes long, with zeroes behind the first cluster.  On a
+ * device other bytes may be there. */
 static int
 set_size (struct io_store *io, uint64_t total, uint64_t cluster_size)
 {
@@ -163,8 +175,8 @@ clear_l1 (struct io_store *io, const struct qcow2_header *h,
     : io_pwrite_zeroes (io, h->l1_off, l->l1_clusters * h->geo.cluster_size);
 }
 
-/* BUF, all zeroes, has room for the refcount table and blocks, or for the
- * header. */
+/* Writes the whole image, the header last.  BUF, all zeroes, has room for the
+ * refcount table and blocks, or for the header. */
 static int
 write_image (struct io_store *io, const struct qcow2_header *h,
              const struct layout *l, uint8_t *buf)

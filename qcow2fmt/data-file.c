@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The external data file (specification, incompatible bit 2): guest clusters
- * are there, each at its guest offset, without refcounts; an L2 entry says
- * whether they are, and must name that offset.  There are no compressed
- * clusters and no internal snapshots.
+/* Opens the external data file of an image (specification, incompatible
+ * bit 2).
  *
- * The name in the header counts from the directory of the image, as that of a
- * backing file does.  (QEMU takes it from the directory it runs in.)
+ * Such a file holds the guest clusters, each at its guest offset and without
+ * refcounts.  An L2 entry says whether a cluster is allocated there, and must
+ * name that offset.  There are no compressed clusters and no internal
+ * snapshots.
+ *
+ * A relative name in the header starts at the directory of the image, as that
+ * of a backing file does.  (QEMU starts at the directory that it runs in.)
+ * host-file.c decides whether the file may be opened.  Runs at open only,
+ * single-threaded.
  */
 #include <errno.h>
 #include <string.h>

@@ -1,29 +1,30 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Persistent dirty bitmaps (specification, "Bitmaps extension"): those that
- * are enabled have to say of each change of the disk that it was there.
+/* Keeps persistent dirty bitmaps up to date (specification, "Bitmaps
+ * extension"): an enabled bitmap has to record each part of the disk that
+ * changes.
  *
  *   open            the directory is read; a bitmap that is enabled and not in
  *                   use is tracked
  *   first change    each tracked one is marked in use, durably, before any
  *                   guest byte changes; so a crash leaves it marked, which is
  *                   how the format says that it can no longer be relied on
- *   while open      what is written is noted in memory, a bit a granule
- *   clean close     what was noted is added to the bits in the file; a part
- *                   that had no cluster gets one, by a record like any table;
- *                   and once all that is durable the marks go
+ *   while open      written ranges are noted in memory, a bit a granule
+ *   clean close     the noted bits are added to those in the file; a part that
+ *                   had no cluster gets one, by a record like any table; and
+ *                   once all that is durable the marks are removed
  *
- * A bitmap that is disabled does not change.  One that is in use already, or
- * that this program does not understand, is marked and left.  (The mark is
- * written again in each session: what is in the host's cache may be what a
- * failed sync has lost.)  If the directory
- * itself can't be right, or shares a cluster with something else, autoclear bit 0
- * is cleared with the first change, which gives all of them up; at open already
- * where the refcounts can be made anew without them (rebuild.c), so that what
- * they had becomes free.  Of a bitmap nothing is written in place that anything
- * else refers to.
+ * A disabled bitmap is not changed.  One that is in use already, or that this
+ * program does not understand, is marked and otherwise left alone.  (The mark
+ * is written again in each session, because the one that is read may be in the
+ * host's cache only, after a failed sync.)  If the directory itself is not
+ * valid, or shares a cluster with something else, autoclear bit 0 is cleared
+ * with the first change, which gives up all bitmaps.  It is cleared at open
+ * already if the refcounts can be rebuilt without them (rebuild.c), so that
+ * their clusters become free.  No cluster of a bitmap is written in place if
+ * anything else refers to it.
  *
- * Bits are noted under the image's lock; all the rest is done at open, under
- * the gate or its like, and at close, one at a time.
+ * Bits are noted under the image's lock, by any thread.  All the rest is done
+ * by one thread at a time: at open, before the first change, and at close.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -31,7 +32,7 @@
 #include <string.h>
 
 #include "aligned.h"
-#include "bitmap.h"
+#include "bitset.h"
 #include "checked.h"
 #include "header-format.h"
 #include "image.h"
@@ -46,17 +47,6 @@
 
 #define ENTRY_ALL_ONES UINT64_C (1)
 
-struct qcow2_dirty_bitmap {
-  uint64_t entry_off;          /* of its directory entry */
-  uint64_t table_off;
-  uint64_t table_entries;
-  uint32_t flags;              /* as in the file */
-  unsigned granularity_bits;
-  char name[64];               /* cut, for messages */
-  bool tracked;
-  struct qcow2_bitmap *noted;  /* owned; of tracked ones */
-};
-
 /* --- Open ------------------------------------------------------------ */
 
 static uint64_t
@@ -65,7 +55,7 @@ bits_per_cluster (const struct qcow2_image *img)
   return img->header.geo.cluster_size * 8;
 }
 
-/* Is it one that this program can keep up to date? */
+/* Returns whether this program can keep bitmap B up to date. */
 static bool
 understood (const struct qcow2_image *img, const struct qcow2_wire_bitmap *w,
             const struct qcow2_dirty_bitmap *b)
@@ -93,8 +83,9 @@ take_name (struct qcow2_dirty_bitmap *b, const uint8_t *name, size_t len)
     b->name[i] = name[i] < ' ' || name[i] > '~' ? '?' : (char) name[i];
 }
 
-/* The entry at *AT of the directory DIR, LEN bytes at host DIR_OFF.  False:
- * it can't be right. */
+/* Decodes into B the entry at *AT of the directory DIR, which has LEN bytes at
+ * offset DIR_OFF of the file, and moves *AT behind it.  Returns false if it is
+ * not valid. */
 static bool
 decode_entry (const struct qcow2_image *img, const uint8_t *dir, size_t len,
               uint64_t dir_off, size_t *at, struct qcow2_dirty_bitmap *b)
@@ -141,14 +132,14 @@ decode_directory (struct qcow2_image *img, const uint8_t *dir, size_t len,
 
     if (!decode_entry (img, dir, len, dir_off, &at, b))
       return -EINVAL;
-    if (b->tracked && (b->noted = qcow2_bitmap_new ()) == NULL)
+    if (b->tracked && (b->noted = qcow2_bitset_new ()) == NULL)
       return -ENOMEM;
     bs->nr_tracked += b->tracked;
   }
   return 0;
 }
 
-/* -EINVAL: the bitmaps can't be right. */
+/* Reads the directory of bitmaps.  Returns -EINVAL if it is not valid. */
 static int
 load_directory (struct qcow2_image *img, const struct qcow2_wire_bitmaps *w)
 {
@@ -202,16 +193,27 @@ qcow2_bitmaps_free (struct qcow2_image *img)
   struct qcow2_dirty_bitmaps *bs = &img->bitmaps;
 
   for (size_t i = 0; bs->v && i <= bs->nr; i++)
-    qcow2_bitmap_free (bs->v[i].noted);
+    qcow2_bitset_free (bs->v[i].noted);
   free (bs->v);
   memset (bs, 0, sizeof *bs);
 }
 
 /* --- Where they are --------------------------------------------------------- */
 
-/* Bytes of bitmap tables that are read to find the clusters of bits: they are for
- * a million clusters, 16 TiB of disk each by default in clusters of 4 KiB. */
+/* Limits how many bytes of bitmap tables are read to find the clusters of
+ * bits.  They name a million clusters; of 4 KiB, and with granules of 4 KiB,
+ * these have the bits of 128 TiB: eight bitmaps of a disk of 16 TiB. */
 #define MAX_TABLE_BYTES (UINT64_C (8) << 20)
+
+/* Returns whether an entry of a bitmap's table is 0 or the place of a cluster.  Bits are
+ * neither read nor written where another one leads, and neither a check nor a rebuild
+ * counts it: the place may be anybody's. */
+static bool
+is_place (const struct qcow2_image *img, uint64_t entry)
+{
+  return entry == (entry & QCOW2_OFFSET_MASK) &&
+    entry % img->header.geo.cluster_size == 0;
+}
 
 static int
 each_cluster (struct qcow2_image *img, const struct qcow2_dirty_bitmap *b,
@@ -222,8 +224,8 @@ each_cluster (struct qcow2_image *img, const struct qcow2_dirty_bitmap *b,
   int r = qcow2_flat_load (img->io, &t, b->table_off, b->table_entries);
 
   for (uint64_t i = 0; r == 0 && i < t.nr; i++)
-    if (t.v[i] & QCOW2_OFFSET_MASK)
-      cb (opaque, t.v[i] & QCOW2_OFFSET_MASK, img->header.geo.cluster_size);
+    if (t.v[i] != 0 && is_place (img, t.v[i]))
+      cb (opaque, t.v[i], img->header.geo.cluster_size);
   qcow2_flat_free (&t);
   return r;
 }
@@ -251,43 +253,15 @@ qcow2_bitmaps_each (struct qcow2_image *img,
   return r;
 }
 
-/* Has each cluster of a range one reference, which is not the anchor's?
- * -EAGAIN: see qcow2.h. */
-static int
-look_once_locked (struct qcow2_txn *txn, uint64_t host_off, uint64_t len,
-                  bool *once)
+static bool
+read_failed (struct qcow2_image *img)
 {
-  const unsigned bits = txn->img->header.geo.cluster_bits;
-  uint64_t i, refcount;
-  bool anchored;
-  int r = 0;
-
-  *once = true;
-  for (i = host_off >> bits; *once && r == 0 && len > 0 &&
-         i <= (host_off + len - 1) >> bits; i++) {
-    r = qcow2_get_refcount_locked (txn, i, &refcount, &anchored);
-    *once = r == 0 && refcount == 1 && !anchored;
-  }
-  return r;
+  LOCK_FOR_SCOPE (&img->lock);
+  return qcow2_read_failed_locked (img);
 }
 
-int
-qcow2_used_once (struct qcow2_image *img, uint64_t host_off, uint64_t len,
-                 bool *once)
-{
-  struct qcow2_txn txn;
-  int r;
-
-  qcow2_txn_begin (img, &txn);
-  do {
-    lock_acquire (&img->lock);
-    r = look_once_locked (&txn, host_off, len, once);
-    lock_release (&img->lock);
-  } while (r == -EAGAIN && (r = qcow2_txn_load (&txn)) == 0);
-  qcow2_txn_end (&txn);
-  return r;
-}
-
+/* Refcounts that can't be read say nothing of the bitmaps: dropping these would
+ * leave their clusters behind. */
 int
 qcow2_bitmaps_check_place (struct qcow2_image *img)
 {
@@ -298,7 +272,7 @@ qcow2_bitmaps_check_place (struct qcow2_image *img)
   if (!bs->valid || bs->in_use)
     return 0;
   r = qcow2_used_once (img, bs->directory_off, bs->directory_len, &once);
-  if (r == -ENOMEM)
+  if (r == -ENOMEM || (r < 0 && read_failed (img)))
     return r;
   if (r < 0 || !once)
     qcow2_bitmaps_free (img);
@@ -342,6 +316,48 @@ qcow2_bitmaps_warn (struct qcow2_image *img)
     say (img, NULL, "is not valid: all bitmaps are given up");
 }
 
+/* Sets *OK to whether nothing but B uses its table and the clusters that it names, as far
+ * as refcounts tell. */
+static int
+check_entries (struct qcow2_image *img, const struct qcow2_dirty_bitmap *b, bool *ok)
+{
+  const uint64_t size = img->header.geo.cluster_size;
+  const uint64_t len = b->table_entries * sizeof (be64);
+  struct qcow2_flat t = { 0 };
+  int r = 0;
+
+  *ok = len <= MAX_TABLE_BYTES;
+  if (len == 0 || !*ok)
+    return 0;
+  r = qcow2_used_once (img, b->table_off, len, ok);
+  if (r == 0 && *ok)
+    r = qcow2_flat_load (img->io, &t, b->table_off, b->table_entries);
+  for (uint64_t i = 0; r == 0 && *ok && i < t.nr; i++) {
+    if (t.v[i] == 0 || t.v[i] == ENTRY_ALL_ONES)
+      continue;
+    *ok = is_place (img, t.v[i]);
+    if (*ok)
+      r = qcow2_used_once (img, t.v[i], size, ok);
+  }
+  qcow2_flat_free (&t);
+  return r;
+}
+
+/* Ends the tracking of B if its table names clusters that are not its own: somebody may
+ * get them while the image is open, and bits would be written over theirs at the close.
+ * Later it cannot be told any more whose they are. */
+static int
+verify (struct qcow2_image *img, struct qcow2_dirty_bitmap *b)
+{
+  bool ok;
+  int r = check_entries (img, b, &ok);
+
+  if (r == -ENOMEM || (r < 0 && read_failed (img)))
+    return r;
+  b->tracked = r == 0 && ok;
+  return 0;
+}
+
 int
 qcow2_bitmaps_begin (struct qcow2_image *img)
 {
@@ -357,6 +373,8 @@ qcow2_bitmaps_begin (struct qcow2_image *img)
 
     if (!(b->flags & FLAG_AUTO))
       continue;
+    if (b->tracked && (r = verify (img, b)) < 0)
+      return r;
     if (!b->tracked && !(b->flags & FLAG_IN_USE))
       say (img, b, "cannot be kept up to date: it is marked as in use, so "
            "that QEMU does not rely on it");
@@ -397,7 +415,7 @@ qcow2_bitmaps_note (struct qcow2_image *img, uint64_t guest_off,
     if (!b->tracked)             /* any granularity */
       continue;
     first = guest_off >> b->granularity_bits;
-    if (qcow2_bitmap_set (b->noted, first, ((end - 1) >> b->granularity_bits) -
+    if (qcow2_bitset_set (b->noted, first, ((end - 1) >> b->granularity_bits) -
                           first + 1) < 0) {
       b->tracked = false;      /* stays marked */
       say (img, b, "no memory to keep it up to date: it stays marked as in "
@@ -408,16 +426,16 @@ qcow2_bitmaps_note (struct qcow2_image *img, uint64_t guest_off,
 
 /* --- Close ------------------------------------------------------------------ */
 
-/* Add the noted bits of [FIRST, FIRST + bits of a cluster) to DATA. */
+/* Adds the noted bits of [FIRST, FIRST + NR) to DATA. */
 static void
 merge (const struct qcow2_dirty_bitmap *b, uint64_t first, uint64_t nr,
        uint8_t *data)
 {
-  uint64_t i = qcow2_bitmap_next (b->noted, first);
+  uint64_t i = qcow2_bitset_next (b->noted, first);
 
-  while (i != QCOW2_BITMAP_NONE && i - first < nr) {
+  while (i != QCOW2_BITSET_NONE && i - first < nr) {
     data[(i - first) / 8] |= 1u << (i - first) % 8;
-    i = qcow2_bitmap_next (b->noted, i + 1);
+    i = qcow2_bitset_next (b->noted, i + 1);
   }
 }
 
@@ -427,7 +445,7 @@ overlaps (uint64_t off, uint64_t len, uint64_t other, uint64_t other_len)
   return off < other + other_len && other < off + len;
 }
 
-/* Does T, or a table that it names, lie in the range? */
+/* Returns whether T, or a table that it names, overlaps the range. */
 static bool
 overlaps_tables (const struct qcow2_image *img, const struct qcow2_flat *t,
                  uint64_t off, uint64_t len)
@@ -443,8 +461,9 @@ overlaps_tables (const struct qcow2_image *img, const struct qcow2_flat *t,
   return false;
 }
 
-/* A directory that lies about where a bitmap is must not make it be written
- * over what the disk or the store is made of. */
+/* Returns whether a range of the file may belong to a bitmap: it overlaps
+ * neither header, tables nor the store.  A wrong directory must not make the
+ * program overwrite those. */
 static bool
 may_be_bitmap (struct qcow2_image *img, uint64_t off, uint64_t len)
 {
@@ -460,7 +479,8 @@ may_be_bitmap (struct qcow2_image *img, uint64_t off, uint64_t len)
     !overlaps_tables (img, &img->anchor.l1, off, len);
 }
 
-/* A cluster for a part of the bitmap that had none, with DATA in it. */
+/* Writes DATA, a cluster of bits, to a free cluster, and attaches that to the
+ * table entry at ENTRY_OFF, which had none. */
 static int
 add_cluster (struct qcow2_image *img, uint64_t entry_off, const uint8_t *data,
              qcow2_attach_cb attach, void *opaque)
@@ -485,7 +505,8 @@ add_cluster (struct qcow2_image *img, uint64_t entry_off, const uint8_t *data,
   return r;
 }
 
-/* The part of table entry TI.  DATA: a cluster of scratch. */
+/* Adds the noted bits of table entry TI to those in the file.  DATA is scratch
+ * space of one cluster.  Returns -EINVAL if its cluster must not be written. */
 static int
 save_part (struct qcow2_image *img, const struct qcow2_dirty_bitmap *b,
            uint64_t ti, uint8_t *data, qcow2_attach_cb attach, void *opaque)
@@ -499,10 +520,10 @@ save_part (struct qcow2_image *img, const struct qcow2_dirty_bitmap *b,
   r = io_pread (img->io, &wire, sizeof wire, entry_off);
   if (r < 0)
     return r;
-  off = be64_load (wire) & QCOW2_OFFSET_MASK;
-  if (be64_load (wire) == ENTRY_ALL_ONES)
+  off = be64_load (wire);
+  if (off == ENTRY_ALL_ONES)
     return 0;
-  if (be64_load (wire) != off || off % size != 0 ||
+  if (!is_place (img, off) ||
       off + size > round_up_pow2 (img->file_size, size) ||
       (off && !may_be_bitmap (img, off, size)))
     return -EINVAL;
@@ -523,19 +544,19 @@ save_bitmap (struct qcow2_image *img, const struct qcow2_dirty_bitmap *b,
              uint8_t *data, qcow2_attach_cb attach, void *opaque)
 {
   const uint64_t per = bits_per_cluster (img);
-  uint64_t i = qcow2_bitmap_next (b->noted, 0);
+  uint64_t i = qcow2_bitset_next (b->noted, 0);
   const uint64_t len = b->table_entries * sizeof (be64);
   bool once = true;
   int r = 0;
 
-  if (i == QCOW2_BITMAP_NONE)
+  if (i == QCOW2_BITSET_NONE)
     return 0;
   r = qcow2_used_once (img, b->table_off, len, &once);
   if (r < 0 || !once || !may_be_bitmap (img, b->table_off, len))
     return r < 0 ? r : -EINVAL;
-  while (i != QCOW2_BITMAP_NONE && r == 0) {
+  while (i != QCOW2_BITSET_NONE && r == 0) {
     r = save_part (img, b, i / per, data, attach, opaque);
-    i = qcow2_bitmap_next (b->noted, (i / per + 1) * per);
+    i = qcow2_bitset_next (b->noted, (i / per + 1) * per);
   }
   return r;
 }
@@ -592,40 +613,6 @@ qcow2_bitmaps_end (struct qcow2_image *img)
 }
 
 /* --- The change ---------------------------------------------------------------- */
-
-/* Is there an entry of a bitmap table at ENTRY_OFF? */
-static bool
-is_table_entry (const struct qcow2_image *img, uint64_t entry_off)
-{
-  for (size_t i = 0; i < img->bitmaps.nr; i++) {
-    const struct qcow2_dirty_bitmap *b = &img->bitmaps.v[i];
-
-    if (entry_off >= b->table_off && entry_off % sizeof (be64) == 0 &&
-        (entry_off - b->table_off) / sizeof (be64) < b->table_entries)
-      return true;
-  }
-  return false;
-}
-
-int
-qcow2_bitmap_apply_locked (struct qcow2_txn *txn, const struct qcow2_change *c)
-{
-  struct qcow2_image *img = txn->img;
-  const struct qcow2_geometry *g = &img->header.geo;
-  uint64_t within = c->table_idx % g->cluster_size;
-  be64 wire = be64_make (c->host_off);
-  struct qcow2_slice *t;
-  int r;
-
-  if (!is_table_entry (img, c->table_idx))
-    return -EINVAL;
-  t = qcow2_cache_get_locked (txn, c->table_idx - within, within, &r);
-  if (!t)
-    return r;
-  memcpy (t->data + within % qcow2_slice_size (g), &wire, sizeof wire);
-  qcow2_cache_dirty_locked (img, t);
-  return 0;
-}
 
 int
 qcow2_bitmap_attach_locked (struct qcow2_txn *txn, uint64_t entry_off,

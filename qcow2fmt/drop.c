@@ -1,56 +1,44 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Dropping the reference that an L2 entry's old value was.
+/* Drops the references of old L2 entries, and frees clusters with them.  The
+ * refcount of a cluster and whether it is anchored decide:
  *
- *   compressed              each host cluster it touches: refcount - 1
  *   anchored                refcount - 1; left with the anchor's own: freed,
  *                           unless held (hold.c frees it later)
+ *   not anchored, and the   refcount - 1; freed at 0.  No reference passes to the
+ *   entry is compressed     anchor, because no entry would need COPIED
  *   not anchored, 1         freed
  *   not anchored, above 1   the reference passes to the anchor: the refcount
- *                           stays, and nobody has to know which of the other
- *                           owners would now have to have COPIED
- *   a table (guard.c)       refcount - 1, but the table's own reference stays, and
- *                           the anchor's.  An L2 table of the disk that is not
- *                           written in place is copied before: then the
+ *                           stays, and nobody has to find out which of the
+ *                           other owners would now need COPIED
+ *   a table (guard.c)       refcount - 1, but the table's own reference stays,
+ *                           and the anchor's.  An L2 table of the disk that is
+ *                           not written in place is copied before: then the
  *                           cluster is one of the above
  *
- * Freed clusters go to quarantine with the log's present sequence number
+ * A compressed entry has a reference to each host cluster that it touches.
+ *
+ * Freed clusters are put into quarantine with the log's present sequence number
  * (law 6).  A request prepares all its drops, then makes all its changes under
- * the same hold of the lock: what was prepared stays pinned, so dropping needs
- * no load, also where two drops meet in one cluster; each drop looks at the
- * refcount of its own moment.
+ * the same hold of the lock.  The tables that it prepared stay pinned, so
+ * dropping needs no load, also where two of its drops hit the same cluster;
+ * each drop looks at the refcount of its own moment.
  *
  * An unanchored refcount never grows (only held, anchored clusters are
  * linked), so "above 1" at a drop was true when it was prepared, and the
- * anchor table was made then.
+ * anchor table was made then.  In an image with disks it grows when a lent table
+ * is copied, maybe for a later cluster of the same request; there the anchor
+ * table is always made.
  *
- * Protected by the image's lock.
+ * Protected by the image's lock.  Comparing and holding clusters (hold.c) and
+ * emptying the quarantine (alloc.c) are elsewhere.
  */
 #include <errno.h>
 
 #include "checked.h"
 #include "image.h"
 
-/* The host clusters that ENTRY refers to; false: none. */
-static bool
-clusters_of (const struct qcow2_image *img, uint64_t entry, uint64_t *first,
-             uint64_t *count)
-{
-  const struct qcow2_geometry *geo = &img->header.geo;
-  uint64_t off, len;
-
-  if (entry & QCOW2_L2_COMPRESSED) {
-    /* Both below 2^62: no overflow. */
-    qcow2_compressed_extent (img, entry, &off, &len);
-    *first = off >> geo->cluster_bits;
-    *count = ((off + len - 1) >> geo->cluster_bits) - *first + 1;
-    return true;
-  }
-  *first = (entry & QCOW2_OFFSET_MASK) >> geo->cluster_bits;
-  *count = 1;
-  return *first != 0;
-}
-
-/* Could one reference be dropped, beside the anchor's? */
+/* Returns whether there is a reference that could be dropped, beside the
+ * anchor's. */
 static bool
 can_drop (uint64_t host_idx, uint64_t refcount, bool anchored)
 {
@@ -69,8 +57,8 @@ look (struct qcow2_txn *txn, uint64_t host_idx, uint64_t *refcount,
   return r;
 }
 
-/* How many of NR clusters from HOST_IDX on are all in the guard, or none of
- * them?  Those that are, one by one. */
+/* Returns how many of NR clusters from HOST_IDX on are not guarded; 1 if the
+ * first one is. */
 static uint64_t
 guarded_alike (struct qcow2_image *img, uint64_t host_idx, uint64_t nr)
 {
@@ -86,9 +74,9 @@ misaligned (const struct qcow2_image *img, uint64_t entry)
     (entry & QCOW2_OFFSET_MASK) % img->header.geo.cluster_size != 0;
 }
 
-/* How many of at most NR clusters from HOST_IDX on are as the first one is,
- * and lie in its slice of the refcount block and its anchor part?  At least 1,
- * or -errno. */
+/* Sets *COUNT to how many clusters from HOST_IDX on, at least 1 and at most NR,
+ * have the first one's *REFCOUNT and *ANCHORED, and lie in the same slice of a
+ * refcount block and the same part of the anchor.  0 or -errno. */
 static int
 look_run (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr,
           uint64_t *count, uint64_t *refcount, bool *anchored)
@@ -115,8 +103,8 @@ look_run (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr,
   return 0;
 }
 
-/* The disk's L2 tables in this cluster that are copied before they change: copy
- * them now. */
+/* Copies the disk's L2 tables in this cluster that are not written in place; not
+ * in an image with disks, where they may be other roots', too. */
 static int
 copy_tables (struct qcow2_txn *txn, uint64_t host_idx)
 {
@@ -124,7 +112,7 @@ copy_tables (struct qcow2_txn *txn, uint64_t host_idx)
   const struct qcow2_geometry *g = &img->header.geo;
   int r = 0;
 
-  if (!qcow2_guard_stays_locked (img, host_idx))
+  if (!qcow2_guard_stays_locked (img, host_idx) || qcow2_lends_tables (img))
     return 0;
   for (uint64_t i = 0; i < img->l1.nr && r == 0; ++i)
     if ((img->l1.v[i] & QCOW2_OFFSET_MASK) >> g->cluster_bits == host_idx &&
@@ -135,8 +123,9 @@ copy_tables (struct qcow2_txn *txn, uint64_t host_idx)
   return r;
 }
 
-/* Can a reference to each be dropped?  PREPARE: copy the disk's tables among
- * them.  TO_ANCHOR: make what passing them to the anchor needs. */
+/* Checks that a reference to each of NR clusters can be dropped; else -EINVAL.
+ * PREPARE copies the disk's tables among them first; TO_ANCHOR makes the tables
+ * that passing a reference to the anchor needs. */
 static int
 look_all (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr, bool prepare,
           bool to_anchor)
@@ -149,7 +138,8 @@ look_all (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr, bool prepare,
     r = prepare ? copy_tables (txn, host_idx) : 0;
     if (r == 0)
       r = look_run (txn, host_idx, nr, &n, &refcount, &anchored);
-    if (r == 0 && to_anchor && !anchored && refcount > 1)
+    if (r == 0 && to_anchor && !anchored &&
+        (refcount > 1 || qcow2_lends_tables (txn->img)))
       r = qcow2_prepare_host_locked (txn, host_idx, n);
     if (r < 0)
       break;
@@ -168,11 +158,12 @@ qcow2_prepare_drop_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t nr)
   assert (lock_held (&img->lock));
   if (misaligned (img, entry))
     return -EINVAL;
-  if (!clusters_of (img, entry, &idx, &count))
+  qcow2_entry_clusters (img, entry, &idx, &count);
+  if (count == 0)
     return 0;
   r = look_all (txn, idx, compressed ? count : nr, true,
-                !compressed && !img->direct.on);
-  return r == 0 && img->direct.on ? qcow2_direct_reserve_locked (img) : r;
+                !compressed && !img->unlogged.on);
+  return r == 0 && img->unlogged.on ? qcow2_unlogged_reserve_locked (img) : r;
 }
 
 static void
@@ -204,15 +195,17 @@ free_run (struct qcow2_txn *txn, const struct qcow2_run *run)
                            img->log.seq_locked (img->log.opaque) : 0);
 }
 
-/* The cluster of a table that stays.  A reference that was never counted is
- * none to drop. */
+/* Drops a reference to a cluster whose table stays.  The refcount does not fall
+ * below the table's own and the anchor's reference: a reference that was never
+ * counted is not subtracted.  In an image with disks it stays as it is, because
+ * it says more about the table (debt.c): at worst a cluster leaks. */
 static void
 drop_table (struct qcow2_txn *txn, uint64_t host_idx, uint64_t refcount,
             bool anchored)
 {
   struct qcow2_run run = { host_idx, 1, false };
 
-  if (refcount > (anchored ? 2 : 1))
+  if (refcount > (anchored ? 2 : 1) && !qcow2_lends_tables (txn->img))
     set_refcounts (txn, &run, refcount - 1, anchored);
 }
 
@@ -228,13 +221,16 @@ drop_compressed (struct qcow2_txn *txn, uint64_t host_idx, bool trimmed)
   (void) r;
   if (qcow2_guard_stays_locked (txn->img, host_idx))
     drop_table (txn, host_idx, refcount, anchored);
-  else if (refcount == 1)
+  else if ((refcount == (anchored ? 2 : 1) ||
+            mutation (MUTATION_SHARED_FREED)) &&
+           !(anchored && qcow2_is_held_locked (txn->img, host_idx)))
     free_run (txn, &run);
   else
     set_refcounts (txn, &run, refcount - 1, anchored);
 }
 
-/* How many clusters of RUN are held, or not held, as the first one is? */
+/* Returns how many clusters of RUN, from the first on, are alike in being held
+ * or not; *HELD: which. */
 static uint64_t
 same_holds (const struct qcow2_image *img, const struct qcow2_run *run,
             bool *held)
@@ -250,7 +246,8 @@ same_holds (const struct qcow2_image *img, const struct qcow2_run *run,
   return n;
 }
 
-/* RUN's clusters are all alike. */
+/* Drops a reference to each cluster of RUN, all of which have this refcount,
+ * and are anchored and held alike. */
 static void
 drop_alike (struct qcow2_txn *txn, const struct qcow2_run *run,
             uint64_t refcount, bool anchored, bool held)
@@ -262,7 +259,7 @@ drop_alike (struct qcow2_txn *txn, const struct qcow2_run *run,
   else if (refcount == 1)
     free_run (txn, run);
   else if (txn->img->anchor.l1.nr > 0)
-    set_refcounts (txn, run, refcount, true);
+    qcow2_pass_to_anchor_locked (txn, run, refcount);
   else
     set_refcounts (txn, run, refcount - 1, false);
 }
@@ -300,17 +297,18 @@ qcow2_drop_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t nr,
   assert (lock_held (&img->lock));
   if (misaligned (img, entry))
     return -EINVAL;
-  if (!clusters_of (img, entry, &idx, &count))
+  qcow2_entry_clusters (img, entry, &idx, &count);
+  if (count == 0)
     return 0;
   if (!compressed)
     count = nr;
-  /* Again: another drop of the same request may have met these clusters. */
+  /* Checked again: another drop of this request may have hit these clusters. */
   r = look_all (txn, idx, count, false, false);
   assert (r != -EAGAIN);       /* prepared under this hold of the lock */
   if (r < 0)
     return r;
-  if (img->direct.on)
-    qcow2_direct_drop_locked (img, &(struct qcow2_run) {
+  if (img->unlogged.on)
+    qcow2_unlogged_drop_locked (img, &(struct qcow2_run) {
         idx, count, trimmed });
   else if (!compressed)
     drop_run (txn, idx, count, trimmed);

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Flat tables: the active L1, the anchor's L1 and the refcount table, each
- * contiguous in the file and whole in memory, in host byte order.
+/* Keeps flat tables in memory: the active L1, the anchor's L1 and the refcount
+ * table, each contiguous in the file, and whole and in host byte order in
+ * memory.
  *
- * Which parts changed is kept per page of 512 entries, so that a writeback
- * writes 4096 bytes for one changed entry and not up to 32 MiB.  Moving a
- * table makes all of it changed, because nothing of it is at the new place
- * as far as this file knows.
+ * Changes are tracked per page of 512 entries, so that a writeback writes 4096
+ * bytes for one changed entry and not up to 32 MiB.  Moving a table marks all
+ * of it as changed, because this file cannot know whether anything was written
+ * at the new place.
  *
- * No lock of its own: the image's lock protects a table once it is open.
+ * It has no lock of its own: the image's lock protects a table once the image
+ * is open.  Checking what the entries mean is left to the callers.
  */
 #include <errno.h>
 #include <stdlib.h>

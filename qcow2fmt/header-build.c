@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Building of the first cluster: for a new image, and anew for an image that
+/* Builds the first cluster of a new image, and rebuilds that of an image which
  * gets a store.
  *
- * Promises that what this program does not understand survives: fields past
- * the known header, unknown extensions, other feature names, the backing
- * name.  What decode accepted stays acceptable, and decoding gives back what
- * was put in.  Pure functions of the bytes: no I/O, no threads.
+ * Promises to keep what this program does not understand: fields past the known
+ * header, unknown extensions, other feature names, and the backing name.  A
+ * header that header.c accepted is still accepted after a rebuild, and decodes
+ * to the values that were put in.  The functions depend on the bytes only: no
+ * I/O, no threads.
  *
- * Room is short with clusters of 512 bytes.  The feature names are the only
- * part that nobody needs to read the image, so they give way first: all
- * names, then bit 48 alone, then none.
+ * Room is short with clusters of 512 bytes.  No program needs the feature names
+ * to read the image, so they are shortened first: all names, then bit 48
+ * alone, then none.
  */
 #include <errno.h>
 #include <string.h>
@@ -63,7 +64,7 @@ static const struct qcow2_wire_feature our_name = {
   0, 48, QCOW2_RECOVERY_NAME
 };
 
-/* The names that QEMU's tools know these bits by. */
+/* Names features as QEMU's tools do, and bit 48 as this program does. */
 static const struct qcow2_wire_feature standard_names[] = {
   { 0, 0, "dirty bit" },
   { 0, 1, "corrupt bit" },
@@ -82,7 +83,8 @@ is_ours (const uint8_t *entry)
   return entry[0] == our_name.type && entry[1] == our_name.bit;
 }
 
-/* OLD (which may be empty) with our entry appended or replaced. */
+/* Appends the feature names of OLD (which may be empty), without an entry of
+ * our bit, and then our entry. */
 static void
 put_extended_names (struct out *o, const struct qcow2_ext *old)
 {
@@ -109,8 +111,8 @@ put_names (struct out *o, const struct qcow2_ext *old, enum names names)
 
 /* --- A header for a store ------------------------------------------- */
 
-/* Copy the extensions of OLD that are kept as they are; the feature names
- * come back in *NAMES. */
+/* Copies the extensions of OLD that are kept unchanged.  The feature names are
+ * returned in *NAMES instead. */
 static void
 put_kept (struct out *o, const uint8_t *old, const struct qcow2_header *h,
           struct qcow2_ext *names)
@@ -129,24 +131,27 @@ put_kept (struct out *o, const uint8_t *old, const struct qcow2_header *h,
 
 static void
 patch_fields (uint8_t *buf, const struct qcow2_header_fields *fields,
-              uint64_t backing_off, uint64_t autoclear)
+              uint64_t backing_off, const struct qcow2_geometry *g)
 {
   struct qcow2_wire_header w;
 
   memcpy (&w, buf, sizeof w);
   w.backing_off = be64_make (backing_off);
+  w.size = be64_make (g->virtual_size);
   w.reftable_off = be64_make (fields->reftable_off);
   w.reftable_clusters = be32_make (fields->reftable_clusters);
   w.nr_snapshots = be32_make (fields->nr_snapshots);
   w.snapshots_off = be64_make (fields->snapshots_off);
   w.incompatible = be64_make (be64_load (w.incompatible) |
                               QCOW2_INCOMPAT_RECOVERY);
-  /* Whoever writes must clear the autoclear bits he does not keep true. */
-  w.autoclear = be64_make (autoclear);
+  /* A program that writes must clear the autoclear bits of features that it
+   * does not keep up. */
+  w.autoclear = be64_make (g->autoclear);
   memcpy (buf, &w, sizeof w);
 }
 
-/* Build into the zeroed NEW.  False if it does not fit. */
+/* Builds the first cluster in NEW, which is zeroed.  False if it does not
+ * fit. */
 static bool
 build (uint8_t *new, const uint8_t *old, const struct qcow2_header *h,
        const struct qcow2_header_fields *fields, const uint8_t *ext,
@@ -163,7 +168,7 @@ build (uint8_t *new, const uint8_t *old, const struct qcow2_header *h,
   put_ext_header (&o, QCOW2_EXT_END, 0);
   backing_off = h->geo.has_backing ? o.len : 0;
   put (&o, h->backing_name, h->geo.has_backing ? h->backing_len : 0);
-  patch_fields (new, fields, backing_off, h->geo.autoclear);
+  patch_fields (new, fields, backing_off, &h->geo);
   return !o.full;
 }
 
@@ -209,6 +214,8 @@ qcow2_header_create (uint8_t *buf, const struct qcow2_header *h)
     .reftable_clusters = be32_make (h->fields.reftable_clusters),
     .refcount_order = be32_make (__builtin_ctz (g->refcount_bits)),
     .header_length = be32_make (sizeof w),
+    .incompatible = be64_make (g->compression_type ? QCOW2_INCOMPAT_COMPRESSION : 0),
+    .compression_type = (uint8_t) g->compression_type,
   };
 
   memset (buf, 0, g->cluster_size);

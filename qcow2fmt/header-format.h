@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The first cluster and the snapshot table as they stand on disk (QEMU
- * docs/interop/qcow2.txt, "Header" and "Snapshots"), and the walk over the
- * header extensions that decoding and rebuilding share. */
+/* Declares the bytes on disk of the first cluster, the snapshot table and
+ * persistent bitmaps (QEMU docs/interop/qcow2.txt, "Header", "Snapshots" and
+ * "Bitmaps"), and the walk over the header extensions that decoding and
+ * rebuilding share. */
 #ifndef QCOW2_HEADER_FORMAT_H
 #define QCOW2_HEADER_FORMAT_H
 
@@ -11,7 +12,7 @@
 #include "cleanup.h"
 #include "wire.h"
 
-/* What an image begins with while it is made (create.c). */
+/* The first bytes of an image while it is being created (create.c). */
 #define QCOW2_MAKING_MARK "DDUPUNFINISHED"
 #define QCOW2_MAGIC UINT32_C (0x514649fb)      /* "QFI\xfb" */
 #define QCOW2_V2_HEADER_LENGTH 72
@@ -31,13 +32,13 @@ struct qcow2_wire_header {
   be32 reftable_clusters;
   be32 nr_snapshots;
   be64 snapshots_off;
-  /* From here on: version 3. */
+  /* The fields from here on exist in version 3 only. */
   be64 incompatible;
   be64 compatible;
   be64 autoclear;
   be32 refcount_order;
   be32 header_length;
-  /* From here on: where header_length says so. */
+  /* The fields from here on exist if header_length covers them. */
   uint8_t compression_type;
   uint8_t padding[7];
 };
@@ -110,6 +111,34 @@ struct qcow2_wire_snapshot_extra {
 };
 WIRE_FIELD_AT (struct qcow2_wire_snapshot_extra, disk_size, 8);
 
+/* The extra data of a disk of this program (docs/on-disk.md section 11): the
+ * fields of QEMU, and from byte 24 on ours. */
+#define QCOW2_DISK_MAGIC "DDUPDISK"
+#define QCOW2_DISK_VERSION 1u
+
+struct qcow2_wire_disk {
+  be64 vm_state_size;
+  be64 disk_size;
+  be64 icount;                 /* all ones: none */
+  char magic[8];
+  be32 version;
+  be32 flags;
+  uint8_t uuid[16];
+  uint8_t origin[16];
+  be64 created;                /* seconds since 1970 */
+  be64 reserved;
+};
+WIRE_FIELD_AT (struct qcow2_wire_disk, disk_size, 8);
+WIRE_FIELD_AT (struct qcow2_wire_disk, icount, 16);
+WIRE_FIELD_AT (struct qcow2_wire_disk, magic, 24);
+WIRE_FIELD_AT (struct qcow2_wire_disk, version, 32);
+WIRE_FIELD_AT (struct qcow2_wire_disk, flags, 36);
+WIRE_FIELD_AT (struct qcow2_wire_disk, uuid, 40);
+WIRE_FIELD_AT (struct qcow2_wire_disk, origin, 56);
+WIRE_FIELD_AT (struct qcow2_wire_disk, created, 72);
+WIRE_FIELD_AT (struct qcow2_wire_disk, reserved, 80);
+_Static_assert (sizeof (struct qcow2_wire_disk) == 88, "extra data of a disk");
+
 /* --- The walk over the extensions (header.c) ------------------------- */
 
 struct qcow2_ext {
@@ -123,14 +152,15 @@ struct qcow2_ext_walk {
   size_t at, end;              /* at <= end */
 };
 
-/* Start at the first extension of the first cluster BUF (LEN bytes of it):
- * the area ends where the backing name begins. */
+/* Starts a walk at the first extension in BUF, LEN bytes of the first cluster.
+ * The area of the extensions ends where the backing name begins. */
 struct qcow2_ext_walk qcow2_ext_first (const uint8_t *buf, size_t len,
                                        uint32_t header_length);
-/* 1 with *E, 0 at the end, -EINVAL where an extension leaves the area. */
+/* Moves to the next extension: 1 and sets *E; 0 at the end; -EINVAL if the
+ * extension reaches past the area. */
 int qcow2_ext_next (struct qcow2_ext_walk *w, struct qcow2_ext *e) MUST_CHECK;
 
-/* Persistent bitmaps ("Bitmaps extension"). */
+/* --- Persistent bitmaps ("Bitmaps extension") ------------------------ */
 struct qcow2_wire_bitmaps {    /* payload of the extension */
   be32 nr_bitmaps;
   be32 reserved;

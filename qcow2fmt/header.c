@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Decoding of the first cluster.
+/* Decodes the first cluster.
  *
- * Owns the rules on what a header may say.  A struct qcow2_header that came
- * out of here is valid by construction: every field is in range, products of
+ * Owns the rules on what a header may contain.  A struct qcow2_header that this
+ * file returns is valid by construction: every field is in range, products of
  * its fields fit in 64 bits, and nothing in it needs a feature that this
- * program lacks.  Whether the tables lie inside the file is for open.c, which
- * knows the file.
+ * program lacks.  Whether the tables lie inside the file is checked in open.c,
+ * which knows the file.
  *
- * Order: shape first (magic, version, cluster size, header length), then
- * features, because an unknown feature may change what the rest means and
- * "uses feature X" tells more than "L1 table too small"; then ranges.
+ * The order is: shape first (magic, version, cluster size, header length), then
+ * features, because an unknown feature may change the meaning of the rest and
+ * "uses feature X" tells a user more than "L1 table too small"; then ranges.
  *
- * Pure functions of the bytes: no I/O, no threads.  Building a header is in
- * header-build.c; compatible features are ignored on purpose, as the
- * specification allows.
+ * The functions depend on the bytes only: no I/O, no threads.  Building a
+ * header is in header-build.c; compatible features are ignored on purpose, as
+ * the specification allows.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -74,8 +74,8 @@ check_magic (const struct qcow2_wire_header *w, struct fault *f)
   uint32_t version = be32_load (w->version);
 
   if (memcmp (w, QCOW2_MAKING_MARK, sizeof QCOW2_MAKING_MARK) == 0)
-    return fault_corrupt (f, 0, "is an image whose making was cut off: make "
-                          "it again, with size= or qcow2-dedup create");
+    return fault_corrupt (f, 0, "is an image whose creation was interrupted: "
+                          "create it again, with size= or qcow2-dedup create");
   if (be32_load (w->magic) != QCOW2_MAGIC)
     return fault_corrupt (f, 0, "is not a qcow2 image");
   if (version != 2 && version != 3)
@@ -105,7 +105,7 @@ qcow2_header_cluster_size (const uint8_t *buf, uint64_t *cluster_size,
   return 0;
 }
 
-/* Header length, and the fields that version 2 does not have. */
+/* Decodes the header length and the fields that version 2 does not have. */
 static int
 decode_version (const struct qcow2_wire_header *w, struct qcow2_header *h,
                 unsigned *refcount_order, struct fault *f)
@@ -172,7 +172,8 @@ decode_shape (const uint8_t *buf, const struct qcow2_wire_header *w,
 
 /* --- Features ------------------------------------------------------- */
 
-/* The image's own name of an incompatible bit, made safe to print. */
+/* Finds the name that the image itself gives to an incompatible bit, and makes
+ * it safe to print.  False if it has none. */
 static bool
 feature_name (const struct qcow2_ext *table, unsigned bit, char *out,
               size_t out_len)
@@ -463,7 +464,7 @@ qcow2_header_decode (const uint8_t *buf, size_t len, struct qcow2_header *h,
     return r;
   len = MIN_OF (len, h->geo.cluster_size);
   if (h->header_length > len)
-    return fault_corrupt (f, 100, "header is cut short");
+    return fault_corrupt (f, 100, "header is truncated");
   if ((r = check_features (buf, len, h, f)) < 0 ||
       (r = decode_tables (&w, h, f)) < 0 ||
       (r = decode_backing (buf, len, &w, h, f)) < 0 ||

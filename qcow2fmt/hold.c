@@ -1,20 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Holds: clusters that may be linked soon and must not be freed meanwhile,
- * while their bytes are compared without the lock.
+/* Holds clusters that may be linked soon, so that they are not freed while
+ * their bytes are compared without the lock.
  *
  * A hold is in memory only.  A drop that would free a held cluster leaves it
- * with refcount 1 and its anchor entry, which is what garbage looks like: so
- * after a crash the scan finds it.  If a link comes, the refcount is 2 again;
- * if none has come when the last hold goes, the cluster is freed here.
+ * with refcount 1 and its anchor entry, like garbage: so after a crash the
+ * scan finds it.  If a link comes, the refcount is 2 again; if none has come
+ * when the last hold is released, the cluster is freed here.
  *
  * A hold pins the slice with the refcount of its cluster (anchor parts stay in
- * memory anyway), so letting go needs no load and no allocation, whichever
+ * memory anyway), so a release needs no load and no allocation, whichever
  * transaction does it.
  *
- * Hash table by host index, linear probing, at most 3/4 full; there may be
- * thousands of holds: 512 clusters a request, a request a thread.
+ * The holds are in a hash table by host index, with linear probing and at most
+ * 3/4 full.  There may be thousands of them: 512 clusters a request, a request
+ * a thread.
  *
- * Protected by the image's lock.
+ * It has no threads; the image's lock protects it.  Comparing and linking are
+ * left to the caller.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -30,7 +32,7 @@ home_of (const struct qcow2_holds *h, uint64_t host_idx)
   return (host_idx * UINT64_C (0x9e3779b97f4a7c15) >> 32) & (h->max - 1);
 }
 
-/* The slot of HOST_IDX, or the empty one where it would go. */
+/* Returns the slot of HOST_IDX, or the empty one where it would be inserted. */
 static struct qcow2_hold *
 slot_of (const struct qcow2_holds *h, uint64_t host_idx)
 {
@@ -58,7 +60,7 @@ grow (struct qcow2_holds *h)
   return 0;
 }
 
-/* Empty slot I, and move up what probing would no longer find. */
+/* Empties slot I, and moves up entries that probing would no longer find. */
 static void
 erase (struct qcow2_holds *h, size_t i)
 {
@@ -82,21 +84,22 @@ erase (struct qcow2_holds *h, size_t i)
 static int
 add (struct qcow2_holds *h, uint64_t host_idx, struct qcow2_slice *block)
 {
-  struct qcow2_hold *s;
+  struct qcow2_hold *s = h->max > 0 ? slot_of (h, host_idx) : NULL;
   int r;
 
+  if (s && s->host_idx != 0) {  /* it needs no memory, also in a full table */
+    s->count++;
+    return 0;
+  }
   if (h->nr + 1 > h->max / 4 * 3) {
     r = grow (h);
     if (r < 0)
       return r;
+    s = slot_of (h, host_idx);
   }
-  s = slot_of (h, host_idx);
-  if (s->host_idx == 0) {
-    *s = (struct qcow2_hold) { .host_idx = host_idx, .block = block };
-    block->pins++;
-    h->nr++;
-  }
-  s->count++;
+  *s = (struct qcow2_hold) { .host_idx = host_idx, .block = block, .count = 1 };
+  block->pins++;
+  h->nr++;
   return 0;
 }
 
@@ -129,8 +132,9 @@ qcow2_hold_locked (struct qcow2_txn *txn, uint64_t host_idx, uint64_t limit)
     return r;
   if (!anchored || qcow2_guarded_locked (img, host_idx, 1))
     return -ENOENT;
-  /* What another hold keeps is as good: its bytes stay.  Were it refused, they
-   * would be stored a second time while that one links them here. */
+  /* With refcount 1 a cluster that is held already is as good: its bytes stay.
+   * If it were refused, they would be stored a second time while the other
+   * holder links them here. */
   if (refcount < 2 && !qcow2_is_held_locked (img, host_idx))
     return -ENOENT;
   if (refcount >= limit)
@@ -141,7 +145,8 @@ qcow2_hold_locked (struct qcow2_txn *txn, uint64_t host_idx, uint64_t limit)
   return add (&img->holds, host_idx, block);
 }
 
-/* The last hold went, and no guest reference is left. */
+/* Frees a cluster whose last hold was released, and which has no guest
+ * reference left. */
 static void
 free_abandoned (struct qcow2_image *img, struct qcow2_slice *block,
                 uint64_t host_idx)
@@ -175,6 +180,34 @@ qcow2_unhold_locked (struct qcow2_txn *txn, uint64_t host_idx)
       qcow2_anchor_test_locked (img, host_idx))
     free_abandoned (img, block, host_idx);
   block->pins--;
+}
+
+int
+qcow2_hold_entry_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t limit)
+{
+  uint64_t first, count, i;
+  int r = 0;
+
+  assert (lock_held (&txn->img->lock));
+  qcow2_entry_clusters (txn->img, entry, &first, &count);
+  if (count == 0)
+    return -ENOENT;
+  for (i = 0; i < count && r == 0; ++i)
+    r = qcow2_hold_locked (txn, first + i, limit);
+  if (r < 0)
+    for (--i; i > 0; --i)        /* the last one was not held */
+      qcow2_unhold_locked (txn, first + i - 1);
+  return r;
+}
+
+void
+qcow2_unhold_entry_locked (struct qcow2_txn *txn, uint64_t entry)
+{
+  uint64_t first, count, i;
+
+  qcow2_entry_clusters (txn->img, entry, &first, &count);
+  for (i = 0; i < count; ++i)
+    qcow2_unhold_locked (txn, first + i);
 }
 
 bool

@@ -1,26 +1,30 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Files of the host that an image names: the only place that opens them.
+/* Opens the files of the host that an image names, its backing file and its
+ * external data file.  No other file opens them.
  *
- * Who wrote the image chose the name, and the server may be allowed to read
- * more than that person is: what is opened becomes part of an exported disk.
- * So the policy is the administrator's, and holds for the whole chain:
+ * The author of the image chose the name, and the server may be allowed to read
+ * more than the author is: a file that is opened becomes part of an exported
+ * disk.  So the administrator chooses the policy, which holds for the whole
+ * chain:
  *
- *   off        nothing is opened; the image is refused
- *   same-dir   names without a directory, or with that of the image letter by
- *              letter; opened in that directory without following a symbolic
- *              link.  A name that leads elsewhere is not even looked up, so
- *              that it can't make the host mount something, or tell by the
- *              error what there is.
- *              Only to read: what an image may have written (its external
- *              data file), it could point at another image beside it
- *   any        any name
+ *   off        opens nothing, and refuses the image
+ *   same-dir   opens names without a directory, or with exactly that of the
+ *              image, in that directory and without following a symbolic link.
+ *              A name that leads elsewhere is not even looked up, so that it
+ *              can't make the host mount something, or reveal by the error
+ *              which files exist.
+ *              It opens for reading only: an image could name another image
+ *              beside it as its external data file, and have it overwritten.
+ *   any        opens any name
  *
- * In same-dir every image of the chain lies in the directory of the first one,
- * whose path the administrator gave, links and all.
+ * With same-dir every image of the chain lies in the directory of the first
+ * one, whose path the administrator gave and which may lead through links.
  *
- * A name counts from the directory of the image that names it.  Names that
- * QEMU would not take for a file ("nbd://...", "json:...") are refused under
- * each policy, not tried as files.
+ * A relative name starts at the directory of the image that names it.  Names
+ * that QEMU would not take for a file ("nbd://...", "json:...") are refused
+ * under each policy, not tried as files.
+ *
+ * Runs at open only, single-threaded; takes no lock.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -45,15 +49,15 @@ qcow2_host_files_parse (const char *s, enum qcow2_host_files *files)
 
 /* --- Names ---------------------------------------------------------- */
 
-/* Does NAME start with a protocol, as QEMU sees it? */
+/* Returns whether QEMU would take the start of NAME for a protocol. */
 static bool
 has_protocol (const char *name)
 {
   return name[strcspn (name, ":/")] == ':';
 }
 
-/* The directory of the image that names files, "." if it has no path; the
- * caller's.  NULL: no memory. */
+/* Returns the directory of the image that names files, "." if it has no path;
+ * the caller frees it.  NULL: out of memory. */
 static char *
 directory_of (const struct qcow2_image *img)
 {
@@ -65,8 +69,8 @@ directory_of (const struct qcow2_image *img)
     : strndup (img->path, (size_t) (slash - img->path));
 }
 
-/* Is the first LEN bytes of NAME the directory DIR, as given or as it is
- * without links? */
+/* Returns whether the first LEN bytes of NAME are the directory DIR, as given
+ * or with its links resolved. */
 static bool
 names_directory (const char *name, size_t len, const char *dir)
 {
@@ -78,7 +82,8 @@ names_directory (const char *name, size_t len, const char *dir)
   return real && strlen (real) == len && memcmp (name, real, len) == 0;
 }
 
-/* The name of a file directly in DIR, or NULL. */
+/* Returns the last component of NAME if NAME is a file directly in DIR, else
+ * NULL. */
 static const char *
 name_in_directory (const char *name, const char *dir)
 {
@@ -130,7 +135,7 @@ open_same_dir (const char *dir, const char *base, int flags,
   return r < 0 ? fault_set (f, why.kind, -r, why.off, "%s", why.msg) : 0;
 }
 
-/* Where NAME is.  -ENOMEM. */
+/* Sets *PATH to the path that NAME means; the caller frees it.  -ENOMEM. */
 static int
 locate (const char *dir, const char *name, const char *base,
         enum qcow2_host_files files, char **path)
@@ -165,6 +170,9 @@ qcow2_host_file_open (const struct qcow2_image *img, const char *name,
                               "supported");
   if (dir == NULL)
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  if (name[0] != '/' && img->path && io_is_uri (img->path))
+    return fault_unsupported (f, "is named relative to the image, which is no "
+                              "file in a directory");
   base = name_in_directory (name, dir);
   if (locate (dir, name, base, img->host_files, path) < 0)
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
@@ -174,7 +182,7 @@ qcow2_host_file_open (const struct qcow2_image *img, const char *name,
   case QCOW2_FILES_ANY:
     return io_file_open (*path, flags, lock, io, f);
   case QCOW2_FILES_OFF:
-  case QCOW2_FILES_IGNORE:      /* asked before (open.c) */
+  case QCOW2_FILES_IGNORE:      /* handled before (open.c) */
     break;
   }
   return open_off (base, flags, f);

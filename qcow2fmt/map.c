@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* From guest ranges to extents.
+/* Maps guest ranges to extents.
  *
- * Reads L2 entries through a transaction and merges what runs on.  Here an
- * entry that an image chose is judged: reserved bits, a misaligned offset,
- * or an offset past everything the file holds is -EIO for the clusters asked
- * for, and a line in the log, but not more than MAX_LINES in all: a client can ask
- * again and again.  The rest of the disk stays readable.
+ * Reads L2 entries through a transaction and merges neighbours of one kind.
+ * The entries of an image are checked here: reserved bits, a misaligned
+ * offset, or an offset past everything in the file is -EIO for the clusters
+ * asked for, and a line in the log, but not more than MAX_LINES in all,
+ * because a client can ask again and again.  The rest of the disk stays
+ * readable.
  *
  * The lock is held for at most CLUSTERS_PER_CALL entries, so that a long
- * question does not stall writers; the answer then covers a prefix.  A whole
- * L2 table that is absent counts as one entry, a run of subclusters of one kind
- * (extended L2 entries) as well.  No data is read here.
+ * question does not delay writers; the answer then covers a prefix.  A missing
+ * L2 table counts as one entry, and so does a run of subclusters of one kind
+ * (extended L2 entries).  Any thread may call it.  No data is read here.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -26,16 +27,17 @@
 
 struct walk {
   struct qcow2_image *img;
-  struct qcow2_txn txn;
+  struct qcow2_txn *txn;
   unsigned root;
   uint64_t at, end;            /* guest bytes still to be described */
   struct qcow2_extent *ext;
   size_t nr, max;
   unsigned budget;             /* entries that may still be looked at */
-  uint64_t bad_entry;          /* what -EIO was about, 0: something else */
+  uint64_t bad_entry;          /* cause of -EIO; 0: another cause */
 };
 
-/* No byte of the image lies at or past this. */
+/* Returns the first offset of the file at which nothing of the image can
+ * lie. */
 static uint64_t
 host_limit_locked (struct qcow2_image *img)
 {
@@ -54,8 +56,8 @@ valid_data (const struct qcow2_image *img, uint64_t entry, uint64_t limit,
   return off % img->header.geo.cluster_size == 0 && off < limit;
 }
 
-/* Has it subclusters of more than one kind?  (QCOW2_L2_INVALID falls among the
- * reserved bits.) */
+/* Returns whether ENTRY has subclusters of more than one kind.
+ * (QCOW2_L2_INVALID is one of the reserved bits.) */
 static bool
 is_partial (const struct qcow2_image *img, uint64_t entry)
 {
@@ -63,9 +65,10 @@ is_partial (const struct qcow2_image *img, uint64_t entry)
     !(entry & QCOW2_L2_COMPRESSED) && (entry & QCOW2_L2_PARTIAL);
 }
 
-/* Judge ENTRY; false if it cannot be.  Sets kind, and host_off of the start
- * of the cluster.  *NR entries from this one on are data clusters, one behind
- * the other: how many of them can be. */
+/* Checks ENTRY, and returns false if it is not valid.  Sets E->kind, and
+ * E->host_off to the start of the cluster.  *NR is how many entries from this
+ * one on are contiguous data clusters; it becomes how many of those are
+ * valid. */
 static bool
 classify_locked (struct qcow2_image *img, uint64_t entry, uint64_t *nr,
                  struct qcow2_extent *e)
@@ -105,8 +108,9 @@ subcluster_kind (uint64_t bitmap, unsigned i)
   return bitmap >> (i + 32) & 1 ? QCOW2_ZERO : QCOW2_UNALLOCATED;
 }
 
-/* E is a cluster of which BITMAP says what each part is: the kind of what is
- * WITHIN bytes from its start.  Returns how far, from there, it is so. */
+/* Sets E->kind to the kind of the subcluster that is WITHIN bytes from the
+ * start of its cluster, by BITMAP.  Returns for how many bytes from there on
+ * the kind is the same. */
 static uint64_t
 look_inside (const struct qcow2_geometry *g, uint64_t bitmap, uint64_t within,
              struct qcow2_extent *e)
@@ -128,7 +132,7 @@ continues (const struct qcow2_extent *last, const struct qcow2_extent *e)
   return e->kind != QCOW2_DATA || last->host_off + last->len == e->host_off;
 }
 
-/* Add E to the answer; false if there is no room. */
+/* Adds E to the answer.  Returns false if there is no room. */
 static bool
 append (struct walk *w, const struct qcow2_extent *e)
 {
@@ -146,15 +150,16 @@ static bool
 no_table_locked (const struct walk *w, uint64_t guest_idx)
 {
   const struct qcow2_image *img = w->img;
+  const struct qcow2_snapshot *s = qcow2_root_slot_locked (img, w->root);
   uint64_t i = guest_idx / img->header.geo.l2_entries;
 
-  if (w->root != QCOW2_ROOT_ACTIVE)     /* root_size knows it */
-    return i >= img->snapshots.v[w->root - 1].l1_entries;
+  if (w->root != QCOW2_ROOT_ACTIVE)
+    return s && i >= s->l1_entries;
   return i < img->l1.nr && img->l1.v[i] == 0;
 }
 
-/* Describe a cluster, and data clusters that follow it in the host file, or a
- * missing table.  1: go on, 0: enough. */
+/* Describes a cluster and the data clusters that follow it in the file, or a
+ * missing table.  Returns 1 if the walk continues, 0 if it is done. */
 static int
 step_locked (struct walk *w)
 {
@@ -173,7 +178,7 @@ step_locked (struct walk *w)
     nr = 1;
   }
   else {
-    r = qcow2_get_l2_locked (&w->txn, w->root, guest_idx, &entry, &bitmap,
+    r = qcow2_get_l2_locked (w->txn, w->root, guest_idx, &entry, &bitmap,
                              &nr);
     if (r < 0)
       return r;
@@ -195,51 +200,21 @@ step_locked (struct walk *w)
   return w->at < w->end && w->budget > 0;
 }
 
-/* As far as it goes without loading: 0 when done, -EAGAIN. */
+/* Walks from w->at on until the answer is complete.  Returns 0 or -errno. */
 static int
-walk_locked (struct walk *w)
+walk_locked (struct qcow2_txn *txn, void *opaque)
 {
+  struct walk *w = opaque;
   int r;
 
   assert (lock_held (&w->img->lock));
+  if (w->end > qcow2_root_size_locked (w->img, w->root))
+    return -EINVAL;
+  w->txn = txn;
   do
     r = step_locked (w);
   while (r > 0);
   return r;
-}
-
-static int
-walk (struct walk *w)
-{
-  int r;
-
-  for (;;) {
-    lock_acquire (&w->img->lock);
-    r = walk_locked (w);
-    if (r != -EAGAIN)
-      break;
-    lock_release (&w->img->lock);
-    r = qcow2_txn_load (&w->txn);
-    if (r < 0) {
-      lock_acquire (&w->img->lock);
-      break;
-    }
-  }
-  qcow2_txn_end_locked (&w->txn);
-  lock_release (&w->img->lock);
-  return r;
-}
-
-/* The size of the disk that ROOT is, or 0.  That of a snapshot was not
- * checked against anything; the limit keeps sums within 64 bits. */
-static uint64_t
-root_size (const struct qcow2_image *img, unsigned root)
-{
-  if (root == QCOW2_ROOT_ACTIVE)
-    return img->header.geo.virtual_size;
-  if (root > img->snapshots.nr)
-    return 0;
-  return MIN_OF (img->snapshots.v[root - 1].disk_size, INT64_MAX);
 }
 
 static void
@@ -254,7 +229,14 @@ tell_bad_entry (struct qcow2_image *img, uint64_t entry, uint64_t guest_off)
     log_line (img->log_sink, LOG_ERROR, "%s: corrupt L2 entry 0x%016" PRIx64
               " of guest offset %" PRIu64 "%s", img->path ? img->path : "image",
               entry, guest_off, told + 1 < MAX_LINES ? "" :
-              ": no more of them are told, run qemu-img check");
+              ": no more of them are logged, run qemu-img check");
+}
+
+static uint64_t
+size_of_root (struct qcow2_image *img, unsigned root)
+{
+  LOCK_FOR_SCOPE (&img->lock);
+  return qcow2_root_size_locked (img, root);
 }
 
 int
@@ -268,15 +250,14 @@ qcow2_map (struct qcow2_image *img, unsigned root, uint64_t guest_off,
   int r;
 
   assert (max > 0);
-  if (!add_u64 (guest_off, len, &w.end) || w.end > root_size (img, root))
+  if (!add_u64 (guest_off, len, &w.end))
     return -EINVAL;
   if (len == 0)
-    return 0;
-  qcow2_txn_begin (img, &w.txn);
-  r = walk (&w);
+    return guest_off <= size_of_root (img, root) ? 0 : -EINVAL;
+  r = qcow2_txn_run (img, walk_locked, &w);
   if (r == 0)
     return w.nr;
-  /* What came before the bad entry is good. */
+  /* The extents before the bad entry are valid. */
   if (w.nr > 0 && w.bad_entry)
     return w.nr;
   if (w.bad_entry)

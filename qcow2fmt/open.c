@@ -1,22 +1,25 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Opening and closing an image, and the small questions about an open one.
+/* Opens and closes an image, and sets the feature bits of a session in its
+ * header.
  *
  * Opening is a sequence of steps, each of which checks one part of the image
- * before the next relies on it.  It writes nothing, and what fails leaves
+ * before the next relies on it.  It writes nothing, and a failure leaves
  * nothing behind.  After it the active L1 table, the refcount table and the
- * anchor's L1 table are whole in memory; everything else loads on demand.
+ * anchor's L1 table are whole in memory; everything else is loaded on demand.
  *
- * Where the tables lie is checked here, against the size of the file: a table
- * that reaches past the end is corrupt.  What the tables say is checked where
- * it is used.
+ * The places of the tables are checked here, against the size of the file: a
+ * table that reaches past the end is corrupt.  Their entries are checked where
+ * they are used.
  *
- * No threads: the image is handed out when it is complete.
+ * Opening and closing are single-threaded: the image is returned when it is
+ * complete.  When the recovery bit is set or cleared (law 1 and law 5) is left
+ * to the caller.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "aligned.h"
-#include "bitmap.h"
+#include "bitset.h"
 #include "checked.h"
 #include "header-format.h"
 #include "image.h"
@@ -82,7 +85,8 @@ check_recovery (const struct qcow2_image *img,
 
 /* --- Tables --------------------------------------------------------- */
 
-/* Load NR entries at HOST_OFF.  An empty table is fine anywhere. */
+/* Loads a table of NR entries at HOST_OFF.  An empty table is valid
+ * anywhere. */
 static int
 load_table (struct qcow2_image *img, struct qcow2_flat *t, uint64_t host_off,
             uint64_t nr, const char *what, struct fault *f)
@@ -132,17 +136,22 @@ load_anchor (struct qcow2_image *img, struct fault *f)
 }
 
 static int
-init_memory (struct qcow2_image *img, size_t cache_bytes, struct fault *f)
+init_memory (struct qcow2_image *img, const struct qcow2_open_params *params,
+             struct fault *f)
 {
   int r;
 
-  r = qcow2_cache_init (img, cache_bytes);
+  r = qcow2_cache_init (img, params->choose_cache ? params->choose_cache (img)
+                        : params->cache_bytes);
+  if (r == 0)
+    r = qcow2_anchor_resize (img, 0);
   if (r == 0)
     r = qcow2_alloc_init (img);
   return r < 0 ? fault_io (f, -r, UINT64_MAX, "%s", strerror (-r)) : 0;
 }
 
-/* A file below this one in a backing chain must have a disk. */
+/* Refuses a backing file whose anchor was applied to the disk, as then it has
+ * no disk.  An image that is no backing file is not checked here. */
 static int
 check_has_disk (const struct qcow2_image *img, struct fault *f)
 {
@@ -150,17 +159,6 @@ check_has_disk (const struct qcow2_image *img, struct fault *f)
     return 0;
   return fault_corrupt (f, UINT64_MAX, "its anchor snapshot was applied to "
                         "the disk, whose tables are lost");
-}
-
-static int
-open_backing (struct qcow2_image *img, struct fault *f)
-{
-  const struct qcow2_header *h = &img->header;
-
-  if (!h->geo.has_backing || img->host_files == QCOW2_FILES_IGNORE)
-    return 0;
-  return qcow2_backing_open (img, h->backing_name, h->backing_format,
-                             img->depth + 1, f);
 }
 
 /* --- Open and close ------------------------------------------------- */
@@ -180,6 +178,7 @@ new_image (struct io_store *io, const struct qcow2_open_params *params,
   img->depth = depth;
   img->snapshots.anchor = -1;
   lock_init (&img->lock);
+  qcow2_expanded_init (img);
   if (params->path && (img->path = strdup (params->path)) == NULL) {
     qcow2_close (img);
     return NULL;
@@ -187,10 +186,58 @@ new_image (struct io_store *io, const struct qcow2_open_params *params,
   return img;
 }
 
-int
-qcow2_open_at_depth (struct io_store *io,
-                     const struct qcow2_open_params *params, unsigned depth,
-                     struct qcow2_image **out, struct fault *f)
+static int
+init_disks (struct qcow2_image *img, struct fault *f)
+{
+  if (qcow2_disks_init (img) < 0)
+    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  return 0;
+}
+
+static int
+open_at_depth (struct io_store *io, const struct qcow2_open_params *params,
+               unsigned depth, struct qcow2_image **out, struct fault *f);
+
+static int
+open_qcow2_backing (struct qcow2_image *img, const char *path, struct fault *f)
+{
+  struct qcow2_backing *b = img->backing;
+  const struct qcow2_open_params params = {
+    .path = path, .cache_bytes = QCOW2_BACKING_CACHE_BYTES,
+    .host_files = img->host_files, .log = img->log_sink,
+  };
+  int r = open_at_depth (b->io, &params, img->depth + 1, &b->img, f);
+
+  if (r == 0)
+    b->size = b->img->header.geo.virtual_size;
+  return r;
+}
+
+/* Opens the backing chain below IMG, by recursion: one level for each file. */
+static int
+open_backing (struct qcow2_image *img, struct fault *f)
+{
+  const struct qcow2_header *h = &img->header;
+  CLEANUP_FREE char *path = NULL;
+  struct fault below = { 0 };
+  bool is_qcow2 = false;
+  int r;
+
+  if (!h->geo.has_backing || img->host_files == QCOW2_FILES_IGNORE)
+    return 0;
+  if (img->depth >= QCOW2_MAX_BACKING_DEPTH)
+    return fault_unsupported (f, "the backing chain is deeper than %d files, "
+                              "or a loop", QCOW2_MAX_BACKING_DEPTH);
+  r = qcow2_backing_open (img, &path, &is_qcow2, &below);
+  if (r == 0 && is_qcow2)
+    r = open_qcow2_backing (img, path, &below);
+  return r < 0 ? fault_set (f, below.kind, -r, UINT64_MAX, "backing file "
+                            "%.160s: %s", h->backing_name, below.msg) : 0;
+}
+
+static int
+open_at_depth (struct io_store *io, const struct qcow2_open_params *params,
+               unsigned depth, struct qcow2_image **out, struct fault *f)
 {
   struct qcow2_image *img = new_image (io, params, depth);
   int r;
@@ -204,8 +251,9 @@ qcow2_open_at_depth (struct io_store *io,
       (r = qcow2_snapshot_load (img, f)) < 0 ||
       (r = load_anchor (img, f)) < 0 ||
       (r = check_has_disk (img, f)) < 0 ||
+      (r = init_disks (img, f)) < 0 ||
       (r = qcow2_bitmaps_load (img, f)) < 0 ||
-      (r = init_memory (img, params->cache_bytes, f)) < 0 ||
+      (r = init_memory (img, params, f)) < 0 ||
       (r = qcow2_data_file_open (img, f)) < 0 ||
       (r = open_backing (img, f)) < 0) {
     qcow2_close (img);
@@ -219,7 +267,17 @@ int
 qcow2_open (struct io_store *io, const struct qcow2_open_params *params,
             struct qcow2_image **out, struct fault *f)
 {
-  return qcow2_open_at_depth (io, params, 0, out, f);
+  return open_at_depth (io, params, 0, out, f);
+}
+
+static void
+close_backing (struct qcow2_backing *b)
+{
+  if (b == NULL)
+    return;
+  qcow2_close (b->img);
+  io_close (b->io);
+  free (b);
 }
 
 void
@@ -227,12 +285,17 @@ qcow2_close (struct qcow2_image *img)
 {
   if (img == NULL)
     return;
-  qcow2_backing_close (img->backing);
+  close_backing (img->backing);
   io_close (img->data);
   qcow2_bitmaps_free (img);
-  qcow2_direct_free (img);
-  qcow2_alloc_free (img);               /* with the anchor and the holds */
-  qcow2_guard_free (img);
+  qcow2_unlogged_free (img);
+  qcow2_verify_free (img);
+  qcow2_alloc_free (img);
+  qcow2_holds_free (img);
+  qcow2_expanded_free (img);
+  qcow2_disks_free (img);
+  qcow2_anchor_free (img);
+  qcow2_guard_free (&img->guard);
   qcow2_cache_free (img);
   qcow2_flat_free (&img->reftable);
   qcow2_flat_free (&img->l1);
@@ -240,52 +303,6 @@ qcow2_close (struct qcow2_image *img)
   lock_destroy (&img->lock);
   free (img->path);
   free (img);
-}
-
-/* --- Questions ------------------------------------------------------ */
-
-const struct qcow2_geometry *
-qcow2_geometry (const struct qcow2_image *img)
-{
-  return &img->header.geo;
-}
-
-struct io_store *
-qcow2_io (struct qcow2_image *img)
-{
-  return img->io;
-}
-
-struct io_store *
-qcow2_data_io (struct qcow2_image *img)
-{
-  return img->data ? img->data : img->io;
-}
-
-struct lock *
-qcow2_lock (struct qcow2_image *img)
-{
-  return &img->lock;
-}
-
-const uint8_t *
-qcow2_store_extension (const struct qcow2_image *img)
-{
-  return img->header.has_store_ext ? img->header.store_ext : NULL;
-}
-
-bool
-qcow2_has_anchor (const struct qcow2_image *img)
-{
-  return img->fields.anchor_l1_entries > 0;
-}
-
-size_t
-qcow2_snapshots (const struct qcow2_image *img,
-                 const struct qcow2_snapshot **out)
-{
-  *out = img->snapshots.v;
-  return img->snapshots.nr;
 }
 
 /* --- Features of a session ------------------------------------------- */
@@ -297,7 +314,7 @@ qcow2_begin_session (struct qcow2_image *img)
   be64 wire = be64_make (qcow2_kept_autoclear (img));
   int r = qcow2_bitmaps_begin (img);
 
-  /* Also where the file seems to say so: see dirty-bitmaps.c on marks. */
+  /* Written even if the file seems to have it: see dirty-bitmaps.c on marks. */
   if (r < 0 || g->version < 3)
     return r;
   r = io_pwrite (img->io, &wire, sizeof wire,
@@ -311,9 +328,10 @@ qcow2_begin_session (struct qcow2_image *img)
 
 /* --- The recovery bit ----------------------------------------------- */
 
-/* One write covers all feature fields, so that the autoclear bits never
- * outlive the bit.  Law 1 and law 5 are the caller's; this makes the bit
- * durable before it returns. */
+/* Sets or clears the recovery bit in the file, and makes that durable before
+ * it returns; law 1 and law 5 are the caller's.  One write sets all feature
+ * fields, so that an autoclear bit that no longer holds is never in the file
+ * together with the recovery bit. */
 int
 qcow2_set_recovery_bit (struct qcow2_image *img, bool on)
 {

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Carrying out a plan: the writes that are not records.
+/* Carries out a plan: does its writes that are not records of the journal.
  *
- * Order: qcow2_plan_write puts the new tables behind the frontier,
+ * The order is: qcow2_plan_write puts the new tables behind the frontier,
  * where nothing refers to them; the caller makes them durable; only then does
- * something switch to them, a record (law 3) or qcow2_plan_commit_header.
- * That one is a single write of the first cluster, and what is in memory
- * changes only after it is durable.
+ * a record (law 3) or qcow2_plan_commit_header switch to them.  The latter is a
+ * single write of the first cluster, and the header in memory changes only when
+ * that write is durable.
  *
- * At open only, single-threaded.
+ * Runs at open only, single-threaded.  Applying the plan's changes is left to
+ * the caller.
  */
 #include <errno.h>
 #include <string.h>
@@ -15,7 +16,8 @@
 #include "aligned.h"
 #include "image.h"
 
-/* Taken to be atomic; more is written only where a header needs it. */
+/* A write of this size is taken to be atomic.  More is written only if the
+ * header needs it. */
 #define HEADER_WRITE_BYTES 4096
 
 int
@@ -31,7 +33,7 @@ qcow2_plan_write (struct qcow2_image *img, struct qcow2_plan *plan)
   return r;
 }
 
-/* How much of the first cluster has to be written. */
+/* Returns how many bytes of the first cluster have to be written. */
 static size_t
 header_bytes (const uint8_t *buf, size_t len)
 {
@@ -46,7 +48,8 @@ new_fields (const struct qcow2_image *img, const struct qcow2_plan *plan)
   return plan->new_header ? &plan->changes[0].header : &img->fields;
 }
 
-/* The first cluster as it will be; the caller's. */
+/* Builds the first cluster as the plan leaves it, in *OUT, which the caller
+ * frees, also after an error. */
 static int
 build_header (struct qcow2_image *img, const struct qcow2_plan *plan,
               const uint8_t *ext, uint8_t **out, struct fault *f)
@@ -64,6 +67,7 @@ build_header (struct qcow2_image *img, const struct qcow2_plan *plan,
     return fault_io (f, -r, 0, "reading the header: %s", strerror (-r));
   h = img->header;
   h.geo.autoclear = qcow2_kept_autoclear (img);
+  h.geo.virtual_size = qcow2_size_for_header (img);
   return qcow2_header_rebuild (buf, &h, new_fields (img, plan), ext, f);
 }
 

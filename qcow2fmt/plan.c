@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Plans: where new store areas go, and the tables that the file's growth
- * needs (docs/on-disk.md section 6).
+/* Plans the place of new store areas, and the tables that they and the growth
+ * of the file need (docs/on-disk.md section 6).
  *
  * Everything new lies behind the frontier, where all refcounts are 0 and the
  * bytes are unknown, in this order:
@@ -12,15 +12,17 @@
  * refcount table must reach as far as the last of them, so the layout is
  * computed again until it no longer grows.
  *
- * A plan is a list of changes, HEADER first: records of one group take effect
- * together, but are applied one by one, and each must fit the tables as they
- * are by then.  Making a plan neither writes nor changes anything.
- * What the HEADER change points to is ready in the plan's buffers, and written
- * by plan-write.c.  Clusters that are replaced are freed only where
- * their refcount says that nothing else uses them.  Where guest data is in one of
- * them, too (guard.c), the table's reference passes to the anchor, as in drop.c.
+ * A plan is a list of changes, HEADER first: the records of one group take
+ * effect together, but are applied one by one, and each must fit the tables as
+ * the ones before left them.  Making a plan neither writes nor changes
+ * anything.  The tables that the HEADER change points to are ready in the
+ * plan's buffers, and plan-write.c writes them.  Clusters of replaced tables
+ * are freed only where their refcount says that nothing else uses them.  Where
+ * one of them holds guest data, too (guard.c), the table's reference passes to
+ * the anchor, as in drop.c.
  *
- * At open only, single-threaded; the lock is taken for what needs it.
+ * Runs at open only, single-threaded; takes the image's lock for functions that
+ * need it.
  */
 #include <errno.h>
 #include <string.h>
@@ -32,17 +34,18 @@
 #define MAX_REFTABLE (QCOW2_MAX_REFTABLE_BYTES / sizeof (be64))
 #define MAX_L1 (QCOW2_MAX_L1_BYTES / sizeof (be64))
 
-#define MAX_EXTRA 16           /* more of them: what is replaced leaks */
+#define MAX_EXTRA 16           /* with more of them, replaced tables leak */
 
 enum { WRITE_SNAPSHOTS, WRITE_REFTABLE, WRITE_ANCHOR_L1 };
 
-/* A table that moves: nr entries at cluster idx.  nr 0: it stays. */
+/* A table that moves to cluster IDX and then has NR entries; if NR is 0, it
+ * does not move. */
 struct new_table {
   uint64_t idx, clusters, nr;
 };
 
 struct layout {
-  uint64_t areas_end;          /* clusters, all of these */
+  uint64_t areas_end;          /* a cluster index, like all of these */
   struct new_table anchor_l1, reftable, snapshots;
   uint64_t refblocks_idx, nr_refblocks;
   uint64_t anchor_tables_idx, nr_anchor_tables;
@@ -56,8 +59,8 @@ struct builder {
   struct fault *f;
   uint64_t start;              /* the frontier */
   uint64_t areas_end;
-  size_t nr_extra;             /* parts of the anchor that need a table, beside */
-  uint64_t extra[MAX_EXTRA];   /* those of areas */
+  size_t nr_extra;             /* parts of the anchor, beside those of areas, */
+  uint64_t extra[MAX_EXTRA];   /* that need a table */
   size_t snapshots_len;        /* of a new table, in bytes */
   uint32_t nr_snapshots;
   struct layout l;
@@ -65,6 +68,20 @@ struct builder {
 };
 
 /* --- The bound ------------------------------------------------------ */
+
+/* Returns how many bytes of disks the file may have to hold.  In a pool that is
+ * as much as the active L1 table has room for, the size of the longest disk. */
+static uint64_t
+disk_bytes (const struct qcow2_image *img)
+{
+  const struct qcow2_geometry *g = &img->header.geo;
+  uint64_t room = img->l1.nr * g->l2_entries * g->cluster_size;
+
+  if (qcow2_has_disks (img) || (g->refcount_bits >= 32 &&
+                                room / 2 > g->virtual_size))
+    return MAX_OF (room, g->virtual_size);
+  return g->virtual_size;
+}
 
 uint64_t
 qcow2_growth_bound (struct qcow2_image *img)
@@ -74,7 +91,8 @@ qcow2_growth_bound (struct qcow2_image *img)
   uint64_t bytes, clusters;
 
   /* At most 2^61 by the L1 limit, so the first sum fits. */
-  bytes = g->virtual_size + g->virtual_size / 8;
+  bytes = disk_bytes (img);
+  bytes += bytes / 8;
   if (!add_u64 (bytes, used, &bytes) ||
       !add_u64 (bytes, UINT64_C (4) << 30, &bytes) ||
       bytes > QCOW2_MAX_HOST_OFF)
@@ -93,7 +111,8 @@ table_entry (const struct qcow2_flat *t, uint64_t i)
   return i < t->nr ? t->v[i] & QCOW2_OFFSET_MASK : 0;
 }
 
-/* Entries of T that are empty among those which cover clusters [from, to). */
+/* Returns how many of the entries of T that cover clusters [from, to) are
+ * empty. */
 static uint64_t
 count_missing (const struct qcow2_flat *t, uint64_t from, uint64_t to,
                uint64_t per_entry)
@@ -107,25 +126,34 @@ count_missing (const struct qcow2_flat *t, uint64_t from, uint64_t to,
   return n;
 }
 
-/* A cluster that is replaced. */
-static int
-look_at (struct qcow2_image *img, uint64_t host_idx, uint64_t *refcount,
-         bool *anchored)
-{
-  struct qcow2_txn txn;
-  int r;
+struct replaced {              /* a cluster that may be replaced */
+  uint64_t host_idx, refcount;
+  bool anchored;
+};
 
-  qcow2_txn_begin (img, &txn);
-  do {
-    lock_acquire (&img->lock);
-    r = qcow2_get_refcount_locked (&txn, host_idx, refcount, anchored);
-    lock_release (&img->lock);
-  } while (r == -EAGAIN && (r = qcow2_txn_load (&txn)) == 0);
-  qcow2_txn_end (&txn);
-  return r;
+static int
+look_locked (struct qcow2_txn *txn, void *opaque)
+{
+  struct replaced *c = opaque;
+
+  return qcow2_get_refcount_locked (txn, c->host_idx, &c->refcount,
+                                    &c->anchored);
 }
 
-/* Has the anchor a table for PART, or is it to get one? */
+/* Reads the refcount of cluster HOST_IDX of a table at HOST_OFF into C. */
+static int
+look_at (struct builder *b, uint64_t host_off, uint64_t host_idx,
+         struct replaced *c)
+{
+  int r;
+
+  *c = (struct replaced) { .host_idx = host_idx };
+  r = qcow2_txn_run (b->img, look_locked, c);
+  return r < 0 ? fault_io (b->f, -r, host_off, "reading refcounts: %s",
+                           strerror (-r)) : 0;
+}
+
+/* Returns whether the anchor has a table for PART, or gets one by this plan. */
 static bool
 anchor_part_planned (const struct builder *b, uint64_t part)
 {
@@ -142,23 +170,23 @@ anchor_part_planned (const struct builder *b, uint64_t part)
   return false;
 }
 
-/* Plan the anchor's tables for clusters of a table at HOST_OFF that something
- * else refers to, in case it is replaced. */
+/* Plans anchor tables for those clusters of a table at HOST_OFF that something
+ * else refers to: their references pass to the anchor if the table is
+ * replaced. */
 static int
 find_shared (struct builder *b, uint64_t host_off, uint64_t bytes)
 {
-  uint64_t idx = host_off / b->geo->cluster_size, part, refcount;
+  uint64_t idx = host_off / b->geo->cluster_size, part;
   uint64_t end = idx + div_round_up (bytes, b->geo->cluster_size);
-  bool anchored;
+  struct replaced c;
   int r;
 
   for (; idx < end; idx++) {
-    r = look_at (b->img, idx, &refcount, &anchored);
+    r = look_at (b, host_off, idx, &c);
     if (r < 0)
-      return fault_io (b->f, -r, host_off, "reading refcounts: %s",
-                       strerror (-r));
+      return r;
     part = idx / b->geo->l2_entries;
-    if (refcount > 1 && !anchored && !anchor_part_planned (b, part) &&
+    if (c.refcount > 1 && !c.anchored && !anchor_part_planned (b, part) &&
         b->nr_extra < MAX_EXTRA)
       b->extra[b->nr_extra++] = part;
   }
@@ -175,7 +203,8 @@ place_table (struct new_table *t, uint64_t nr, uint64_t bytes,
   *next += t->clusters;
 }
 
-/* From NEXT on; the end depends on the blocks, which depend on the end. */
+/* Places refcount blocks and anchor tables from cluster NEXT on.  It repeats,
+ * because the end depends on the blocks, and the blocks on the end. */
 static void
 place_refblocks (struct builder *b, uint64_t next)
 {
@@ -195,7 +224,7 @@ place_refblocks (struct builder *b, uint64_t next)
   } while (l->nr_refblocks != before);
 }
 
-/* The layout with tables for LIMIT clusters. */
+/* Computes the layout with tables for LIMIT clusters. */
 static void
 lay_out (struct builder *b, uint64_t limit)
 {
@@ -227,14 +256,15 @@ check_limit (struct builder *b, uint64_t limit)
       div_round_up (limit, g->refblock_entries) > MAX_REFTABLE ||
       div_round_up (limit, g->l2_entries) > MAX_L1)
     return fault_set (b->f, FAULT_UNSUPPORTED, ENOSPC, UINT64_MAX,
-                      "the file would grow past what clusters of %llu bytes "
-                      "and refcounts of %u bits allow",
+                      "the file would grow past the maximum for clusters of "
+                      "%llu bytes and refcounts of %u bits",
                       (unsigned long long) g->cluster_size,
                       g->refcount_bits);
   return 0;
 }
 
-/* Grow the limit until the plan itself fits under it. */
+/* Computes the layout with a limit that grows until the plan itself fits under
+ * it. */
 static int
 lay_out_to_fit (struct builder *b, uint64_t limit)
 {
@@ -270,7 +300,7 @@ place_areas (struct builder *b, const uint64_t *size, size_t nr)
   return 0;
 }
 
-/* How large would a new snapshot table be? */
+/* Measures the snapshot table that a new anchor would need. */
 static int
 measure_snapshots (struct builder *b)
 {
@@ -304,8 +334,8 @@ add_change (struct builder *b, const struct qcow2_change *c)
   return 0;
 }
 
-/* A change of TYPE for each entry of T that is empty among those which cover
- * clusters [from, to): a new table each, from cluster HOST_IDX on. */
+/* Adds a change of TYPE for each empty entry of T among those that cover
+ * clusters [from, to).  Each gets a new table, from cluster HOST_IDX on. */
 static int
 add_tables (struct builder *b, enum qcow2_change_type type,
             const struct qcow2_flat *t, uint64_t from, uint64_t to,
@@ -349,7 +379,8 @@ add_refcounts (struct builder *b, uint64_t host_idx, uint64_t count,
   return 0;
 }
 
-/* The anchor's tables of what passes to it, in front of those of areas. */
+/* Adds the anchor's tables for references that pass to it, in front of those
+ * for areas. */
 static int
 add_extra (struct builder *b)
 {
@@ -385,53 +416,54 @@ add_new (struct builder *b)
   return r;
 }
 
-/* --- What is replaced ----------------------------------------------- */
+/* --- Replaced tables ------------------------------------------------ */
 
-/* What held BYTES at HOST_OFF is no table any more: cluster by cluster, the
- * reference is dropped, or passes to the anchor if there are others.  Where the
- * image is not clean, a leak is the safe choice. */
+/* Adds changes that drop the reference of a replaced table to each cluster of
+ * its BYTES at HOST_OFF, or pass it to the anchor if there are others.  Other
+ * clusters stay as they are: where the image is not clean, a leak is the safe
+ * choice. */
 static int
 add_freed (struct builder *b, uint64_t host_off, uint64_t bytes)
 {
-  uint64_t idx = host_off / b->geo->cluster_size, refcount;
+  uint64_t idx = host_off / b->geo->cluster_size;
   uint64_t end = idx + div_round_up (bytes, b->geo->cluster_size);
   uint64_t nr_alone = 0;       /* of the clusters before IDX: to be freed */
-  bool anchored;
+  struct replaced c;
   int r = 0;
 
   for (; idx < end && r == 0; idx++) {
-    r = look_at (b->img, idx, &refcount, &anchored);
+    r = look_at (b, host_off, idx, &c);
     if (r < 0)
-      return fault_io (b->f, -r, host_off, "reading refcounts: %s",
-                       strerror (-r));
-    if (refcount == 1 && !anchored) {
+      return r;
+    if (c.refcount == 1 && !c.anchored) {
       nr_alone++;
       continue;
     }
     r = add_refcounts (b, idx - nr_alone, nr_alone, 0, false);
     nr_alone = 0;
-    if (r == 0 && refcount > 1 && !anchored &&
+    if (r == 0 && c.refcount > 1 && !c.anchored &&
         anchor_part_planned (b, idx / b->geo->l2_entries))
-      r = add_refcounts (b, idx, 1, refcount, true);
+      r = add_refcounts (b, idx, 1, c.refcount, true);
   }
   return r < 0 ? r : add_refcounts (b, idx - nr_alone, nr_alone, 0, false);
 }
 
-/* In bytes.  The table in memory is that of the open; one that was switched to
- * since has the same entries and a new anchor. */
-static uint64_t
+/* Returns the size of the present snapshot table in bytes.  A table that a plan
+ * has switched to in this session has the entries of the slots and a new
+ * anchor. */
+static size_t
 old_snapshots_len (const struct builder *b)
 {
   const struct qcow2_image *img = b->img;
 
   if (img->fields.nr_snapshots == 0)
     return 0;
-  if (img->fields.snapshots_off == img->header.fields.snapshots_off)
+  if (img->fields.snapshots_off == img->snapshots.host_off)
     return img->snapshots.raw_len;
   return b->snapshots_len;
 }
 
-/* Of all tables that might be replaced. */
+/* Calls find_shared for all tables that might be replaced. */
 static int
 find_all_shared (struct builder *b)
 {
@@ -463,7 +495,7 @@ add_replaced (struct builder *b)
   return r;
 }
 
-/* --- The header and what it points to ------------------------------- */
+/* --- The header and the tables it points to ------------------------- */
 
 static int
 add_header (struct builder *b)
@@ -490,7 +522,7 @@ add_header (struct builder *b)
   return add_change (b, &c);
 }
 
-/* Room for the whole clusters of table T. */
+/* Allocates the plan's buffer for table T, in whole clusters. */
 static int
 make_room (struct builder *b, int which, const struct new_table *t)
 {
@@ -504,7 +536,8 @@ make_room (struct builder *b, int which, const struct new_table *t)
   return 0;
 }
 
-/* A larger copy of OLD at most: 8 MiB of refcount table, 32 MiB of L1. */
+/* Copies OLD into a buffer for T, which has as many entries or more.  It takes
+ * at most 8 MiB for a refcount table and 32 MiB for an L1. */
 static int
 copy_table (struct builder *b, int which, const struct new_table *t,
             const struct qcow2_flat *old)
@@ -568,7 +601,7 @@ find_start (struct builder *b)
   b->start = qcow2_host_frontier (b->img);
 }
 
-/* On a device it must end before that does. */
+/* Checks that the layout ends inside the device, if the image is on one. */
 static int
 check_device (const struct builder *b)
 {

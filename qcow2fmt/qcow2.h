@@ -1,20 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The qcow2 format: one open image, its tables in memory, its clusters.
+/* Implements the qcow2 format: one open image, its tables in memory, and its
+ * clusters.
  *
- * Source: QEMU docs/interop/qcow2.txt; docs/on-disk.md for the anchor and
- * the rules on references.  This room has no threads and knows nothing of
- * deduplication or of the journal.
+ * The sources are QEMU's docs/interop/qcow2.txt, and docs/on-disk.md for the
+ * anchor and the rules on references.  This room has no threads and knows
+ * nothing of deduplication or of the journal.
  *
  * One lock (qcow2_lock) protects everything in memory; functions ending in
  * _locked need it, the others take it themselves.  No I/O happens under it.
  * A _locked function that needs a table which is not in memory returns
- * -EAGAIN and notes it in the transaction: release the lock, call
- * qcow2_txn_load, take the lock, ask again.  What was loaded stays pinned
- * until qcow2_txn_end, so that this ends.
+ * -EAGAIN and notes the table in the transaction.  So such functions are called
+ * from a step, which qcow2_txn_retry repeats once the table has been loaded.
+ * Loaded tables stay pinned until qcow2_txn_end, so that these retries come to
+ * an end.
  *
  * Tables change in memory only, through qcow2_apply_locked or functions that
  * report each change to the log (struct qcow2_log) as an after-image.  They
- * reach the file through a writeback (law 3: once the log is durable).
+ * reach the file through a writeback, once the log is durable (law 3).
  *
  * Results: 0, a count, or -errno; faults as in fault.h.
  */
@@ -47,14 +49,14 @@ struct qcow2_image;
 #define QCOW2_L2_COPIED      (UINT64_C (1) << 63)
 #define QCOW2_L2_COMPRESSED  (UINT64_C (1) << 62)
 #define QCOW2_L2_ZERO        (UINT64_C (1) << 0)
-/* In memory only, for extended entries: the subclusters are not all of one
- * kind (QCOW2_L2_ZERO and an allocated cluster are said as in standard ones);
- * and: it can't be what it says. */
+/* Two bits that extended entries have in memory only.  PARTIAL: the subclusters
+ * are not all of one kind (all zero and all allocated look as in standard
+ * entries).  INVALID: the entry contradicts the format. */
 #define QCOW2_L2_PARTIAL     (UINT64_C (1) << 1)
 #define QCOW2_L2_INVALID     (UINT64_C (1) << 2)
 #define QCOW2_OFFSET_MASK    UINT64_C (0x00fffffffffffe00)
 
-#define QCOW2_ROOT_ACTIVE 0   /* roots from 1 up: snapshots, read only */
+#define QCOW2_ROOT_ACTIVE 0   /* roots from 1 up are snapshots and disks */
 
 #define QCOW2_STORE_EXTENSION_SIZE 32
 
@@ -76,62 +78,70 @@ struct qcow2_geometry {
   uint64_t compatible;
   uint64_t autoclear;
   bool has_backing;
-  bool has_data_file, data_file_raw;   /* by the feature bits at open, which
-                                        * a session changes */
+  bool has_data_file, data_file_raw;   /* from the feature bits at open;
+                                        * a session changes those */
 };
 
-/* Which files of the host may an image name (its backing file, and what that
- * names)?  The author of the image chose the names; see host-file.c. */
+/* Selects which files of the host an image may name: its backing file, the
+ * files that that one names in turn, and its data file.  The image's author
+ * chose the names; see host-file.c. */
 enum qcow2_host_files {
   QCOW2_FILES_OFF = 0,    /* none: an image that names one is refused */
   QCOW2_FILES_SAME_DIR,   /* those in its own directory, no symbolic links */
-  QCOW2_FILES_ANY,        /* whatever this process may open */
-  QCOW2_FILES_IGNORE,     /* open none; what would come from them is -EIO */
+  QCOW2_FILES_ANY,        /* every file that this process may open */
+  QCOW2_FILES_IGNORE,     /* open none; reading from them is -EIO */
 };
-/* "off", "same-dir" or "any"; -EINVAL for anything else. */
+/* Parses "off", "same-dir" or "any"; -EINVAL for anything else. */
 int qcow2_host_files_parse (const char *s, enum qcow2_host_files *files)
   MUST_CHECK;
 
 struct qcow2_open_params {
   const char *path;       /* for relative backing names; may be NULL */
   bool writable;
-  bool allow_recovery;    /* the caller copes with bit 48 */
+  bool allow_recovery;    /* open it even with bit 48: the caller recovers */
   enum qcow2_host_files host_files;
   size_t cache_bytes;     /* budget of the table cache */
+  /* Chooses the budget in place of cache_bytes, once geometry and disks are known; may
+   * be NULL. */
+  size_t (*choose_cache) (const struct qcow2_image *img);
   const struct log_sink *log;
 };
 
-/* Open the image in IO (which stays the caller's).  Each unsupported feature
+/* Opens the image in IO, which stays the caller's.  Each unsupported feature
  * is refused by name (FAULT_UNSUPPORTED); a header, snapshot table or L1 that
  * cannot be right is FAULT_CORRUPT.  Writes nothing. */
 int qcow2_open (struct io_store *io, const struct qcow2_open_params *params,
                 struct qcow2_image **out, struct fault *f) MUST_CHECK;
 
-/* Free memory; writes nothing.  NULL is fine. */
+/* Frees the image's memory; writes nothing.  NULL is allowed. */
 void qcow2_close (struct qcow2_image *img);
 
 const struct qcow2_geometry *qcow2_geometry (const struct qcow2_image *img);
 struct io_store *qcow2_io (struct qcow2_image *img);
 struct lock *qcow2_lock (struct qcow2_image *img);
-/* Where guest data is: the image, or its external data file. */
+/* Returns the store that holds guest data: the image, or its external data
+ * file. */
 struct io_store *qcow2_data_io (struct qcow2_image *img);
 
-/* The payload of the store's header extension, or NULL.  An extension of
- * any other size than QCOW2_STORE_EXTENSION_SIZE counts as absent. */
+/* Returns the payload of the store's header extension, or NULL.  An extension
+ * of any other size than QCOW2_STORE_EXTENSION_SIZE counts as absent. */
 const uint8_t *qcow2_store_extension (const struct qcow2_image *img);
 
-/* Id and name of the anchor: those that it gets, and those it had before. */
+/* The id and name of an anchor: of new ones, and of those that older versions
+ * made. */
 #define QCOW2_ANCHOR_NAME "do-not-apply-dedup-anchor"
 #define QCOW2_OLD_ANCHOR_NAME "dedup"
 
-/* Is there an anchor snapshot? */
+/* Returns whether the image has an anchor snapshot. */
 bool qcow2_has_anchor (const struct qcow2_image *img);
 
-/* Has somebody applied the anchor as a snapshot, and the active disk is what
- * the anchor maps (docs/on-disk.md section 2.1)?  Never while bit 48 is set. */
+/* Returns whether the anchor was applied as a snapshot, so that the active disk
+ * maps what the anchor maps (docs/on-disk.md section 2.1).  Never true while
+ * bit 48 is set. */
 bool qcow2_anchor_was_applied (const struct qcow2_image *img);
 
-/* Read all tables of the anchor.  FAULT_CORRUPT: one of them is none. */
+/* Reads all tables of the anchor.  FAULT_CORRUPT: one of them is not an anchor
+ * table. */
 int qcow2_anchor_load_all (struct qcow2_image *img, struct fault *f)
   MUST_CHECK;
 
@@ -141,26 +151,76 @@ struct qcow2_snapshot {
   uint32_t l1_entries;
   uint64_t disk_size;
   uint64_t vm_state_size;
+  uint32_t date_sec, date_nsec;  /* when it was made, since 1970 */
   bool is_anchor;
-  bool named_anchor;           /* by id and name; also where it serves as none */
+  bool named_anchor;           /* has its id and name, is_anchor or not */
+  bool dead;                   /* an unused slot: no such root any more */
+  /* Of a disk of this program (docs/on-disk.md section 11), else 0: */
+  bool is_disk;
+  uint32_t disk_flags;         /* QCOW2_DISK_* */
+  uint8_t uuid[16];
+  uint8_t origin[16];          /* the uuid of the disk that it is a clone of;
+                                * 0: of none */
+  uint64_t created;            /* seconds since 1970 */
 };
+#define QCOW2_MAX_SLOTS 65536u /* of the snapshot table */
+#define QCOW2_DISK_WRITABLE 1u /* else it is a snapshot of a disk */
+#define QCOW2_DISK_DOOMED   2u /* it was deleted, and its space is being freed */
+#define QCOW2_DISK_KNOWN    3u
+/* Returns the number of snapshots, and the snapshots themselves in *OUT. */
 size_t qcow2_snapshots (const struct qcow2_image *img,
                         const struct qcow2_snapshot **out);
+
+/* --- Roots ------------------------------------------------------------ */
+
+/* A root is the active disk, or a snapshot or disk of the snapshot table, whose
+ * number is its slot + 1.  A slot keeps its number while the image is open. */
+
+/* Returns whether records name places of the file, not roots: the image has
+ * disks, or had one in this session. */
+bool qcow2_has_disks (const struct qcow2_image *img);
+/* Makes qcow2_has_disks true from now on.  Before the first disk is made, a
+ * checkpoint must be complete that began after this call. */
+void qcow2_begin_disks_locked (struct qcow2_image *img);
+/* Returns a number above that of each root; some below it may be unused. */
+unsigned qcow2_nr_roots_locked (struct qcow2_image *img);
+/* Returns the largest size that a disk can have, in bytes: what the L1 table of
+ * the active disk has room for, so that stock programs can copy each disk
+ * whole. */
+uint64_t qcow2_max_disk_size (const struct qcow2_image *img);
+/* Returns the size of a root in bytes; 0 if there is no such root. */
+uint64_t qcow2_root_size_locked (struct qcow2_image *img, unsigned root);
+/* Returns whether a root can be written to: the active disk of an image opened
+ * for writing, or a writable disk that is not being deleted, if there is a
+ * log. */
+bool qcow2_root_writable_locked (struct qcow2_image *img, unsigned root);
+
+/* Tell when a checkpoint begins and when it is complete.  In an image with disks
+ * a replay copies tables again, so their bytes are kept until a checkpoint that
+ * began later is complete.  The first function is called at the begin, in the
+ * hold of the lock that fixes the checkpoint's number, and returns a token; the
+ * second one with that token, once the checkpoint is durable. */
+uint64_t qcow2_tables_mark_locked (struct qcow2_image *img);
+void qcow2_tables_settled_locked (struct qcow2_image *img, uint64_t token);
 
 /* --- Create ---------------------------------------------------------- */
 
 struct qcow2_create_params {
   uint64_t virtual_size;
   unsigned cluster_bits;      /* 9 to 21 */
-  unsigned refcount_order;    /* 0 to 6, usually 4 */
+  unsigned refcount_order;    /* 0 to 6, usually 4; 5 for a pool */
+  unsigned compression_type;  /* 0 zlib, 1 zstd, which QEMU knows since 5.1 */
+  uint64_t max_disk_size;     /* 0, or that of a pool: the active L1 table has
+                               * room for so many bytes */
 };
 
-/* Write an empty version 3 image, as qemu-img create would, into the store IO,
- * whatever it holds, and sync it.  FAULT_USAGE for sizes that the format cannot hold. */
+/* Writes an empty version 3 image, as qemu-img create would, over the contents
+ * of IO, and syncs it.  FAULT_USAGE for sizes that the format cannot hold. */
 int qcow2_create (struct io_store *io, const struct qcow2_create_params *p,
                   struct fault *f) MUST_CHECK;
 
-/* Did qcow2_create begin to write an image there, and not finish?  1: yes. */
+/* Returns 1 if IO holds an image that qcow2_create began to write and did not
+ * finish, else 0; -errno. */
 int qcow2_is_unfinished (struct io_store *io) MUST_CHECK;
 
 /* --- Read ------------------------------------------------------------ */
@@ -180,31 +240,78 @@ struct qcow2_extent {
   uint64_t entry;      /* QCOW2_COMPRESSED: the L2 entry; len <= a cluster */
 };
 
-/* Describe [guest_off, guest_off + len) in at most MAX extents, merged where
- * kind and host offset run on.  Returns their number (>= 1 for len > 0); they
- * cover a prefix of the range.  The range must lie inside the disk. */
+/* Describes [guest_off, guest_off + len) in at most MAX extents, merged where
+ * the kind is the same and host offsets are contiguous.  Returns their number
+ * (>= 1 for len > 0); they cover a prefix of the range.  The range must lie
+ * inside the disk. */
 int qcow2_map (struct qcow2_image *img, unsigned root, uint64_t guest_off,
                uint64_t len, struct qcow2_extent *ext, size_t max) MUST_CHECK;
 
-/* Read guest bytes, through compressed clusters and the backing chain; runs
- * of contiguous host clusters side by side.  The caller keeps the range from
- * being rewritten meanwhile (server/range-lock.h). */
+/* Reads guest bytes, through compressed clusters and the backing chain.  Runs
+ * of contiguous host clusters are read side by side.  The caller keeps the
+ * range from being rewritten meanwhile (server/range-lock.h). */
 int qcow2_read (struct qcow2_image *img, unsigned root, void *buf,
                 uint64_t guest_off, size_t len) MUST_CHECK;
 
-/* Begin to read what a later qcow2_read of the range will ask for: its tables,
- * which this call waits for, and the image's own clusters, for which it does
- * not.  Advice: changes nothing, needs no lock on the range, cannot fail.
- * AROUND: as for io_will_need.  Returns whether something was not in memory. */
+/* Begins to read what a later qcow2_read of the range will need: its tables,
+ * for which this call waits, and the image's own clusters, for which it does
+ * not.  It is advice: it changes nothing, needs no lock on the range and cannot
+ * fail.  AROUND is as for io_will_need.  Returns whether something was not in
+ * memory. */
 bool qcow2_will_need (struct qcow2_image *img, unsigned root,
                       uint64_t guest_off, uint64_t len, bool around);
 
-/* For extents that are unallocated here: what the backing chain says.
- * *LEN is cut to a run of one kind; only QCOW2_ZERO and QCOW2_DATA come back
- * (host_off is not set).  Past the backing file's end: QCOW2_ZERO; with no
- * backing file: QCOW2_UNALLOCATED. */
+/* Finds out what the backing chain holds for an extent that is unallocated in
+ * this image.  *LEN is cut to a run of one kind, and *KIND is QCOW2_ZERO, also
+ * past the backing file's end, QCOW2_DATA, or QCOW2_UNALLOCATED where there is
+ * no backing file. */
 int qcow2_backing_status (struct qcow2_image *img, uint64_t guest_off,
                           uint64_t *len, enum qcow2_kind *kind) MUST_CHECK;
+
+/* --- Compressed clusters ------------------------------------------------ */
+
+/* Sets *FIRST and *COUNT to the host clusters that the L2 entry ENTRY refers to:
+ * one; up to three if it is compressed; or none. */
+void qcow2_entry_clusters (const struct qcow2_image *img, uint64_t entry,
+                           uint64_t *first, uint64_t *count);
+
+/* Finds the bytes of a compressed entry: offset in the file, and length. */
+void qcow2_compressed_extent (const struct qcow2_image *img, uint64_t entry,
+                              uint64_t *host_off, uint64_t *len);
+
+/* Reads the bytes of a compressed entry and expands them into OUT (cluster_size
+ * bytes).  The caller keeps the entry's clusters from being freed meanwhile.  -EIO:
+ * they cannot be read, or do not expand to one cluster. */
+int qcow2_compressed_read (struct qcow2_image *img, uint64_t entry,
+                           uint8_t *out) MUST_CHECK;
+
+/* Expands LEN bytes IN, as they were read, to OUT.  -EIO as above; -ENOMEM. */
+int qcow2_compressed_expand (const struct qcow2_image *img, const uint8_t *in,
+                             size_t len, uint8_t *out) MUST_CHECK;
+
+/* Reads LEN bytes of that cluster from byte WITHIN on, and keeps it expanded for a while
+ * (expanded.c).  Errors and rules as above. */
+int qcow2_expanded_read (struct qcow2_image *img, uint64_t entry, uint8_t *buf,
+                         size_t within, size_t len) MUST_CHECK;
+/* Forgets what is kept of COUNT clusters, which get other bytes. */
+void qcow2_expanded_forget (struct qcow2_image *img, uint64_t host_idx,
+                            uint64_t count);
+
+struct qcow2_codec;
+
+/* Makes an encoder for the image's compression type, for one thread at a time.
+ * -ENOMEM.  The second frees it; NULL is allowed. */
+int qcow2_codec_new (const struct qcow2_image *img, struct qcow2_codec **out)
+  MUST_CHECK;
+void qcow2_codec_free (struct qcow2_codec *c);
+/* Compresses LEN bytes IN, one cluster, to at most MAX bytes OUT.  Returns how many;
+ * 0: they do not fit. */
+size_t qcow2_codec_compress (struct qcow2_codec *c, const uint8_t *in, size_t len,
+                             uint8_t *out, size_t max);
+/* Returns the L2 entry for LEN compressed bytes, at least one, at HOST_OFF; 0 if an
+ * entry has no room for that. */
+uint64_t qcow2_compressed_entry (const struct qcow2_image *img, uint64_t host_off,
+                                 uint64_t len);
 
 /* --- Transactions ----------------------------------------------------- */
 
@@ -221,11 +328,33 @@ struct qcow2_txn {
 };
 
 void qcow2_txn_begin (struct qcow2_image *img, struct qcow2_txn *txn);
-/* Load what is missing; waits if another thread is loading it.  What may be
- * missing is also space on the host for new tables: -ENOSPC. */
-int qcow2_txn_load (struct qcow2_txn *txn) MUST_CHECK;
 void qcow2_txn_end_locked (struct qcow2_txn *txn);
 void qcow2_txn_end (struct qcow2_txn *txn);
+
+/* Looks at tables, and changes them once all that it needs is in memory.  It
+ * calls _locked functions, with the lock held, and returns -EAGAIN if one of
+ * them did.  It is called again then, so until it succeeds it changes nothing
+ * but OPAQUE, where it may note its progress. */
+typedef int qcow2_step (struct qcow2_txn *txn, void *opaque);
+
+/* Takes the lock and calls STEP_LOCKED; as long as that returns -EAGAIN, loads
+ * the missing table without the lock, or waits for another thread that is
+ * loading it, and calls it again.  Returns, without the lock, the last result
+ * of the step (which is not -EAGAIN), or the error of loading: -EIO, -ENOMEM,
+ * or -ENOSPC where space on the host for a new table was missing.  The step's
+ * last call and its result belong to one hold of the lock. */
+int qcow2_txn_retry (struct qcow2_txn *txn, qcow2_step *step_locked,
+                     void *opaque) MUST_CHECK;
+/* Does the same, but is called and returns with the lock, which is released
+ * while a table is loaded. */
+int qcow2_txn_retry_locked (struct qcow2_txn *txn, qcow2_step *step_locked,
+                            void *opaque) MUST_CHECK;
+/* Runs one step in a transaction of its own: begin, retry, end. */
+int qcow2_txn_run (struct qcow2_image *img, qcow2_step *step_locked,
+                   void *opaque) MUST_CHECK;
+/* Loads the table that the last -EAGAIN asked for, once; called without the
+ * lock, by callers whose loop does more than that. */
+int qcow2_txn_load (struct qcow2_txn *txn) MUST_CHECK;
 
 /* --- Changes ----------------------------------------------------------- */
 
@@ -240,6 +369,10 @@ enum qcow2_change_type {
   QCOW2_CHANGE_HEADER,       /* header fields := HEADER */
   QCOW2_CHANGE_BITMAP,       /* the entry of a bitmap's table at host offset
                               * TABLE_IDX := HOST_OFF */
+  QCOW2_CHANGE_ENTRY,        /* COUNT entries of one table, from byte PLACE of
+                              * the file on := ENTRY; IS_L1: of an L1 table */
+  QCOW2_CHANGE_TABLE,        /* the table at HOST_OFF becomes a copy of that at
+                              * SOURCE_OFF, 0: zero */
 };
 
 struct qcow2_header_fields {
@@ -260,98 +393,143 @@ struct qcow2_change {
   uint64_t entry;
   uint64_t refcount;
   bool anchored;
+  bool taken_over;           /* REFCOUNT: a reference of another program's data
+                              * passes to the anchor; not in a record */
   uint64_t table_idx;
   uint64_t host_off;
   uint64_t source_off;
+  uint64_t place;            /* ENTRY; L2 in an image with disks */
+  bool is_l1;
   struct qcow2_header_fields header;
 };
 
-/* Told of each change as it is made, with the lock held.  Cannot fail: the
+/* Receives each change as it is made, with the lock held.  It cannot fail: the
  * caller made room before (see dedup/journal/journal.h). */
 struct qcow2_log {
   void (*append_locked) (void *opaque, const struct qcow2_change *change);
   uint64_t (*seq_locked) (void *opaque);  /* sequence number of the last
                                            * append; tags quarantine */
   void *opaque;
+  /* Returns 0 if there is room for NR more records and those of the largest
+   * operation; -EBUSY: it has to be made; -ENOSPC: it can't be.  May be NULL:
+   * there always is room. */
+  int (*room_locked) (void *opaque, size_t nr);
 };
 void qcow2_set_log (struct qcow2_image *img, const struct qcow2_log *log);
 
-/* Apply one change to the tables in memory without reporting it: for replay
+/* Applies one change to the tables in memory without reporting it, for replay
  * and for the caller's own records.  -EAGAIN as above; -EINVAL for a change
  * that does not fit this image (replay of a corrupt journal). */
 int qcow2_apply_locked (struct qcow2_txn *txn, const struct qcow2_change *c)
   MUST_CHECK;
 
-/* Between these two, records of a journal are applied to tables of which a
- * crash may have left some unwritten: what L1, refcount table and anchor L1
- * name may lie past the end of the file, or hold other bytes still, and a
- * record to come makes it anew.  The end: -EIO if an anchor table was not a
- * table, and no record made it one. */
+/* Begin and end a replay, in which records of a journal are applied to tables
+ * that a crash may have left unwritten.  In between, a table that L1, refcount
+ * table or anchor L1 points to may lie past the end of the file, or hold other
+ * bytes, because a later record makes it.  The end returns -EIO if an anchor
+ * table was not valid and no record made it. */
 void qcow2_replay_begin (struct qcow2_image *img);
 int qcow2_replay_end (struct qcow2_image *img) MUST_CHECK;
 
-/* The L2 entry of a guest cluster; 0 where there is no table. */
+/* Gets the L2 entry of a guest cluster; 0 where there is no table. */
 int qcow2_get_entry_locked (struct qcow2_txn *txn, unsigned root,
                             uint64_t guest_idx, uint64_t *entry) MUST_CHECK;
 
-/* Make the L2 table of a guest cluster present and private (copied if a
- * snapshot shares it), and pin the entry's slice of it.  May allocate and
- * report changes.  -ENOSPC. */
+/* Makes the L2 table of a guest cluster present and private (copied if a
+ * snapshot shares it), and pins the entry's slice of it.  May allocate and
+ * report changes.  -ENOSPC; -EBUSY: the log has no room for the records of a
+ * copy; -EINVAL: this root can't be written to there. */
 int qcow2_prepare_entry_locked (struct qcow2_txn *txn, unsigned root,
                                 uint64_t guest_idx) MUST_CHECK;
 
-/* Refcount and anchor state of a host cluster.  0 and false where there is
- * no table. */
+/* Returns the byte offset in the file of the L2 entry of a guest cluster whose
+ * table was prepared under the same hold of the lock. */
+uint64_t qcow2_entry_place_locked (struct qcow2_txn *txn, unsigned root,
+                                   uint64_t guest_idx);
+
+/* Gets the refcount of a host cluster and whether it is anchored; 0 and false
+ * where there is no table. */
 int qcow2_get_refcount_locked (struct qcow2_txn *txn, uint64_t host_idx,
                                uint64_t *refcount, bool *anchored) MUST_CHECK;
 
-/* How many clusters from HOST_IDX on, at most COUNT, are anchored with that
- * refcount?  *N: 0 if the first one is not; it ends with a slice of a refcount
- * block at the latest. */
+/* Sets *N to how many clusters in a row from HOST_IDX on, at most COUNT, are
+ * anchored with that refcount; 0 if the first one is not.  The run ends with a
+ * slice of a refcount block at the latest. */
 int qcow2_anchored_run_locked (struct qcow2_txn *txn, uint64_t host_idx,
                                uint64_t count, uint64_t refcount,
                                uint64_t *n) MUST_CHECK;
 
-/* Which of NR clusters are surely not anchored?  What is not in memory may
- * be. */
+/* Finds those of NR clusters that are certainly not anchored.  A cluster whose
+ * table is not in memory counts as possibly anchored. */
 void qcow2_find_unanchored_locked (struct qcow2_image *img,
                                    const uint64_t *host_idx, size_t nr,
                                    bool *not_anchored);
 
-/* Make the refcount block and anchor table of COUNT host clusters present
+/* Makes the refcount blocks and anchor tables of COUNT host clusters present
  * and pinned, so that REFCOUNT changes of them apply at once.  May allocate
  * and report changes.  -ENOSPC. */
 int qcow2_prepare_host_locked (struct qcow2_txn *txn, uint64_t host_idx,
                                uint64_t count) MUST_CHECK;
 
-/* Make everything present that dropping the reference ENTRY (an L2 entry's
- * value) needs, and those of the NR - 1 clusters behind it (1 if it is
+/* Makes everything present that is needed to drop the reference ENTRY (an L2
+ * entry's value) and those to the NR - 1 clusters behind it (NR is 1 if it is
  * compressed).  -EINVAL: the entries contradict the refcounts. */
 int qcow2_prepare_drop_locked (struct qcow2_txn *txn, uint64_t entry,
                                uint64_t nr) MUST_CHECK;
 
-/* Drop them, after qcow2_prepare_drop_locked succeeded under the same hold of
- * the lock.  An anchored cluster left to the anchor alone is freed unless
- * held; an unanchored one with refcount above 1 passes to the anchor
- * (docs/on-disk.md section 2); freed clusters go to quarantine, marked
- * TRIMMED if their space shall go back to the host.  Reports the changes.
+/* Drops these references, after qcow2_prepare_drop_locked succeeded under the
+ * same hold of the lock.  An anchored cluster left to the anchor alone is freed
+ * unless held; an unanchored one with refcount above 1 passes to the anchor
+ * (docs/on-disk.md section 2).  Freed clusters are put into quarantine, marked
+ * TRIMMED if their space is to be given back to the host.  Reports the changes.
  * Returns -EINVAL, and changes nothing, if a refcount is 0 already. */
 int qcow2_drop_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t nr,
                        bool trimmed) MUST_CHECK;
 
-/* Keep a cluster that may be linked from being freed while its bytes are
+/* Keeps a cluster that may be linked from being freed while its bytes are
  * compared.  -ENOENT: not anchored, or no guest refers to it and no other hold
  * keeps it; -ERANGE: refcount at or above LIMIT. */
 int qcow2_hold_locked (struct qcow2_txn *txn, uint64_t host_idx,
                        uint64_t limit) MUST_CHECK;
-/* Memory for NR more holds, so that they cannot fail for want of it. */
+/* Allocates memory for NR more holds, so that they cannot fail with -ENOMEM. */
 int qcow2_holds_reserve_locked (struct qcow2_image *img, size_t nr)
   MUST_CHECK;
-/* Let go; frees it if the last guest reference went meanwhile.  Needs no
- * load: TXN must be the one that holds. */
+/* Releases a hold, and frees the cluster if its last guest reference was
+ * dropped meanwhile.  Needs no load, because TXN must be the one that took the
+ * hold. */
 void qcow2_unhold_locked (struct qcow2_txn *txn, uint64_t host_idx);
 
+/* Do the same for all clusters that the L2 entry ENTRY refers to; either all of them
+ * become held or none. */
+int qcow2_hold_entry_locked (struct qcow2_txn *txn, uint64_t entry,
+                             uint64_t limit) MUST_CHECK;
+void qcow2_unhold_entry_locked (struct qcow2_txn *txn, uint64_t entry);
+
 bool qcow2_is_held_locked (const struct qcow2_image *img, uint64_t host_idx);
+
+/* --- Lent tables --------------------------------------------------------- */
+
+/* Do a step of the work that clones and deletions leave (debt-steps.c), on the table
+ * that entry L1_IDX of ROOT's L1 table names.  A step is one group of the log:
+ * its caller makes room for qcow2_step_records and ends the group.  Return 1; 0:
+ * there was nothing to do; -EAGAIN, -ENOMEM, -ENOSPC; -EIO: the table and
+ * the refcounts contradict each other, which was logged, and will be so again.
+ * After an error, nothing is changed but that tables may have been made for the
+ * anchor. */
+/* Pays the debt of the table: counts all paths to it in the refcounts of what
+ * it names. */
+int qcow2_pay_table_locked (struct qcow2_txn *txn, unsigned root,
+                            uint64_t l1_idx) MUST_CHECK;
+/* Sets the L1 entry of a root that is being deleted to 0, and drops what only
+ * this path to the table kept. */
+int qcow2_drop_path_locked (struct qcow2_txn *txn, unsigned root,
+                            uint64_t l1_idx) MUST_CHECK;
+/* Sets *DEBT to the debt of the table, and returns 1; 0: there is no table.  Errors as
+ * above, but -EIO is not logged. */
+int qcow2_path_debt_locked (struct qcow2_txn *txn, unsigned root,
+                            uint64_t l1_idx, uint64_t *debt) MUST_CHECK;
+/* Returns how many records a step makes at most. */
+uint64_t qcow2_step_records (const struct qcow2_image *img);
 
 /* --- Allocation --------------------------------------------------------- */
 
@@ -362,113 +540,137 @@ struct qcow2_run {
   bool emptied;    /* when it is released: its space was given back */
 };
 
-/* Set aside up to WANTED contiguous free clusters (at least 1), in memory
- * only: nothing is reported, and a crash forgets it.  They are to become
- * used by a REFCOUNT change or go back by qcow2_unreserve_locked.  -ENOSPC:
- * no free cluster is known and the file may not grow. */
+/* Reserves up to WANTED contiguous free clusters (at least 1), in memory only:
+ * nothing is reported, and a crash forgets the reservation.  The caller either
+ * uses them, by a REFCOUNT change, or returns them by qcow2_unreserve_locked.
+ * -ENOSPC: no free cluster is known and the file may not grow. */
 int qcow2_reserve_locked (struct qcow2_image *img, uint64_t wanted,
                           struct qcow2_run *run) MUST_CHECK;
 void qcow2_unreserve_locked (struct qcow2_image *img,
                              const struct qcow2_run *run);
-/* The same, for a run that the host had no space for: others are tried before
- * it comes round again. */
+/* Returns a run that the host had no space for: other clusters are tried before
+ * it is reserved again. */
 void qcow2_unreserve_unbacked_locked (struct qcow2_image *img,
                                       const struct qcow2_run *run);
 
-/* Did the host fail to read a table, ever?  Else an -EIO came of what the
- * image says. */
+/* Returns whether the host ever failed to read a table.  If not, an -EIO was
+ * caused by the image's contents. */
 bool qcow2_read_failed_locked (struct qcow2_image *img);
 
-/* Let the next reservation pass over so many clusters: where there was no
- * space for FAILED clusters one by one, their neighbours have none either,
- * most likely, so go in growing steps. */
+/* Makes the next reservation skip clusters, the more the larger FAILED is, the
+ * number of clusters that the host had no space for one by one: most likely it
+ * has none for their neighbours either. */
 void qcow2_skip_locked (struct qcow2_image *img, unsigned failed);
 
-/* Set aside this cluster, if it is known to be free. */
+/* Reserves this cluster if it is known to be free. */
 bool qcow2_reserve_one_locked (struct qcow2_image *img, uint64_t host_idx);
-/* Get real space on the host for a reserved run; gives up the lock meanwhile.
+/* Gets real space on the host for a reserved run; releases the lock meanwhile.
  * -ENOSPC. */
 int qcow2_back_locked (struct qcow2_image *img, const struct qcow2_run *run)
   MUST_CHECK;
 
-/* As qcow2_reserve_locked, for exactly COUNT clusters in one run. */
+/* Reserves as qcow2_reserve_locked, but exactly COUNT clusters in one run. */
 int qcow2_reserve_area_locked (struct qcow2_image *img, uint64_t count,
                                uint64_t *host_idx) MUST_CHECK;
 
-/* Put freed clusters (refcount 0 already) into quarantine by hand, with the
+/* Reserves COUNT clusters in one run for data that is moved, and may as well stay
+ * where it is: looks at some of the free clusters, moves the frontier to END at
+ * the most, and leaves at least KEEP clusters free.  -ENOSPC. */
+int qcow2_reserve_run_locked (struct qcow2_image *img, uint64_t count,
+                              uint64_t end, uint64_t keep, uint64_t *host_idx)
+  MUST_CHECK;
+
+/* Puts clusters that were freed already (refcount 0) into quarantine, with the
  * sequence number of the record that freed them. */
 void qcow2_quarantine_locked (struct qcow2_image *img,
                               const struct qcow2_run *run, uint64_t seq);
 
-/* Take from quarantine what was freed by records up to SEQ, into RUNS, at most
- * MAX of them (a few thousand: nobody else gets on meanwhile); how many.  They
- * can't be allocated until qcow2_release_locked. */
+/* Takes clusters that were freed by records up to SEQ out of quarantine, into
+ * at most MAX of RUNS (a few thousand, as the lock is held meanwhile); returns
+ * how many runs.  They can't be allocated until qcow2_release_locked. */
 size_t qcow2_quarantine_take_locked (struct qcow2_image *img, uint64_t seq,
                                      struct qcow2_run *runs, size_t max);
-/* Sort RUNS by host index and join neighbours, but not trimmed with other
- * ones; how many are left.  Without the lock. */
+/* Sorts RUNS by host index and joins neighbours, but not trimmed with untrimmed
+ * ones; returns how many are left.  Needs no lock. */
 size_t qcow2_coalesce (struct qcow2_run *runs, size_t nr);
 void qcow2_release_locked (struct qcow2_image *img,
                            const struct qcow2_run *runs, size_t nr);
 uint64_t qcow2_quarantined_locked (struct qcow2_image *img);  /* clusters */
-/* Did any come free without being quarantined, for want of memory?  They are
- * left alone until the next open. */
+/* Returns whether clusters were freed that could not be quarantined because
+ * memory was short.  They are not used until the next open. */
 bool qcow2_frees_lost_locked (struct qcow2_image *img);
 
-/* Enter header and tables into the guard (guard.c), for an image opened for
- * writing, once its tables are as they should be; and again after they moved.
- * FAULT_CORRUPT, and nothing changed: two of them overlap, lie past the end or
- * are misaligned.  From then on new tables enter themselves. */
+/* Enters header and tables into the guard (guard.c), for an image opened for
+ * writing, once its tables are as they should be, and again after they moved.
+ * FAULT_CORRUPT, with nothing changed, if two of them overlap, or one lies past
+ * the end or is misaligned.  From then on new tables enter themselves. */
 int qcow2_guard_begin (struct qcow2_image *img, struct fault *f) MUST_CHECK;
-/* The same for, or no longer for, clusters of a store. */
+/* Enters clusters of a store into the guard, or removes them. */
 void qcow2_guard_put_locked (struct qcow2_image *img, uint64_t host_idx,
                              uint64_t count, bool guarded);
-/* Is any of these clusters guarded?  No data may go there. */
+/* Returns whether any of these clusters is guarded: no data may be written
+ * there. */
 bool qcow2_guarded_locked (struct qcow2_image *img, uint64_t host_idx,
                            uint64_t count) MUST_CHECK;
-/* The first that is, from HOST_IDX on; UINT64_MAX: none. */
+/* Returns whether header, disk, store or snapshots have any of these clusters:
+ * qcow2_guarded_locked without persistent bitmaps. */
+bool qcow2_guard_has_tables_locked (struct qcow2_image *img,
+                                    uint64_t host_idx, uint64_t count)
+  MUST_CHECK;
+/* Returns the first guarded cluster from HOST_IDX on; UINT64_MAX: none. */
 uint64_t qcow2_next_guarded_locked (struct qcow2_image *img,
                                     uint64_t host_idx);
 
-/* Stale clusters: free ones for which the host may hold data (stale.c).  How
- * many are there?  How few were there at the least since the last call of
- * qcow2_stale_low_locked?  So many were not needed meanwhile. */
+/* Return the number of stale clusters, free ones for which the host may hold
+ * data (stale.c): that of now, and the smallest since the last call of
+ * qcow2_stale_low_locked, which were not needed meanwhile. */
 uint64_t qcow2_stale_locked (struct qcow2_image *img);
 uint64_t qcow2_stale_low_locked (struct qcow2_image *img);
-/* Take up to CLUSTERS of them at or after *FROM (0 again at the end), in at most
- * MAX runs: nobody can allocate them until they are given to
- * qcow2_put_emptied_locked, as free and empty ones.  How many runs. */
+/* Takes up to CLUSTERS stale clusters at or after *FROM, in at most MAX runs;
+ * returns how many runs, and advances *FROM (0 again at the end).  They can't
+ * be allocated until qcow2_put_emptied_locked returns them, as free and empty
+ * ones. */
 size_t qcow2_take_stale_locked (struct qcow2_image *img, uint64_t *from,
                                 uint64_t clusters, struct qcow2_run *runs,
                                 size_t max);
 void qcow2_put_emptied_locked (struct qcow2_image *img,
                                const struct qcow2_run *runs, size_t nr);
-/* Clusters that were free at open may become stale when two questions were
- * answered: does the host hold data there, and does really no entry of any L1
- * and L2 table point there?  One step of asking, some milliseconds of reading,
- * once the scan is done.  1 while there is more, 0 at the end, -errno. */
-int qcow2_suspect_step (struct qcow2_image *img) MUST_CHECK;
-bool qcow2_suspects_due_locked (struct qcow2_image *img);
-/* Clusters that hold something: neither known free nor in quarantine. */
+/* Does one step of verifying what the scan found.  A cluster that was free at
+ * open becomes stale if the host holds data there, and no entry of any L2 table
+ * names it after all.  A candidate for garbage becomes garbage if no entry names
+ * it.  A step takes some milliseconds of reading; they begin once the scan is
+ * done, and read no table if there is nothing to verify.  One thread at a time.
+ * 1 while there is more, 0 at the end, -errno. */
+int qcow2_verify_step (struct qcow2_image *img) MUST_CHECK;
+bool qcow2_verify_due_locked (struct qcow2_image *img);
+/* Returns whether there are candidates for garbage that are not verified yet. */
+bool qcow2_garbage_waits_locked (struct qcow2_image *img);
+/* Finds a cluster that is garbage: anchored, with refcount 1, and named by no
+ * entry.  Areas of the store that are not guarded may be found, too.  Returns
+ * false if there is none.  It is found again until its refcount changes, or
+ * qcow2_garbage_clear_locked leaves it to the next session. */
+bool qcow2_garbage_locked (struct qcow2_image *img, uint64_t *host_idx);
+void qcow2_garbage_clear_locked (struct qcow2_image *img, uint64_t host_idx);
+/* Returns how many clusters are in use: neither known to be free nor in
+ * quarantine. */
 uint64_t qcow2_in_use_locked (struct qcow2_image *img);
-/* How many clusters at the frontier's end are free, and no suspects? */
+/* Returns how many clusters just before the frontier are free and no
+ * suspects. */
 uint64_t qcow2_free_tail_locked (struct qcow2_image *img);
-/* Free again what the pool of clusters for tables holds. */
-void qcow2_pool_give_back_locked (struct qcow2_image *img);
+/* Frees the clusters of the table reserve: those set aside for new tables. */
+void qcow2_table_reserve_give_back_locked (struct qcow2_image *img);
 
-/* First cluster past everything allocated or reserved. */
+/* Returns the first cluster past everything allocated or reserved. */
 uint64_t qcow2_frontier_locked (struct qcow2_image *img);
 
-/* Look for free clusters and garbage in the part of the file that was there
- * at open, a slice of a refcount block a call.  GARBAGE (called with the lock held)
- * is told of anchored clusters with refcount 1.  Returns 1 while there is
- * more, 0 at the end, -errno. */
-int qcow2_scan_step (struct qcow2_image *img,
-                     void (*garbage) (void *opaque, uint64_t host_idx),
-                     void *opaque) MUST_CHECK;
+/* Looks for free clusters, and candidates for garbage, in the part of the file
+ * that was there at open, a slice of a refcount block a call.  Returns 1 while
+ * there is more, 0 at the end, -errno. */
+int qcow2_scan_step (struct qcow2_image *img) MUST_CHECK;
 bool qcow2_scan_done_locked (struct qcow2_image *img);
 
-/* Is any table changed in memory?  How many bytes of them? */
+/* Return the bytes of tables that are changed in memory, and of all memory for
+ * tables and for bits of clusters. */
 uint64_t qcow2_dirty_bytes_locked (struct qcow2_image *img);
 uint64_t qcow2_memory_bytes_locked (struct qcow2_image *img);
 
@@ -476,86 +678,86 @@ uint64_t qcow2_memory_bytes_locked (struct qcow2_image *img);
 
 struct qcow2_writeback;
 
-/* Copy every changed table; they count as clean from here on, but can't be
- * evicted until qcow2_writeback_end_locked.  With a log it may give up the
- * lock meanwhile: the copies hold all changes of before the call, and maybe
+/* Copies every changed table.  They count as clean from here on, but can't be
+ * evicted until qcow2_writeback_end_locked.  With a log it may release the
+ * lock meanwhile: the copies hold all changes from before the call, and maybe
  * some that were made during it. */
 int qcow2_writeback_begin_locked (struct qcow2_image *img,
                                   struct qcow2_writeback **wb) MUST_CHECK;
-/* Write the copies in place, sorted by host offset, neighbours together.
- * Grows the file to the frontier.  No sync. */
+/* Writes the copies in place, sorted by host offset, neighbours together.
+ * Grows the file to the frontier.  Does not sync. */
 int qcow2_writeback_write (struct qcow2_writeback *wb) MUST_CHECK;
-/* OK false: the tables count as changed again.  Frees WB. */
+/* Ends a writeback and frees WB.  If OK is false, the tables count as changed
+ * again. */
 void qcow2_writeback_end_locked (struct qcow2_writeback *wb, bool ok);
 
-/* Set or clear incompatible bit 48 in the file, then sync; before it is set as
- * qcow2_begin_session. */
+/* Sets or clears incompatible bit 48 in the file, then syncs.  Before setting
+ * it, does what qcow2_begin_session does. */
 int qcow2_set_recovery_bit (struct qcow2_image *img, bool on) MUST_CHECK;
 
-/* Real space for the tables that are in the file, where it has holes, so that
- * writing them in place needs none: at open, before there are other threads, of
- * the first 16384.  -ENOSPC: as far as there was some. */
+/* Gets real space for tables that lie in holes of the file, so that writing
+ * them in place needs none.  For the first 16384 tables, at open, before there
+ * are other threads.  -ENOSPC: only some of them got space. */
 int qcow2_back_tables (struct qcow2_image *img) MUST_CHECK;
 
 /* --- Without a log --------------------------------------------------------- */
 
-/* Images that can't hold a store are changed without one, in the order of
- * QEMU: refcounts grow first, then entries change, then refcounts shrink.
- * So references that are dropped are remembered, and counted down once the
- * tables without them are durable; a crash leaks clusters, and no more. */
+/* Images that can't hold a store are changed without one, in QEMU's order:
+ * refcounts grow first, then entries change, then refcounts shrink.  So dropped
+ * references are remembered, and subtracted once the tables without them are
+ * durable; a crash leaks clusters, and does no other damage. */
 
-/* Make IMG, open for writing, one that is changed so.  An anchor is an
- * ordinary snapshot from here on. */
-void qcow2_direct_begin (struct qcow2_image *img);
-/* Make durable what was changed before the call, and free what was dropped.
- * One at a time, beside any number of writers. */
-int qcow2_direct_flush (struct qcow2_image *img) MUST_CHECK;
-/* Before the first change of a session: bitmaps are marked in use, and
- * autoclear features that this program does not keep up cleared; synced. */
+/* Switches IMG, open for writing, to this mode.  An anchor is an ordinary
+ * snapshot from here on. */
+void qcow2_unlogged_begin (struct qcow2_image *img);
+/* Makes changes from before the call durable, and frees the clusters that were
+ * dropped.  One call at a time, beside any number of writers. */
+int qcow2_unlogged_flush (struct qcow2_image *img) MUST_CHECK;
+/* Prepares the file for the first change of a session: marks bitmaps as in use,
+ * clears autoclear features that this program does not keep up, and syncs. */
 int qcow2_begin_session (struct qcow2_image *img) MUST_CHECK;
-/* Is there anything for it to do? */
-bool qcow2_direct_pending_locked (struct qcow2_image *img);
+/* Returns whether qcow2_unlogged_flush has anything to do. */
+bool qcow2_unlogged_pending_locked (struct qcow2_image *img);
 
-/* Make all refcounts anew, in a table for MIN_CLUSTERS or more, clear the dirty
- * bit, and give up bitmaps that can't be right: one write of the header switches to them.  IMG, open for
- * writing, must be closed and opened again afterwards. */
-int qcow2_rebuild_refcounts (struct qcow2_image *img, uint64_t min_clusters,
-                             struct fault *f) MUST_CHECK;
-/* How many clusters the refcount table can count. */
+/* Returns how many clusters the refcount table can count. */
 uint64_t qcow2_countable_clusters (const struct qcow2_image *img);
 
 /* --- Persistent bitmaps ------------------------------------------------------ */
 
-/* They are marked in use when bit 48 is set, or by qcow2_begin_session.  Note
- * what is written; before the change. */
+/* Notes a range that is about to be written, in memory.  Bitmaps are marked in
+ * use in the file when bit 48 is set, or by qcow2_begin_session. */
 void qcow2_bitmaps_note (struct qcow2_image *img, uint64_t guest_off,
                          uint64_t len);
-/* Make HOST_IDX, reserved and written, what the table entry of a bitmap at
- * host offset ENTRY_OFF points to: by qcow2_bitmap_attach_locked. */
+/* Makes the entry of a bitmap's table at host offset ENTRY_OFF point to
+ * HOST_IDX, which is reserved and written.  The callback calls
+ * qcow2_bitmap_attach_locked. */
 typedef int (*qcow2_attach_cb) (void *opaque, uint64_t entry_off,
                                 uint64_t host_idx);
 int qcow2_bitmap_attach_locked (struct qcow2_txn *txn, uint64_t entry_off,
                                 uint64_t host_idx) MUST_CHECK;
-/* Were any marked, and are they kept up to date? */
+/* Returns whether bitmaps were marked in use and can still be saved. */
 bool qcow2_bitmaps_to_save (const struct qcow2_image *img);
-/* Once refcounts are right: is their directory the only thing in its clusters?  It
- * is written in place; if not, they can't be right.  -ENOMEM. */
+/* Checks that the clusters of the bitmap directory hold nothing else, once
+ * refcounts are right: the directory is written in place.  If not, the bitmaps
+ * can't be right.  -ENOMEM, -EIO: refcounts could not be read. */
 int qcow2_bitmaps_check_place (struct qcow2_image *img) MUST_CHECK;
-/* Are there some that can't be right?  They are given up with the first change,
- * or by qcow2_rebuild_refcounts, which frees what they have. */
+/* Returns whether there are bitmaps that can't be right.  They are dropped with
+ * the first change, or by qcow2_rebuild_refcounts, which frees their
+ * clusters. */
 bool qcow2_bitmaps_given_up (const struct qcow2_image *img);
-/* Add to the bitmaps in the file what was noted; no sync.  What can't be saved
- * stays marked, with a line in the log. */
+/* Adds the noted ranges to the bitmaps in the file; does not sync.  A bitmap
+ * that can't be saved stays marked in use, with a line in the log. */
 int qcow2_bitmaps_save (struct qcow2_image *img, qcow2_attach_cb attach,
                         void *opaque) MUST_CHECK;
-/* Once that is durable, and nothing changes any more: they are not in use;
- * sync. */
+/* Marks the saved bitmaps as not in use, and syncs.  To be called when they are
+ * durable and nothing changes any more. */
 int qcow2_bitmaps_end (struct qcow2_image *img) MUST_CHECK;
 
 /* --- Growth and the store's place ------------------------------------------ */
 
 /* A plan lays out new areas behind the end of the file, together with the
- * tables that they and the file's growth need (docs/on-disk.md section 6). */
+ * tables that they and the growth of the file need (docs/on-disk.md section
+ * 6). */
 #define QCOW2_PLAN_WRITES 3   /* snapshots, refcount table, anchor L1 */
 
 struct qcow2_plan {
@@ -572,60 +774,111 @@ struct qcow2_plan {
   size_t write_len[QCOW2_PLAN_WRITES];
 };
 
-/* How many host clusters may this image come to have at the most: the bound
- * that the refcount table and anchor L1 are made for. */
+/* Returns the disk size that belongs into the header: that of the active disk,
+ * or of the longest disk if that is longer and the active L1 table has room for
+ * it.  Stock QEMU cuts a disk that it reads off to the size in the header.
+ * Called with the lock once there are other threads. */
+uint64_t qcow2_size_for_header (const struct qcow2_image *img);
+
+/* Returns how many host clusters this image may grow to: the refcount table and
+ * the anchor's L1 are made for that many. */
 uint64_t qcow2_growth_bound (struct qcow2_image *img);
 
-/* Plan NR_AREAS areas of AREA_SIZE[i] bytes each (multiples of the cluster
+/* Plans NR_AREAS areas of AREA_SIZE[i] bytes each (multiples of the cluster
  * size), and a refcount table and anchor L1 for MAX_CLUSTERS host clusters
- * where those are too small or absent.  Neither writes nor changes. */
+ * where those are too small or absent.  Neither writes nor changes anything. */
 int qcow2_plan_new (struct qcow2_image *img, const uint64_t *area_size,
                     size_t nr_areas, uint64_t max_clusters,
                     struct qcow2_plan **plan, struct fault *f) MUST_CHECK;
-/* Write the tables that the plan's HEADER change points to.  No sync. */
+/* Writes the tables that the plan's HEADER change points to.  Does not sync. */
 int qcow2_plan_write (struct qcow2_image *img, struct qcow2_plan *plan)
   MUST_CHECK;
-/* Would the first cluster hold what qcow2_plan_commit_header writes?  -ENOSPC;
- * to be asked before anything is written. */
+/* Checks that the first cluster has room for what qcow2_plan_commit_header
+ * writes; else -ENOSPC.  To be called before anything is written. */
 int qcow2_plan_check_header (struct qcow2_image *img,
                              struct qcow2_plan *plan, const uint8_t *ext,
                              struct fault *f) MUST_CHECK;
-/* One write of the first cluster: the plan's header fields, the store's
- * extension EXT (32 bytes), bit 48 and its name; then sync. */
+/* Writes the plan's header fields, the store's extension EXT (32 bytes), bit 48
+ * and its name, in one write of the first cluster, and syncs. */
 int qcow2_plan_commit_header (struct qcow2_image *img,
                               struct qcow2_plan *plan, const uint8_t *ext,
                               struct fault *f) MUST_CHECK;
 void qcow2_plan_free (struct qcow2_plan *plan);
 
-/* --- Check and count ----------------------------------------------------------- */
+/* --- Changes of the set of roots ----------------------------------------------- */
+
+/* A switch makes, changes and ends disks: it replaces the snapshot table by
+ * another one.  It is made in these steps, one switch at a time:
+ *
+ *   qcow2_switch_new; qcow2_switch_write; the caller syncs; then, under one hold
+ *   of the lock, qcow2_switch_prepare_locked (which is called again after it
+ *   returned -EAGAIN, or the lock was released), room for the records in the
+ *   journal, qcow2_switch_commit_locked; qcow2_switch_free. */
+
+enum qcow2_l1_from {           /* what L1 table a root has afterwards */
+  QCOW2_L1_KEEP,               /* its present one */
+  QCOW2_L1_EMPTY,              /* a new one without tables */
+  QCOW2_L1_LEND,               /* a copy of that of root `source`, which lends
+                                * its tables */
+  QCOW2_L1_GROW,               /* its own entries, with room for `size` */
+  QCOW2_L1_TAKE,               /* the present one of root `source`, which gets
+                                * another one in the same switch */
+};
+
+struct qcow2_root_edit {
+  unsigned root;               /* a disk (slot + 1), or 0: a new one */
+  bool remove;                 /* the disk ends, and its L1 table is freed; no
+                                * entry of it names a table any more */
+  const char *name;            /* NULL: keeps it.  The caller keeps it until
+                                * qcow2_switch_new returns */
+  uint64_t size;               /* bytes */
+  uint32_t flags;              /* QCOW2_DISK_* */
+  uint8_t uuid[16], origin[16];
+  uint64_t created;            /* seconds since 1970 */
+  enum qcow2_l1_from l1;
+  unsigned source;             /* root, may be the active disk if it lends */
+};
+
+struct qcow2_switch;
+
+/* Builds a switch of NR edits, which refer to the roots as they are before it.
+ * Reserves clusters and copies L1 tables.  FAULT_USAGE: -EINVAL for edits that
+ * are not possible, -EMLINK for too many disks, -EROFS; -ENOSPC, -ENOMEM. */
+int qcow2_switch_new (struct qcow2_image *img,
+                      const struct qcow2_root_edit *edits, size_t nr,
+                      struct qcow2_switch **sw, struct fault *f) MUST_CHECK;
+/* Writes the new tables to their places; does not sync. */
+int qcow2_switch_write (struct qcow2_switch *sw) MUST_CHECK;
+/* Pins everything that the commit needs.  May make refcount blocks, and report
+ * that.  -EAGAIN, -ENOSPC; -EMLINK: a table would have too many paths;
+ * -ENOTSUP: refcounts do not have 32 bits and tables are to be lent; -EBUSY:
+ * a root that ends has tables; -EIO: an L1 table names what is no table. */
+int qcow2_switch_prepare_locked (struct qcow2_txn *txn,
+                                 struct qcow2_switch *sw) MUST_CHECK;
+/* Returns how many records the commit makes at most.  Before the first prepare
+ * that succeeded this is an estimate: entries that change later add to it. */
+uint64_t qcow2_switch_records_locked (struct qcow2_txn *txn,
+                                      struct qcow2_switch *sw);
+/* Makes and reports the change, in the hold of the lock in which the prepare
+ * succeeded; it cannot fail.  *NEW_ROOT, unless NULL, becomes the root of the
+ * first edit that makes one. */
+void qcow2_switch_commit_locked (struct qcow2_txn *txn,
+                                 struct qcow2_switch *sw, unsigned *new_root);
+/* Frees SW, and the clusters that it reserved unless it was committed.  NULL is
+ * allowed. */
+void qcow2_switch_free (struct qcow2_switch *sw);
+
+/* --- Areas ------------------------------------------------------------------- */
 
 struct qcow2_area {
   uint64_t host_off, size;   /* bytes, whole clusters */
 };
 
-struct qcow2_check_params {
-  const struct qcow2_area *areas;   /* of the store */
-  size_t nr_areas;
-  void (*problem) (void *opaque, bool is_leak, const char *line);
-  void (*progress) (void *opaque, uint64_t done, uint64_t total);
-  void *opaque;
-};
-
-struct qcow2_check_result {
-  uint64_t corruptions, leaks, garbage, errors;
-  uint64_t guest_clusters;         /* of the active disk */
-  uint64_t mapped_clusters;        /* with data of their own here */
-  uint64_t zero_clusters, compressed_clusters;
-  uint64_t data_clusters;          /* host clusters of guest data, all roots */
-  uint64_t anchored_clusters;      /* of them indexed or once indexed */
-  uint64_t meta_clusters;          /* tables */
-  uint64_t store_clusters;         /* areas */
-};
-
-/* Recompute every refcount from header, tables, snapshots, anchor and areas
- * and compare; check the flags, alignment and range of every entry.  Reads
- * the file, not the cache: nothing may be changed in memory. */
-int qcow2_check (struct qcow2_image *img, const struct qcow2_check_params *p,
-                 struct qcow2_check_result *r, struct fault *f) MUST_CHECK;
+/* Begins to read the tables that tell of the refcounts of NR areas, in the order of the
+ * file, and whether they are anchored; they will be needed soon.  Stops when they are MOST
+ * parts of the file or a few more.  It is advice, for an image that is being opened by one
+ * thread.  Returns how many areas it has come to. */
+size_t qcow2_announce_tables (struct qcow2_image *img, const struct qcow2_area *areas,
+                              size_t nr, size_t most);
 
 #endif

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Reading guest bytes: map, then read what was mapped.
+/* Reads guest bytes: maps a range, then reads the extents.
  *
  * A run of contiguous host clusters is one part of a scattered read
- * (io_read_many), straight into the caller's buffer: so a request whose
+ * (io_read_many), directly into the caller's buffer: so a request whose
  * clusters lie apart waits once, not for each of them.  Only a compressed
- * cluster that is read in part goes through a buffer of its own.  The lock is
- * held by the map alone, never during a read: what was mapped stays where it is
- * because the caller keeps the range from being rewritten, and a cluster is
- * never rewritten in place.  qcow2_will_need has no such caller, and needs
- * none: advice on a cluster that moved meanwhile is only useless.
+ * cluster that is read in part needs a buffer of its own.  The lock is held by
+ * the map alone, never during a read: the extents stay valid because the
+ * caller keeps the range from being rewritten, and a cluster is never
+ * rewritten in place.  qcow2_will_need has no such caller, and needs none:
+ * advice on a cluster that moved meanwhile is only useless.  Any thread may
+ * call it.
  */
 #include <errno.h>
 #include <string.h>
@@ -16,7 +17,8 @@
 #include "aligned.h"
 #include "image.h"
 
-/* What a MiB of 4 KiB clusters can have; 18 KiB of stack in all. */
+/* Limits the extents of one call of the map: as many as a MiB in clusters of 4
+ * KiB can have.  They take 18 KiB of stack in all. */
 #define EXTENTS_PER_MAP 256
 
 static int
@@ -24,21 +26,13 @@ read_compressed (struct qcow2_image *img, const struct qcow2_extent *e,
                  uint8_t *buf)
 {
   const uint64_t size = img->header.geo.cluster_size;
-  CLEANUP_FREE uint8_t *cluster = NULL;
-  int r;
 
-  if (e->len == size)
+  if (e->len == size)          /* more of it will hardly be asked for soon */
     return qcow2_compressed_read (img, e->entry, buf);
-  cluster = aligned_new (size);         /* at most 2 MiB */
-  if (cluster == NULL)
-    return -ENOMEM;
-  r = qcow2_compressed_read (img, e->entry, cluster);
-  if (r == 0)
-    memcpy (buf, cluster + e->guest_off % size, e->len);
-  return r;
+  return qcow2_expanded_read (img, e->entry, buf, e->guest_off % size, e->len);
 }
 
-/* An extent that is no plain data of this image. */
+/* Reads an extent that is not plain data of this image. */
 static int
 read_other (struct qcow2_image *img, const struct qcow2_extent *e,
             uint8_t *buf)
@@ -46,22 +40,24 @@ read_other (struct qcow2_image *img, const struct qcow2_extent *e,
   if (e->kind == QCOW2_COMPRESSED)
     return read_compressed (img, e, buf);
   if (e->kind == QCOW2_UNALLOCATED && img->backing)
-    return qcow2_backing_read (img->backing, buf, e->guest_off, e->len);
+    return img->backing->read (img->backing, buf, e->guest_off, e->len);
   if (e->kind == QCOW2_UNALLOCATED && img->header.geo.has_backing)
     return -EIO;                /* QCOW2_FILES_IGNORE */
   memset (buf, 0, e->len);
   return 0;
 }
 
-/* Plain data is where it can be read? */
+/* Returns whether plain data can be read: an external data file may not have
+ * been opened. */
 static bool
 has_data (const struct qcow2_image *img)
 {
   return !qcow2_has_data_file (&img->header.geo) || img->data != NULL;
 }
 
-/* The host ranges of the extents of KIND, for a read to BUF if that is not
- * NULL; how many.  All of KIND: QCOW2_DATA or QCOW2_COMPRESSED. */
+/* Collects in V the host ranges of the extents of KIND (QCOW2_DATA or
+ * QCOW2_COMPRESSED), for a read to BUF if that is not NULL.  Returns how many
+ * there are. */
 static size_t
 collect (const struct qcow2_image *img, const struct qcow2_extent *ext, int nr,
          enum qcow2_kind kind, uint8_t *buf, struct io_part *v)
@@ -86,7 +82,8 @@ collect (const struct qcow2_image *img, const struct qcow2_extent *ext, int nr,
   return n;
 }
 
-/* Begin to read what EXT names; was something not in memory? */
+/* Begins to read the extents of KIND, which will be read soon.  Returns whether
+ * the host was asked for anything. */
 static bool
 announce (struct qcow2_image *img, const struct qcow2_extent *ext, int nr,
           enum qcow2_kind kind, struct io_part *v, bool around)
@@ -114,7 +111,7 @@ read_extents (struct qcow2_image *img, const struct qcow2_extent *ext, int nr,
   n = collect (img, ext, nr, QCOW2_DATA, buf, v);
   if (n > 0)
     r = has_data (img) ? io_read_many (qcow2_data_io (img), v, n)
-      : -EIO;                   /* the data file was not to be opened */
+      : -EIO;                   /* the data file was not opened */
   for (i = 0; i < nr && r == 0; buf += ext[i++].len)
     if (ext[i].kind != QCOW2_DATA)
       r = read_other (img, &ext[i], buf);

@@ -1,42 +1,47 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Looking for free clusters and garbage in what was there at open.
+/* Scans the part of the file that was in use at open for free clusters and
+ * garbage.
  *
  * One step looks at the clusters of one slice of a refcount block, so that the
- * lock is held briefly.  What it says of them is true at that moment: it holds
- * the lock over all it looks at, and from then on the allocator is told of
- * every change.
+ * lock is held briefly.  Its result is true at that moment, because it holds
+ * the lock all the time, and from then on the allocator is told of every
+ * change.
  *
- * Free is: refcount 0, not busy (alloc.c) and not anchored.  Garbage is:
- * anchored, refcount 1, not held.  The caller tells garbage from the store's
- * own areas, and may free it at any later time: nothing links to a cluster
- * with refcount 1.
+ * A cluster is free if it has refcount 0, is not busy (alloc.c) and not
+ * anchored.  It is a candidate for garbage if it is anchored, has refcount 1,
+ * is not held and not guarded.  Candidates are put into a set, and leave it when
+ * their refcount changes (change.c).  Nothing links to them meanwhile, because
+ * a cluster with refcount 1 is never held.  Refcounts may be wrong, so verify.c
+ * has a look at the L2 tables before any candidate is freed.  One for which
+ * there is no memory is left to the next session.
  *
- * A step that fails (a slice or anchor table that cannot be read) is not taken
- * again: its clusters are never found, and the scan goes on behind them; where
- * no refcount block can be, behind all that it would count.
+ * A step that fails (a slice or anchor table that cannot be read) is not
+ * repeated: its clusters are never found, and the scan continues behind them;
+ * at an offset where no refcount block can be, behind all clusters of that
+ * block.
+ *
+ * It has no threads of its own; the image's lock protects its state.
  */
 #include <errno.h>
 
-#include "bitmap.h"
+#include "bitset.h"
 #include "checked.h"
 #include "image.h"
 
 struct scan {
   struct qcow2_image *img;
-  struct qcow2_txn txn;
-  void (*garbage) (void *opaque, uint64_t host_idx);
-  void *opaque;
+  int looked;                  /* result of the last look */
 };
 
-/* Where the step that starts at scan_next ends, one being within a multiple of
- * PER clusters. */
+/* Returns where the step that starts at scan_next ends: at the next multiple of
+ * PER clusters, or at the end of the scan. */
 static uint64_t
 end_of_step (const struct qcow2_image *img, uint64_t per)
 {
   const struct qcow2_alloc *a = &img->alloc;
   uint64_t end = (a->scan_next / per + 1) * per;
 
-  /* Nothing past the refcount table can be used. */
+  /* No cluster past the refcount table can be used. */
   if (a->scan_next >= qcow2_refcount_coverage (img))
     return a->scan_end;
   return MIN_OF (end, a->scan_end);
@@ -49,20 +54,29 @@ pass (struct qcow2_alloc *a, uint64_t end)
   return a->scan_next < a->scan_end;
 }
 
-/* Is it free, being no table?  If not, it may be garbage. */
+static void
+note_garbage (struct qcow2_alloc *a, uint64_t idx)
+{
+  int r = qcow2_bitset_set (a->garbage, idx, 1);
+
+  (void) r;                    /* left to the next session */
+}
+
+/* Returns whether a cluster, which is no table, is free; notes it if it seems to
+ * be garbage. */
 static bool
 look (struct scan *s, const struct qcow2_slice *block, uint64_t idx)
 {
   struct qcow2_image *img = s->img;
   uint64_t refcount = block ? qcow2_refblock_get_locked (img, block, idx) : 0;
 
-  /* Anchored and refcount 0 contradict each other: rot.  In use, perhaps. */
+  /* An anchored cluster with refcount 0 is damage, and may be in use. */
   if (refcount == 0)
-    return idx != 0 && !qcow2_bitmap_test (img->alloc.busy, idx) &&
+    return idx != 0 && !qcow2_bitset_test (img->alloc.busy, idx) &&
       !qcow2_anchor_test_locked (img, idx);
   if (refcount == 1 && qcow2_anchor_test_locked (img, idx) &&
       !qcow2_is_held_locked (img, idx))
-    s->garbage (s->opaque, idx);
+    note_garbage (&img->alloc, idx);
   return false;
 }
 
@@ -74,7 +88,7 @@ look_at_range (struct scan *s, const struct qcow2_slice *block,
   uint64_t table = qcow2_next_guarded_locked (s->img, first);
 
   for (uint64_t i = first; i < end; ++i) {
-    if (i == table)              /* whatever its refcount */
+    if (i == table)              /* in use, whatever its refcount */
       table = qcow2_next_guarded_locked (s->img, i + 1);
     else if (look (s, block, i))
       continue;
@@ -87,7 +101,7 @@ look_at_range (struct scan *s, const struct qcow2_slice *block,
 }
 
 static int
-step_locked (struct scan *s)
+look_at_slice_locked (struct scan *s, struct qcow2_txn *txn)
 {
   struct qcow2_image *img = s->img;
   struct qcow2_alloc *a = &img->alloc;
@@ -101,9 +115,9 @@ step_locked (struct scan *s)
   end = end_of_step (img, qcow2_refcount_slice (&img->header.geo));
   if (a->scan_next >= qcow2_refcount_coverage (img))
     return pass (a, end);
-  r = qcow2_refblock_locked (&s->txn, a->scan_next, &block);
+  r = qcow2_refblock_locked (txn, a->scan_next, &block);
   if (r == 0)
-    r = qcow2_anchor_need_range_locked (&s->txn, a->scan_next,
+    r = qcow2_anchor_need_range_locked (txn, a->scan_next,
                                         end - a->scan_next);
   if (r < 0)
     return r;
@@ -111,7 +125,16 @@ step_locked (struct scan *s)
   return pass (a, end);
 }
 
-/* Go on behind what PER clusters have in common. */
+static int
+step_locked (struct qcow2_txn *txn, void *opaque)
+{
+  struct scan *s = opaque;
+
+  s->looked = look_at_slice_locked (s, txn);
+  return s->looked;
+}
+
+/* Continues the scan behind the next multiple of PER clusters. */
 static void
 skip_locked (struct qcow2_image *img, uint64_t per)
 {
@@ -120,29 +143,21 @@ skip_locked (struct qcow2_image *img, uint64_t per)
 }
 
 int
-qcow2_scan_step (struct qcow2_image *img,
-                 void (*garbage) (void *opaque, uint64_t host_idx),
-                 void *opaque)
+qcow2_scan_step (struct qcow2_image *img)
 {
-  struct scan s = { .img = img, .garbage = garbage, .opaque = opaque };
-  uint64_t bad = img->header.geo.refblock_entries;
+  const struct qcow2_geometry *g = &img->header.geo;
+  struct scan s = { .img = img };
+  struct qcow2_txn txn;
   int r;
+  LOCK_FOR_SCOPE (&img->lock);
 
-  qcow2_txn_begin (img, &s.txn);
-  lock_acquire (&img->lock);
-  while ((r = step_locked (&s)) == -EAGAIN) {
-    lock_release (&img->lock);
-    r = qcow2_txn_load (&s.txn);
-    lock_acquire (&img->lock);
-    if (r < 0) {
-      bad = qcow2_refcount_slice (&img->header.geo);
-      break;
-    }
-  }
+  qcow2_txn_begin (img, &txn);
+  r = qcow2_txn_retry_locked (&txn, step_locked, &s);
+  /* One slice could not be loaded, or there can be no refcount block. */
   if (r < 0 && r != -ENOMEM)
-    skip_locked (img, bad);
-  qcow2_txn_end_locked (&s.txn);
-  lock_release (&img->lock);
+    skip_locked (img, s.looked == -EAGAIN ? qcow2_refcount_slice (g)
+                 : g->refblock_entries);
+  qcow2_txn_end_locked (&txn);
   return r;
 }
 

@@ -1,31 +1,26 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Transactions: the slices of tables that one caller has pinned, and what it
- * misses.
+/* Keeps transactions: the slices of tables that one caller has pinned, and
+ * what it misses.
  *
  * A _locked function that needs a table which is not in memory notes it here
- * and returns -EAGAIN; qcow2_txn_load then does the I/O without the lock.
- * What was loaded is pinned until the end, so each round gets further and the
- * caller's retry loop ends.  Anchor parts need no pin: they stay in memory.
+ * and returns -EAGAIN; load.c then does the I/O without the lock.  A loaded
+ * slice is pinned until the end, so each round gets further and the retry loop
+ * ends.  Anchor parts need no pin, because they stay in memory.
  *
- * The first few pins are a list.  More are a hash table by host offset (linear
- * probing, at most 3/4 full), so that a request over hundreds of slices finds
- * each one in a step.  Neighbours ask for the same slices one after the other:
- * the two found last, an L2 table and a refcount block mostly, are at hand.
+ * The first few pins are in a list.  More of them are in a hash table by host
+ * offset (linear probing, at most 3/4 full), so that a request over hundreds
+ * of slices finds each one in a step.  Neighbouring clusters need the same
+ * slices, so the last two that were found, mostly of an L2 table and a
+ * refcount block, are tried first.
  *
- * A transaction belongs to one thread; the pin counts to the image's lock.
+ * A transaction belongs to one thread; the image's lock protects the pin
+ * counts.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "image.h"
-
-bool
-qcow2_read_failed_locked (struct qcow2_image *img)
-{
-  assert (lock_held (&img->lock));
-  return img->read_failed;
-}
 
 #define MIN_PINS 16
 #define MAX_FEW (sizeof ((struct qcow2_txn *) 0)->few / sizeof (void *))
@@ -143,31 +138,8 @@ qcow2_txn_missing_locked (struct qcow2_txn *txn, int kind, uint64_t off)
   return -EAGAIN;
 }
 
-int
-qcow2_txn_load (struct qcow2_txn *txn)
-{
-  const struct qcow2_geometry *g = &txn->img->header.geo;
-  int kind = txn->missing_kind;
-  LOCK_FOR_SCOPE (&txn->img->lock);
-
-  txn->missing_kind = QCOW2_MISSING_NONE;
-  switch (kind) {
-  case QCOW2_MISSING_SLICE:
-    return qcow2_cache_load_locked (txn, txn->missing_off,
-                                    qcow2_slice_size (g));
-  case QCOW2_MISSING_TABLE:
-    return qcow2_cache_load_locked (txn, txn->missing_off, g->cluster_size);
-  case QCOW2_MISSING_ANCHOR:
-    return qcow2_anchor_load_locked (txn, txn->missing_off);
-  case QCOW2_MISSING_SPACE:
-    return qcow2_pool_fill_locked (txn->img);
-  default:
-    return 0;
-  }
-}
-
 void
-qcow2_txn_end_locked (struct qcow2_txn *txn)
+qcow2_txn_unpin_locked (struct qcow2_txn *txn)
 {
   assert (lock_held (&txn->img->lock));
   for (size_t i = 0; i < txn->max_pins; ++i)
@@ -179,13 +151,4 @@ qcow2_txn_end_locked (struct qcow2_txn *txn)
   txn->pins = NULL;
   txn->nr_pins = txn->max_pins = 0;
   txn->last[0] = txn->last[1] = NULL;
-  qcow2_cache_trim_locked (txn->img);
-}
-
-void
-qcow2_txn_end (struct qcow2_txn *txn)
-{
-  LOCK_FOR_SCOPE (&txn->img->lock);
-
-  qcow2_txn_end_locked (txn);
 }

@@ -1,30 +1,32 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Writing changed tables in place.
+/* Writes changed tables in place.
  *
- * Three steps: begin, with the lock, copies everything that is changed, which
- * from then on counts as clean; write, without it, writes the copies; end,
- * with it, lets go of them, or marks them as changed again if the write
- * failed.  A table that changes after it was copied is changed, and stays so.
+ * It has three steps.  Begin, with the lock, copies all changed tables, which
+ * count as clean from then on.  Write, without the lock, writes the copies.
+ * End, with the lock, frees the copies, or marks the tables as changed again
+ * if the write failed.  A table that changes after it was copied counts as
+ * changed again.
  *
- * Where there is a log, begin gives up the lock from time to time, so that
- * nobody waits for thousands of tables: then a copy holds all changes of
- * before begin, and maybe some of after.  That is enough: the log still has
- * these, as after-images, and the caller makes it durable to the end of begin
- * before it writes (law 3).  Without a log (direct.c) all copies are of one
- * moment.
+ * If there is a log, begin releases the lock from time to time, so that nobody
+ * waits until thousands of tables are copied.  Then a copy has all changes
+ * from before begin, and maybe some later ones.  That is enough: the log still
+ * has these, as after-images, and the caller makes it durable up to the end of
+ * begin before it writes (law 3).  Without a log (unlogged.c) all copies are
+ * of one moment.
  *
- * Until the end, what was copied cannot be evicted: the file may still hold
- * older bytes than a reader must see.
+ * Until the end, slices that were copied cannot be evicted: the file may still
+ * hold older bytes than a reader must see.
  *
- * Copies come sorted by host offset and are written in batches of neighbours.
- * The file grows to the frontier first, in a way that cannot cut off what a
- * writer puts behind it at the same time: by allocating the last bytes, not
- * by setting a size.  Where the store cannot do that, the file ends with the
+ * Copies are sorted by host offset and written in batches of neighbours.  The
+ * file grows to the frontier first, in a way that cannot cut off what a writer
+ * puts behind it at the same time: by allocating the last bytes, not by
+ * setting a size.  If the byte store cannot do that, the file ends with the
  * last cluster that was written, which reads the same.
  *
- * One writeback at a time.  Syncing is the caller's, but for images without a
- * log (direct.c): there the order of the writes is all that keeps a crash from
- * harming, so the copies go out in phases, with a sync between two.
+ * One writeback runs at a time.  Syncing is left to the caller, except for
+ * images without a log (unlogged.c): there only the order of the writes makes
+ * a crash harmless, so the copies are written in phases, with a sync between
+ * two.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -44,12 +46,13 @@
 #define COPIES_PER_HOLD 64     /* slices: some tens of microseconds */
 #endif
 
-#define FIELDS_OFF 48          /* specification: header bytes 48 to 71 */
-#define FIELDS_LEN 24
+#define FIELDS_OFF 24          /* specification: header bytes 24 to 71 */
+#define FIELDS_LEN 48
 
 enum copy_kind { COPY_SLICE, COPY_PAGE, COPY_PART, COPY_FIELDS };
 
-/* Each refers to what the ones before it wrote. */
+/* The phases in their order.  Each writes tables that refer to tables of the
+ * phases before it. */
 enum { PHASE_REFBLOCKS, PHASE_REFTABLE, PHASE_L2, PHASE_L1 };
 
 struct copy {
@@ -69,7 +72,7 @@ struct qcow2_writeback {
   size_t nr;
   uint8_t *buf;
   size_t used;                 /* of buf */
-  uint64_t max_slices, max_parts, max_pages;   /* what there is room for */
+  uint64_t max_slices, max_parts, max_pages;   /* that fit in buf */
   uint64_t *parts;             /* of the anchor, to be copied */
   size_t nr_parts;
   unsigned breath;             /* see breathe_locked */
@@ -81,7 +84,7 @@ struct qcow2_writeback {
 static void
 set_phase (const struct qcow2_image *img, struct copy *c)
 {
-  if (!img->direct.on)
+  if (!img->unlogged.on)
     return;
   if (c->kind == COPY_SLICE)
     c->phase = c->slice->is_refblock ? PHASE_REFBLOCKS : PHASE_L2;
@@ -116,7 +119,8 @@ free_writeback (struct qcow2_writeback *wb)
   free (wb);
 }
 
-/* Without the lock: memory for so many copies, touched already. */
+/* Allocates memory for so many copies, and touches it.  Called without the
+ * lock.  Returns NULL if there is none. */
 static struct qcow2_writeback *
 new_writeback (struct qcow2_image *img, uint64_t slices, uint64_t parts,
                uint64_t pages)
@@ -140,7 +144,8 @@ new_writeback (struct qcow2_image *img, uint64_t slices, uint64_t parts,
   return NULL;
 }
 
-/* Room for what is changed at this moment; gives up the lock meanwhile. */
+/* Allocates a writeback with room for all tables that are changed when it
+ * returns.  Releases the lock meanwhile. */
 static int
 allocate_locked (struct qcow2_image *img, struct qcow2_writeback **out)
 {
@@ -168,22 +173,23 @@ allocate_locked (struct qcow2_image *img, struct qcow2_writeback **out)
   }
 }
 
-/* After so many copies others get their turn.  Giving up the lock does not do
- * that by itself: whoever waits has to wake up first. */
+/* Lets other threads have the lock after every COPIES_PER_HOLD copies.
+ * Releasing it is not enough for that, because a waiting thread has to wake up
+ * first. */
 static void
 breathe_locked (struct qcow2_writeback *wb)
 {
   const struct timespec moment = { 0, 20000 };
   struct qcow2_image *img = wb->img;
 
-  if (img->direct.on || ++wb->breath % COPIES_PER_HOLD != 0)
+  if (img->unlogged.on || ++wb->breath % COPIES_PER_HOLD != 0)
     return;
   lock_release (&img->lock);
   nanosleep (&moment, NULL);
   lock_acquire (&img->lock);
 }
 
-/* The next copy, of LEN bytes for HOST_OFF. */
+/* Adds a copy of LEN bytes, to be written to HOST_OFF. */
 static struct copy *
 add_copy (struct qcow2_writeback *wb, enum copy_kind kind, uint64_t host_off,
           size_t len)
@@ -198,9 +204,10 @@ add_copy (struct qcow2_writeback *wb, enum copy_kind kind, uint64_t host_off,
   return c;
 }
 
-/* The NR slices that were changed first: those that are added to the list
- * meanwhile come after them.  Fewer if some were forgotten: one that is being
- * written was changed since it was copied. */
+/* Copies the NR slices that were changed first; those that are added to the
+ * list meanwhile come after them.  Copies fewer if some were forgotten
+ * meanwhile: a slice that is being written is one that was changed since it
+ * was copied. */
 static void
 copy_slices (struct qcow2_writeback *wb, size_t nr)
 {
@@ -238,8 +245,8 @@ copy_flat (struct qcow2_writeback *wb, struct qcow2_flat *t)
   }
 }
 
-/* Take the list of changed parts: they stay marked until they are copied, so
- * that none comes on the new list before. */
+/* Takes over the list of changed parts.  They stay marked as changed until they
+ * are copied, so that none is added to the new list before. */
 static void
 take_parts (struct qcow2_writeback *wb)
 {
@@ -274,17 +281,24 @@ copy_fields (struct qcow2_writeback *wb)
 {
   struct qcow2_image *img = wb->img;
   struct {
+    be64 size;
+    be32 crypt_method, l1_entries;
+    be64 l1_off;
     be64 reftable_off;
     be32 reftable_clusters, nr_snapshots;
     be64 snapshots_off;
   } wire = {
+    be64_make (qcow2_size_for_header (img)),
+    be32_make (img->header.crypt_method),
+    be32_make (img->header.l1_entries),
+    be64_make (img->header.l1_off),
     be64_make (img->fields.reftable_off),
     be32_make (img->fields.reftable_clusters),
     be32_make (img->fields.nr_snapshots),
     be64_make (img->fields.snapshots_off),
   };
 
-  _Static_assert (sizeof wire == FIELDS_LEN, "header bytes 48 to 71");
+  _Static_assert (sizeof wire == FIELDS_LEN, "header bytes 24 to 71");
   if (!img->header_dirty)
     return;
   memcpy (add_copy (wb, COPY_FIELDS, FIELDS_OFF, FIELDS_LEN)->data, &wire,
@@ -308,7 +322,8 @@ qcow2_writeback_begin_locked (struct qcow2_image *img,
   r = allocate_locked (img, &wb);
   if (r < 0)
     return r;
-  /* What there is room for must be taken before the lock is given up. */
+  /* The tables that there is room for must be taken before the lock is
+   * released. */
   img->writing_back = true;
   nr_slices = img->cache.nr_dirty;
   take_parts (wb);
@@ -321,6 +336,17 @@ qcow2_writeback_begin_locked (struct qcow2_image *img,
   wb->end = img->alloc.frontier << img->header.geo.cluster_bits;
   *out = wb;
   return 0;
+}
+
+/* --- Sync ---------------------------------------------------------------- */
+
+/* Returns -EIO for every failure.  A write that failed with ENOSPC can be
+ * repeated, but from a sync this error means that data is lost, as any other
+ * does. */
+int
+qcow2_final_sync (struct io_store *io)
+{
+  return io_sync (io) < 0 ? -EIO : 0;
 }
 
 /* --- Write --------------------------------------------------------------- */
@@ -351,7 +377,8 @@ grow_file (struct qcow2_writeback *wb)
   return r == -EOPNOTSUPP || r == -ENOSPC ? 0 : r;
 }
 
-/* Write the copies from I on that lie one behind the other. */
+/* Writes the copies from *I on that are contiguous in the file, as one batch,
+ * and moves *I behind them. */
 static int
 write_batch (struct qcow2_writeback *wb, size_t *i)
 {
@@ -445,6 +472,7 @@ qcow2_memory_bytes_locked (struct qcow2_image *img)
 {
   assert (lock_held (&img->lock));
   return qcow2_cache_memory (img) + qcow2_anchor_memory (img) +
-    qcow2_alloc_memory (img) +
+    qcow2_alloc_memory (img) + img->holds.max * sizeof *img->holds.v +
+    qcow2_expanded_bytes (img) +
     (img->l1.nr + img->reftable.nr + img->anchor.l1.nr) * sizeof (uint64_t);
 }

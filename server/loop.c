@@ -1,373 +1,31 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The background of an export, on libuv.
+/* The thread that decides when background work of an image runs, on libuv.
  *
- * One loop thread only decides; the jobs themselves run on libuv's pool, so
- * that the loop never blocks.  Four slots: commits and merges of the index
- * have one each, for they may run beside anything; all other jobs share the
- * third, for the disk allows one of them at a time.  The fourth is for steps of
- * indexing what the image holds already (export.c says whether), which are
- * requests more than jobs; while clients change something they take a fifth of
- * the time.
+ * The loop thread only decides; the work runs on libuv's thread pool, so that
+ * the loop never blocks.  There are four slots.  Commits and merges of the
+ * index have one each, because they may run beside any other upkeep.  All other
+ * upkeep shares the third, because dedup allows only one of it at a time; turns of
+ * the job "disks" use it, too.  These three are loop-upkeep.c's.  The fourth
+ * runs the turns of all other jobs (loop-jobs.c), which are more like requests than
+ * like upkeep.
  *
- * When a job runs:
- *  - one that the disk calls urgent: at once;
- *  - COMMIT: at each tick of the commit timer;
- *  - MERGE_IDLE: when no request has changed anything for IDLE_NS, and no step
- *    is waiting for its turn;
- *  - CLEAN: likewise, and no other job is due, since those would make it due
- *    again;
- *  - GIVE_BACK: at each look while no request changes anything, else each
- *    IDLE_NS, and when nothing else is to be done;
- *  - the rest: as soon as it is due and the slot is free.
- * A job that failed is left alone for a while, longer each time: a full disk
- * must not keep a core busy, and shall be noticed to have space again.
+ * At each look, all slots that are free are considered.  Looks happen when work has
+ * ended, when the pool or a job calls for one (srv_loop_wake), and at the ticks of
+ * timers.
  *
- * Threads: everything but the entry points runs on the loop thread or, for
- * run_task_cb, on a pool thread.  Signals are blocked in both, because they
- * are the host program's.
+ * Threads: the entry points run on any thread, and everything else on the loop
+ * thread.  Signals are blocked in all of libuv's threads, because they belong to the
+ * host program.
  */
 #include <assert.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <uv.h>
 
-#include "checked.h"
-#include "log.h"
-#include "loop.h"
+#include "loop-private.h"
 
-#define HOUSEKEEPING_MS 200
-#define IDLE_NS (UINT64_C (3) * 1000 * 1000 * 1000)
-#define RETRY_FIRST_MS 500
-#define RETRY_MAX_MS 10000     /* space on a full disk is noticed this late */
-
-#define NR_JOBS 10             /* bits of enum dedup_job */
-
-#define STEP_PAUSE 4           /* times as long as a step took */
-#define BUSY_NS (UINT64_C (1) * 1000 * 1000 * 1000)
-
-struct task {
-  struct srv_loop *loop;       /* constant */
-
-  /* Loop thread only, but for the pool thread while it runs: */
-  uv_work_t work;
-  enum dedup_job job;
-  int result;
-  bool running;
-};
-
-struct retry {
-  uint64_t not_before_ms;      /* uv_now */
-  unsigned delay_ms;           /* 0: the last run succeeded */
-  bool said;                   /* a line told of the failure */
-};
-
-struct steps {
-  /* Constant after start: */
-  int (*run) (void *opaque);   /* NULL: none */
-  void *opaque;
-
-  /* Loop thread only, but for the pool thread while it runs: */
-  uv_work_t work;
-  int result;
-  uint64_t took_ns;
-  bool running, done;
-  struct retry retry;
-};
-
-struct srv_loop {
-  /* Constant after start: */
-  struct dedup_disk *disk;
-  const char *path;
-  const struct log_sink *log;
-  unsigned commit_interval_ms;
-  const uint64_t *last_change_ns;
-  struct srv_space *space;
-  uv_thread_t thread;
-
-  /* Any thread: */
-  uv_async_t wake;
-
-  /* Atomic: */
-  bool stopping;
-
-  /* Loop thread only: */
-  uv_loop_t uv;
-  uv_timer_t commit_timer, housekeeping;
-  struct task commit, maintenance, merge;
-  struct steps steps;
-  struct retry retry[NR_JOBS];
-  bool commit_wanted;          /* the timer ticked */
-  uint64_t gave_back_ns;       /* when GIVE_BACK began last */
-};
-
-/* In the order in which they are chosen where several are due: what a
- * writer may come to wait for is first. */
-static const enum dedup_job maintenance_order[] = {
-  DEDUP_JOB_JOURNAL, DEDUP_JOB_CHECKPOINT, DEDUP_JOB_FREEZE,
-  DEDUP_JOB_FILTERS, DEDUP_JOB_SCAN,
-};
-
-static const char *
-job_name (enum dedup_job job)
-{
-  switch (job) {
-  case DEDUP_JOB_COMMIT: return "commit";
-  case DEDUP_JOB_CHECKPOINT: return "checkpoint";
-  case DEDUP_JOB_FREEZE: return "freeze";
-  case DEDUP_JOB_JOURNAL: return "journal upkeep";
-  case DEDUP_JOB_FILTERS: return "loading of filters";
-  case DEDUP_JOB_SCAN: return "scan";
-  case DEDUP_JOB_CLEAN: return "clean-up when idle";
-  case DEDUP_JOB_GIVE_BACK: return "giving back space";
-  case DEDUP_JOB_MERGE:
-  case DEDUP_JOB_MERGE_IDLE: return "merging of the index";
-  }
-  return "job";
-}
-
-static struct retry *
-retry_of (struct srv_loop *l, enum dedup_job job)
-{
-  int bit = __builtin_ctz (job);
-
-  assert (bit < NR_JOBS);
-  return &l->retry[bit];
-}
-
-static bool
-stopping (const struct srv_loop *l)
-{
-  return __atomic_load_n (&l->stopping, __ATOMIC_ACQUIRE);
-}
-
-static bool
-idle_long_enough (const struct srv_loop *l)
-{
-  uint64_t last = __atomic_load_n (l->last_change_ns, __ATOMIC_RELAXED);
-  uint64_t now = uv_hrtime ();
-
-  return now > last && now - last >= IDLE_NS;
-}
-
-/* --- Tasks --------------------------------------------------------------- */
-
-static void consider_jobs_on_loop (struct srv_loop *l);
-
-static void
-run_task_cb (uv_work_t *work)
-{
-  struct task *t = work->data;
-
-  t->result = dedup_run (t->loop->disk, t->job);
-}
-
-/* Lack of space has its own line (space.h). */
-static void
-note_failure_on_loop (struct srv_loop *l, struct retry *r, const char *what,
-                      int result)
-{
-  bool no_space = srv_is_no_space (result);
-
-  srv_space_note (l->space, result);
-  if (!r->said)
-    log_line (l->log, no_space ? LOG_DEBUG : LOG_ERROR, "%s: %s failed: %s",
-              l->path, what, strerror (-result));
-  r->said |= !no_space;
-  r->delay_ms = r->delay_ms == 0 ? RETRY_FIRST_MS :
-    MIN_OF (2 * r->delay_ms, RETRY_MAX_MS);
-  r->not_before_ms = uv_now (&l->uv) + r->delay_ms;
-}
-
-static void
-note_success_on_loop (struct srv_loop *l, struct retry *r, const char *what)
-{
-  if (r->delay_ms != 0)
-    log_line (l->log, r->said ? LOG_INFO : LOG_DEBUG, "%s: %s goes on",
-              l->path, what);
-  memset (r, 0, sizeof *r);
-}
-
-static void
-finish_task_on_loop (uv_work_t *work, int status)
-{
-  struct task *t = work->data;
-  struct srv_loop *l = t->loop;
-
-  t->running = false;
-  uv_update_time (&l->uv);
-  if (status == 0 && !stopping (l)) {
-    struct retry *r = retry_of (l, t->job);
-
-    if (t->result < 0)
-      note_failure_on_loop (l, r, job_name (t->job), t->result);
-    else
-      note_success_on_loop (l, r, job_name (t->job));
-  }
-  consider_jobs_on_loop (l);
-}
-
-static void
-start_task_on_loop (struct srv_loop *l, struct task *t, enum dedup_job job)
-{
-  int r;
-
-  assert (!t->running);
-  t->job = job;
-  t->running = true;
-  r = uv_queue_work (&l->uv, &t->work, run_task_cb, finish_task_on_loop);
-  assert (r == 0);             /* fails only without a callback */
-  (void) r;
-}
-
-/* --- Steps --------------------------------------------------------------- */
-
-static bool
-clients_are_busy (const struct srv_loop *l)
-{
-  uint64_t last = __atomic_load_n (l->last_change_ns, __ATOMIC_RELAXED);
-
-  return last != 0 && uv_hrtime () - last < BUSY_NS;
-}
-
-static void
-run_step_cb (uv_work_t *work)
-{
-  struct steps *s = &((struct srv_loop *) work->data)->steps;
-  uint64_t start = uv_hrtime ();
-
-  s->result = s->run (s->opaque);
-  s->took_ns = uv_hrtime () - start;
-}
-
-static void
-finish_step_on_loop (uv_work_t *work, int status)
-{
-  struct srv_loop *l = work->data;
-  struct steps *s = &l->steps;
-
-  s->running = false;
-  uv_update_time (&l->uv);
-  if (status != 0 || stopping (l))
-    s->done = true;
-  else if (s->result < 0)
-    note_failure_on_loop (l, &s->retry, "indexing", s->result);
-  else {
-    note_success_on_loop (l, &s->retry, "indexing");
-    s->done = s->result == 0;
-    if (clients_are_busy (l))
-      s->retry.not_before_ms = uv_now (&l->uv) +
-        s->took_ns * STEP_PAUSE / 1000000;
-  }
-  consider_jobs_on_loop (l);
-}
-
-static void
-consider_step_on_loop (struct srv_loop *l)
-{
-  struct steps *s = &l->steps;
-  int r;
-
-  if (s->run == NULL || s->running || s->done ||
-      uv_now (&l->uv) < s->retry.not_before_ms)
-    return;
-  s->running = true;
-  r = uv_queue_work (&l->uv, &s->work, run_step_cb, finish_step_on_loop);
-  assert (r == 0);
-  (void) r;
-}
-
-/* Under way, or about to be: not waiting for space on the disk, say. */
-static bool
-steps_go_on (const struct srv_loop *l)
-{
-  return l->steps.run && !l->steps.done && l->steps.retry.delay_ms == 0;
-}
-
-/* --- Decisions ----------------------------------------------------------- */
-
-static bool
-may_start (struct srv_loop *l, unsigned set, enum dedup_job job)
-{
-  if (!(set & job))
-    return false;
-  return uv_now (&l->uv) >= retry_of (l, job)->not_before_ms;
-}
-
-/* The first of the ordered jobs in SET that may start, or 0. */
-static enum dedup_job
-first_of (struct srv_loop *l, unsigned set)
-{
-  size_t i;
-
-  for (i = 0; i < sizeof maintenance_order / sizeof maintenance_order[0]; ++i)
-    if (may_start (l, set, maintenance_order[i]))
-      return maintenance_order[i];
-  return 0;
-}
-
-static enum dedup_job
-choose_maintenance (struct srv_loop *l, unsigned due, unsigned urgent)
-{
-  enum dedup_job job = first_of (l, due & urgent);
-
-  if (job == 0)
-    job = first_of (l, due);
-  if (job == 0 && may_start (l, due, DEDUP_JOB_CLEAN) &&
-      !l->merge.running &&
-      !may_start (l, due, DEDUP_JOB_MERGE) &&
-      !may_start (l, due, DEDUP_JOB_MERGE_IDLE) &&
-      idle_long_enough (l) && !steps_go_on (l))
-    job = DEDUP_JOB_CLEAN;
-  if (job == 0 && may_start (l, due, DEDUP_JOB_GIVE_BACK) &&
-      (urgent & DEDUP_JOB_GIVE_BACK || idle_long_enough (l) ||
-       uv_hrtime () - l->gave_back_ns >= IDLE_NS)) {
-    l->gave_back_ns = uv_hrtime ();
-    job = DEDUP_JOB_GIVE_BACK;
-  }
-  return job;
-}
-
-static void
-consider_commit_on_loop (struct srv_loop *l, unsigned due, unsigned urgent)
-{
-  if (l->commit.running)
-    return;
-  if (!l->commit_wanted && !(urgent & DEDUP_JOB_COMMIT))
-    return;
-  if (!(due & DEDUP_JOB_COMMIT))
-    l->commit_wanted = false;
-  else if (may_start (l, due, DEDUP_JOB_COMMIT)) {
-    l->commit_wanted = false;
-    start_task_on_loop (l, &l->commit, DEDUP_JOB_COMMIT);
-  }
-}
-
-static void
-consider_maintenance_on_loop (struct srv_loop *l, unsigned due,
-                              unsigned urgent)
-{
-  enum dedup_job job;
-
-  if (l->maintenance.running)
-    return;
-  job = choose_maintenance (l, due, urgent);
-  if (job != 0)
-    start_task_on_loop (l, &l->maintenance, job);
-}
-
-static void
-consider_merge_on_loop (struct srv_loop *l, unsigned due)
-{
-  if (l->merge.running)
-    return;
-  if (may_start (l, due, DEDUP_JOB_MERGE))
-    start_task_on_loop (l, &l->merge, DEDUP_JOB_MERGE);
-  else if (may_start (l, due, DEDUP_JOB_MERGE_IDLE) && idle_long_enough (l) &&
-           !steps_go_on (l))
-    start_task_on_loop (l, &l->merge, DEDUP_JOB_MERGE_IDLE);
-}
+/* --- A look ---------------------------------------------------------------- */
 
 static void
 close_handle (uv_handle_t *h, void *opaque)
@@ -376,35 +34,41 @@ close_handle (uv_handle_t *h, void *opaque)
     uv_close (h, NULL);
 }
 
-static void
-consider_jobs_on_loop (struct srv_loop *l)
+/* A commit that steps of jobs have made urgent, and that succeeds, does not end the
+ * time that is idle for them; upkeep that fails may be urgent for ever, and does. */
+static bool
+is_idle_for_jobs (const struct srv_loop *l, unsigned urgent)
 {
-  unsigned due, urgent = 0;
+  return !srv_loop_any_failed (l, urgent) && srv_loop_is_idle (l);
+}
 
-  if (stopping (l)) {
-    /* Without handles and work the loop ends. */
-    if (!l->commit.running && !l->maintenance.running &&
-        !l->merge.running && !l->steps.running)
+static void
+consider_on_loop (struct srv_loop *l)
+{
+  struct look look = { 0 };
+
+  if (srv_loop_stopping (l)) {
+    /* The loop ends when it has neither handles nor work. */
+    if (!srv_loop_tasks_run_on_loop (l) && !srv_loop_turns_run_on_loop (l))
       uv_walk (&l->uv, close_handle, NULL);
     return;
   }
-  due = dedup_due (l->disk, &urgent);
-  consider_commit_on_loop (l, due, urgent);
-  consider_maintenance_on_loop (l, due, urgent);
-  consider_merge_on_loop (l, due);
-  consider_step_on_loop (l);
+  look.due = dedup_due (l->p.pool, &look.urgent);
+  look.moment.idle = is_idle_for_jobs (l, look.urgent);
+  if (l->p.start_jobs)
+    l->p.start_jobs (l->p.opaque, look.due, &look.moment);
+  srv_loop_upkeep_on_loop (l, &look);
+  look.moment.idle &= look.urgent == 0;
+  (void) srv_loop_start_turn_on_loop (l, SRV_LANE_STEPS, &look.moment);
+  srv_loop_set_turn_timer_on_loop (l);
 }
 
-static void
-wake_cb (uv_async_t *h)
-{
-  consider_jobs_on_loop (h->data);
-}
+/* --- Timers ---------------------------------------------------------------- */
 
 static void
 housekeeping_cb (uv_timer_t *h)
 {
-  consider_jobs_on_loop (h->data);
+  consider_on_loop (h->data);
 }
 
 static void
@@ -413,10 +77,48 @@ commit_timer_cb (uv_timer_t *h)
   struct srv_loop *l = h->data;
 
   l->commit_wanted = true;
-  consider_jobs_on_loop (l);
+  consider_on_loop (l);
 }
 
-/* --- Start and stop ------------------------------------------------------ */
+/* Starts the commit timer again where its interval was changed. */
+static int
+set_commit_timer_on_loop (struct srv_loop *l)
+{
+  unsigned ms = __atomic_load_n (&l->commit_interval_ms, __ATOMIC_RELAXED);
+
+  if (ms == l->commit_timer_ms)
+    return 0;
+  l->commit_timer_ms = ms;
+  if (ms == 0)
+    return uv_timer_stop (&l->commit_timer);
+  return uv_timer_start (&l->commit_timer, commit_timer_cb, ms, ms);
+}
+
+static void
+wake_cb (uv_async_t *h)
+{
+  struct srv_loop *l = h->data;
+
+  if (!srv_loop_stopping (l))
+    (void) set_commit_timer_on_loop (l);    /* fails only while it closes */
+  consider_on_loop (l);
+}
+
+static int
+init_timers (struct srv_loop *l)
+{
+  int r;
+
+  if ((r = uv_timer_init (&l->uv, &l->commit_timer)) < 0 ||
+      (r = uv_timer_init (&l->uv, &l->housekeeping)) < 0 ||
+      (r = uv_timer_init (&l->uv, &l->next_turn)) < 0)
+    return r;
+  l->commit_timer.data = l->housekeeping.data = l->next_turn.data = l;
+  r = uv_timer_start (&l->housekeeping, housekeeping_cb, 0, HOUSEKEEPING_MS);
+  return r < 0 ? r : set_commit_timer_on_loop (l);
+}
+
+/* --- Start and stop -------------------------------------------------------- */
 
 static void
 loop_main (void *opaque)
@@ -426,30 +128,8 @@ loop_main (void *opaque)
   uv_run (&l->uv, UV_RUN_DEFAULT);
 }
 
-static void
-init_task (struct srv_loop *l, struct task *t)
-{
-  t->loop = l;
-  t->work.data = t;
-}
-
-static int
-init_timers (struct srv_loop *l)
-{
-  int r;
-
-  if ((r = uv_timer_init (&l->uv, &l->commit_timer)) < 0 ||
-      (r = uv_timer_init (&l->uv, &l->housekeeping)) < 0)
-    return r;
-  l->commit_timer.data = l->housekeeping.data = l;
-  r = uv_timer_start (&l->housekeeping, housekeeping_cb, 0, HOUSEKEEPING_MS);
-  if (r < 0 || l->commit_interval_ms == 0)
-    return r;
-  return uv_timer_start (&l->commit_timer, commit_timer_cb,
-                         l->commit_interval_ms, l->commit_interval_ms);
-}
-
-/* The loop thread and, through it, the pool's threads inherit the mask. */
+/* Starts the thread with all signals blocked.  The threads of the pool inherit
+ * the mask from it. */
 static int
 start_thread (struct srv_loop *l)
 {
@@ -483,18 +163,11 @@ new_loop (const struct srv_loop_params *p)
 
   if (l == NULL)
     return NULL;
-  l->disk = p->disk;
-  l->path = p->path;
-  l->log = p->log;
+  l->p = *p;
   l->commit_interval_ms = p->commit_interval_ms;
-  l->last_change_ns = p->last_change_ns;
-  l->space = p->space;
-  init_task (l, &l->commit);
-  init_task (l, &l->maintenance);
-  init_task (l, &l->merge);
-  l->steps.run = p->step;
-  l->steps.opaque = p->step_opaque;
-  l->steps.work.data = l;
+  l->consider_on_loop = consider_on_loop;
+  srv_loop_init_tasks (l);
+  srv_loop_init_turns (l);
   return l;
 }
 
@@ -521,11 +194,11 @@ srv_loop_start (const struct srv_loop_params *p, struct srv_loop **out)
   /* libuv's error codes are -errno on this system. */
   r = uv_loop_init (&l->uv);
   if (r == 0) {
+    *out = l;                   /* the thread may call srv_loop_wake at once */
     r = start_handles_and_thread (l);
-    if (r == 0) {
-      *out = l;
+    if (r == 0)
       return 0;
-    }
+    *out = NULL;
     close_uv (l);
   }
   free (l);
@@ -539,12 +212,19 @@ srv_loop_wake (struct srv_loop *l)
 }
 
 void
+srv_loop_set_commit_interval (struct srv_loop *l, unsigned ms)
+{
+  __atomic_store_n (&l->commit_interval_ms, ms, __ATOMIC_RELAXED);
+  srv_loop_wake (l);
+}
+
+void
 srv_loop_stop (struct srv_loop *l)
 {
   if (l == NULL)
     return;
   __atomic_store_n (&l->stopping, true, __ATOMIC_RELEASE);
-  dedup_stop_jobs (l->disk);
+  dedup_stop_jobs (l->p.pool);
   srv_loop_wake (l);
   uv_thread_join (&l->thread);
   close_uv (l);

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Limits for malloc: see malloc-limits.h.
+/* Sets limits for malloc, so that freed memory returns to the kernel.
  *
- * glibc learns to take ever larger pieces from its arenas, which then keep
- * them: with a thread or two for each arena, a copy of all changed tables now
- * and then doubled the memory of the process.  And a log store taken from
- * there has to be cleared, under the lock.  So large pieces come from the kernel
- * and go back to it, and there are not as many arenas as threads
- * (ARCHITECTURE.md, section 9).
+ * glibc adapts: after a large piece was freed it takes pieces of that size from
+ * its arenas, which keep them.  With a thread or two for each arena, an
+ * occasional copy of all changed tables doubled the memory of the process.  A
+ * log store that is taken from an arena also has to be cleared, under the image
+ * lock.  Therefore large pieces are mapped from the kernel and unmapped when
+ * they are freed, and there are fewer arenas than threads (ARCHITECTURE.md,
+ * section 9).
  *
- * Requests, of which those of 1 MiB are common, stay below that size on purpose.
- * nbdkit takes a buffer for each of its threads from malloc.  One that comes
- * from the kernel begins 16 bytes into a page, and the kernel copies to such a
- * place at half the speed or less on processors with fsrm (common/aligned.h);
- * one from an arena begins anywhere.
+ * The limit is above the size of requests, of which those of 1 MiB are common,
+ * because nbdkit allocates a buffer for each of its threads.  A mapped buffer
+ * begins 16 bytes into a page, and the kernel copies to such an address at half
+ * the speed or less on processors with fsrm (common/aligned.h).  A buffer from
+ * an arena may begin at any address.
  */
 #include "malloc-limits.h"
 

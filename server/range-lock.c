@@ -1,24 +1,30 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Keeps overlapping requests apart, first come first served.
+/* Keeps overlapping requests apart, first come, first served.
  *
- * One list holds all ranges, held and waiting, in order of arrival.  A range
- * waits for every earlier one that it conflicts with, whether that one is
- * held or waits itself; so nobody is overtaken by a conflicting request, and
- * nobody starves.  Each range counts its blockers once, on arrival: a later
- * arrival never blocks it, so the count only falls, one by one, as earlier
- * ranges are released.
+ * One list has all ranges, held and waiting, in order of arrival.  A range
+ * waits for every earlier one that it conflicts with, whether that one is held
+ * or waits itself, so that no range is overtaken by a conflicting one and none
+ * starves.  A range counts its blockers once, on arrival.  Later ranges never
+ * block it, so the count only falls, by one for each earlier range that is
+ * released.
  *
- * The list is as long as there are request threads, so walking them is
- * cheaper than a tree; where there are only readers nobody walks at all, as
- * each of them is in another core's cache.  Invariants, under the mutex:
- * r->blockers is the number of ranges before r that conflict with it; a range is
- * held if and only if it is 0; nr_exclusive is the number of exclusive ones.
- * A range has a cond while it waits; signals are sent under the mutex, so the
- * last is over when the waiter goes on.
+ * The list has at most one range for each request thread, so that walking it is
+ * cheaper than a tree.  It is not walked while all ranges are shared, because
+ * each of them is in another core's cache.
+ *
+ * Invariants, under the mutex: r->blockers is the number of ranges before r
+ * that conflict with it; r is held only if that is 0; nr_exclusive is
+ * the number of exclusive ranges.  A range has a condition variable while it
+ * waits.  It is signalled under the mutex, so the signal has returned when the
+ * waiter wakes up and destroys the variable.
+ *
+ * When the lock is shut, each range that waits leaves the list, as if it were
+ * released.
  */
 #include "range-lock.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stddef.h>
 
 static bool
@@ -28,12 +34,12 @@ conflict (const struct srv_range *a, const struct srv_range *b)
     a->first <= b->last && b->first <= a->last;
 }
 
-/* Until nothing before R conflicts with it. */
+/* Waits until no range before R conflicts with it, or the lock is shut. */
 static void
 wait_for_turn (struct srv_range_lock *l, struct srv_range *r)
 {
   pthread_cond_init (&r->cond, NULL);
-  while (r->blockers > 0)
+  while (r->blockers > 0 && !l->shut)
     pthread_cond_wait (&r->cond, &l->mutex);
   pthread_cond_destroy (&r->cond);
 }
@@ -94,12 +100,20 @@ unblock_later (const struct srv_range_lock *l, const struct srv_range *r)
   }
 }
 
+static void
+leave (struct srv_range_lock *l, struct srv_range *r)
+{
+  unblock_later (l, r);
+  unlink_range (l, r);
+}
+
 void
 srv_range_lock_init (struct srv_range_lock *l)
 {
   pthread_mutex_init (&l->mutex, NULL);
   l->head = l->tail = NULL;
   l->nr_exclusive = 0;
+  l->shut = false;
 }
 
 void
@@ -109,10 +123,12 @@ srv_range_lock_destroy (struct srv_range_lock *l)
   pthread_mutex_destroy (&l->mutex);
 }
 
-void
+int
 srv_range_acquire (struct srv_range_lock *l, struct srv_range *r,
                    uint64_t first, uint64_t last, bool exclusive)
 {
+  bool shut;
+
   assert (first <= last);
   r->first = first;
   r->last = last;
@@ -123,7 +139,11 @@ srv_range_acquire (struct srv_range_lock *l, struct srv_range *r,
   r->blockers = count_blockers (l, r);
   if (r->blockers > 0)
     wait_for_turn (l, r);
+  shut = l->shut;
+  if (shut)
+    leave (l, r);
   pthread_mutex_unlock (&l->mutex);
+  return shut ? -ESHUTDOWN : 0;
 }
 
 void
@@ -131,7 +151,19 @@ srv_range_release (struct srv_range_lock *l, struct srv_range *r)
 {
   pthread_mutex_lock (&l->mutex);
   assert (r->blockers == 0);
-  unblock_later (l, r);
-  unlink_range (l, r);
+  leave (l, r);
+  pthread_mutex_unlock (&l->mutex);
+}
+
+void
+srv_range_lock_shut (struct srv_range_lock *l)
+{
+  struct srv_range *r;
+
+  pthread_mutex_lock (&l->mutex);
+  l->shut = true;
+  for (r = l->head; r; r = r->next)
+    if (r->blockers > 0)
+      pthread_cond_signal (&r->cond);
   pthread_mutex_unlock (&l->mutex);
 }

@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Says which parameters have no effect on an image that exists.
+/* Logs which parameters have no effect on an image that exists already.
  *
- * size= and cluster-size= are for an image that is created.  A service gives
- * them at every start, so they are no error later; but where the image has
- * other values, whoever gave them expects something that does not happen, and
- * one line says what the image has.  Parameters that an image is opened with
- * each time need no such line, and hash= is refused where it differs
- * (dedup/open.c).
+ * size= and cluster-size= are for an image that is created.  A service passes
+ * them at every start, so they are not an error later.  But if the image has
+ * other values, whoever passed them expects an effect that they do not have,
+ * and a line tells the values of the image.  Parameters that have effect each
+ * time an image is opened need no such line, and hash= is refused if it differs
+ * from the store's.
  */
 #include <inttypes.h>
 #include <stdio.h>
 
 #include "checked.h"
-#include "internal.h"
+#include "unused-keys.h"
 
-/* BYTES as one would write it for a key, such as 20G. */
+/* Writes BYTES to BUF as the value of a key, such as 20G. */
 static const char *
 size_value (uint64_t bytes, char buf[32])
 {
@@ -29,42 +29,49 @@ size_value (uint64_t bytes, char buf[32])
   return buf;
 }
 
-/* A new image has whole sectors of 512 bytes. */
+/* A size that is rounded up to whole sectors of 512 bytes has had its effect,
+ * as an image is created so. */
 static void
-say_size (const struct srv_export *e, const struct srv_params *p)
+log_size (const struct srv_image_params *p, const struct srv_disk *d)
 {
   const uint64_t size = (uint64_t) p->create_size;
   char asked[32], has[32];
 
-  if (p->create_size < 0 || size == e->size_bytes ||
-      round_up_pow2 (size, 512) == e->size_bytes)
+  if (p->create_size < 0 || size == srv_disk_size (d) ||
+      round_up_pow2 (size, 512) == srv_disk_size (d))
     return;
-  log_line (e->log, LOG_INFO, "%s: size=%s is not used: the image exists and "
-            "has a size of %s (qemu-img resize changes it)", e->path,
+  log_line (p->log, LOG_INFO, "%s: size=%s is not used: the image exists and "
+            "has a size of %s (qemu-img resize changes it)", p->path,
             size_value (size, asked),
-            size_value (e->size_bytes, has));
+            size_value (srv_disk_size (d), has));
 }
 
 static void
-say_cluster_size (const struct srv_export *e, const struct srv_params *p)
+log_cluster_size (const struct srv_image_params *p, const struct srv_disk *d)
 {
-  const uint64_t cluster_size = UINT64_C (1) << e->cluster_bits;
+  const uint64_t cluster_size = srv_disk_preferred_block (d);
   char asked[32], has[32];
 
   if (!p->cluster_size_given || p->cluster_size == cluster_size)
     return;
-  log_line (e->log, LOG_INFO, "%s: cluster-size=%s is not used: the image "
+  log_line (p->log, LOG_INFO, "%s: cluster-size=%s is not used: the image "
             "exists and has clusters of %s (qemu-img convert makes a copy with "
-            "others)", e->path, size_value (p->cluster_size, asked),
+            "others)", p->path, size_value (p->cluster_size, asked),
             size_value (cluster_size, has));
 }
 
 void
-srv_say_unused_keys (const struct srv_export *e, const struct srv_params *p)
+srv_log_unused_keys (const struct srv_image_params *p, const struct srv_disk *d)
 {
-  say_size (e, p);
-  say_cluster_size (e, p);
+  log_size (p, d);
+  log_cluster_size (p, d);
   if (p->index_existing && p->read_only)
-    log_line (e->log, LOG_INFO, "%s: index-existing=on is not used: the image "
-              "is opened read-only", e->path);
+    log_line (p->log, LOG_INFO, "%s: index-existing=on is not used: the image "
+              "is opened read-only", p->path);
+  if (p->compress && p->read_only)
+    log_line (p->log, LOG_INFO, "%s: compress=%s is not used: the image is opened "
+              "read-only", p->path, p->compress);
+  if (p->defragment && p->read_only)
+    log_line (p->log, LOG_INFO, "%s: defragment=idle is not used: the image is "
+              "opened read-only", p->path);
 }

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* An index on plain storage, held against a plain model of it: what each key's
- * value is.  Whoever drives it takes numbers from MODEL->choose, a random
- * generator or the input of a fuzzer.
+/* Holds an index on plain storage against a plain model of it, which knows each
+ * key's value.  The caller gives numbers by MODEL->choose, a random generator
+ * or the input of a fuzzer.
  *
- * The owner's log is an array: all entries that were ever made, and where log
- * stores were set aside.  A crash keeps the log (it is the owner's matter), and
- * of the storage what was synced, and of each page written since then either
- * the old or the new bytes; of a manifest that was owed, the old or the new
- * one.  An area that is freed is written over at once, in
- * what a crash leaves as well: so whoever frees a listed area is found out.
+ * The owner's log is an array of all entries that were ever made, and of the
+ * places where log stores were set aside (frozen).  A crash keeps the log (the
+ * owner is responsible for it), and of the storage what was synced, and of each
+ * page written since then either the old or the new bytes; of a manifest that
+ * was owed, the old or the new one.  A freed area is overwritten at once, also
+ * in what a crash leaves: so freeing a listed area is noticed.
  *
  * Slots are used again as soon as nothing has them any more, so that entries of
  * equal slots come about as they do with clusters.
@@ -194,7 +194,8 @@ model_open_index (struct model *m)
     .area_unit = PLAIN_UNIT, .mark = m->plain.mark,
     .storage = { .io = m->plain.io, .alloc = model_alloc,
                  .free = model_free_area, .sync = model_sync,
-                 .moved = plain_moved, .goes_there = plain_goes_there,
+                 .file_failed = plain_file_failed,
+                 .same_file_as_new = plain_same_file_as_new,
                  .commit = model_commit, .opaque = m },
     .values = { .end = model_end, .slot = model_slot,
                 .find_dead = model_find_dead, .opaque = m },
@@ -232,7 +233,7 @@ model_open (struct model *m)
   plain_restart (&m->plain);
   model_open_index (m);
   model_replay (m);
-  MODEL_MUST (dedup_index_set_memory (m->x, m->memory) == 0);
+  model_may_fail (m, dedup_index_set_memory (m->x, m->memory));
   dedup_index_look (m->x, false);
 }
 
@@ -493,6 +494,23 @@ model_start_step (struct model *m, unsigned flags)
   m->has_worked = false;
 }
 
+/* Begins another session, with a bound on memory if this one has none; it finds
+ * the host with or without space, as it is now.  An owner sets the bound when it
+ * opens the index, before any filter is loaded. */
+static inline void
+model_set_memory (struct model *m)
+{
+  const bool no_space = m->no_space;
+
+  model_close (m);
+  model_copy (m->plain.io, m->durable);
+  m->memory = m->memory ? 0 : dedup_index_least_memory
+    (m->plain.manifest.order, m->plain.manifest.max_incarnations > 0, 0);
+  m->may_lose = true;
+  m->no_space = no_space;
+  model_open (m);
+}
+
 static inline void
 model_do (struct model *m, enum model_work work)
 {
@@ -539,12 +557,8 @@ model_do (struct model *m, enum model_work work)
   case MODEL_CHECK:
     model_check_key (m, (uint32_t) model_choose (m, MODEL_KEYS));
     break;
-  case MODEL_MEMORY:
-    model_end_step (m);
-    m->memory = m->memory ? 0 : dedup_index_least_memory
-      (m->plain.manifest.order, m->plain.manifest.max_incarnations > 0, 0);
-    m->may_lose = true;
-    model_may_fail (m, dedup_index_set_memory (m->x, m->memory));
+  case MODEL_MEMORY:            /* another session, with a bound or without */
+    model_set_memory (m);
     break;
   case MODEL_DOUBT:
     lock_acquire (&m->lock);

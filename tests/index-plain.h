@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The plainest storage an index can be given (dedup/index/storage.h): one byte
- * store that has nothing but tables, and a manifest in memory.  Areas are taken
- * from the first gap that is large enough.
+/* Implements the plainest storage for an index (dedup/index/storage.h): one
+ * byte store that has nothing but tables, and a manifest in memory.  Areas are
+ * taken from the first gap that is large enough.
  */
 #ifndef INDEX_PLAIN_H
 #define INDEX_PLAIN_H
@@ -69,13 +69,13 @@ plain_sync (void *opaque, uint64_t off)
 }
 
 static inline bool
-plain_moved (void *opaque, uint64_t off)
+plain_file_failed (void *opaque, uint64_t off)
 {
   return false;
 }
 
 static inline bool
-plain_goes_there (void *opaque, uint64_t off)
+plain_same_file_as_new (void *opaque, uint64_t off)
 {
   return true;
 }
@@ -95,7 +95,8 @@ plain_storage (struct plain *p)
 {
   return (struct dedup_index_storage) {
     .io = p->io, .alloc = plain_alloc, .free = plain_free,
-    .sync = plain_sync, .moved = plain_moved, .goes_there = plain_goes_there,
+    .sync = plain_sync, .file_failed = plain_file_failed,
+    .same_file_as_new = plain_same_file_as_new,
     .commit = plain_commit, .opaque = p };
 }
 

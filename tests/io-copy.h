@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* For tests: a byte store in memory with what another one holds. */
+/* For tests: makes a byte store in memory with the contents of another one. */
 #ifndef TESTS_IO_COPY_H
 #define TESTS_IO_COPY_H
 

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* qcow2-dedup check: tell what dedup_check finds, with qemu-img's exit codes.
+/* qcow2-dedup check: prints the findings of dedup_check.
  *
- * The tables in the file of an image that needs recovery are not meant to be
- * right, so it is not checked.  Findings go to stderr, up to a limit; the
- * summary to stdout.
+ * Findings go to stderr, up to a limit, and the summary goes to stdout.  The
+ * exit codes have the meanings of qemu-img check's.  The image is not changed.
+ * A crashed image is not checked, because its tables in the file are out of date
+ * until the journal is replayed.  An image that was closed with work left has bit
+ * 48 set, too, but nothing to replay, and is checked.
  */
 #include "tool.h"
 
@@ -13,8 +15,8 @@
 
 #include "dedup.h"
 
-/* A broken refcount block makes thousands of findings; the first ones tell
- * what is wrong. */
+/* The number of findings that are listed.  One broken refcount block causes
+ * thousands, of which the first are enough to see what is wrong. */
 #define MAX_LINES 100
 
 struct findings {
@@ -27,9 +29,14 @@ help (void)
 {
   printf ("qcow2-dedup check [--output=human|json] [--store=PATH] FILE\n"
           "\n"
-          "Check tables, refcounts and deduplication store.  Changes "
-          "nothing.\n"
-          "Exit code: 0 clean, 1 could not check, 2 corruptions, 3 leaks.\n"
+          "Check tables, refcounts and deduplication store.  The image is not "
+          "changed.\n"
+          "\n"
+          "    --store=PATH  the store file, for an image that is served with "
+          "store=\n"
+          "\n"
+          "Exit status: 0 no errors, 1 could not be checked, 2 corruptions or "
+          "errors in the\nstore, 3 leaked clusters only.\n"
           "\n"
           "See qcow2-dedup-check(1).\n");
 }
@@ -43,7 +50,8 @@ problem_cb (void *opaque, bool is_leak, const char *line)
   if (fs->nr_lines < MAX_LINES)
     fprintf (stderr, "%s%s\n", is_leak ? "" : "ERROR ", line);
   else if (fs->nr_lines == MAX_LINES)
-    fprintf (stderr, "Further problems are counted, not listed.\n");
+    fprintf (stderr, "Only the first %d findings are listed; the summary "
+             "counts all.\n", MAX_LINES);
   fs->nr_lines += fs->nr_lines <= MAX_LINES;
 }
 
@@ -71,20 +79,18 @@ static void
 print_findings (const struct dedup_check_result *r)
 {
   if (r->image.corruptions)
-    printf ("\n%" PRIu64 " errors were found on the image.\n"
-            "Data may be corrupted, or further writes to the image may "
-            "corrupt it.\n", r->image.corruptions);
+    printf ("Corruptions: %" PRIu64 ".  Guest data may be wrong, and writing "
+            "to the image may\ndamage more of it.\n", r->image.corruptions);
   if (r->store_errors)
-    printf ("\n%" PRIu64 " errors were found in the deduplication store.\n"
-            "Guest data is not affected by them; the index may be lost.\n",
+    printf ("Errors in the deduplication store: %" PRIu64 ".  They do not "
+            "affect guest data,\nbut the index may be lost.\n",
             r->store_errors);
   if (r->image.leaks)
-    printf ("\n%" PRIu64 " leaked clusters were found on the image.\n"
-            "This means waste of disk space, but no harm to data.\n",
-            r->image.leaks);
+    printf ("Leaked clusters: %" PRIu64 ".  They take space and do not affect "
+            "guest data.\n", r->image.leaks);
   if (r->image.errors)
-    printf ("\n%" PRIu64 " parts of the image could not be checked.\n",
-            r->image.errors);
+    printf ("Parts of the image that could not be read: %" PRIu64 ".  They "
+            "were not checked.\n", r->image.errors);
 }
 
 static void
@@ -93,24 +99,24 @@ print_counts (const struct qcow2_check_result *r)
   double percent = r->guest_clusters == 0 ? 0 :
     100.0 * r->mapped_clusters / r->guest_clusters;
 
-  printf ("%" PRIu64 "/%" PRIu64 " = %.2f%% allocated, %" PRIu64
-          " zero, %" PRIu64 " compressed clusters\n", r->mapped_clusters,
-          r->guest_clusters, percent, r->zero_clusters,
-          r->compressed_clusters);
+  printf ("Clusters of the disk: %" PRIu64 " allocated of %" PRIu64
+          " (%.2f %%), %" PRIu64 " compressed, %" PRIu64 " zero\n",
+          r->mapped_clusters, r->guest_clusters, percent,
+          r->compressed_clusters, r->zero_clusters);
   printf ("Clusters of the file: %" PRIu64 " guest data (%" PRIu64
           " of them anchored), %" PRIu64 " tables, %" PRIu64 " store\n",
           r->data_clusters, r->anchored_clusters, r->meta_clusters,
           r->store_clusters);
   if (r->garbage)
-    printf ("Garbage: %" PRIu64 " clusters, which the next session of the "
-            "dedup plugin frees\n", r->garbage);
+    printf ("Garbage: %" PRIu64 " clusters, which the plugin frees when it "
+            "serves the image next\n", r->garbage);
 }
 
 static void
 print_human (const struct dedup_check_result *r)
 {
   if (exit_code (r) == TOOL_OK)
-    printf ("No errors were found on the image.\n");
+    printf ("The image has no errors.\n");
   print_findings (r);
   print_counts (&r->image);
 }
@@ -148,10 +154,10 @@ print_json (const char *path, const struct dedup_check_result *r)
 
 /* --- Checking ------------------------------------------------------------- */
 
-/* The header and the anchor speak of a store, but opening found none that is
- * fit for use (and said why). */
+/* True if the header and the anchor name a store, but dedup_open found none
+ * that it can use, and has logged why. */
 static bool
-store_is_void (struct dedup_disk *d)
+store_is_void (struct dedup_pool *d)
 {
   struct qcow2_image *img = dedup_image (d);
   struct dedup_stats s;
@@ -161,7 +167,7 @@ store_is_void (struct dedup_disk *d)
 }
 
 static int
-run_check (struct dedup_disk *d, const struct tool_args *a)
+run_check (struct dedup_pool *d, const struct tool_args *a)
 {
   struct findings fs = { .progress = { .what = "Checking" } };
   const struct qcow2_check_params p = {
@@ -189,15 +195,34 @@ run_check (struct dedup_disk *d, const struct tool_args *a)
 }
 
 static int
-check_store (struct io_store *io, const struct tool_args *a)
+refuse_crashed (const struct tool_args *a)
+{
+  return tool_error (a->path, "the image was not closed and needs recovery; "
+                     "serve it, or run 'qcow2-dedup recover %s', before it is "
+                     "checked", a->path);
+}
+
+/* Returns whether the file lacks changes that opening D replayed in memory. */
+static bool
+crashed (struct dedup_pool *d)
+{
+  struct dedup_stats s;
+
+  dedup_get_stats (d, &s);
+  return s.needs_recovery && !s.closed_with_work;
+}
+
+/* HAS_BIT: bit 48 is set. */
+static int
+check_store (struct io_store *io, const struct tool_args *a, bool has_bit)
 {
   struct dedup_open_params p = {
     .path = a->path, .dedup = true, .verify = true, .max_incarnations = -1,
-    .cache_bytes = TOOL_CACHE_BYTES, .log = &tool_log_errors,
+    .cache_bytes = TOOL_CACHE_BYTES, .log = has_bit ? NULL : &tool_log_errors,
     .host_files = QCOW2_FILES_IGNORE, .store_path = a->store_path,
     .no_disk_ok = true,
   };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f = { 0 };
   int r;
 
@@ -206,9 +231,9 @@ check_store (struct io_store *io, const struct tool_args *a)
     r = dedup_open (io, &p, &d, &f);
   if (r < 0) {
     io_close (p.store);
-    return tool_fault (a->path, r, &f);
+    return has_bit ? refuse_crashed (a) : tool_fault (a->path, r, &f);
   }
-  r = run_check (d, a);
+  r = crashed (d) ? refuse_crashed (a) : run_check (d, a);
   dedup_free (d);
   io_close (p.store);
   return r;
@@ -217,18 +242,12 @@ check_store (struct io_store *io, const struct tool_args *a)
 static int
 check_open (struct io_store *io, const struct tool_args *a)
 {
-  bool needs_recovery;
+  bool has_bit;
   struct fault f = { 0 };
   int r;
 
-  r = tool_needs_recovery (io, a->path, &needs_recovery, &f);
-  if (r < 0)
-    return tool_fault (a->path, r, &f);
-  if (needs_recovery)
-    return tool_error (a->path, "it was not closed and needs recovery: serve "
-                       "it, or run 'qcow2-dedup recover %s', then check",
-                       a->path);
-  return check_store (io, a);
+  r = tool_needs_recovery (io, a->path, &has_bit, &f);
+  return r < 0 ? tool_fault (a->path, r, &f) : check_store (io, a, has_bit);
 }
 
 int

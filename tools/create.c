@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* qcow2-dedup create: an empty image with a store.
+/* qcow2-dedup create: makes an empty image with a deduplication store.
  *
- * Never touches a file that holds something, and a device that does only with
- * --force (dedup/make.c).
+ * This file parses the options and prints the message when the target is not
+ * empty; dedup/make.c writes the image, or the pool for many disks.  A file that holds data is never
+ * overwritten, and a device that does only with --force.
  */
 #include "tool.h"
 
@@ -16,8 +17,8 @@
 #include "checked.h"
 #include "dedup.h"
 
-/* The least and the most that the option allows; the libraries know more
- * about what fits an image (dedup-limits.h, qcow2-limits.h). */
+/* The ranges of the options.  The libraries check besides that the values fit
+ * each other (dedup-limits.h, qcow2-limits.h). */
 #define MIN_CLUSTER 512u
 #define MAX_CLUSTER (2u << 20)
 #define MAX_INCARNATIONS 1024
@@ -26,11 +27,17 @@
 #define MIN_JOURNAL_AREAS 2
 #define MAX_JOURNAL_AREAS 128
 
-enum { OPT_CLUSTER_SIZE, OPT_HASH, OPT_MAX_INCARNATIONS, OPT_REFCOUNT_BITS,
+/* The longest disk that a pool is made for, if the caller does not say. */
+#define MAX_DISK_SIZE (UINT64_C (1) << 40)
+
+#define POOL_REFCOUNT_ORDER 5  /* paths and debts of shared tables fit */
+
+enum { OPT_CLUSTER_SIZE, OPT_COMPRESS, OPT_HASH, OPT_MAX_INCARNATIONS, OPT_REFCOUNT_BITS,
        OPT_LOG_STORE_ORDER, OPT_JOURNAL_AREAS };
 
 static char *const tokens[] = {
   [OPT_CLUSTER_SIZE] = (char *) "cluster-size",
+  [OPT_COMPRESS] = (char *) "compress",
   [OPT_HASH] = (char *) "hash",
   [OPT_MAX_INCARNATIONS] = (char *) "max-incarnations",
   [OPT_REFCOUNT_BITS] = (char *) "refcount-bits",
@@ -43,20 +50,30 @@ static void
 help (void)
 {
   printf ("qcow2-dedup create [--force] [-o OPTION=VALUE,...] FILE SIZE\n"
+          "qcow2-dedup create --pool [--max-disk-size=SIZE] [--force]\n"
+          "                   [-o OPTION=VALUE,...] FILE\n"
           "\n"
-          "Create an empty deduplicating qcow2 image.  SIZE is in bytes, or "
-          "has a suffix\nk, M, G or T.\n"
+          "Create an empty deduplicating qcow2 image for a disk of SIZE: a "
+          "number of bytes,\nor one with the suffix k, M, G, T, P or E.  With "
+          "--pool it is for many disks,\nwhich are added later.\n"
           "\n"
-          "    --force               overwrite what is on FILE, if that is a "
+          "    --pool                create a pool for many disks\n"
+          "    --max-disk-size=SIZE  the longest disk that a pool can hold "
+          "(1T)\n"
+          "    --force               overwrite the data on FILE, if that is a "
           "device\n"
           "\n"
+          "Options of -o, with their defaults:\n"
           "    cluster-size=SIZE     power of two, 512 to 2M (4k)\n"
+          "    compress=NAME         zstd, zlib or off, for data written later "
+          "(off)\n"
           "    hash=NAME             " DEDUP_HASH_NAMES "\n"
           "                          (sha256)\n"
           "    max-incarnations=N    0 to 1024, 0: no limit (0)\n"
-          "    refcount-bits=N       2, 4, 8, 16, 32 or 64 (16)\n"
-          "    log-store-order=N     4 to 20 (by SIZE)\n"
-          "    journal-areas=N       2 to 128 (16)\n"
+          "    refcount-bits=N       2, 4, 8, 16, 32 or 64 (16; 32 or 64 "
+          "with --pool (32))\n"
+          "    log-store-order=N     4 to 20 (10 to 16, by SIZE)\n"
+          "    journal-areas=N       2 to 128 (4 to 16, by SIZE)\n"
           "\n"
           "See qcow2-dedup-create(1).\n");
 }
@@ -79,7 +96,7 @@ parse_cluster_size (const char *s, struct dedup_create_params *p)
   return true;
 }
 
-/* One bit leaves no room for the anchor's reference beside a guest's. */
+/* A refcount of one bit cannot count the anchor's reference and a guest's. */
 static bool
 parse_refcount_bits (const char *s, struct dedup_create_params *p)
 {
@@ -108,6 +125,8 @@ parse_option (int option, const char *value, struct dedup_create_params *p)
   switch (option) {
   case OPT_CLUSTER_SIZE:
     return parse_cluster_size (value, p);
+  case OPT_COMPRESS:
+    return dedup_compress_parse (value, &p->compress) == 0;
   case OPT_HASH:
     return dedup_hash_parse (value, &p->hash) == 0;
   case OPT_MAX_INCARNATIONS:
@@ -124,7 +143,7 @@ parse_option (int option, const char *value, struct dedup_create_params *p)
   }
 }
 
-/* qemu-img has cluster_size where others write cluster-size: both will do. */
+/* Replaces '_' by '-' in the names of options, as qemu-img's names have '_'. */
 static void
 use_hyphens (char *arg)
 {
@@ -158,7 +177,8 @@ tool_create_options (const char *subcommand, char *arg,
   while (*arg) {
     option = getsubopt (&arg, tokens, &value);
     if (option < 0)
-      return tool_usage_error (subcommand, "-o: '%s' is not an option", value);
+      return tool_usage_error (subcommand, "-o: '%s' is not a valid option",
+                               value);
     if (!value || !parse_option (option, value, p))
       return tool_usage_error (subcommand, "-o: %s=%s is not a valid value",
                                tokens[option], value ? value : "");
@@ -166,15 +186,28 @@ tool_create_options (const char *subcommand, char *arg,
   return -1;
 }
 
+/* Prints why dedup_make does not overwrite PATH: it cannot be opened, or holds
+ * data. */
 static int
-there_is_something (const char *path)
+refuse_existing (const char *path)
 {
+  struct fault f = { 0 };
+  struct io_store *io;
   struct stat st;
+  int r;
 
+  r = io_place_open (path, 0, IO_LOCK_NONE, &io, &f);
+  if (r < 0)
+    return tool_fault (path, r, &f);
+  io_close (io);
+  if (io_is_uri (path))
+    return tool_error (path, "the first or the last MiB of the export is not "
+                       "zero; --force overwrites the export");
   if (stat (path, &st) == 0 && S_ISBLK (st.st_mode))
-    return tool_error (path, "the device is not empty: with --force what is "
-                       "on it is overwritten");
-  return tool_error (path, "exists already");
+    return tool_error (path, "the first or the last MiB of the device is not "
+                       "zero; --force overwrites the device");
+  return tool_error (path, "exists already and is not empty; give another "
+                     "name");
 }
 
 static int
@@ -187,19 +220,59 @@ create_file (const char *path, const struct dedup_create_params *p, bool force)
 
   r = dedup_make (path, p, force, &io, &named, &f);
   if (r == -EEXIST)
-    return there_is_something (path);
+    return refuse_existing (path);
   if (r < 0)
     return tool_fault (path, r, &f);
   io_close (io);
   return TOOL_OK;
 }
 
+struct args {
+  const char *path;
+  bool force, pool;
+};
+
+/* Checks what was given for a pool, and sets the rest. */
+static int
+finish_pool (struct dedup_create_params *p, bool pool)
+{
+  if (!pool && p->image.max_disk_size > 0)
+    return tool_usage_error ("create", "--max-disk-size needs --pool");
+  if (!pool)
+    return -1;
+  if (p->image.refcount_order == 0)
+    p->image.refcount_order = POOL_REFCOUNT_ORDER;
+  if (p->image.refcount_order < POOL_REFCOUNT_ORDER)
+    return tool_usage_error ("create", "a pool needs refcount-bits=32 or 64");
+  if (p->image.max_disk_size == 0)
+    p->image.max_disk_size = MAX_DISK_SIZE;
+  return -1;
+}
+
+/* Parses the arguments that are no options: FILE, and the SIZE of an image that
+ * is no pool. */
+static int
+parse_operands (int argc, char *argv[], struct dedup_create_params *p,
+                struct args *a)
+{
+  if (a->pool && argc != 1)
+    return tool_usage_error ("create", "--pool needs one argument, FILE");
+  if (!a->pool && argc != 2)
+    return tool_usage_error ("create", "FILE and SIZE are needed");
+  if (!a->pool && !tool_parse_size (argv[1], &p->image.virtual_size))
+    return tool_usage_error ("create", "'%s' is not a size", argv[1]);
+  a->path = argv[0];
+  return -1;
+}
+
 static int
 parse_args (int argc, char *argv[], struct dedup_create_params *p,
-            const char **path, bool *force)
+            struct args *a)
 {
   static const struct option options[] = {
     { "force", no_argument, NULL, 'f' },
+    { "pool", no_argument, NULL, 'p' },
+    { "max-disk-size", required_argument, NULL, 'm' },
     { "help", no_argument, NULL, 'h' },
     { "version", no_argument, NULL, 'V' },
     { NULL },
@@ -216,7 +289,16 @@ parse_args (int argc, char *argv[], struct dedup_create_params *p,
       tool_version ();
       return tool_finish_stdout (TOOL_OK);
     case 'f':
-      *force = true;
+      a->force = true;
+      break;
+    case 'p':
+      a->pool = true;
+      break;
+    case 'm':
+      if (!tool_parse_size (optarg, &p->image.max_disk_size) ||
+          p->image.max_disk_size == 0)
+        return tool_usage_error ("create", "--max-disk-size: '%s' is not a "
+                                 "size", optarg);
       break;
     case 'o':
       r = tool_create_options ("create", optarg, p);
@@ -227,24 +309,25 @@ parse_args (int argc, char *argv[], struct dedup_create_params *p,
       return tool_usage_error ("create", "'%s' is not a valid option",
                                argv[optind - 1]);
     }
-  if (argc - optind != 2)
-    return tool_usage_error ("create", "FILE and SIZE are needed");
-  if (!tool_parse_size (argv[optind + 1], &p->image.virtual_size))
-    return tool_usage_error ("create", "'%s' is not a size",
-                             argv[optind + 1]);
-  *path = argv[optind];
-  return -1;
+  r = finish_pool (p, a->pool);
+  return r >= 0 ? r : parse_operands (argc - optind, argv + optind, p, a);
 }
 
 int
 tool_create (int argc, char *argv[])
 {
   struct dedup_create_params p;
-  const char *path = NULL;
-  bool force = false;
+  struct args a = { 0 };
+  unsigned refcount_order;
   int r;
 
   tool_create_defaults (&p);
-  r = parse_args (argc, argv, &p, &path, &force);
-  return r >= 0 ? r : create_file (path, &p, force);
+  refcount_order = p.image.refcount_order;
+  p.image.refcount_order = 0;          /* -o sets 1 or more */
+  r = parse_args (argc, argv, &p, &a);
+  if (r >= 0)
+    return r;
+  if (p.image.refcount_order == 0)
+    p.image.refcount_order = refcount_order;
+  return create_file (a.path, &p, a.force);
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* How qcow2-dedup info prints its report: as JSON all of it, for people first
- * what the disk takes and saves, then the index in one line, and the rest with
- * --verbose only.
+/* qcow2-dedup info: prints the report that info.c has filled.
  *
- * The names of JSON fields are an interface: qcow2-dedup-info(1).
+ * As JSON the whole report is printed.  For people the space of the disk comes
+ * first, then the index in one line, and everything else only with --verbose.
+ * The names of the JSON fields are an interface, described in
+ * qcow2-dedup-info(1).
  */
 #include "info.h"
 
@@ -15,6 +16,8 @@ state (const struct report *rep)
 {
   if (rep->no_disk)
     return "the anchor was applied, the disk is lost";
+  if (rep->stats.closed_with_work)
+    return "closed, references of clones are still to be counted";
   return rep->stats.needs_recovery ? "needs recovery" : "clean";
 }
 
@@ -36,9 +39,9 @@ set_store (json_t *o, const struct report *rep)
   set (o, "log-store-entries", s->log_store_entries);
   set (o, "incarnation-entries", s->incarnation_entries);
   set (o, "run-entries", s->run_entries);
-  set (o, "live-entries", rep->census.live);
-  set (o, "dead-entries", rep->census.dead);
-  set (o, "entries-looked-at", rep->census.looked_at);
+  set (o, "live-entries", rep->live_entries.live);
+  set (o, "dead-entries", rep->live_entries.dead);
+  set (o, "entries-looked-at", rep->live_entries.looked_at);
   set (o, "tombstones", s->tombstones);
   set (o, "incarnations", s->nr_incarnations);
   set (o, "runs", s->nr_runs);
@@ -62,6 +65,12 @@ info_print_json (const struct report *rep)
 
   json_object_set_new (o, "filename", json_string (rep->path));
   json_object_set_new (o, "format", json_string ("qcow2"));
+  if (rep->pool.has_disks) {
+    json_t *pool = json_object ();
+
+    pool_figures_set (pool, &rep->pool);
+    json_object_set_new (o, "pool", pool);
+  }
   set (o, "virtual-size", rep->geo->virtual_size);
   set (o, "actual-size", rep->actual_size);
   set (o, "cluster-size", rep->geo->cluster_size);
@@ -72,6 +81,8 @@ info_print_json (const struct report *rep)
   set (o, "data-clusters", rep->usage.data_clusters);
   set (o, "zero-clusters", rep->usage.zero_clusters);
   set (o, "compressed-clusters", rep->usage.compressed_clusters);
+  if (!rep->pool.has_disks)
+    pool_figures_set_compression (o, &rep->pool);
   json_object_set_new (o, "state", json_string (state (rep)));
   json_object_set_new (o, "store", json_boolean (rep->stats.has_store));
   if (rep->stats.has_store)
@@ -89,7 +100,7 @@ print_label (const char *label)
   printf ("%-15s", label);
 }
 
-/* EXACT: the number of bytes, too. */
+/* Prints BYTES with a unit and, if EXACT, also in full. */
 static void
 print_bytes (const char *label, uint64_t bytes, bool exact)
 {
@@ -126,15 +137,29 @@ print_space (const struct report *rep, bool exact)
   printf (", in clusters of %s\n",
           tool_human (rep->geo->cluster_size, human));
   print_bytes ("saved:", rep->saved_bytes, exact);
-  printf (", %.0f %% of what is mapped\n",
+  printf (", %.0f %% of the mapped data\n",
           100 * share (rep->saved_bytes, mapped));
   print_label ("ratio:");
   if (rep->stored_bytes > 0)
     printf ("%.2f\n", rep->ratio);
   else
-    printf ("none, as nothing is stored\n");
-  if (!rep->is_device)
-    print_line ("on the host:", rep->actual_size, exact);
+    printf ("none, because nothing is stored\n");
+}
+
+/* Prints the figures of the disks of a pool, and those of its active disk only if
+ * that is used. */
+static void
+print_pool (const struct report *rep, bool exact)
+{
+  print_label ("pool:");
+  printf ("%" PRIu64 " disks, %" PRIu64 " snapshots\n", rep->pool.nr_disks,
+          rep->pool.nr_snapshots);
+  pool_figures_print (&rep->pool);
+  if (rep->usage.mapped_bytes == 0)
+    return;
+  print_label ("active disk:");
+  printf ("is used, too:\n");
+  print_space (rep, exact);
 }
 
 static void
@@ -153,42 +178,43 @@ print_index (const struct report *rep)
 }
 
 static void
-print_census (const struct report *rep)
+print_live_entries (const struct report *rep)
 {
-  const struct dedup_census *c = &rep->census;
+  const struct dedup_live_entries *c = &rep->live_entries;
 
-  print_label ("  of use:");
+  print_label ("  liveness:");
   printf ("%" PRIu64 " live, %" PRIu64 " dead", c->live, c->dead);
   if (c->looked_at < rep->stats.index_entries)
-    printf (", estimated by %" PRIu64, c->looked_at);
+    printf (", estimated from a sample of %" PRIu64, c->looked_at);
   putchar ('\n');
 }
 
-/* What was known of the clusters that were written, in all sessions.  Hints
- * are asked before the index, so the index is asked for what they don't find:
- * its hits alone say little, and are not shown without the hints'. */
+/* Prints how many of the clusters written in all sessions were found.  Hints
+ * are asked first, and the index only for the clusters that they do not find.
+ * So the hits of the index say little without those of the hints beside them.
+ * */
 static void
-print_known (const struct dedup_lookups *l)
+print_found (const struct dedup_lookups *l)
 {
   const uint64_t all = l->guessed + l->lookups;
-  const uint64_t known = l->guessed + l->hits;
+  const uint64_t found = l->guessed + l->hits;
 
   print_label ("writes:");
-  printf ("%" PRIu64 " clusters looked for, %.2f %% known: %" PRIu64
-          " to hints, %" PRIu64 " to the index; %" PRIu64 " new\n", all,
-          100 * share (known, all), l->guessed, l->hits,
-          all > known ? all - known : 0);
+  printf ("%" PRIu64 " clusters looked up, %.2f %% found: %" PRIu64
+          " by hints, %" PRIu64 " in the index; %" PRIu64 " new\n", all,
+          100 * share (found, all), l->guessed, l->hits,
+          all > found ? all - found : 0);
 }
 
-/* What is read includes what filters had read in vain. */
+/* Prints the pages read per lookup, those for false positives included. */
 static void
 print_reads (const struct dedup_lookups *l)
 {
   const uint64_t misses = l->hits < l->lookups ? l->lookups - l->hits : 0;
 
   print_label ("index reads:");
-  printf ("%.4f pages for what it knows, %.4f for what it does not; filters "
-          "were wrong %" PRIu64 " times (%.4f a lookup)\n",
+  printf ("%.4f pages a hit, %.4f pages a miss; %" PRIu64 " false positives "
+          "(%.4f a lookup)\n",
           share (l->hit_reads, l->hits), share (l->miss_reads, misses),
           l->false_positives, share (l->false_positives, l->lookups));
 }
@@ -202,7 +228,7 @@ print_details (const struct report *rep)
   printf ("%" PRIu64 " in log stores, %" PRIu64 " in incarnations, %" PRIu64
           " in runs; %" PRIu64 " tombstones\n", s->log_store_entries,
           s->incarnation_entries, s->run_entries, s->tombstones);
-  print_census (rep);
+  print_live_entries (rep);
   print_label ("  tables:");
   printf ("%" PRIu64 " runs, %" PRIu64 " incarnations", s->nr_runs,
           s->nr_incarnations);
@@ -213,7 +239,7 @@ print_details (const struct report *rep)
   print_line ("  on disk:", s->index_disk_bytes, true);
   print_label ("hash:");
   printf ("%s\n", dedup_hash_name (s->hash));
-  print_known (&s->all_lookups);
+  print_found (&s->all_lookups);
   print_reads (&s->all_lookups);
   print_line ("journal:", s->journal_bytes, true);
 }
@@ -223,7 +249,14 @@ info_print_human (const struct report *rep, bool verbose)
 {
   print_label ("image:");
   printf ("%s\n", rep->path);
-  print_space (rep, verbose);
+  if (rep->pool.has_disks)
+    print_pool (rep, verbose);
+  else {
+    print_space (rep, verbose);
+    pool_figures_print_compression (&rep->pool);
+  }
+  if (!rep->is_device)
+    print_line ("on the host:", rep->actual_size, verbose);
   print_index (rep);
   if (verbose && rep->stats.has_store)
     print_details (rep);

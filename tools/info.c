@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* qcow2-dedup info: what an image maps, stores and saves, and what its index
- * holds and costs.
+/* qcow2-dedup info: counts what an image maps, stores and saves, and what its
+ * index holds and costs.
  *
- * The image is opened read-only; one that needs recovery is replayed in
- * memory, so that the numbers are those of the disk a client would see.
- * They are counted by walking the active disk: mapped bytes are those of its
- * data clusters, stored bytes the distinct host clusters behind them.
- * Compressed clusters are counted apart: they are not shared by content.
+ * The image is opened read-only.  The journal of one that needs recovery is
+ * replayed in memory, so that the numbers are those of the disk a client would
+ * see.  They come from a walk over the active disk (those of the disks of a pool
+ * are in pool-figures.c): mapped bytes are those of its data clusters, and stored
+ * bytes those of the distinct host clusters behind them.  If some are compressed, the
+ * tables of all disks are read again for what compression does.  Printing is in
+ * info-print.c.
  */
 #include "info.h"
 
@@ -16,11 +18,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* One bit per host cluster: 1 GiB of bits, of which only the pages of used
- * clusters are touched. */
+/* The largest number of host clusters that are counted.  With one bit each they
+ * take 1 GiB, of which only the pages with clusters in use are touched. */
 #define MAX_HOST_CLUSTERS (UINT64_C (1) << 33)
 
-#define EXTENTS 64
+#define EXTENTS 64              /* for one call of qcow2_map */
 
 static void
 help (void)
@@ -28,19 +30,21 @@ help (void)
   printf ("qcow2-dedup info [--verbose] [--output=human|json] "
           "[--store=PATH] FILE\n"
           "\n"
-          "Tell what the image maps, stores and saves, and how large its "
-          "index is.\nChanges nothing; an image that was not closed is replayed "
-          "in memory.\n"
+          "Show how much data the image maps, stores and saves, and how large "
+          "its index is.\nThe image is not changed.  If it was not closed, its "
+          "journal is replayed in\nmemory.\n"
           "\n"
-          "    --verbose    tell also what the index consists of and finds\n"
+          "    --verbose     show also bytes, and statistics of the index\n"
+          "    --store=PATH  the store file, for an image that is served with "
+          "store=\n"
           "\n"
           "See qcow2-dedup-info(1).\n");
 }
 
-/* --- Counting ------------------------------------------------------------- */
+/* --- Counting ----------------------------------------------------------- */
 
 static int
-usage_init (struct dedup_disk *d, struct usage *u, struct fault *f)
+usage_init (struct dedup_pool *d, struct usage *u, struct fault *f)
 {
   struct qcow2_image *img = dedup_image (d);
   struct lock *lock = qcow2_lock (img);
@@ -49,8 +53,9 @@ usage_init (struct dedup_disk *d, struct usage *u, struct fault *f)
   u->nr_host = qcow2_frontier_locked (img);
   lock_release (lock);
   if (u->nr_host > MAX_HOST_CLUSTERS)
-    return fault_unsupported (f, "too large: more than %" PRIu64
-                              " host clusters", MAX_HOST_CLUSTERS);
+    return fault_unsupported (f, "the image is too large to be counted: it has "
+                              "more than %" PRIu64 " host clusters",
+                              MAX_HOST_CLUSTERS);
   u->seen = calloc (u->nr_host / 8 + 1, 1);
   if (!u->seen)
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
@@ -69,21 +74,34 @@ count_host (struct usage *u, uint64_t host_idx)
 }
 
 static void
-count_extent (struct usage *u, const struct qcow2_extent *e, uint64_t cs)
+count_run (struct usage *u, uint64_t first, uint64_t count)
 {
-  uint64_t nr = e->len / cs + (e->len % cs != 0), i;
+  uint64_t i;
+
+  for (i = 0; i < count; i++)
+    count_host (u, first + i);
+}
+
+static void
+count_extent (struct usage *u, const struct qcow2_image *img,
+              const struct qcow2_extent *e)
+{
+  const uint64_t cs = qcow2_geometry (img)->cluster_size;
+  uint64_t nr = e->len / cs + (e->len % cs != 0), first, count;
 
   switch (e->kind) {
   case QCOW2_DATA:
     u->mapped_bytes += e->len;
-    for (i = 0; i < nr; i++)
-      count_host (u, e->host_off / cs + i);
+    count_run (u, e->host_off / cs, nr);
     break;
   case QCOW2_ZERO:
     u->zero_clusters += nr;
     break;
   case QCOW2_COMPRESSED:
+    u->mapped_bytes += e->len;
     u->compressed_clusters += nr;
+    qcow2_entry_clusters (img, e->entry, &first, &count);
+    count_run (u, first, count);
     break;
   case QCOW2_UNALLOCATED:
     break;
@@ -91,7 +109,7 @@ count_extent (struct usage *u, const struct qcow2_extent *e, uint64_t cs)
 }
 
 static int
-count_disk (struct dedup_disk *d, struct usage *u, struct fault *f)
+count_disk (struct dedup_pool *d, struct usage *u, struct fault *f)
 {
   struct qcow2_image *img = dedup_image (d);
   const struct qcow2_geometry *g = qcow2_geometry (img);
@@ -105,20 +123,22 @@ count_disk (struct dedup_disk *d, struct usage *u, struct fault *f)
     n = qcow2_map (img, QCOW2_ROOT_ACTIVE, at, g->virtual_size - at, ext,
                    EXTENTS);
     for (i = 0; i < n; i++) {
-      count_extent (u, &ext[i], g->cluster_size);
+      count_extent (u, img, &ext[i]);
       at = ext[i].guest_off + ext[i].len;
     }
   }
   tool_progress_clear (&progress);
   if (n < 0)
-    return fault_io (f, -n, UINT64_MAX, "cannot read the table for guest "
+    return fault_io (f, -n, UINT64_MAX, "cannot read the L2 table for guest "
                      "offset %" PRIu64 ": %s", at, strerror (-n));
   return 0;
 }
 
-/* The index costs what it costs while it is served: with its filters. */
+/* Loads the filters of the index, so that its memory is counted as it is while
+ * the image is served.  A filter that cannot be loaded ends that without an
+ * error. */
 static void
-load_filters (struct dedup_disk *d)
+load_filters (struct dedup_pool *d)
 {
   while (dedup_due (d, NULL) & DEDUP_JOB_FILTERS)
     if (dedup_run (d, DEDUP_JOB_FILTERS) < 0)
@@ -137,9 +157,10 @@ summarise (struct report *rep)
     : (double) mapped / (double) rep->stored_bytes;
 }
 
-/* WITH_CENSUS: read data, too, to tell live entries from dead ones. */
+/* Fills REP.  WITH_LIVE_ENTRIES also reads data, to tell live entries of the
+ * index from dead ones.  -errno with F filled. */
 static int
-collect (struct dedup_disk *d, const char *path, bool with_census,
+collect (struct dedup_pool *d, const char *path, bool with_live_entries,
          struct report *rep, struct fault *f)
 {
   struct stat st;
@@ -148,13 +169,22 @@ collect (struct dedup_disk *d, const char *path, bool with_census,
   rep->path = path;
   rep->geo = qcow2_geometry (dedup_image (d));
   rep->no_disk = qcow2_anchor_was_applied (dedup_image (d));
+  r = pool_figures_count (d, false, &rep->pool);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "cannot count the disks: %s",
+                     strerror (-r));
   r = usage_init (d, &rep->usage, f);
   if (r == 0)
     r = count_disk (d, &rep->usage, f);
   if (r < 0)
     return r;
+  if (rep->usage.compressed_clusters > 0 && !rep->pool.has_disks)
+    r = pool_figures_count (d, true, &rep->pool);
+  if (r < 0)
+    return fault_io (f, -r, UINT64_MAX, "cannot count what is compressed: %s",
+                     strerror (-r));
   load_filters (d);
-  r = with_census ? dedup_take_census (d, &rep->census) : 0;
+  r = with_live_entries ? dedup_count_live_entries (d, &rep->live_entries) : 0;
   if (r < 0)
     return fault_io (f, -r, UINT64_MAX, "out of memory");
   dedup_get_stats (d, &rep->stats);
@@ -166,10 +196,10 @@ collect (struct dedup_disk *d, const char *path, bool with_census,
   return 0;
 }
 
-/* --- Command -------------------------------------------------------------- */
+/* --- Command ------------------------------------------------------------ */
 
 static int
-info_disk (struct dedup_disk *d, const struct tool_args *a)
+info_disk (struct dedup_pool *d, const struct tool_args *a)
 {
   struct report rep = { 0 };
   struct fault f = { 0 };
@@ -195,7 +225,7 @@ info_open (struct io_store *io, const struct tool_args *a)
     .host_files = QCOW2_FILES_IGNORE, .store_path = a->store_path,
     .no_disk_ok = true,
   };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f = { 0 };
   int r;
 

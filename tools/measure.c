@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* qcow2-dedup measure: how large must a device be?  Writes nothing; the sum is
- * dedup/measure.c's. */
+/* qcow2-dedup measure: prints how many bytes an image of a given disk takes.
+ *
+ * This file parses the options, which are those of create, and prints two
+ * figures: the size of the empty image, and the most that it can grow to.  All
+ * arithmetic is in dedup/measure.c, beside the code that lays out an image, so
+ * that the two cannot differ.  No image is opened, nothing is read or written.
+ */
 #include "tool.h"
 
 #include <getopt.h>
@@ -14,8 +19,9 @@ help (void)
   printf ("qcow2-dedup measure [-o OPTION=VALUE,...] [--output=human|json] "
           "SIZE\n"
           "\n"
-          "Tell how many bytes an image of a disk of SIZE takes: empty, and at "
-          "the most.  -o\ntakes the options of create.\n"
+          "Print how many bytes the image of a disk of SIZE takes when it is "
+          "empty, and how\nmany it can take at most.  -o takes the options of "
+          "create.\n"
           "\n"
           "See qcow2-dedup-measure(1).\n");
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* qcow2-dedup: create, look at, check, recover, index and measure images of
- * nbdkit's dedup plugin.  This file only finds the subcommand; each has a file of its own.
+/* qcow2-dedup: the main function, which runs the subcommand that is named.
  *
- * Exit status: that of the subcommand; 1 where there is none of that name.
+ * Each subcommand is in a file of its own and works on one image of nbdkit's
+ * dedup plugin.  The exit status is that of the subcommand, or 1 if there is
+ * none of that name.
  */
 #include "tool.h"
 
@@ -17,21 +18,53 @@ static const struct {
   { "check", tool_check },
   { "recover", tool_recover },
   { "index", tool_index },
+  { "compact", tool_compact },
   { "measure", tool_measure },
+  { "disk", tool_disk },
+  { "report", tool_report },
+  { "status", tool_status },
+  { "metrics", tool_metrics },
+  { "control", tool_control },
+  { "scrub", tool_scrub },
+  { "unlock", tool_unlock },
 };
 
 static void
 help (void)
 {
-  printf ("qcow2-dedup: deduplicating qcow2 images of nbdkit's dedup "
-          "plugin\n"
+  printf ("qcow2-dedup: work on the deduplicating qcow2 images of nbdkit's "
+          "dedup plugin\n"
           "\n"
-          "    qcow2-dedup create [-o OPTIONS] FILE SIZE\n"
-          "    qcow2-dedup info [--verbose] [--output=human|json] FILE\n"
-          "    qcow2-dedup check [--output=human|json] FILE\n"
-          "    qcow2-dedup recover FILE\n"
-          "    qcow2-dedup index [OPTIONS] FILE\n"
-          "    qcow2-dedup measure [OPTIONS] SIZE\n"
+          "    qcow2-dedup create [OPTION]... FILE SIZE  create an image with one "
+          "disk\n"
+          "    qcow2-dedup create --pool ... FILE        create a pool for many "
+          "disks\n"
+          "    qcow2-dedup info [OPTION]... FILE         show what it stores and "
+          "saves\n"
+          "    qcow2-dedup check [OPTION]... FILE        check tables, refcounts "
+          "and store\n"
+          "    qcow2-dedup scrub [OPTION]... FILE        compare data with its "
+          "hashes\n"
+          "    qcow2-dedup recover [OPTION]... FILE      recover it if it was not "
+          "closed\n"
+          "    qcow2-dedup index [OPTION]... FILE        share equal clusters it "
+          "holds\n"
+          "    qcow2-dedup compact [OPTION]... FILE      give back dead compressed "
+          "data\n"
+          "    qcow2-dedup measure [OPTION]... SIZE      print how large it can "
+          "get\n"
+          "    qcow2-dedup disk COMMAND ... POOL ...     work on the disks of a "
+          "pool\n"
+          "    qcow2-dedup report [OPTION]... POOL       write a page on where its "
+          "space went\n"
+          "    qcow2-dedup status [OPTION]... [FILE]     show what its server "
+          "does\n"
+          "    qcow2-dedup metrics [OPTION]... [FILE]    print that for "
+          "Prometheus\n"
+          "    qcow2-dedup control SOCKET COMMAND ...    give a command to a "
+          "running server\n"
+          "    qcow2-dedup unlock [OPTION]... FILE       tell who has its lease, and "
+          "take it away\n"
           "    qcow2-dedup SUBCOMMAND --help\n"
           "    qcow2-dedup --version\n"
           "\n"
@@ -46,7 +79,8 @@ main (int argc, char *argv[])
 
   if (argc < 2) {
     tool_error (NULL, "a subcommand is needed: create, info, check, "
-                "recover, index or measure; try 'qcow2-dedup --help'");
+                "scrub, recover, index, compact, measure, disk, report, status, metrics, "
+                "control or unlock; try 'qcow2-dedup --help'");
     return TOOL_FAILED;
   }
   if (strcmp (argv[1], "--help") == 0 || strcmp (argv[1], "-h") == 0) {

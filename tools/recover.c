@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* qcow2-dedup recover: what the plugin would do at its next start, by hand.
+/* qcow2-dedup recover: recovers an image that was not closed.
  *
- * An image whose bit 48 is clear is not opened for writing at all: opening
- * one without a store would give it one.
+ * Work that changes of disks left is done, too (dedup_disks_settle): until then
+ * bit 48 stays set.  The plugin does the same at its next start.  Here the image
+ * is closed afterwards, so that any program can use it.  An image whose bit 48 is
+ * clear is not opened for writing, because that would give it a store if it has
+ * none.
  */
 #include "tool.h"
 
@@ -16,12 +19,13 @@ help (void)
   printf ("qcow2-dedup recover [--store=PATH] FILE\n"
           "\n"
           "Replay the journal of an image that was not closed, so that any "
-          "tool can use\nit again.  Does nothing to a clean image.\n"
+          "program can use\nthe image again.  A clean image is not changed.\n"
           "\n"
           "See qcow2-dedup-recover(1).\n");
 }
 
-/* Opening replays and writes the tables; finishing clears the bit. */
+/* Recovers the image: dedup_open replays the journal and writes the tables,
+ * dedup_finish clears bit 48. */
 static int
 replay (struct io_store *io, const struct tool_args *a)
 {
@@ -32,7 +36,7 @@ replay (struct io_store *io, const struct tool_args *a)
     .log = &tool_log_errors,
     .host_files = QCOW2_FILES_IGNORE, .store_path = a->store_path,
   };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f = { 0 };
   int r;
 
@@ -43,16 +47,17 @@ replay (struct io_store *io, const struct tool_args *a)
     io_close (p.store);
     return tool_fault (path, r, &f);
   }
-  r = dedup_finish (d);
+  r = dedup_disks_settle (d);
+  if (r == 0)
+    r = dedup_finish (d);
   if (r == 0)
     dedup_give_back_all (d);
   dedup_free (d);
   io_close (p.store);
   if (r < 0)
-    return tool_error (path, "closing it after the replay failed: %s",
-                       strerror (-r));
-  printf ("%s: journal replayed, tables written: the image is clean.\n",
-          path);
+    return tool_error (path, "the image could not be closed after its journal "
+                       "was replayed: %s", strerror (-r));
+  printf ("%s: the journal was replayed, the image is clean\n", path);
   return tool_finish_stdout (TOOL_OK);
 }
 
@@ -70,9 +75,9 @@ recover_open (struct io_store *io, const struct tool_args *a)
   if (needs_recovery)
     return replay (io, a);
   if (no_disk)
-    return tool_error (path, "%s; nothing here brings them back: see "
+    return tool_error (path, "%s and cannot be recovered: see "
                        "qcow2-dedup-recover(1)", DEDUP_ANCHOR_APPLIED);
-  printf ("%s: clean, nothing to recover.\n", path);
+  printf ("%s: the image is clean, there is nothing to recover\n", path);
   return tool_finish_stdout (TOOL_OK);
 }
 
@@ -87,7 +92,7 @@ tool_recover (int argc, char *argv[])
   r = tool_parse_args (argc, argv, &a);
   if (r >= 0)
     return r;
-  r = io_file_open (a.path, IO_FILE_WRITE, IO_LOCK_WRITE, &io, &f);
+  r = io_place_open (a.path, IO_FILE_WRITE, IO_LOCK_WRITE, &io, &f);
   if (r < 0)
     return tool_fault (a.path, r, &f);
   r = recover_open (io, &a);

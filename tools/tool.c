@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What the subcommands share: messages, progress, arguments.
+/* Messages, progress and arguments of all subcommands.
  *
- * Every message is one line on stderr, "qcow2-dedup: FILE: what is wrong";
- * stdout carries results only.  One thread.  The sinks are constant; the tool
- * has no other globals.
+ * Every message is one line on stderr, "qcow2-dedup: FILE: what is wrong".
+ * stdout carries results only, so that it can be piped into another program.
+ * A progress line is wiped before anything else is printed.  Everything runs in
+ * one thread.  The log sink is constant; this file has no other globals.
  */
 #include "tool.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -60,35 +62,27 @@ log_errors_cb (void *opaque, enum log_level level, const char *line)
     tool_error (NULL, "%s", line);
 }
 
-static void
-log_info_cb (void *opaque, enum log_level level, const char *line)
-{
-  if (level == LOG_INFO)
-    printf ("%s\n", line);
-  else
-    log_errors_cb (opaque, level, line);
-}
-
 const struct log_sink tool_log_errors = { .write = log_errors_cb };
-const struct log_sink tool_log_info = { .write = log_info_cb };
 
 void
 tool_progress_step (struct tool_progress *p, uint64_t done, uint64_t total)
 {
   unsigned percent = total == 0 ? 100 : (unsigned) (100.0 * done / total);
+  const bool terminal = isatty (STDERR_FILENO);
 
-  if ((p->shown && percent == p->percent) || !isatty (STDERR_FILENO))
+  if ((p->shown && percent == p->percent) || (!terminal && !p->always))
     return;
   p->shown = true;
   p->percent = percent;
-  fprintf (stderr, "\r%s: %3u %%", p->what, percent);
+  fprintf (stderr, terminal ? "\r%s: %3u %%" : "%s: %3u %%\n", p->what,
+           percent);
   fflush (stderr);
 }
 
 void
 tool_progress_clear (struct tool_progress *p)
 {
-  if (p->shown)
+  if (p->shown && isatty (STDERR_FILENO))
     fprintf (stderr, "\r\033[K");
   p->shown = false;
 }
@@ -108,7 +102,7 @@ static bool
 parse_digits (const char *s, char **end, uint64_t *n)
 {
   if (s[0] < '0' || s[0] > '9')
-    return false;           /* strtoull takes signs and blanks */
+    return false;           /* strtoull would accept signs and blanks */
   errno = 0;
   *n = strtoull (s, end, 10);
   return errno == 0;
@@ -164,45 +158,77 @@ tool_parse_output (const char *s, bool *json)
   return *json || strcmp (s, "human") == 0;
 }
 
+/* The options of all subcommands that use tool_parse_args, behind their own. */
+static const struct option common_options[] = {
+  { "help", no_argument, NULL, 'h' },
+  { "version", no_argument, NULL, 'V' },
+  { "output", required_argument, NULL, 'o' },
+  { "store", required_argument, NULL, 's' },
+  { "verbose", no_argument, NULL, 'v' },
+  { NULL },
+};
+#define NR_COMMON (sizeof common_options / sizeof common_options[0])
+
+/* Takes one of them.  Returns -1 if it is valid, else the exit code. */
+static int
+take_common (struct tool_args *a, int c, const char *arg)
+{
+  switch (c) {
+  case 'h':
+    a->help ();
+    return tool_finish_stdout (TOOL_OK);
+  case 'V':
+    tool_version ();
+    return tool_finish_stdout (TOOL_OK);
+  case 's':
+    a->store_path = arg;
+    return *arg ? -1
+      : tool_usage_error (a->subcommand, "--store must name a file");
+  case 'v':
+    a->verbose = true;
+    return -1;
+  default:
+    return tool_parse_output (arg, &a->json) ? -1
+      : tool_usage_error (a->subcommand, "--output must be human or json, not '%s'",
+                          arg);
+  }
+}
+
+/* Returns whether C is an option of the subcommand, and whether of it alone. */
+static bool
+is_option (const struct tool_args *a, int c, bool *own)
+{
+  const struct option *o;
+
+  *own = false;
+  for (o = a->own; o && o->name; o++)
+    if (o->val == c)
+      *own = true;
+  return *own || (c == 'o' ? a->has_output : c == 'v' ? a->has_verbose
+                  : c == 'h' || c == 'V' || c == 's');
+}
+
 int
 tool_parse_args (int argc, char *argv[], struct tool_args *a)
 {
-  static const struct option options[] = {
-    { "help", no_argument, NULL, 'h' },
-    { "version", no_argument, NULL, 'V' },
-    { "output", required_argument, NULL, 'o' },
-    { "store", required_argument, NULL, 's' },
-    { "verbose", no_argument, NULL, 'v' },
-    { NULL },
-  };
-  int c;
+  struct option options[TOOL_MAX_OWN + NR_COMMON];
+  size_t nr = 0;
+  bool own;
+  int c, r;
 
+  for (; a->own && a->own[nr].name; nr++) {
+    assert (nr < TOOL_MAX_OWN);
+    options[nr] = a->own[nr];
+  }
+  memcpy (options + nr, common_options, sizeof common_options);
   opterr = 0;
   while ((c = getopt_long (argc, argv, "hvV", options, NULL)) != -1) {
-    if (c == 'h') {
-      a->help ();
-      return tool_finish_stdout (TOOL_OK);
-    }
-    if (c == 'V') {
-      tool_version ();
-      return tool_finish_stdout (TOOL_OK);
-    }
-    if (c == 's') {
-      a->store_path = optarg;
-      continue;
-    }
-    if (c == 'v' && a->has_verbose) {
-      a->verbose = true;
-      continue;
-    }
-    if (c != 'o')
+    if (!is_option (a, c, &own))
       return tool_usage_error (a->subcommand, "'%s' is not a valid option",
-                               argv[optind - 1]);
-    if (!a->has_output)
-      return tool_usage_error (a->subcommand, "--output is not an option");
-    if (!tool_parse_output (optarg, &a->json))
-      return tool_usage_error (a->subcommand, "--output must be human or "
-                               "json, not '%s'", optarg);
+                               c == 'o' ? "--output" : argv[optind - 1]);
+    r = own ? a->take (a, c, optarg) : take_common (a, c, optarg);
+    if (r >= 0)
+      return r;
   }
   if (argc - optind != 1)
     return tool_usage_error (a->subcommand, "exactly one FILE is needed");
@@ -266,7 +292,7 @@ tool_human (uint64_t bytes, char buf[32])
   double v = (double) bytes;
   unsigned i = 0;
 
-  while (v >= 1023.5 && i < 6) {        /* would be printed as 1024 */
+  while (v >= 1023.5 && i < 6) {        /* prints 1 MiB, not 1024 KiB */
     v /= 1024;
     i++;
   }
@@ -288,7 +314,7 @@ tool_on_image (int argc, char *argv[], struct tool_args *a,
   r = tool_parse_args (argc, argv, a);
   if (r >= 0)
     return r;
-  r = io_file_open (a->path, 0, IO_LOCK_READ, &io, &f);
+  r = io_place_open (a->path, 0, IO_LOCK_READ, &io, &f);
   if (r < 0)
     return tool_fault (a->path, r, &f);
   r = run (io, a);

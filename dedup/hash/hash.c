@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Owns nothing: names for hash algorithms, and calls into GnuTLS, xxHash and
- * our own Skein.
+/* Names the hash algorithms, and computes them by GnuTLS, xxHash and our own
+ * Skein.  This file owns nothing.
  *
- * The content hash says that two clusters may be equal and with verify=off
- * that they are; then it must be a cryptographic one.  The checksum only tells
- * whole blocks from torn or stale ones; it does not defend against an attacker,
- * who could write a matching checksum anyway.
+ * Equal content hashes tell that two clusters may be equal, and with verify=off
+ * that they are; then the hash must be a cryptographic one.  The checksum only
+ * tells whole blocks from torn or stale ones.  It is no defence against an
+ * attacker, who could write a matching checksum anyway.
  *
- * XXH3-128 is made with a secret of each store, so that a client who knows the
- * algorithm still does not know which blocks collide.  That costs nothing
- * there; the others are made without (docs/on-disk.md 1.1 says why).
+ * XXH3-128 is computed with a secret of each store, so that a client who knows
+ * the algorithm still does not know which blocks collide.  For XXH3-128 that
+ * costs nothing; the others have no secret (docs/on-disk.md 1.1 says why).
  *
  * Hashing changes no state, so any thread may call.  gnutls_hash_fast (3.7)
  * takes no lock and allocates nothing; a handle for each thread measures the
@@ -33,7 +33,7 @@
 
 static const struct {
   const char *name;
-  gnutls_digest_algorithm_t digest;   /* of GnuTLS, or 0 */
+  gnutls_digest_algorithm_t digest;   /* GnuTLS's number, or 0 */
   bool weak, keyed;
 } algs[] = {
   [DEDUP_HASH_SHA256] = { "sha256", GNUTLS_DIG_SHA256 },
@@ -76,11 +76,11 @@ dedup_hash_parse (const char *name, enum dedup_hash_alg *alg)
 }
 
 #if TEST_HASH_BITS
-/* For tests: only so many bits count, so that different data has equal
- * hashes all the time.  The rest is made from them, because buckets and tags
- * are taken from all over the hash. */
+/* Reduces H to its first TEST_HASH_BITS bits, for tests in which different data
+ * must have equal hashes often.  The rest of the hash is computed from these
+ * bits, because buckets and tags are taken from all 32 bytes. */
 static void
-cut (struct dedup_hash *h)
+keep_test_bits (struct dedup_hash *h)
 {
   uint64_t seed = dedup_hash_word (h, 0) >> (64 - TEST_HASH_BITS), v;
   size_t i;
@@ -92,7 +92,7 @@ cut (struct dedup_hash *h)
 }
 #endif
 
-/* --- Algorithms ------------------------------------------------------------- */
+/* --- Algorithms ---------------------------------------------------------- */
 
 bool
 dedup_hash_is_strong (enum dedup_hash_alg alg)
@@ -106,7 +106,8 @@ dedup_hash_is_keyed (enum dedup_hash_alg alg)
   return dedup_hash_name (alg) != NULL && algs[alg].keyed;
 }
 
-/* SHA-256 of the key and a number, as often as the secret is long. */
+/* Fills the secret with SHA-256 hashes of the key and a number, which counts up
+ * from 0. */
 static int
 make_secret (struct dedup_hasher *h, const uint8_t key[DEDUP_HASH_KEY_SIZE])
 {
@@ -134,8 +135,8 @@ dedup_hasher_init (struct dedup_hasher *h, enum dedup_hash_alg alg,
   return algs[alg].keyed ? make_secret (h, key) : 0;
 }
 
-/* The hash, and behind it one of its own, so that buckets, tags and pages may
- * take their bits from all 32 bytes. */
+/* Writes the 16 bytes of the hash, and behind them the hash of these 16 bytes,
+ * so that buckets, tags and pages may take their bits from all 32. */
 static void
 xxh3_128 (const struct dedup_hasher *h, const void *data, size_t len,
           uint8_t out[32])
@@ -167,7 +168,7 @@ dedup_hash_compute (const struct dedup_hasher *h, const void *data,
     break;
   }
 #if TEST_HASH_BITS
-  cut (out);
+  keep_test_bits (out);
 #endif
   return 0;
 }

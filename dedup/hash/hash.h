@@ -1,5 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Content hashes: the identity of a block, and cheap checksums. */
+/* Content hashes, which identify a block's bytes, and cheap checksums.
+ *
+ * Choose an algorithm, by name with dedup_hash_parse or by its number on disk;
+ * make a hasher of it once with dedup_hasher_init; then any number of threads
+ * may hash blocks with dedup_hash_compute.  Whatever the algorithm, a hash has
+ * 32 bytes that look random, so tables may take their bits from all of them.
+ * The checksum needs no preparation, and tells torn or stale bytes from whole
+ * ones; an attacker can forge it.
+ */
 #ifndef DEDUP_HASH_H
 #define DEDUP_HASH_H
 
@@ -30,37 +38,41 @@ dedup_hash_equal (const struct dedup_hash *a, const struct dedup_hash *b)
   return memcmp (a->b, b->b, sizeof a->b) == 0;
 }
 
-/* Bytes I*8 to I*8+7 as a big-endian number; I is 0 to 3.  Buckets of the log
- * store and incarnations come from words 0 and 1, tags from word 2. */
+/* Returns bytes I*8 to I*8+7 as a big-endian number; I is 0 to 3.  Buckets of
+ * the log store and of incarnations come from words 0 and 1, tags from word 2,
+ * and the order of runs from word 0. */
 uint64_t dedup_hash_word (const struct dedup_hash *h, unsigned i);
 
-/* The name on the command line, or NULL; and back: -EINVAL. */
+/* Returns the name that ALG has on the command line, or NULL if there is no
+ * such algorithm: ALG may be any byte of a header extension. */
 const char *dedup_hash_name (enum dedup_hash_alg alg);
+/* Finds the algorithm that has this name.  -EINVAL: there is none. */
 int dedup_hash_parse (const char *name, enum dedup_hash_alg *alg) MUST_CHECK;
-/* All names, for messages: "a, b or c". */
+/* Names all algorithms, for messages: "a, b or c". */
 #define DEDUP_HASH_NAMES "sha256, sha3-256, skein-256-256 or xxh3-128"
 
-/* May an equal hash stand for equal bytes (verify=off)?  Not if somebody who
- * chooses the bytes could make two that have it. */
+/* Returns true if equal hashes may stand for equal bytes (verify=off), because
+ * nobody who chooses the bytes can make two blocks with one hash. */
 bool dedup_hash_is_strong (enum dedup_hash_alg alg);
-/* Is it computed with a key? */
+/* Returns true if the hash is computed with a key. */
 bool dedup_hash_is_keyed (enum dedup_hash_alg alg);
 
-/* An algorithm, ready for use; constant after init. */
+/* An algorithm that is ready for use; constant after init.  It owns nothing. */
 struct dedup_hasher {
   enum dedup_hash_alg alg;
   uint8_t secret[DEDUP_HASH_SECRET_SIZE];   /* made from the key */
 };
 
-/* KEY has no effect on algorithms that are not keyed.  -EINVAL: no such
- * algorithm; -EIO if the library refuses. */
+/* Prepares H for ALG.  KEY has no effect on algorithms that are not keyed.
+ * -EINVAL: there is no such algorithm; -EIO: the crypto library refused. */
 int dedup_hasher_init (struct dedup_hasher *h, enum dedup_hash_alg alg,
                        const uint8_t key[DEDUP_HASH_KEY_SIZE]) MUST_CHECK;
-/* Hash LEN bytes.  Thread safe.  -EIO if the library refuses. */
+/* Hashes LEN bytes.  Thread safe.  -EIO: the crypto library refused. */
 int dedup_hash_compute (const struct dedup_hasher *h, const void *data,
                         size_t len, struct dedup_hash *out) MUST_CHECK;
 
-/* XXH3-64: checksums of journal blocks, pages and unhashed data. */
+/* Returns the XXH3-64 of LEN bytes: the checksum of journal blocks, of pages
+ * and of data that is not hashed.  Thread safe. */
 uint64_t dedup_checksum (const void *data, size_t len);
 
 #endif

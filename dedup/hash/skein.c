@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Skein-256-256, from the specification (skein.h): the tweakable block cipher
- * Threefish-256, the chaining mode UBI on top of it, and a configuration, the
- * message and the output as three UBI calls.
+/* Computes Skein-256-256 as its specification says (skein.h): the tweakable
+ * block cipher Threefish-256, the chaining mode UBI on top of it, and three UBI
+ * calls for the configuration, the message and the output.
  *
- * Only what one hash of whole bytes needs: no key, no tree, no other sizes.
- * The result of the configuration's UBI call never changes, so it is a
- * constant here.  Words are little-endian everywhere in Skein.
+ * This file has only what a hash of whole bytes needs.  Keys, tree hashing and
+ * other sizes are left out.  The result of the configuration's UBI call never
+ * changes, so it is a constant here.  All words of Skein are little-endian.
  *
  * The rounds are inline functions with constant arguments, so that all of a
  * block's state stays in registers.
@@ -37,7 +37,7 @@ struct schedule {
   uint64_t t[3];                /* tweak words and their parity */
 };
 
-/* --- Threefish-256 --------------------------------------------------------- */
+/* --- Threefish-256 ------------------------------------------------------- */
 
 static inline void
 mix (uint64_t *a, uint64_t *b, unsigned bits)
@@ -46,7 +46,7 @@ mix (uint64_t *a, uint64_t *b, unsigned bits)
   *b = (*b << bits | *b >> (64 - bits)) ^ *a;
 }
 
-/* Add subkey S. */
+/* Adds subkey S to the state. */
 static inline __attribute__ ((always_inline)) void
 add_subkey (uint64_t x[WORDS], const struct schedule *ks, unsigned s)
 {
@@ -56,8 +56,8 @@ add_subkey (uint64_t x[WORDS], const struct schedule *ks, unsigned s)
   x[3] += ks->k[(s + 3) % 5] + s;
 }
 
-/* Two rounds: the permutation swaps words 1 and 3, so a second one undoes
- * it. */
+/* Applies two rounds.  The permutation swaps words 1 and 3, so the second one
+ * undoes the first, and neither is carried out. */
 static inline __attribute__ ((always_inline)) void
 two_rounds (uint64_t x[WORDS], unsigned r00, unsigned r01, unsigned r10,
             unsigned r11)
@@ -68,7 +68,7 @@ two_rounds (uint64_t x[WORDS], unsigned r00, unsigned r01, unsigned r10,
   mix (&x[2], &x[1], r11);
 }
 
-/* Eight rounds with subkeys S and S + 1. */
+/* Applies eight rounds, with subkeys S and S + 1. */
 static inline __attribute__ ((always_inline)) void
 eight_rounds (uint64_t x[WORDS], const struct schedule *ks, unsigned s)
 {
@@ -95,9 +95,10 @@ encrypt (uint64_t x[WORDS], const struct schedule *ks)
   add_subkey (x, ks, 18);
 }
 
-/* --- UBI ---------------------------------------------------------------------- */
+/* --- UBI ----------------------------------------------------------------- */
 
-/* Take one block into the chaining value G. */
+/* Takes one block into the chaining value G; POSITION counts the bytes of the
+ * message up to the block's end. */
 static void
 take_block (uint64_t g[WORDS], const uint8_t block[BLOCK], uint64_t position,
             uint64_t flags)
@@ -118,7 +119,8 @@ take_block (uint64_t g[WORDS], const uint8_t block[BLOCK], uint64_t position,
     g[i] = x[i] ^ m[i];
 }
 
-/* One call of UBI.  An empty message is one block of padding. */
+/* Makes one UBI call over LEN bytes.  An empty message is one block of
+ * padding. */
 static void
 ubi (uint64_t g[WORDS], const uint8_t *data, size_t len, uint64_t type)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Skein-256-256: the hash of 256 bits on a state of 256 bits.
+/* Computes Skein-256-256: a hash of 256 bits that keeps a state of 256 bits.
  *
  * Source: "The Skein Hash Function Family", version 1.3 (Ferguson, Lucks,
  * Schneier, Whiting, Bellare, Kohno, Callas, Walker; 2010).
@@ -12,7 +12,7 @@
 
 #define DEDUP_SKEIN_SIZE 32
 
-/* Hash LEN bytes.  Cannot fail; no state, so any thread may call. */
+/* Hashes LEN bytes.  Cannot fail, and keeps no state: any thread may call. */
 void dedup_skein (const void *data, size_t len,
                   uint8_t out[DEDUP_SKEIN_SIZE]);
 

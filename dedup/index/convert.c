@@ -1,22 +1,26 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Converts incarnations, from a time when their number was limited, to runs: the
- * oldest first, one a step.
+/* Converts incarnations, which are from a time when their number was limited,
+ * to runs: the oldest first, one in each step.
  *
- * The run has the incarnation's age and its entries, tombstones too, so it answers
- * as that did, and takes its position.  It is a run of level 0, which merges take
- * from there.  It is written and made durable, then one manifest lists it and no
- * longer the incarnation (law 8); the incarnation's space is freed when nobody
- * reads it any more (law 9).  Interrupted at any point, the incarnation is there as
- * before, and what was written is an area that nothing lists.
+ * The run has the incarnation's age and its entries, tombstones included, so
+ * it answers lookups as the incarnation did, and takes its position.  It is a
+ * run of level 0, which later merges take.  It is written and made durable;
+ * then one manifest lists it and no longer the incarnation (law 8); the
+ * incarnation's space is freed when nobody reads it any more (law 9).  If a
+ * conversion is interrupted at any point, the incarnation is there as before,
+ * and no manifest lists the area that was written.
  *
  * A damaged page costs its entries, as it did before; tombstones may be among
- * them, so the index is not exact any more.  If the first page is damaged, nothing
- * says that the others are this store's: the incarnation is dropped.  Its bytes may
- * come from anybody: more entries than the manifest says, or hashes that come
- * twice, are left out.
+ * them, so the index is not exact any more.  If the first page is damaged,
+ * nothing proves that the others are this store's: the incarnation is dropped.
+ * Its bytes may have been written by an attacker: entries beyond the number in
+ * the manifest, and hashes that come twice, are left out.
  *
- * Memory: the entries, 40 bytes each, and 16 to sort them; a log store of the
- * incarnation's order has as many at the most.
+ * Memory: 40 bytes for each entry, and 16 to sort it; there are at most as many
+ * entries as in a log store of the incarnation's order.
+ *
+ * Threads: conversion_run holds no lock and may run beside anything but another
+ * step; all else is editing.
  */
 #include "merge.h"
 
@@ -29,9 +33,9 @@
 struct conversion {
   struct dedup_incarnation *inc;
   struct dedup_segment_desc out;       /* its area; 0 bytes: no entries */
-  size_t nr_max;                       /* as the configuration says */
+  size_t nr_max;                       /* entries, as the manifest says */
 
-  /* What came of it: */
+  /* Result: */
   struct dedup_segment_meta *meta;     /* NULL: nothing to list */
 };
 
@@ -44,7 +48,7 @@ conversion_possible (const struct dedup_index *x)
     !dedup_manifest_full (m);
 }
 
-/* --- Its beginning ------------------------------------------------------- */
+/* --- Start --------------------------------------------------------------- */
 
 static int
 alloc_run (struct dedup_index *x, struct conversion *c)
@@ -69,7 +73,7 @@ conversion_new (struct dedup_index *x, struct conversion **out)
     return -ENOMEM;
   c->nr_max = oldest->nr_entries;
   c->out = (struct dedup_segment_desc) {
-    .id = x->manifest->next_id++,   /* pages have it from now */
+    .id = x->manifest->next_id++,   /* used up, even if this fails */
     .age = oldest->id, .hi = UINT32_MAX };
   c->inc = index_view_incarnation (x->view, oldest->id);
   assert (c->inc != NULL);                    /* the view is the list's */
@@ -94,9 +98,10 @@ conversion_free (struct conversion *c)
   free (c);
 }
 
-/* --- The work, without locks --------------------------------------------- */
+/* --- Work, without locks ------------------------------------------------- */
 
-/* Is page 0 right?  What can't be read is as bad as what is wrong. */
+/* Returns 0 if page 0 is right, -EBADMSG if it is wrong or can't be read, or
+ * -ENOMEM. */
 static int
 verify_head (struct dedup_incarnation *inc)
 {
@@ -105,7 +110,8 @@ verify_head (struct dedup_incarnation *inc)
   return r == 0 || r == -ENOMEM ? r : -EBADMSG;
 }
 
-/* Whatever can be read of up to C->nr_max entries. */
+/* Reads up to C->nr_max entries to V, as far as pages are readable and right.
+ * -EINTR. */
 static int
 read_entries (struct dedup_index *x, const struct conversion *c,
               struct dedup_entry *v, size_t *nr)
@@ -120,7 +126,7 @@ read_entries (struct dedup_index *x, const struct conversion *c,
     if (index_stopping (x))
       return -EINTR;
     if (dedup_incarnation_read (c->inc, i, page, &n) < 0)
-      continue;                        /* that has marked it */
+      continue;                        /* the incarnation is marked damaged */
     n = MIN_OF (n, c->nr_max - *nr);
     memcpy (v + *nr, page, n * sizeof *v);
     *nr += n;
@@ -136,6 +142,7 @@ compare_hashes (const void *a, const void *b)
   return memcmp (&x->hash, &y->hash, sizeof x->hash);
 }
 
+/* Writes NR sorted entries as the run; of equal hashes the first one only. */
 static int
 write_entries (struct dedup_index *x, struct conversion *c,
                const struct dedup_entry *v, size_t nr)
@@ -172,7 +179,7 @@ conversion_run (struct dedup_index *x, struct conversion *c)
   r = verify_head (c->inc);
   if (r < 0)
     return r;
-  v = malloc (c->nr_max * sizeof *v);  /* 168 MB at the most: config-check.c */
+  v = malloc (c->nr_max * sizeof *v);  /* 168 MB at most: DEDUP_MAX_ORDER */
   if (v == NULL)
     return -ENOMEM;
   r = read_entries (x, c, v, &nr);
@@ -182,7 +189,7 @@ conversion_run (struct dedup_index *x, struct conversion *c)
   return write_entries (x, c, v, nr);
 }
 
-/* --- Its end ------------------------------------------------------------- */
+/* --- Finish -------------------------------------------------------------- */
 
 static void
 doubt_if_damaged (struct dedup_index *x, const struct conversion *c)
@@ -190,23 +197,23 @@ doubt_if_damaged (struct dedup_index *x, const struct conversion *c)
   if (!dedup_incarnation_damaged (c->inc))
     return;
   log_line (x->log, LOG_ERROR, "%s: incarnation %llu of the index is damaged: "
-            "some of its entries are lost, and no data", x->name,
+            "some of its entries are lost, but no data", x->name,
             (unsigned long long) c->out.age);
-  LOCK_FOR_SCOPE (x->lock);
-  x->exact = false;                    /* tombstones may be lost with them */
+  index_doubt (x);
 }
 
-/* Its place in the list; nr_incarnations, if it was dropped meanwhile. */
+/* Returns the incarnation's position in the list, or nr_incarnations if it was
+ * dropped meanwhile. */
 static size_t
-place_of (const struct dedup_index *x, const struct conversion *c)
+find_position (const struct dedup_index *x, const struct conversion *c)
 {
   return dedup_manifest_find_incarnation (x->manifest, c->out.age);
 }
 
-/* Lists the run in the place of incarnation I.  The area is the list's then, or
- * retired. */
+/* Lists the run in the place of incarnation I.  Once C has no area left, the
+ * list or the retired ones have it. */
 static int
-replace (struct dedup_index *x, struct conversion *c, size_t i)
+replace_incarnation (struct dedup_index *x, struct conversion *c, size_t i)
 {
   struct index_news news = { .meta = c->meta };
   struct index_edit e;
@@ -224,7 +231,7 @@ replace (struct dedup_index *x, struct conversion *c, size_t i)
   }
   if (c->meta != NULL && !mutation (MUTATION_CONVERSION_NOT_LISTED)) {
     r = dedup_manifest_add_segment (e.m, &c->out);
-    assert (r == 0);                   /* conversion_possible saw to it */
+    assert (r == 0);                   /* conversion_possible: it is not full */
   }
   if (c->meta != NULL)
     c->out.size_bytes = 0;
@@ -243,7 +250,7 @@ sync_run (struct dedup_index *x, const struct conversion *c)
 static int
 list_run (struct dedup_index *x, struct conversion *c)
 {
-  const size_t i = place_of (x, c);
+  const size_t i = find_position (x, c);
   int r;
 
   doubt_if_damaged (x, c);
@@ -251,9 +258,9 @@ list_run (struct dedup_index *x, struct conversion *c)
   if (r == 0)
     r = index_settle (x);
   if (r == 0)
-    r = replace (x, c, i);
+    r = replace_incarnation (x, c, i);
   index_give_up_area (x, c->out.host_off, c->out.size_bytes);
-  if (r == 0 && x->memory_bound)       /* it may be larger by a little */
+  if (r == 0 && x->memory_bound)       /* the run may take a little more */
     r = index_limit_trim (x);
   return r;
 }
@@ -268,10 +275,10 @@ conversion_finish (struct dedup_index *x, struct conversion *c, int r)
   else
     index_give_up_area (x, host_off, c->out.size_bytes);
   if (r == -EBADMSG)
-    return place_of (x, c) < x->manifest->nr_incarnations ?
+    return find_position (x, c) < x->manifest->nr_incarnations ?
       index_drop_incarnation (x, c->out.age) : 0;
   if (r == -EINTR || r == -EAGAIN)
     return 0;
-  /* The next run goes elsewhere. */
-  return r < 0 && x->storage.moved (x->storage.opaque, host_off) ? 0 : r;
+  /* If its file has failed, the next run is written to another. */
+  return r < 0 && x->storage.file_failed (x->storage.opaque, host_off) ? 0 : r;
 }

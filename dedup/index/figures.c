@@ -1,5 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Tells what the index holds and costs, and checks all of its tables. */
+/* Counts what the index holds and how much memory and storage it takes, and
+ * checks all of its tables.
+ *
+ * Figures are as of one moment: the caller holds the lock and edits nothing.
+ * An entry that several tables have is counted in each.  A check reads every
+ * page of the current view's tables, and reports each table that is wrong,
+ * with the first thing that is wrong in it.
+ *
+ * Threads: figures under the lock, by the thread that edits; a check by any one
+ * thread, while nobody edits.
+ *
+ * Left out: log stores are not checked, as nothing but this program's memory
+ * has them; and nothing is repaired (give-up.c drops damaged tables).
+ */
 #include "index-private.h"
 
 #include <stdio.h>

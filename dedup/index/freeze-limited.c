@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Freezes a log store where the number of incarnations is limited: it becomes an
- * incarnation, and the oldest table is dropped.
+/* Freezes a log store where the number of incarnations is limited: writes it as
+ * an incarnation, and drops the oldest table.
  *
  * The pages are written to an area (one from limbo if it fits, else a new one)
  * and made durable before the manifest lists it (law 8).  The same manifest
@@ -9,8 +9,8 @@
  * continue: its pages carry its id and a checksum, so what is written over them
  * reads as a miss.
  *
- * Interrupted, it leaves an area that nothing lists, or a limbo area with other
- * bytes; the owner's log still has the entries.
+ * If a freeze is interrupted, it leaves an area that no manifest lists, or a
+ * limbo area with other bytes; the owner's log still has the entries.
  *
  * Editing functions only.  The frozen log store does not change meanwhile.
  */
@@ -39,7 +39,7 @@ find_area (struct dedup_index *x, uint64_t size, uint64_t *host_off,
 
   for (i = 0; i < m->nr_limbo; i++)
     if (m->limbo[i].size_bytes >= size &&
-        s->goes_there (s->opaque, m->limbo[i].host_off)) {
+        s->same_file_as_new (s->opaque, m->limbo[i].host_off)) {
       *host_off = m->limbo[i].host_off;
       *area_size = m->limbo[i].size_bytes;
       *limbo = (int) i;
@@ -60,10 +60,10 @@ unlist_oldest_run (struct index_edit *e)
     index_edit_unlist_segment (e, 0);
 }
 
-/* Drops the oldest tables until one more fits.  A run from before there was a
- * limit counts as one table, however large. */
+/* Removes the oldest tables from the list until one more fits the limit.  A
+ * run, from before there was a limit, counts as one table, however large. */
 static void
-make_room (struct index_edit *e)
+drop_oldest_tables (struct index_edit *e)
 {
   struct dedup_index_manifest *m = e->m;
   uint32_t max = m->max_incarnations;
@@ -90,8 +90,8 @@ write_incarnation (struct dedup_index *x, const struct dedup_log_store *ls,
   return x->storage.sync (x->storage.opaque, desc->host_off);
 }
 
-/* Writes LS to an area, which *LIMBO tells.  Pages have the id, so each attempt
- * has one of its own. */
+/* Writes LS to an area; *LIMBO is as of find_area.  Pages carry the table's
+ * id, so each attempt has an id of its own. */
 static int
 place_incarnation (struct dedup_index *x, const struct dedup_log_store *ls,
                    struct dedup_incarnation_desc *desc, int *limbo)
@@ -127,17 +127,17 @@ list_incarnation (struct dedup_index *x,
   }
   if (!is_new)
     remove_limbo (e.m, (size_t) limbo);
-  make_room (&e);
+  drop_oldest_tables (&e);
   e.m->incarnations[e.m->nr_incarnations++] = *desc;
   index_limit_edit (&e);
   r = index_edit_commit (&e, &news);
   if (r < 0)
     return r;
-  index_limit_moved (x);
+  index_limit_note_freeze (x);
   return dedup_index_reap (x);
 }
 
-/* For a test that breaks law 9: the oldest is dropped, and written over, while
+/* Breaks law 9, for a test: drops the oldest table, to be written over, while
  * the durable manifest lists it. */
 static int
 drop_oldest_too_early (struct dedup_index *x)
@@ -147,7 +147,7 @@ drop_oldest_too_early (struct dedup_index *x)
 
   if (r < 0)
     return r;
-  make_room (&e);
+  drop_oldest_tables (&e);
   *x->manifest = *e.m;
   index_edit_drop (&e);
   return 0;
@@ -167,6 +167,6 @@ index_freeze_limited (struct dedup_index *x, const struct dedup_log_store *ls)
     desc.host_off = 0;
     r = place_incarnation (x, ls, &desc, &limbo);
   } while (r < 0 && r != -EINTR &&
-           x->storage.moved (x->storage.opaque, desc.host_off));
+           x->storage.file_failed (x->storage.opaque, desc.host_off));
   return r < 0 ? r : list_incarnation (x, &desc, limbo);
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Freezes a log store: its entries are sorted and written as a run of one
- * segment, which is listed and takes the log store's place.
+/* Freezes a log store: sorts its entries and writes them as a run of one
+ * segment, which is listed and replaces the log store.
  *
- * Interrupted at any point, it leaves an area that nothing lists; the owner's
- * log still has the entries, so the next session freezes them again.
+ * If a freeze is interrupted at any point, it leaves an area that no manifest
+ * lists; the owner's log still has the entries, so the next session freezes
+ * them again.
  *
  * Editing functions only.  The frozen log store does not change meanwhile.
  */
@@ -13,7 +14,8 @@
 
 /* --- Sorting ------------------------------------------------------------- */
 
-/* Where in the log store, and the first word to sort by. */
+/* An entry to be sorted: its slot in the log store, and its hash's first
+ * word. */
 struct key {
   uint64_t word0;
   uint32_t slot;
@@ -23,6 +25,8 @@ struct key {
 #define RADIX (1u << RADIX_BITS)
 #define PREFIX_SHIFT 31          /* 3 digits of 11 bits: the upper 33 bits */
 
+/* Sorts FROM by the digit at SHIFT into TO; entries with equal digits keep
+ * their order. */
 static void
 sort_by_digit (const struct key *from, struct key *to, size_t nr,
                unsigned shift)
@@ -54,7 +58,8 @@ hash_below (const struct dedup_log_store *ls, const struct key *a,
   return memcmp (&x, &y, sizeof x) < 0;
 }
 
-/* After the digits were sorted, few neighbours are out of order. */
+/* Sorts V by whole hashes, by insertion: after the sorts by digits few
+ * neighbours are out of order. */
 static void
 sort_rest (const struct dedup_log_store *ls, struct key *v, size_t nr)
 {
@@ -69,7 +74,7 @@ sort_rest (const struct dedup_log_store *ls, struct key *v, size_t nr)
     }
 }
 
-/* The entries of LS in hash order; *KEYS is the caller's. */
+/* Lists the entries of LS in hash order; the caller frees *KEYS. */
 static int
 sort_log_store (const struct dedup_log_store *ls, struct key **keys,
                 size_t *nr)
@@ -156,8 +161,8 @@ write_run (struct dedup_index *x, const struct dedup_log_store *ls,
   return r;
 }
 
-/* Writes the run, again where a file has failed that it was in.  Pages have the
- * id, so each attempt has one of its own. */
+/* Writes the run; if its file has failed, writes it again to another.  Pages
+ * carry the table's id, so each attempt has an id of its own. */
 static int
 place_run (struct dedup_index *x, const struct dedup_log_store *ls,
            struct dedup_segment_desc *desc, struct dedup_segment_meta **meta)
@@ -169,13 +174,14 @@ place_run (struct dedup_index *x, const struct dedup_log_store *ls,
     desc->host_off = 0;
     r = write_run (x, ls, desc, meta);
   } while (r < 0 && r != -EINTR &&
-           x->storage.moved (x->storage.opaque, desc->host_off));
+           x->storage.file_failed (x->storage.opaque, desc->host_off));
   return r;
 }
 
 /* --- Listing ------------------------------------------------------------- */
 
-/* DESC: NULL where the log store was empty. */
+/* Lists the run, and publishes it; DESC is NULL where the log store was
+ * empty. */
 static int
 list_run (struct dedup_index *x, const struct dedup_segment_desc *desc,
           struct dedup_segment_meta *meta)
@@ -193,7 +199,7 @@ list_run (struct dedup_index *x, const struct dedup_segment_desc *desc,
   }
   if (desc) {
     r = dedup_manifest_add_segment (e.m, desc);
-    assert (r == 0);             /* the list was not full */
+    assert (r == 0);             /* shorten_list: the list is not full */
     index_limit_edit (&e);
     news.new_off = desc->host_off;
     news.new_size = desc->size_bytes;
@@ -201,16 +207,17 @@ list_run (struct dedup_index *x, const struct dedup_segment_desc *desc,
   return index_edit_commit (&e, &news);
 }
 
-/* Merges until the list has room for another segment. */
+/* Merges, or forgets under a bound on memory, until the list has room for
+ * another segment: merges could not keep up with freezes. */
 static int
 shorten_list (struct dedup_index *x)
 {
   int r = 0;
 
   while (r == 0 && dedup_manifest_full (x->manifest)) {
-    r = index_merge_now (x);     /* merges could not keep up */
+    r = index_merge_now (x);
     if (r == -ENOSPC && x->memory_bound)
-      r = index_limit_shift (x);
+      r = index_limit_drop_oldest (x);
   }
   return r;
 }
@@ -231,7 +238,7 @@ freeze_as_run (struct dedup_index *x, const struct dedup_log_store *ls)
     r = list_run (x, &desc, meta);
   if (r < 0)
     return r;
-  index_limit_moved (x);
+  index_limit_note_freeze (x);
   return dedup_index_reap (x);
 }
 
@@ -248,7 +255,7 @@ dedup_index_freeze (struct dedup_index *x)
   const struct dedup_log_store *ls;
   int r;
 
-  r = index_settle (x);          /* it may be done already */
+  r = index_settle (x);          /* that may complete an earlier freeze */
   if (r < 0)
     return r;
   lock_acquire (x->lock);

@@ -1,20 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Parts of the index that are given up: damaged tables, and a log store for
- * which there is no space.  It costs ratio only; the index is not exact any
- * more, as tombstones may be lost with them.
+/* Drops parts of the index: damaged tables, and a frozen log store for which
+ * there is no space.  That costs ratio only.  The index is not exact any more,
+ * because tombstones may be lost.
  *
  * Editing functions only.
  */
 #include "publish.h"
 
-static void
-doubt (struct dedup_index *x)
-{
-  LOCK_FOR_SCOPE (x->lock);
-  x->exact = false;
-}
-
-/* Commits E, and frees what is not read any more. */
+/* Commits E, and frees the areas that are not read any more. */
 static int
 commit_and_reap (struct dedup_index *x, struct index_edit *e,
                  const struct index_news *news)
@@ -24,8 +17,9 @@ commit_and_reap (struct dedup_index *x, struct index_edit *e,
   return r < 0 ? r : dedup_index_reap (x);
 }
 
-/* Begins the edit that drops table ID, a WHAT, and says so.  What is owed comes
- * first, so that a host without space does not have it said again and again. */
+/* Begins the edit that drops table ID (WHAT: its kind), and logs that.  A list
+ * that is owed is committed first, so that on a host without space the message
+ * is not repeated at each attempt. */
 static int
 begin_drop (struct dedup_index *x, const char *what, uint64_t id,
             struct index_edit *e)
@@ -38,7 +32,7 @@ begin_drop (struct dedup_index *x, const char *what, uint64_t id,
     return r;
   log_line (x->log, LOG_ERROR, "%s: %s %llu of the index is damaged: its "
             "entries are lost", x->name, what, (unsigned long long) id);
-  doubt (x);
+  index_doubt (x);
   return 0;
 }
 
@@ -68,11 +62,9 @@ index_drop_segment (struct dedup_index *x, uint64_t id)
 
   if (r < 0)
     return r;
-  for (i = 0; i < e.m->nr_segments; i++)
-    if (e.m->segments[i].id == id) {
-      index_edit_unlist_segment (&e, i);
-      break;
-    }
+  i = dedup_manifest_find_segment (e.m, id);
+  if (i < e.m->nr_segments)
+    index_edit_unlist_segment (&e, i);
   return commit_and_reap (x, &e, &nothing);
 }
 
@@ -89,13 +81,13 @@ dedup_index_drop_frozen (struct dedup_index *x)
   lock_acquire (x->lock);
   frozen = x->frozen != NULL;
   lock_release (x->lock);
-  if (!frozen)                  /* a table has it by now */
+  if (!frozen)                  /* meanwhile a table was written */
     return 0;
   r = index_edit_begin (x, &e);
   if (r < 0)
     return r;
   log_line (x->log, LOG_ERROR, "%s: no space for a table of the index: some of "
             "its entries are given up", x->name);
-  doubt (x);
+  index_doubt (x);
   return index_edit_commit (&e, &news);
 }

@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* An open index as a whole: open, close, and what is due.
+/* Opens and closes an index, and tells what is due.
  *
  * The parts: young.c has the log stores, view.c and lookup.c what lookups ask,
  * manifest.c the list of tables, publish.c how a new list becomes durable and
- * visible, freeze*.c how log stores become tables, merge*.c and convert.c how
- * tables become fewer, memory-limit.c how the oldest are forgotten.
+ * visible, retired.c and reap.c how space is freed, freeze*.c how log stores
+ * become tables, load.c how filters are loaded, merge*.c and convert.c how
+ * tables become fewer, memory-limit.c how the oldest are forgotten, give-up.c
+ * how damaged ones are dropped.
+ *
+ * Threads: open and close are called by one thread, with no other at work; what
+ * is due is atomic, so that anybody may ask.
  */
 #include "index-private.h"
 
@@ -23,7 +28,7 @@ init (struct dedup_index *x, const struct dedup_index_params *p)
   x->storage = p->storage;
   x->values = p->values;
   x->events = p->events;
-  x->exact = true;
+  x->exact = x->complete = true;
 }
 
 int
@@ -102,6 +107,20 @@ dedup_index_doubt_locked (struct dedup_index *x)
 {
   assert (lock_held (x->lock));
   x->exact = false;
+}
+
+bool
+dedup_index_complete_locked (const struct dedup_index *x)
+{
+  assert (lock_held (x->lock));
+  return x->complete;
+}
+
+void
+dedup_index_incomplete_locked (struct dedup_index *x)
+{
+  assert (lock_held (x->lock));
+  x->complete = false;
 }
 
 unsigned

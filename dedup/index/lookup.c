@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Lookups in the tables of a view, many hashes at once.
+/* Looks hashes up in the tables of a view, many at once.
  *
- * Filters are asked in batches: for each pair of a hash and a table the place in
- * the filter is computed first, so that memory has time to bring it, and then all
- * of them are tested.  A page is read only where a filter does not deny.
+ * Filters are asked in batches: for each pair of a hash and a table the place
+ * in the filter is computed first, so that memory has time to fetch it, and
+ * then all of them are tested.  A page is read only where no filter excludes
+ * the hash.
  *
- * No locks: a view does not change.
+ * Tables are asked from the youngest to the oldest, and the first one that has
+ * a hash decides, be it by a tombstone: so younger entries hide older ones.
+ *
+ * Threads: any number, without locks: a view does not change.
  */
 #include "index-private.h"
 
-/* Pairs of a hash and a table whose filters are asked in one go: enough of
- * them that memory has time to bring what is tested. */
+/* Hashes that are looked up together, and pairs of a hash and a table whose
+ * filters are asked together: enough of them to hide the latency of memory. */
 #define BATCH_HASHES 64
 #define BATCH_PAIRS 128
 
@@ -28,8 +32,9 @@ struct batch {
   struct dedup_filter_place places[BATCH_PAIRS];
 };
 
-/* Which segment of a run answers for PREFIX?  -1: none.  Their ranges, NR of
- * them, are about equal, so it is found by a guess and few steps. */
+/* Returns the number of the segment of a run that answers for PREFIX, or -1 if
+ * none does.  Their ranges, NR of them, are about equally wide, so a guess and
+ * few steps find it. */
 static inline ssize_t
 segment_for (const struct index_range *r, size_t nr, uint32_t prefix)
 {
@@ -42,21 +47,24 @@ segment_for (const struct index_range *r, size_t nr, uint32_t prefix)
   return r[i].lo <= prefix && prefix <= r[i].hi ? (ssize_t) i : -1;
 }
 
-/* Note the pairs of one table; returns the number of all. */
+/* Appends the pairs of an incarnation and all pending hashes to NR others;
+ * returns the number of all.  An incarnation asks its own filter later. */
 static size_t
 add_incarnation (struct batch *b, const struct index_table *t, size_t nr)
 {
-  static const uint64_t somewhere;
+  static const uint64_t any_word;
   size_t i;
 
   for (i = 0; i < b->nr_pending; i++, nr++) {
-    b->places[nr].head = &somewhere;      /* asks its own filter */
+    b->places[nr].head = &any_word;      /* 0 bits: it may have it */
     b->places[nr].bits = 0;
     b->pairs[nr] = (struct pair) { .table = t, .probe = b->pending[i] };
   }
   return nr;
 }
 
+/* Appends the pairs of a run's segments and pending hashes, as
+ * add_incarnation. */
 static size_t
 add_run (struct batch *b, const struct index_table *t, size_t nr)
 {
@@ -89,8 +97,11 @@ has_filter (const struct pair *p)
   return m != NULL && m->filter.bits > 0;
 }
 
+/* Looks the hash of PROBE up in the pages of P's table, and notes the
+ * result. */
 static void
-look (const struct batch *b, struct dedup_probe *probe, const struct pair *p)
+look_in_pages (const struct batch *b, struct dedup_probe *probe,
+               const struct pair *p)
 {
   struct dedup_incarnation *inc = p->table->inc;
   unsigned reads = 0;
@@ -109,7 +120,8 @@ look (const struct batch *b, struct dedup_probe *probe, const struct pair *p)
   probe->found = at == DEDUP_DELETED ? DEDUP_MISS : DEDUP_HIT;
 }
 
-/* Ask what may have them, in order: the first that has says all. */
+/* Tests the filters of NR pairs, and looks in the pages of those tables that
+ * may have the hash, in order of age.  Found hashes are no longer pending. */
 static void
 ask_pairs (struct batch *b, size_t nr)
 {
@@ -123,7 +135,7 @@ ask_pairs (struct batch *b, size_t nr)
     const struct pair *p = &b->pairs[maybe[i]];
 
     if (b->probes[p->probe].found == DEDUP_PROBE)
-      look (b, &b->probes[p->probe], p);
+      look_in_pages (b, &b->probes[p->probe], p);
   }
   for (i = 0; i < b->nr_pending; i++)
     if (b->probes[b->pending[i]].found == DEDUP_PROBE)
@@ -186,7 +198,7 @@ filter_denies (struct dedup_segment *s, const struct dedup_filter_key *key)
 
 bool
 index_hidden (const struct dedup_index_view *view, size_t table,
-                    const struct dedup_hash *h)
+              const struct dedup_hash *h)
 {
   struct dedup_filter_key key;
   struct dedup_segment *s;

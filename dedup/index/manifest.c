@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Edits the list of tables, in memory only: what the list means is said in
- * manifest.h, when it becomes durable in publish.c.
+/* Edits a list of tables, in memory only.  manifest.h explains what the list
+ * means, publish.c when it becomes durable.
  *
- * Pure functions of their argument.
+ * It keeps the order that manifest.h promises, and moves entries to close gaps,
+ * so that positions change with each edit.
+ *
+ * Functions of their arguments: no locks, no I/O.
  */
 #include "manifest.h"
 
@@ -110,6 +113,16 @@ dedup_manifest_find_incarnation (const struct dedup_index_manifest *m,
   size_t i = 0;
 
   while (i < m->nr_incarnations && m->incarnations[i].id != id)
+    i++;
+  return i;
+}
+
+size_t
+dedup_manifest_find_segment (const struct dedup_index_manifest *m, uint64_t id)
+{
+  size_t i = 0;
+
+  while (i < m->nr_segments && m->segments[i].id != id)
     i++;
   return i;
 }

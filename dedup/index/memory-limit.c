@@ -2,14 +2,17 @@
 /* Keeps the memory of the index below a bound by forgetting its oldest tables
  * (docs/ARCHITECTURE.md section 8, "A window").
  *
- * The bound covers log stores, fences, filters and what the owner remembers
- * itself.  Tables are kept by age: merges join neighbours, never much at once and
- * never what is about to be forgotten, and the oldest are dropped, a segment at a
- * time.  The owner enters an entry again when a lookup finds it in the oldest
- * quarter; so what is dropped was not hit for at least a quarter of the window.
+ * The bound covers log stores, fences, filters and the memory that the owner
+ * needs itself (other_memory).  Tables are kept by age: merges join
+ * neighbours, never much at once and never tables that are about to be
+ * forgotten, and the oldest tables are dropped, a segment at a time.  The
+ * owner enters an entry again when a lookup finds it in the oldest quarter; so
+ * a dropped entry was not hit for at least a quarter of the window.
  *
- * Where the oldest table is dropped, nothing older is left that its entries or
- * tombstones could have hidden: an exact index stays exact.
+ * When the oldest table is dropped, no older one is left that its entries or
+ * tombstones could have hidden: an exact index stays exact.  It is complete no
+ * longer if it drops a part of a run: of two entries that name one cluster, it
+ * may drop the one that is about the present data.
  *
  * Editing functions only.
  */
@@ -26,7 +29,15 @@ oldest_is_incarnation (const struct dedup_index_manifest *m)
     (m->nr_segments == 0 || m->incarnations[0].id < m->segments[0].age);
 }
 
-/* Returns the bytes that the oldest table took. */
+static void
+note_incomplete (struct dedup_index *x)
+{
+  LOCK_FOR_SCOPE (x->lock);
+  x->complete = false;
+}
+
+/* Removes the oldest incarnation or segment from the list.  Returns the bytes
+ * of memory that it took. */
 static uint64_t
 drop_oldest (struct index_edit *e)
 {
@@ -39,6 +50,7 @@ drop_oldest (struct index_edit *e)
     index_edit_unlist_incarnation (e, 0);
     return n;
   }
+  note_incomplete (e->x);
   n = index_segment_bytes (e->x, &m->segments[0]);
   e->x->nr_forgotten += m->segments[0].nr_entries;
   index_edit_unlist_segment (e, 0);
@@ -64,7 +76,8 @@ index_limit_edit (struct index_edit *e)
   return any;
 }
 
-/* Drops what does not fit, and AT_LEAST so many tables. */
+/* Removes the tables that do not fit the bound, but at least AT_LEAST of them,
+ * and commits. */
 static int
 drop_and_commit (struct dedup_index *x, unsigned at_least)
 {
@@ -94,23 +107,24 @@ index_limit_trim (struct dedup_index *x)
 }
 
 int
-index_limit_shift (struct dedup_index *x)
+index_limit_drop_oldest (struct dedup_index *x)
 {
   return drop_and_commit (x, 1);
 }
 
-/* What the owner finds without a lookup would not be seen to be hit: it must
- * look it up again several times while a table is in the oldest quarter. */
+/* Entries that the owner finds without a lookup would seem unused: so the
+ * owner is told to look them up again, several times while a table is in the
+ * oldest quarter. */
 void
-index_limit_moved (struct dedup_index *x)
+index_limit_note_freeze (struct dedup_index *x)
 {
   if (x->memory_bound == 0 || x->events.aged == NULL)
     return;
-  x->moved_since_aged += index_young_bytes (x->manifest->order,
-                                      x->manifest->max_incarnations > 0);
-  if (x->moved_since_aged < index_largest_run (x))
+  x->bytes_since_aged += index_young_bytes (x->manifest->order,
+                                            x->manifest->max_incarnations > 0);
+  if (x->bytes_since_aged < index_largest_run (x))
     return;
-  x->moved_since_aged = 0;
+  x->bytes_since_aged = 0;
   x->events.aged (x->events.opaque);
 }
 
@@ -121,7 +135,7 @@ dedup_index_set_memory (struct dedup_index *x, uint64_t bytes)
 
   x->memory_bound = bytes;
   r = bytes ? index_limit_trim (x) : 0;
-  if (r < 0 && r != -ENOSPC)     /* owed, or some time later */
+  if (r < 0 && r != -ENOSPC)     /* -ENOSPC: owed, or done later */
     return r;
   lock_acquire (x->lock);
   x->view->aging = index_aging (x, x->manifest);

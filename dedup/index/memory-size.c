@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Reckons the memory that tables take, how much of the bound on memory they may
- * take, and how wide their filters are.
+/* Computes how much memory tables take, how much of the bound on memory they
+ * may take, and how wide their filters are.
  *
  * The memory of a table that is not loaded is estimated from the manifest.
+ *
+ * Editing functions only, but dedup_index_least_memory.
  */
 #include "index-private.h"
 
 /* Together the filters must give false positives for fewer than 1 % of misses,
- * in as little memory as possible: then each run's share of the false positives
- * is its share of the entries.  The share of all is 3/400, because widths are
- * rounded and the run may be joined by younger ones (docs/ARCHITECTURE.md
- * section 8).  Runs of the lowest levels are small enough to have more bits where
- * the index is small. */
+ * in as little memory as possible: then each run's share of the false
+ * positives is its share of the entries.  All together aim at 3/400, because
+ * widths are rounded and younger runs may be added (docs/ARCHITECTURE.md
+ * section 8).  Runs of the lowest levels are small, so that they can have at
+ * least 12 bits. */
 unsigned
 index_run_bits (unsigned level, uint64_t in_all, uint64_t nr_entries)
 {
@@ -30,11 +32,11 @@ index_run_bits (unsigned level, uint64_t in_all, uint64_t nr_entries)
 #define WINDOW_RUNS 16           /* of level 0 that fit into any bound */
 #endif
 
-/* --- What things take ---------------------------------------------------- */
+/* --- Sizes --------------------------------------------------------------- */
 
 uint64_t
 index_segment_bytes (const struct dedup_index *x,
-               const struct dedup_segment_desc *desc)
+                     const struct dedup_segment_desc *desc)
 {
   struct dedup_segment *s = index_find_segment (x, desc->id);
 
@@ -50,7 +52,6 @@ index_incarnation_bytes (const struct dedup_incarnation_desc *desc)
                               << desc->order, DEDUP_PAGE_SIZE);
 }
 
-/* Bytes of the table that a log store becomes. */
 uint64_t
 index_young_bytes (unsigned order, bool limited)
 {
@@ -61,7 +62,8 @@ index_young_bytes (unsigned order, bool limited)
                                    DEDUP_FILTER_MAX_BITS);
 }
 
-/* Two log stores, the keys to sort one by, and what the owner remembers. */
+/* Returns the bytes that do not depend on tables: two log stores, the keys to
+ * sort one of them by, and the owner's memory. */
 static uint64_t
 fixed_bytes (unsigned order, uint64_t other_memory)
 {
@@ -76,7 +78,8 @@ dedup_index_least_memory (unsigned order, bool limited, uint64_t other_memory)
     WINDOW_RUNS * index_young_bytes (order, limited);
 }
 
-/* For all tables together, those that are being made included. */
+/* Returns the bytes that all tables together may take, those included that are
+ * being made. */
 static uint64_t
 table_bytes (const struct dedup_index *x)
 {
@@ -85,8 +88,7 @@ table_bytes (const struct dedup_index *x)
   return x->memory_bound > fixed ? x->memory_bound - fixed : 0;
 }
 
-/* For those that are listed: an eighth is left for a run and a step of a merge
- * that are being made. */
+/* An eighth is left for a run and a step of a merge that are being made. */
 uint64_t
 index_listed_bytes (const struct dedup_index *x)
 {
@@ -101,8 +103,8 @@ index_largest_run (const struct dedup_index *x)
 
 uint64_t
 index_run_bytes (const struct dedup_index *x,
-                       const struct dedup_index_manifest *m, size_t first,
-                       size_t nr)
+                 const struct dedup_index_manifest *m, size_t first,
+                 size_t nr)
 {
   uint64_t n = 0;
   size_t i;
@@ -114,7 +116,7 @@ index_run_bytes (const struct dedup_index *x,
 
 uint64_t
 index_table_bytes (const struct dedup_index *x,
-              const struct dedup_index_manifest *m)
+                   const struct dedup_index_manifest *m)
 {
   uint64_t n = index_run_bytes (x, m, 0, m->nr_segments);
   size_t i;
@@ -128,7 +130,7 @@ index_table_bytes (const struct dedup_index *x,
 
 uint64_t
 index_aging (const struct dedup_index *x,
-                   const struct dedup_index_manifest *m)
+             const struct dedup_index_manifest *m)
 {
   const uint64_t quarter = table_bytes (x) / 4;
   uint64_t age = 0, left, all;
@@ -137,10 +139,12 @@ index_aging (const struct dedup_index *x,
   if (x->memory_bound == 0)
     return 0;
   all = index_table_bytes (x, m);
-  left = index_listed_bytes (x) > all ? index_listed_bytes (x) - all : 0;   /* to come */
+  /* Bytes of new tables that fit before the oldest table is dropped. */
+  left = index_listed_bytes (x) > all ? index_listed_bytes (x) - all : 0;
   while (left < quarter && s + i < m->nr_segments + m->nr_incarnations)
     if (s == m->nr_segments ||
-        (i < m->nr_incarnations && m->incarnations[i].id < m->segments[s].age)) {
+        (i < m->nr_incarnations &&
+         m->incarnations[i].id < m->segments[s].age)) {
       age = m->incarnations[i].id;
       left += index_incarnation_bytes (&m->incarnations[i++]);
     }
@@ -150,4 +154,3 @@ index_aging (const struct dedup_index *x,
     }
   return age;
 }
-

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Reads the entries of several runs as one sequence in hash order; of equal
- * hashes only the youngest entry is returned.  A heap of cursors.
+/* Reads the entries of several runs as one sequence in hash order, with a heap
+ * of cursors; of equal hashes only the youngest entry is returned.
  *
- * An entry out of order, which this program never writes, is passed over: the
- * sequence is in order and in range whatever the pages say.
+ * An entry out of order, which this program never writes, is skipped: the
+ * sequence is in order and in range whatever the pages hold.
  *
- * One thread.  256 KiB are read ahead for each run.
+ * One thread.  Each run takes 256 KiB of memory, which are read at once.
  */
 #include "merge.h"
 
@@ -32,7 +32,7 @@ struct merge_inputs {
   struct input v[];
 };
 
-/* Moves to the next entry in range: 1, 0 at the end. */
+/* Moves I to its next entry.  Returns 1, or 0 behind the end of the range. */
 static int
 advance (struct merge_inputs *in, struct input *i)
 {
@@ -62,8 +62,10 @@ advance (struct merge_inputs *in, struct input *i)
   return i->word0 >> 32 <= in->to;
 }
 
+/* Returns true if A comes before B: it has the lower hash, or the same hash and
+ * is younger. */
 static bool
-before (const struct input *a, const struct input *b)
+comes_before (const struct input *a, const struct input *b)
 {
   int c;
 
@@ -81,9 +83,9 @@ sift_down (struct merge_inputs *in, size_t i)
 
   while ((child = 2 * i + 1) < in->nr_heap) {
     if (child + 1 < in->nr_heap &&
-        before (in->heap[child + 1], in->heap[child]))
+        comes_before (in->heap[child + 1], in->heap[child]))
       child++;
-    if (before (x, in->heap[child]))
+    if (comes_before (x, in->heap[child]))
       break;
     in->heap[i] = in->heap[child];
     i = child;
@@ -91,6 +93,8 @@ sift_down (struct merge_inputs *in, size_t i)
   in->heap[i] = x;
 }
 
+/* Moves the input with the lowest hash to its next entry, and repairs the
+ * heap. */
 static int
 advance_first (struct merge_inputs *in)
 {

@@ -1,25 +1,26 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Decides what to merge next (docs/ARCHITECTURE.md section 8).
  *
- * The manifest lists runs by age.  Runs that follow each other and have the same
- * level are merged into one of the next level when there are MERGE_TIER of them.
- * The oldest run does not wait for that: when those behind it from BOTTOM_LEVEL up
- * have a third of its entries, they are merged into it.  Merges of young runs come
- * first, since there are most of them and they are short; the others continue in
- * between.
+ * The manifest lists runs by age.  Runs that follow each other and have the
+ * same level are merged into one of the next level when there are MERGE_TIER
+ * of them.  The oldest run does not wait for so many: when the younger runs
+ * from BOTTOM_LEVEL up have a third of its entries, they are merged into it.
+ * Merges of young runs come first, since there are most of them and they are
+ * short; the others continue in between.
  *
- * At most one value for each slot is live, so of more entries than slots some are
- * dead.  Where there are twice as many, all runs but the youngest are merged into
- * the oldest, whatever their level: dead entries are dropped there.
+ * At most one value for each slot is live, so where there are more entries
+ * than slots, some are dead.  Where there are twice as many, all runs but the
+ * youngest are merged into the oldest, whatever their level: dead entries are
+ * dropped there.
  *
- * When nothing else is to be done, the youngest levels are merged whole until few
- * runs are left: each run costs every miss two cache lines.
+ * When nothing else is due, the youngest levels are merged whole until few runs
+ * are left: each run costs every miss two cache lines.
  *
- * Incarnations, which are from a time when their number was limited, separate the
- * runs that are older from those that are younger: no merge joins the two.
+ * Incarnations, which are from a time when their number was limited, separate
+ * the runs that are older from those that are younger: no merge joins the two.
  *
- * A merge under way is known by its number in the manifest: its inputs answer for
- * the hashes above the last segment of its output.
+ * A merge under way is known by its number in the manifest: its inputs answer
+ * for the hashes above the last segment of its output.
  *
  * Editing functions only.
  */
@@ -27,25 +28,27 @@
 
 #include <errno.h>
 
-/* The crash tests, whose stores are tiny, merge more often and in more steps. */
+/* The crash tests, whose stores are tiny, merge more often and in more
+ * steps. */
 #ifndef MERGE_TIER
 #define MERGE_TIER 8             /* runs of a level that are merged */
-#define MERGE_STEP 16            /* log stores a step is worth, at least */
+#define MERGE_STEP 16            /* a step's least size, in log stores */
 #define MERGE_STALE 2            /* entries for each slot that are too many */
-#define MERGE_FEW 4              /* runs that may be left at rest */
+#define MERGE_FEW 4              /* runs that idle merges leave */
 #endif
-#define MAX_TIER (2 * MERGE_TIER)   /* as many as that, where they are late */
+#define MAX_TIER (2 * MERGE_TIER)   /* runs of one merge, when it is late */
 #define BOTTOM_LEVEL 2
 #define LARGEST_STEP (UINT64_C (1) << 28)   /* entries: 11 GB */
-#define HURRY 12                 /* runs of level 0 that are too many */
-#define MANY 24                  /* runs of all levels that are */
+/* A step does not rest where there are so many runs or more: */
+#define URGENT_YOUNG_RUNS 12     /* of level 0 */
+#define URGENT_RUNS 24           /* of all levels */
 
 struct run {
   uint64_t age;
   unsigned level;
   uint32_t merge;
   bool output;
-  bool apart;                    /* incarnations are next older, not a run */
+  bool apart;                    /* an incarnation is next older, not a run */
   size_t first, nr;              /* segments in the manifest */
   uint64_t nr_entries;
 };
@@ -57,19 +60,20 @@ struct choice {
   unsigned out_level;
 };
 
-/* Returns the number of entries from which on half are dead, apart from some young
- * ones. */
+/* Returns the number of entries from which on at least half are dead, apart
+ * from some young ones. */
 static uint64_t
-too_many (struct dedup_index *x)
+stale_limit (struct dedup_index *x)
 {
   return MERGE_STALE * x->values.end (x->values.opaque) +
     ((uint64_t) MERGE_TIER * DEDUP_BUCKET_SLOTS << x->manifest->order);
 }
 
-/* True if an incarnation is older than AGE, but not one of the *NR oldest.  *NR
- * becomes the number of incarnations that are older than AGE. */
+/* Returns true if an incarnation is older than AGE, but not one of the *NR
+ * oldest.  *NR becomes the number of incarnations that are older than AGE. */
 static bool
-more_incarnations (const struct dedup_index_manifest *m, uint64_t age, size_t *nr)
+passes_incarnation (const struct dedup_index_manifest *m, uint64_t age,
+                    size_t *nr)
 {
   const size_t before = *nr;
 
@@ -90,13 +94,13 @@ list_runs (const struct dedup_index_manifest *m, size_t *nr)
   for (i = 0; i < m->nr_segments; i++) {
     const struct dedup_segment_desc *s = &m->segments[i];
 
-    /* An output is no input, even of one age and level, as they are where there
-     * is no level above. */
+    /* The output of a merge is a run apart from its inputs, even where they
+     * have one age and level, as at the highest level. */
     if (i == 0 || !dedup_same_run (&s[-1], s) || s[-1].output != s->output)
       v[n++] = (struct run) {
         .age = s->age, .level = s->level, .merge = s->merge,
         .output = s->output, .first = i,
-        .apart = more_incarnations (m, s->age, &older) };
+        .apart = passes_incarnation (m, s->age, &older) };
     v[n - 1].nr++;
     v[n - 1].nr_entries += s->nr_entries;
   }
@@ -106,14 +110,16 @@ list_runs (const struct dedup_index_manifest *m, size_t *nr)
 
 /* --- Choosing ------------------------------------------------------------ */
 
-/* True if run I may be merged with the one before it.  Not across an incarnation:
- * entries that are older than it would come to be asked before it. */
+/* Returns true if run I may be merged with the one before it.  Not so across an
+ * incarnation: lookups would then ask entries that are older than it first. */
 static bool
-joins (const struct run *v, size_t i)
+joins_older (const struct run *v, size_t i)
 {
   return v[i].merge == 0 && !v[i].apart;
 }
 
+/* Makes C the best choice, if it is of a lower level than the best so far; of
+ * one level, a merge that was begun is not replaced. */
 static void
 consider (struct choice *best, bool *any, struct choice c)
 {
@@ -136,6 +142,7 @@ consider_begun (const struct run *v, size_t nr, struct choice *best, bool *any)
         .merge = v[i].merge, .level = v[i].level });
 }
 
+/* Considers runs that follow each other and have the same level. */
 static void
 consider_tiers (const struct run *v, size_t nr, struct choice *best, bool *any)
 {
@@ -145,7 +152,7 @@ consider_tiers (const struct run *v, size_t nr, struct choice *best, bool *any)
     n = 1;
     if (v[i].merge || v[i].level == DEDUP_MAX_LEVEL)
       continue;
-    while (i + n < nr && joins (v, i + n) && v[i + n].level == v[i].level)
+    while (i + n < nr && joins_older (v, i + n) && v[i + n].level == v[i].level)
       n++;
     if (n >= MERGE_TIER)
       consider (best, any, (struct choice) {
@@ -154,9 +161,9 @@ consider_tiers (const struct run *v, size_t nr, struct choice *best, bool *any)
   }
 }
 
-/* The oldest runs, as far as they may be merged: those from LEVEL up, and
- * smaller ones that are older than these, since they were incarnations.  Returns
- * their number; *BASE: the first from LEVEL up; *SUM: entries of all. */
+/* Returns how many of the oldest runs may be merged: those from LEVEL up, and
+ * smaller ones that are older than these, because they were incarnations.
+ * *BASE becomes the first from LEVEL up; *SUM: the entries of all. */
 static size_t
 oldest_runs (const struct run *v, size_t nr, unsigned level, size_t *base,
              uint64_t *sum)
@@ -168,12 +175,14 @@ oldest_runs (const struct run *v, size_t nr, unsigned level, size_t *base,
     ;
   if (*base == nr || v[0].merge)
     return 0;
-  for (n = 0; n < nr && (n == 0 || joins (v, n)) &&
+  for (n = 0; n < nr && (n == 0 || joins_older (v, n)) &&
          (n < *base || v[n].level >= level); n++)
     *sum += v[n].nr_entries;
   return n > *base ? n : 0;
 }
 
+/* Considers a merge into the oldest run, when the others have a third of its
+ * entries. */
 static void
 consider_bottom (const struct run *v, size_t nr, struct choice *best,
                  bool *any)
@@ -187,8 +196,8 @@ consider_bottom (const struct run *v, size_t nr, struct choice *best,
       .out_level = DEDUP_MAX_LEVEL });
 }
 
-/* Considers a merge of nearly everything into the oldest run, where too many entries
- * are dead.  Not for a few young runs behind a large one, which would be written
+/* Considers a merge of nearly all runs into the oldest, where too many entries
+ * are dead.  Not where the young runs are few: the large one would be written
  * again and again for them. */
 static void
 consider_stale (struct dedup_index *x, const struct run *v, size_t nr,
@@ -197,14 +206,14 @@ consider_stale (struct dedup_index *x, const struct run *v, size_t nr,
   uint64_t sum;
   size_t base, n = oldest_runs (v, nr, 1, &base, &sum);
 
-  if (n > 1 && sum >= too_many (x) &&
+  if (n > 1 && sum >= stale_limit (x) &&
       (sum - v[base].nr_entries) * 4 >= v[base].nr_entries)
     consider (best, any, (struct choice) {
       .first = 0, .nr = n, .level = 1, .out_level = DEDUP_MAX_LEVEL });
 }
 
-/* The level of what is made of runs from LOWEST to HIGHEST; OLDEST: nothing is
- * older. */
+/* Returns the level of the output of a merge whose inputs have levels from
+ * LOWEST to HIGHEST; OLDEST: no run is older. */
 static unsigned
 level_above (bool oldest, unsigned lowest, unsigned highest)
 {
@@ -212,8 +221,8 @@ level_above (bool oldest, unsigned lowest, unsigned highest)
     ? DEDUP_MAX_LEVEL : MIN_OF (highest + 1, DEDUP_MAX_LEVEL);
 }
 
-/* Whole levels, so that an older run is of a lower level only where it was an
- * incarnation. */
+/* Considers the youngest levels as a whole, so that an older run is of a lower
+ * level only where it was an incarnation. */
 static void
 consider_idle (const struct run *v, size_t nr, struct choice *best, bool *any)
 {
@@ -223,7 +232,7 @@ consider_idle (const struct run *v, size_t nr, struct choice *best, bool *any)
   if (nr <= MERGE_FEW)
     return;
   lowest = highest = v[first].level;
-  while (first > 0 && joins (v, first) && v[first - 1].merge == 0 &&
+  while (first > 0 && joins_older (v, first) && v[first - 1].merge == 0 &&
          (first >= MERGE_FEW || v[first - 1].level == v[first].level)) {
     first--;
     lowest = MIN_OF (lowest, v[first].level);
@@ -235,9 +244,9 @@ consider_idle (const struct run *v, size_t nr, struct choice *best, bool *any)
       .out_level = level_above (first == 0, lowest, highest) });
 }
 
-/* Under a bound on memory, runs stay in order of age, and none becomes so large
- * that dropping it would forget much; tables that are about to be forgotten are
- * left alone (memory-limit.c). */
+/* Considers runs of the same level under a bound on memory: runs stay in order
+ * of age, none becomes so large that dropping it would forget much, and tables
+ * that are about to be forgotten are not merged (memory-limit.c). */
 static void
 consider_window (const struct dedup_index *x, const struct run *v, size_t nr,
                  struct choice *best, bool *any)
@@ -252,14 +261,14 @@ consider_window (const struct dedup_index *x, const struct run *v, size_t nr,
         v[i].level >= DEDUP_MAX_LEVEL - 1 ||
         (*any && best->level <= v[i].level))
       continue;
-    for (n = 1; i + n < nr && joins (v, i + n) &&
+    for (n = 1; i + n < nr && joins_older (v, i + n) &&
            v[i + n].level == v[i].level; n++)
       ;
     if (n < MERGE_TIER)
       continue;
     for (m = 0, bytes = 0; m < MIN_OF (n, MAX_TIER); m++) {
       bytes += index_run_bytes (x, x->manifest, v[i + m].first,
-                                      v[i + m].nr);
+                                v[i + m].nr);
       if (bytes > most)
         break;
     }
@@ -270,14 +279,16 @@ consider_window (const struct dedup_index *x, const struct run *v, size_t nr,
   }
 }
 
+/* Chooses the next merge: *BEST.  Returns false if there is nothing to
+ * merge. */
 static bool
 choose (struct dedup_index *x, const struct run *v, size_t nr, bool idle,
         struct choice *best)
 {
   bool any = false;
 
-  /* With a limit the oldest table is dropped, which could not be done if it were
-   * merged with younger ones. */
+  /* Where incarnations are limited, the oldest table is dropped at each freeze,
+   * which could not be done if it were merged with younger ones. */
   if (x->manifest->max_incarnations != 0)
     return false;
   consider_begun (v, nr, best, &any);
@@ -293,7 +304,8 @@ choose (struct dedup_index *x, const struct run *v, size_t nr, bool idle,
   return any;
 }
 
-/* Finds the merge that comes first: *BEST; false: there is none. */
+/* Chooses the next merge among the listed runs: *BEST.  Returns false if there
+ * is nothing to merge. */
 static bool
 look_for_merge (struct dedup_index *x, bool idle, struct choice *best)
 {
@@ -312,8 +324,9 @@ merge_wanted (struct dedup_index *x, bool idle)
   return conversion_possible (x) || look_for_merge (x, idle, &c);
 }
 
-/* Conversions come before all merges but those of level 0: so there are never more
- * tables than before, and the outputs of the next merges are in order of levels. */
+/* Conversions come before all merges except those of level 0.  So there are
+ * never more tables than before, and the outputs of later merges are in order
+ * of levels. */
 bool
 convert_is_next (struct dedup_index *x)
 {
@@ -325,12 +338,7 @@ convert_is_next (struct dedup_index *x)
 
 /* --- The plan ------------------------------------------------------------ */
 
-static struct dedup_segment *
-find_segment (const struct dedup_index *x, uint64_t id)
-{
-  return index_view_segment (x->view, id);
-}
-
+/* Returns true if R, run number I, is an input of the merge C. */
 static bool
 is_input (const struct run *r, size_t i, const struct choice *c)
 {
@@ -338,8 +346,8 @@ is_input (const struct run *r, size_t i, const struct choice *c)
     : i >= c->first && i < c->first + c->nr;
 }
 
-/* Returns the prefix at which the merge continues: behind its output, and where its
- * inputs begin. */
+/* Returns the prefix at which the merge continues: where its inputs begin, and
+ * behind its output; 2^32 if its output is complete. */
 static uint64_t
 find_start (const struct dedup_index *x, const struct run *v, size_t nr,
             const struct choice *c)
@@ -357,11 +365,11 @@ find_start (const struct dedup_index *x, const struct run *v, size_t nr,
   return c->merge ? MAX_OF (inputs, output) : 0;
 }
 
-/* Entries of the inputs with prefixes from FROM to TO, at the most.  What they
- * have in memory tells; it is loaded where it is not. */
+/* Returns an upper bound on the number of entries of the inputs with prefixes
+ * from FROM to TO, by their fences (load_inputs). */
 static uint64_t
-bound (struct dedup_index *x, const struct run *v, size_t nr,
-       const struct choice *c, uint32_t from, uint32_t to)
+bound_entries (struct dedup_index *x, const struct run *v, size_t nr,
+               const struct choice *c, uint32_t from, uint32_t to)
 {
   uint64_t n = 0;
   size_t i, k;
@@ -370,7 +378,7 @@ bound (struct dedup_index *x, const struct run *v, size_t nr,
     for (k = v[i].first; is_input (&v[i], i, c) &&
            k < v[i].first + v[i].nr; k++) {
       const struct dedup_segment_desc *desc = &x->manifest->segments[k];
-      struct dedup_segment *s = find_segment (x, desc->id);
+      struct dedup_segment *s = index_find_segment (x, desc->id);
 
       if (desc->lo > to || desc->hi < from || s == NULL)
         continue;
@@ -380,6 +388,7 @@ bound (struct dedup_index *x, const struct run *v, size_t nr,
   return n;
 }
 
+/* Loads the fences of the inputs.  -ENOMEM. */
 static int
 load_inputs (struct dedup_index *x, const struct run *v, size_t nr,
              const struct choice *c)
@@ -390,17 +399,19 @@ load_inputs (struct dedup_index *x, const struct run *v, size_t nr,
   for (i = 0; i < nr; i++)
     for (k = v[i].first; is_input (&v[i], i, c) &&
            k < v[i].first + v[i].nr; k++) {
-      struct dedup_segment *s = find_segment (x, x->manifest->segments[k].id);
+      struct dedup_segment *s = index_find_segment
+        (x, x->manifest->segments[k].id);
 
       r = s ? dedup_segment_load (s) : 0;
       if (r == -ENOMEM)
-        return r;                /* other errors: its pages may be read yet */
+        return r;                /* else its pages may still be readable */
     }
   return 0;
 }
 
-/* Segments are so large that a run has 64 of them or fewer, and that a step
- * does more than opening files; and so small that a step takes seconds. */
+/* Returns the size of a segment in entries: so large that a run has at most 64
+ * of them, and that a step is worth its fixed costs; so small that a step
+ * takes seconds. */
 static uint64_t
 segment_entries (const struct dedup_index_manifest *m)
 {
@@ -411,6 +422,7 @@ segment_entries (const struct dedup_index_manifest *m)
   return MIN_OF (MAX_OF (small, dedup_manifest_entries (m) / 64), large);
 }
 
+/* Adds RUN to P's inputs; OLDEST: it is the oldest of them. */
 static void
 add_source (struct dedup_index *x, const struct run *run, bool oldest,
             struct merge_plan *p)
@@ -421,7 +433,7 @@ add_source (struct dedup_index *x, const struct run *run, bool oldest,
   src->age = run->age;
   for (k = run->first; k < run->first + run->nr; k++) {
     const struct dedup_segment_desc *s = &x->manifest->segments[k];
-    struct dedup_segment *seg = find_segment (x, s->id);
+    struct dedup_segment *seg = index_find_segment (x, s->id);
 
     p->ids[p->nr_ids++] = s->id;
     if (seg != NULL && !oldest)
@@ -455,9 +467,10 @@ add_sources (struct dedup_index *x, const struct run *v, size_t nr,
   return 0;
 }
 
-/* The step's range: about so many entries, or all that is left.  Inputs may
- * go only with the last step, so there are never more steps than places in the
- * list; the last one needs none. */
+/* Chooses the step's range: about as many prefixes as make a segment, or all
+ * that are left.  The inputs may stay listed up to the last step, so there
+ * must never be more steps than free places in the list; the last step needs
+ * none. */
 static void
 choose_range (struct dedup_index *x, const struct run *v, size_t nr,
               const struct choice *c, struct merge_plan *p)
@@ -467,19 +480,21 @@ choose_range (struct dedup_index *x, const struct run *v, size_t nr,
   uint64_t from = find_start (x, v, nr, c), to = UINT32_MAX, left, want;
 
   from = MIN_OF (from, UINT32_MAX);
-  left = bound (x, v, nr, c, (uint32_t) from, UINT32_MAX);
+  left = bound_entries (x, v, nr, c, (uint32_t) from, UINT32_MAX);
   want = places == 1 ? left : MAX_OF (segment_entries (x->manifest),
                                       left / places + 1);
   if (x->manifest->nr_segments < DEDUP_MAX_SEGMENTS)
-    want = MIN_OF (want, LARGEST_STEP / 2);   /* spare places are for that */
+    want = MIN_OF (want, LARGEST_STEP / 2);   /* by the spare places */
   if (left > want + want / 4)
     to = from + (uint64_t) ((double) (UINT32_MAX - from) * (double) want /
                             (double) left);
   p->out.lo = (uint32_t) from;
   p->out.hi = (uint32_t) MIN_OF (to, UINT32_MAX);
-  p->nr_bound = bound (x, v, nr, c, p->out.lo, p->out.hi);
+  p->nr_bound = bound_entries (x, v, nr, c, p->out.lo, p->out.hi);
 }
 
+/* Fills in the id, age, level and filter width of P's output, and whether the
+ * step is at the bottom and may rest. */
 static void
 name_output (struct dedup_index *x, const struct run *v, size_t nr,
              const struct choice *c, struct merge_plan *p)
@@ -506,8 +521,8 @@ name_output (struct dedup_index *x, const struct run *v, size_t nr,
   for (i = 0; i < m->nr_incarnations; i++)
     if (m->incarnations[i].id < p->out.age)
       p->bottom = false;
-  p->unhurried = young < HURRY && nr < MANY &&
-    dedup_manifest_entries (m) < 2 * too_many (x);
+  p->may_rest = young < URGENT_YOUNG_RUNS && nr < URGENT_RUNS &&
+    dedup_manifest_entries (m) < 2 * stale_limit (x);
   p->out.id = m->next_id++;
   p->merge = c->merge ? c->merge : (uint32_t) p->out.id | 1u << 31;
   p->out.bits = (uint8_t) index_run_bits (p->out.level,
@@ -515,8 +530,8 @@ name_output (struct dedup_index *x, const struct run *v, size_t nr,
                                           entries);
 }
 
-/* The level of an output of which nothing is listed yet: its inputs' number
- * of levels tells, as when it was chosen. */
+/* Returns the level of the output of a merge that was begun but has no segment
+ * listed yet: it follows from its inputs' levels, as when it was chosen. */
 static unsigned
 level_of_begun (const struct run *v, size_t nr, uint32_t merge)
 {
@@ -532,8 +547,9 @@ level_of_begun (const struct run *v, size_t nr, uint32_t merge)
   return level_above (oldest == 0, lowest, level);
 }
 
-/* A filter has so many shards, and no more.  What an image says may be more
- * than any segment holds. */
+/* Allocates the area of P's output.  -ENOSPC: the bound on its entries, which
+ * comes from the storage, is more than a segment holds.  Where a filter would
+ * have more than DEDUP_MAX_SHARDS shards, the segment has none. */
 static int
 alloc_output (struct dedup_index *x, struct merge_plan *p)
 {
@@ -548,7 +564,7 @@ alloc_output (struct dedup_index *x, struct merge_plan *p)
                            &p->out.host_off);
 }
 
-/* For a test that breaks law 9. */
+/* Breaks law 9, for a test: frees the inputs before the step is listed. */
 static int
 free_inputs_too_early (struct dedup_index *x, const struct merge_plan *p)
 {

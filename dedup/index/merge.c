@@ -1,21 +1,23 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Merges runs of about equal size into one, in steps of one segment.
  *
- * merge-plan.c says which.  A merge joins runs that follow each other in age.  It
- * proceeds through the range of hashes from the bottom; after each step the
- * manifest lists one more segment of the output, and the inputs answer only for
- * the hashes above it.  So a merge that was cut off, by a crash or at close,
- * continues with its next segment, and the space of its inputs is freed while it
- * runs.
+ * merge-plan.c chooses the runs, which follow each other in age.  A merge
+ * proceeds through the range of hashes from the lowest to the highest; after
+ * each step the manifest lists one more segment of the output, and the inputs
+ * answer only for the hashes above it.  So a merge that was interrupted, by a
+ * crash or at close, continues with its next segment, and the space of its
+ * inputs is freed while it runs.
  *
- * Of equal hashes the youngest entry stays.  Tombstones stay too, unless nothing
- * is older.  An entry that the owner calls dead is dropped; and in the oldest run
- * one whose slot a younger entry names (merge-reused.c).  Not so where the index
- * is exact, because that could uncover an older entry which the owner would trust;
+ * Of equal hashes the youngest entry stays.  Tombstones stay too, unless no
+ * table is older.  Dead entries are dropped: those that the owner calls dead,
+ * and those of the oldest run whose slot a younger entry names
+ * (merge-reused.c).  Where the index is exact, none of them is dropped,
+ * because that could uncover an older entry which the owner would trust;
  * there, each dead entry has a tombstone.
  *
- * The bulk of a step works on segments that nobody changes and on an area that
- * nobody knows of; only one step is under way at a time.
+ * Threads: start and finish of a step are editing.  Work holds no lock: it
+ * reads segments that nobody changes, and writes an area that no manifest
+ * lists; only one step is under way at a time.
  */
 #include "merge.h"
 
@@ -27,8 +29,8 @@
 
 /* --- Dead entries -------------------------------------------------------- */
 
-#define EMIT 512                 /* entries that the owner is asked about at a
-                                  * time */
+#define EMIT 512                 /* entries that find_dead is asked for at
+                                  * once */
 
 struct emitter {
   struct dedup_index *x;
@@ -80,12 +82,12 @@ emit (struct emitter *e, const struct dedup_hash *hash, uint64_t value)
   return e->nr == EMIT ? flush_emitter (e) : 0;
 }
 
-/* --- The work of a step --------------------------------------------------- */
+/* --- The work of a step -------------------------------------------------- */
 
 static int
 join_inputs (struct emitter *e, struct merge_inputs *in)
 {
-  struct index_pace pace = { .resting = e->plan->unhurried };
+  struct index_pace pace = { .resting = e->plan->may_rest };
   const struct dedup_hash *hash;
   uint64_t value;
   bool oldest;
@@ -102,7 +104,8 @@ join_inputs (struct emitter *e, struct merge_inputs *in)
   return r < 0 ? r : flush_emitter (e);
 }
 
-/* Writes the step's segment; without locks. */
+/* Writes the step's segment.  Holds no locks.  -EINTR, -EIO, -ENOMEM,
+ * -ENOSPC. */
 static int
 run_plan (struct dedup_index *x, struct merge_plan *p)
 {
@@ -132,9 +135,10 @@ run_plan (struct dedup_index *x, struct merge_plan *p)
   return r;
 }
 
-/* --- The end of a step ------------------------------------------------------ */
+/* --- The end of a step --------------------------------------------------- */
 
-/* From now on the inputs answer for the hashes above the step. */
+/* Leaves to the inputs only the hashes above the step: removes the segments
+ * that lie below, and cuts the one that the step ends in. */
 static void
 cut_inputs (struct index_edit *e, const struct merge_plan *p)
 {
@@ -159,7 +163,7 @@ cut_inputs (struct index_edit *e, const struct merge_plan *p)
   }
 }
 
-/* Nothing is left of the inputs: the output becomes an ordinary run. */
+/* Turns the output of MERGE, which has no inputs left, into an ordinary run. */
 static void
 end_merge (struct dedup_index_manifest *m, uint32_t merge)
 {
@@ -172,8 +176,8 @@ end_merge (struct dedup_index_manifest *m, uint32_t merge)
     }
 }
 
-/* Frees what the area has behind the segment's end.  On failure some of it is
- * free: it is the segment's no more. */
+/* Frees the part of the area behind the segment's end.  If that fails, some of
+ * the part may be free: it no longer belongs to the segment in any case. */
 static int
 cut_area (struct dedup_index *x, struct merge_plan *p)
 {
@@ -192,6 +196,8 @@ cut_area (struct dedup_index *x, struct merge_plan *p)
   return r;
 }
 
+/* Frees what the segment does not need of its area, and makes the segment
+ * durable (law 8).  -EAGAIN: its file has failed. */
 static int
 finish_area (struct dedup_index *x, struct merge_plan *p)
 {
@@ -202,12 +208,13 @@ finish_area (struct dedup_index *x, struct merge_plan *p)
   r = cut_area (x, p);
   if (r == 0)
     r = x->storage.sync (x->storage.opaque, p->out.host_off);   /* law 8 */
-  if (r < 0 && x->storage.moved (x->storage.opaque, p->out.host_off))
+  if (r < 0 && x->storage.file_failed (x->storage.opaque, p->out.host_off))
     r = -EAGAIN;
   return r;
 }
 
-/* Lists what the step wrote.  *LISTED: its area is the list's, or retired. */
+/* Lists the segment that the step wrote.  *LISTED: the segment's area is the
+ * list's, or retired. */
 static int
 list_step (struct dedup_index *x, struct merge_plan *p, bool *listed)
 {
@@ -225,7 +232,7 @@ list_step (struct dedup_index *x, struct merge_plan *p, bool *listed)
     p->out.merge = p->merge;
     p->out.output = true;
     r = dedup_manifest_add_segment (e.m, &p->out);
-    assert (r == 0);                     /* merge-plan.c saw to it */
+    assert (r == 0);                     /* choose_range: there is a place */
     news.meta = p->meta;
     news.new_off = p->out.host_off;
     news.new_size = p->out.size_bytes;
@@ -241,7 +248,8 @@ list_step (struct dedup_index *x, struct merge_plan *p, bool *listed)
   return index_edit_commit (&e, &news);
 }
 
-/* Damaged pages were passed over: tombstones may be lost with them. */
+/* Ends exactness if an input has damaged pages: they were skipped, and
+ * tombstones may be lost with them. */
 static void
 doubt_if_damaged (struct dedup_index *x, const struct merge_plan *p)
 {
@@ -249,10 +257,8 @@ doubt_if_damaged (struct dedup_index *x, const struct merge_plan *p)
 
   for (i = 0; i < p->nr_sources; i++)
     for (k = 0; k < p->sources[i].nr; k++)
-      if (dedup_segment_damaged (p->sources[i].v[k])) {
-        LOCK_FOR_SCOPE (x->lock);
-        x->exact = false;
-      }
+      if (dedup_segment_damaged (p->sources[i].v[k]))
+        index_doubt (x);
 }
 
 static int
@@ -271,7 +277,7 @@ finish_plan (struct dedup_index *x, struct merge_plan *p)
   return r == -EAGAIN ? 0 : r;
 }
 
-/* R: what run_plan returned. */
+/* Finishes a step; R is what run_plan returned. */
 static int
 finish_merge (struct dedup_index *x, struct merge_plan *p, int r)
 {
@@ -279,12 +285,12 @@ finish_merge (struct dedup_index *x, struct merge_plan *p, int r)
     return finish_plan (x, p);
   index_give_up_area (x, p->out.host_off, p->out.size_bytes);
   if (r != -EINTR &&
-      x->storage.moved (x->storage.opaque, p->out.host_off))
-    return 0;                            /* the next step goes elsewhere */
+      x->storage.file_failed (x->storage.opaque, p->out.host_off))
+    return 0;                            /* the next is written elsewhere */
   return r;
 }
 
-/* --- Steps ------------------------------------------------------------------ */
+/* --- Steps --------------------------------------------------------------- */
 
 struct dedup_index_step {
   struct dedup_index *x;
@@ -292,8 +298,9 @@ struct dedup_index_step {
   struct conversion *conversion;
 };
 
-/* 1: S is to be worked on; 0: there is nothing to do.  Where a conversion can't
- * begin, a merge may make the space that it lacks. */
+/* Chooses what S does.  Returns 1, or 0 if there is nothing to do.  If a
+ * conversion can't begin, a merge is started, which may free the space that it
+ * lacks. */
 static int
 choose (struct dedup_index *x, unsigned flags, struct dedup_index_step *s)
 {
@@ -351,14 +358,15 @@ dedup_index_step_finish (struct dedup_index_step *s, int r)
     r = conversion_finish (x, s->conversion, r);
   else
     r = finish_merge (x, s->merge, r);
-  /* The step read its inputs: only without it can they be freed. */
+  /* The step has references to its inputs, so it is freed before they can
+   * be. */
   conversion_free (s->conversion);
   merge_plan_free (s->merge);
   free (s);
   return r == 0 ? dedup_index_reap (x) : r;
 }
 
-/* No conversion: the caller wants fewer segments, not more. */
+/* Conversions are left out: they make no list shorter. */
 int
 index_merge_now (struct dedup_index *x)
 {

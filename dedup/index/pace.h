@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* Slows down a long job of the index that is not urgent. */
 #ifndef DEDUP_INDEX_PACE_H
 #define DEDUP_INDEX_PACE_H
 
@@ -6,15 +7,15 @@
 #include <stddef.h>
 #include <time.h>
 
-/* Starts as zeroes but for RESTING. */
+/* One job's pace; the job sets RESTING, and all else to zeroes. */
 struct index_pace {
-  bool resting;
-  size_t nr;
-  struct timespec last;
+  bool resting;                    /* false: the job is urgent, never sleep */
+  size_t nr;                       /* entries since the last sleep */
+  struct timespec last;            /* when the first of them came */
 };
 
-/* Called for each entry; if P is RESTING, sleeps now and then for as long as the
- * entries since the last time took. */
+/* Counts one entry.  If P is RESTING, sleeps after every 25,000 of them for as
+ * long as they took, or not at all if that was a second or more. */
 void index_pace (struct index_pace *p);
 
 #endif

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Edits the list of tables: a copy is changed, made durable by the owner, and
- * only then asked by lookups.
+/* Edits the list of tables: a copy is changed and made durable by the owner,
+ * and only then lookups ask its tables.
  *
  * A table is written and synced before the list that has it is committed (law
  * 8); one that the new list lacks keeps its space until the commit succeeded
  * (law 9, reap.c).
  *
  * A commit for which the host has no space is owed: the next open may find
- * either list, so the new one stays, lookups go on with the old view, and no area
- * is freed until a later commit succeeds.
+ * either list, so the new one stays, lookups go on with the old view, and no
+ * area is freed until a later commit succeeds.  Lookups must find what the old
+ * list has: the owner of an exact index deletes only entries that it finds, and
+ * an entry that was left out would be back after a crash.
  *
  * Editing functions only.
  */
@@ -51,8 +53,8 @@ index_edit_unlist_segment (struct index_edit *e, size_t i)
   dedup_manifest_remove_segment (e->m, i);
 }
 
-/* The area is for the next incarnation.  Where limbo is full, or new areas lie
- * in another file, it is left to the owner's sweep. */
+/* Keeps the area for the next incarnation.  Where limbo is full, or new areas
+ * lie in another file, the area is left to the owner's sweep for garbage. */
 static void
 put_in_limbo (struct index_edit *e, const struct dedup_incarnation_desc *desc)
 {
@@ -60,7 +62,7 @@ put_in_limbo (struct index_edit *e, const struct dedup_incarnation_desc *desc)
   struct dedup_index_manifest *m = e->m;
 
   if (m->nr_limbo < DEDUP_MAX_LIMBO &&
-      s->goes_there (s->opaque, desc->host_off))
+      s->same_file_as_new (s->opaque, desc->host_off))
     m->limbo[m->nr_limbo++] = (struct dedup_limbo_area) {
       desc->host_off, desc->size_bytes };
 }
@@ -80,7 +82,8 @@ index_edit_unlist_incarnation (struct index_edit *e, size_t i)
   dedup_manifest_remove_incarnation (e->m, i);
 }
 
-/* Without a limit on incarnations nothing will be written to areas in limbo. */
+/* Retires the areas in limbo.  Called where incarnations are not limited, as
+ * nothing will be written to these areas then. */
 static void
 empty_limbo (struct index_edit *e)
 {
@@ -98,8 +101,8 @@ empty_limbo (struct index_edit *e)
 
 /* --- Commit -------------------------------------------------------------- */
 
-/* Replaces the list in memory, from which later edits start; what it lists no
- * more is retired. */
+/* Replaces the list in memory, from which later edits start, and retires the
+ * tables that it no longer lists. */
 static void
 adopt_list (struct dedup_index *x, struct index_edit *e)
 {
@@ -112,7 +115,8 @@ adopt_list (struct dedup_index *x, struct index_edit *e)
     index_retire (&x->retired, &x->nr_retired, &e->retired[i]);
 }
 
-/* The list is to be committed, and VIEW is asked when it is durable. */
+/* Makes the edited list the one that is owed; lookups ask VIEW when it is
+ * durable. */
 static void
 owe (struct dedup_index *x, struct index_edit *e,
      struct dedup_index_view *view, bool frozen_done)
@@ -143,13 +147,14 @@ dedup_index_committed (struct dedup_index *x)
   x->frozen_done = false;
   lock_release (x->lock);
   x->owed = NULL;
-  if (x->late)                   /* filters of what was made meanwhile */
+  if (x->late)                   /* load the filters of tables made meanwhile */
     __atomic_store_n (&x->filters_loaded, false, __ATOMIC_RELAXED);
   x->late = false;
   index_view_unref (old);
   index_keep_spare (x, done);
 }
 
+/* Commits the list that is owed. */
 static int
 commit (struct dedup_index *x)
 {
@@ -173,7 +178,8 @@ index_settle (struct dedup_index *x)
   return x->owed ? commit (x) : 0;
 }
 
-/* The writer's fences and filter, so that they need not be read. */
+/* Gives the writer's fences and filter to the new segment, so that they need
+ * not be read. */
 static void
 adopt_meta (struct dedup_index_view *view, const struct index_news *news)
 {

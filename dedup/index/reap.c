@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Frees the areas of tables that are no longer listed, when the manifest without
- * them is durable (law 9) and nobody reads them any more, so that no lookup
- * misses what is there.
+/* Frees the areas of tables that are no longer listed, once the manifest
+ * without them is durable (law 9) and nobody reads them any more, so that no
+ * lookup misses an entry that the index has.
  *
  * Editing functions only.
  */
 #include "publish.h"
 
-/* The list of retired tables holds one reference itself. */
+/* Returns true if somebody reads the table.  The list of retired tables holds
+ * one reference itself. */
 static bool
 is_read (const struct index_retired *p)
 {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Remembers tables that are no longer listed, and the areas of theirs that wait
- * to be freed (reap.c).
+/* Remembers tables that are no longer listed, and whose areas wait to be freed
+ * (reap.c).
  *
- * What is forgotten here, by a crash or for want of memory, is an area that no
- * manifest lists: garbage, which the owner's sweep frees in the next session.
+ * If an area is forgotten here, by a crash or because memory is short, it is
+ * one that no manifest lists: garbage, which the owner's sweep frees in the
+ * next session.
  *
  * Editing functions only.
  */

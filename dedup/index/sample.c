@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Shows a sample of the entries to the owner, who can tell which are live.
+/* Passes a sample of the entries to the owner, which can tell how many are
+ * live.
  *
- * Of log stores every so many-th entry is taken, of tables every so many-th page:
- * hashes are uniform, so a page is as good a sample as any, whatever kind of
- * table it is in.
+ * One entry in EVERY is taken of log stores, one page in EVERY of tables:
+ * hashes are uniform, so a page is as good a sample as any, in whatever kind
+ * of table.
  *
  * One thread, and nobody changes the index meanwhile.
  */
@@ -19,6 +20,7 @@ struct sample {
   void *opaque;
 };
 
+/* Counts an entry or page; returns true for one in s->every. */
 static bool
 is_chosen (struct sample *s)
 {
@@ -27,7 +29,8 @@ is_chosen (struct sample *s)
 
 /* --- Log stores ---------------------------------------------------------- */
 
-/* YOUNGER (may be NULL) hides what it has itself. */
+/* Passes on entries of LS; those that YOUNGER has as well are hidden.  LS and
+ * YOUNGER may be NULL. */
 static void
 show_log_store (struct sample *s, const struct dedup_log_store *ls,
                 const struct dedup_log_store *younger)
@@ -69,7 +72,8 @@ in_log_store (struct sample *s, const struct dedup_hash *h)
   return dedup_index_lookup_locked (s->x, h, &value) != DEDUP_PROBE;
 }
 
-/* Entries of table number TABLE that it answers for within RANGE. */
+/* Passes on the entries V of a page of table number TABLE; those outside RANGE,
+ * for which it does not answer, are hidden. */
 static void
 show_page (struct sample *s, size_t table, const struct index_range *range,
            const struct dedup_entry *v, size_t nr)

@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A view: the open incarnations and runs that lookups ask, youngest first.
+/* Makes views.  A view has the open incarnations and runs that lookups ask,
+ * youngest first.
  *
  * A view is immutable and counted: it is made from a manifest, published under
- * the lock, and given back by its last reader, so that lookups need no lock.
- * Tables that an older view has open already are shared with it.
+ * the lock, and freed by its last reader, so that lookups need no lock.  Tables
+ * that an older view has open already are shared with it.
  *
- * A run is cut into segments by range of hashes, so one segment of it is asked.
- * While runs are merged, their segments answer for what the merge has not
- * reached yet, and its output for the rest.  The ranges say so; they belong to
- * the view, since segments are shared by views.
+ * A run is cut into segments by ranges of hashes, so a lookup asks one segment
+ * of it.  While runs are merged, their segments answer for the hashes that the
+ * merge has not reached yet, and its output for all lower ones.  The ranges
+ * say so; they belong to the view, because views share segments.
+ *
+ * Threads: a view is made by an editing function; any thread may take and put
+ * one.
  */
 #include "index-private.h"
 
@@ -88,13 +92,12 @@ is_damaged (const struct dedup_index_view *v)
   return false;
 }
 
-/* What is damaged is dropped by dedup_index_load_next. */
+/* A table that is damaged is dropped by dedup_index_load_next. */
 void
 dedup_index_view_put (struct dedup_index *x, struct dedup_index_view *v)
 {
   if (v != NULL && is_damaged (v)) {
-    LOCK_FOR_SCOPE (x->lock);
-    x->exact = false;
+    index_doubt (x);
     __atomic_store_n (&x->filters_loaded, false, __ATOMIC_RELAXED);
   }
   index_view_unref (v);
@@ -183,7 +186,10 @@ open_incarnations (struct dedup_index *x, const struct dedup_index_manifest *m,
   return 0;
 }
 
-/* Listed by age, level, range: a run's segments stand together. */
+/* Opens the segments of M, and notes which of them make a run: they are listed
+ * by age, level and range, so a run's segments stand together.  What M says of a
+ * segment counts: a segment that is open already was opened before the merge that it
+ * takes part in began. */
 static int
 open_segments (struct dedup_index *x, const struct dedup_index_manifest *m,
                struct dedup_index_view *v)
@@ -199,14 +205,14 @@ open_segments (struct dedup_index *x, const struct dedup_index_manifest *m,
     v->ranges[i] = (struct index_range) { desc->lo, desc->hi };
     if (i == 0 || !dedup_same_run (&desc[-1], desc))
       v->tables[v->nr_tables++] = (struct index_table) {
-        .age = desc->age, .first = i };
+        .age = desc->age, .first = i, .merge = desc->merge };
     v->tables[v->nr_tables - 1].nr++;
   }
   return 0;
 }
 
-/* Youngest first.  Of the same age are only a merge's output and its youngest
- * input, whose ranges are apart. */
+/* Orders tables, the youngest first.  Only a merge's output and its youngest
+ * input have the same age, and their ranges are apart. */
 static int
 compare_ages (const void *a, const void *b)
 {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The young entries: the current log store, the frozen one while it is being
- * written, and what found no place in the current one.
+/* Keeps the young entries: the current log store, the frozen one while it is
+ * being written, and the entries that found no place in the current one.
  *
- * A log store that fills up is set aside by the owner, at a place in its log
- * that says so, so that a replay of the log builds the same two log stores.
+ * When the current log store is full, the owner sets it aside and logs that, so
+ * that a replay of the log builds the same two log stores.
  *
- * All under the lock.  Whoever writes the frozen log store reads it without the
- * lock, as it does not change any more.
+ * All is under the lock.  The freeze reads the frozen log store without the
+ * lock, because it does not change any more.
  */
 #include "index-private.h"
 
@@ -87,6 +87,25 @@ dedup_index_set_aside_locked (struct dedup_index *x, uint64_t mark,
   return 0;
 }
 
+bool
+dedup_index_frozen_names_locked (const struct dedup_index *x,
+                                 const struct dedup_entry *e)
+{
+  struct dedup_hash h;
+  uint64_t value;
+  size_t i, slots;
+
+  assert (lock_held (x->lock));
+  if (x->frozen == NULL)
+    return false;
+  slots = (size_t) DEDUP_BUCKET_SLOTS << dedup_log_store_order (x->frozen);
+  for (i = 0; i < slots; i++)
+    if (dedup_log_store_slot (x->frozen, i, &h, &value) &&
+        value == e->value && !dedup_hash_equal (&h, &e->hash))
+      return true;
+  return false;
+}
+
 void
 dedup_index_insert_locked (struct dedup_index *x, const struct dedup_hash *h,
                            uint64_t value)
@@ -101,16 +120,31 @@ dedup_index_insert_locked (struct dedup_index *x, const struct dedup_hash *h,
   else if (x->nr_spilled < DEDUP_MAX_SPILLED)
     x->spilled[x->nr_spilled++] = (struct dedup_entry) { *h, value };
   else
-    x->exact = false;            /* lost; it may be a tombstone */
+    x->exact = x->complete = false;      /* lost; it may be a tombstone */
 }
 
-/* Kept, as the memory of a new one would have to be fetched page by page,
- * under the lock. */
+/* Waits until nobody copies LS, which is in the index no longer.  It helps, as whoever
+ * copies it may be slow. */
+static void
+index_let_copy (struct dedup_index *x, struct dedup_log_store *ls)
+{
+  bool more;
+
+  do {
+    lock_acquire (x->lock);
+    more = dedup_log_store_let_copy (ls, INDEX_COPY_PARTS);
+    lock_release (x->lock);
+  } while (more);
+}
+
+/* Reusing a log store avoids that the memory of a new one is touched for the
+ * first time, page by page, under the lock. */
 void
 index_keep_spare (struct dedup_index *x, struct dedup_log_store *ls)
 {
   if (ls == NULL)
     return;
+  index_let_copy (x, ls);
   dedup_log_store_clear (ls);
   lock_acquire (x->lock);
   if (x->spare == NULL) {
@@ -144,10 +178,10 @@ dedup_index_frozen_locked (const struct dedup_index *x)
   return x->frozen != NULL;
 }
 
-/* --- Logging the current log store again ------------------------------------- */
+/* --- Logging the current log store again --------------------------------- */
 
-/* All hashes at once: entries move between slots when others come in, so a walk
- * in slices could pass one over. */
+/* Copies all hashes at once: entries move between slots when others are
+ * inserted, so a walk in slices could miss one. */
 int
 dedup_index_list_locked (struct dedup_index *x, struct dedup_hash **hashes,
                          size_t *nr, const void **which)
@@ -212,6 +246,8 @@ dedup_index_reset_locked (struct dedup_index *x, uint64_t mark)
   r = dedup_log_store_new (dedup_log_store_order (x->current), &ls);
   if (r < 0)
     return r;
+  while (dedup_log_store_let_copy (x->current, SIZE_MAX))
+    ;
   dedup_log_store_free (x->current);
   x->current = ls;
   x->current_mark = mark;

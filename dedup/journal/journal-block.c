@@ -1,6 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Encodes and decodes single blocks of the journal (docs/on-disk.md 3.2), and
- * composes the first blocks of a new store in memory. */
+ * composes the first blocks of a new store in memory.
+ *
+ * Owns the byte layout of a block's header.  A block that decodes has the
+ * right magic and checksum, names a known durable number below its own (a
+ * block can only tell of earlier ones), and holds nothing but whole records of
+ * known types.  The checksum covers the used bytes only, with its own field
+ * taken as 0.
+ *
+ * Functions of their arguments: any thread may call them, each with a block of
+ * its own.
+ *
+ * Left out: whether a block belongs to this journal.  Store id, number and
+ * epoch mean something only to the reader (journal-read.c), which knows the
+ * place that the block was read from.
+ */
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -65,6 +79,7 @@ checksum_is_right (uint8_t *block, size_t len)
   return sum == be64_load (saved);
 }
 
+/* Returns true if LEN bytes at P are whole records of known types. */
 static bool
 records_parse (const uint8_t *p, size_t len)
 {
@@ -128,7 +143,7 @@ compose_record (struct composer *cm, const struct dedup_record *r)
   cm->head.len += (uint32_t) size;
 }
 
-/* A block takes at least so many records, whatever they are. */
+/* The number of records of any type that fit into a block for certain. */
 #define RECORDS_PER_BLOCK \
   ((DEDUP_BLOCK_SIZE - DEDUP_BLOCK_HEADER) / DEDUP_REC_MAX)
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The coding of one journal block (docs/on-disk.md 3.2): shared by the
- * writing and the reading half of the journal, and by nobody else. */
+/* Encodes and decodes one journal block (docs/on-disk.md 3.2), for the writing
+ * and the reading half of the journal only. */
 #ifndef DEDUP_JOURNAL_BLOCK_H
 #define DEDUP_JOURNAL_BLOCK_H
 
@@ -17,12 +17,13 @@ struct dedup_block_head {
   uint32_t len;         /* bytes used, header included */
 };
 
-/* Complete BLOCK, DEDUP_BLOCK_SIZE bytes whose records are in place: header,
- * zeroes behind the records, checksum. */
+/* Completes BLOCK, DEDUP_BLOCK_SIZE bytes whose records are in place, by its
+ * header, zeroes behind the records, and the checksum. */
 void dedup_block_encode (const struct dedup_block_head *h, uint8_t *block);
 
-/* Is BLOCK (DEDUP_BLOCK_SIZE bytes, scribbled on meanwhile) valid in itself?
- * Store id, sequence number and epoch are left to the caller. */
+/* Decodes the header of BLOCK (DEDUP_BLOCK_SIZE bytes).  Returns true if the
+ * block is valid in itself; store id, sequence number and epoch are left to the
+ * caller.  BLOCK is changed and restored meanwhile. */
 bool dedup_block_decode (uint8_t *block, struct dedup_block_head *h)
   MUST_CHECK;
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Every maximum of the journal, with its reason. */
+/* Defines the sizes and limits of the journal, with their reasons. */
 #ifndef DEDUP_JOURNAL_LIMITS_H
 #define DEDUP_JOURNAL_LIMITS_H
 

@@ -2,12 +2,13 @@
 /* Reads the blocks of a journal back.
  *
  * Nothing is trusted: a block counts only if it is valid exactly as
- * docs/on-disk.md 3.2 says, and the first one that is not ends the journal.  That
- * end is the normal case (a torn block, one of an earlier lap of the area,
- * zeroes), so it is no error; only failing I/O and a start outside the areas are.
+ * docs/on-disk.md 3.2 says, and the first invalid block ends the journal.
+ * Such an end is normal (a torn block, a block of an earlier lap of the area,
+ * zeroes) and no error; only failed I/O and a start outside the areas are
+ * errors.
  *
- * One thread at a time, before or without a struct dedup_journal.  What groups
- * mean, and which blocks to trust, is left to recovery.
+ * One thread at a time calls this, before or without a struct dedup_journal.
+ * What groups mean, and which records to apply, is left to recovery.
  */
 #include <errno.h>
 #include <string.h>
@@ -17,7 +18,12 @@
 #include "journal-block.h"
 #include "journal.h"
 
-#define READ_BATCH (256u << 10)   /* bytes; bounds the memory of a read */
+/* Bytes that are read at once, which bounds the memory, and those of each of the
+ * parts that are read side by side: a store that is far away answers all of them
+ * within one round trip. */
+#define READ_BATCH (4u << 20)
+#define READ_PART (256u << 10)
+#define MAX_PARTS (READ_BATCH / READ_PART)
 
 /* --- Reading ------------------------------------------------------------- */
 
@@ -31,9 +37,10 @@ struct reader {
   uint64_t to;          /* not to be read */
 };
 
-/* Returns 0 to go on, 1 at the end of the journal or if CB stops, -errno. */
+/* Passes BLOCK on to the callback if it is the journal's next one.  Returns 0
+ * to continue, 1 at the end of the journal or if the callback stops, -errno. */
 static int
-hand_over (struct reader *rd, uint8_t *block)
+pass_on (struct reader *rd, uint8_t *block)
 {
   const struct dedup_journal_place *c = rd->c;
   struct dedup_block_head h;
@@ -55,44 +62,80 @@ hand_over (struct reader *rd, uint8_t *block)
   return rd->cb (rd->opaque, &b);
 }
 
-/* Read up to COUNT blocks at HOST_OFF. */
-static int
-read_batch (struct reader *rd, uint64_t host_off, uint64_t count)
+/* Cuts LEN bytes at HOST_OFF, up to a batch, to parts, for BUF; returns how many. */
+static size_t
+cut (uint64_t host_off, uint64_t len, uint8_t *buf, struct io_part v[MAX_PARTS])
 {
-  int r;
+  size_t nr = 0;
 
-  if (io_pread (rd->io, rd->buf, count * DEDUP_BLOCK_SIZE, host_off) < 0)
-    return -EIO;
-  for (uint64_t i = 0; i < count; i++) {
-    r = hand_over (rd, rd->buf + i * DEDUP_BLOCK_SIZE);
-    if (r != 0)
-      return r;
+  for (uint64_t at = 0; at < len; at += READ_PART)
+    v[nr++] = (struct io_part) { .buf = buf + at, .host_off = host_off + at,
+                                 .len = MIN_OF (len - at, READ_PART) };
+  return nr;
+}
+
+/* Blocks that follow each other in an area, and are read at once. */
+struct batch {
+  uint64_t host_off, count;
+};
+
+/* Finds the batch that begins with block SEQ.  Returns 1, 0 if SEQ is behind all that is
+ * to be read, or -errno. */
+static int
+find_batch (const struct reader *rd, uint64_t seq, struct batch *b)
+{
+  const struct dedup_journal_area *a;
+  uint64_t end;
+
+  *b = (struct batch) { 0 };
+  for (uint32_t i = 0; i < rd->c->nr_areas; i++) {
+    a = &rd->c->areas[i];
+    end = MIN_OF (a->first_seq + a->nr_blocks, rd->to);
+    if (seq < a->first_seq || seq >= end)
+      continue;
+    b->count = MIN_OF (end - seq, READ_BATCH / DEDUP_BLOCK_SIZE);
+    return add_u64 (a->host_off, (seq - a->first_seq) * DEDUP_BLOCK_SIZE,
+                    &b->host_off) ? 1 : -EINVAL;
   }
   return 0;
 }
 
-/* Read what AREA holds from rd->next on, which lies in it or behind it. */
+/* Reads a batch, and passes it on, while NEXT is read ahead.  Returns as pass_on. */
 static int
-read_area (struct reader *rd, const struct dedup_journal_area *area)
+read_batch (struct reader *rd, const struct batch *b, const struct batch *next)
 {
-  uint64_t end = MIN_OF (area->first_seq + area->nr_blocks, rd->to);
+  struct io_part v[MAX_PARTS];
+  size_t nr = cut (next->host_off, next->count * DEDUP_BLOCK_SIZE, rd->buf, v);
   int r = 0;
 
-  while (r == 0 && rd->next < end) {
-    uint64_t skip = (rd->next - area->first_seq) * DEDUP_BLOCK_SIZE;
-    uint64_t count = MIN_OF (end - rd->next, READ_BATCH / DEDUP_BLOCK_SIZE);
-    uint64_t host_off;
+  (void) io_will_need (rd->io, v, nr, false);
+  nr = cut (b->host_off, b->count * DEDUP_BLOCK_SIZE, rd->buf, v);
+  if (io_read_many (rd->io, v, nr) < 0)
+    return -EIO;
+  for (uint64_t i = 0; i < b->count && r == 0; i++)
+    r = pass_on (rd, rd->buf + i * DEDUP_BLOCK_SIZE);
+  return r;
+}
 
-    if (!add_u64 (area->host_off, skip, &host_off))
-      return -EINVAL;
-    r = read_batch (rd, host_off, count);
+/* Reads from rd->next on.  Returns as pass_on. */
+static int
+read_all (struct reader *rd)
+{
+  struct batch b, next;
+  int r = 0;
+
+  while (r == 0 && (r = find_batch (rd, rd->next, &b)) == 1) {
+    r = find_batch (rd, rd->next + b.count, &next);
+    if (r >= 0)
+      r = read_batch (rd, &b, &next);
   }
   return r;
 }
 
-/* Do the areas follow each other, and is FROM in them or at their end? */
+/* Returns true if the areas follow each other, and FROM lies in them or at
+ * their end. */
 static bool
-areas_hold (const struct dedup_journal_place *c, uint64_t from)
+is_in_areas (const struct dedup_journal_place *c, uint64_t from)
 {
   uint64_t end;
 
@@ -116,27 +159,26 @@ dedup_journal_read (struct io_store *io, const struct dedup_journal_place *c,
   CLEANUP_FREE uint8_t *buf = NULL;
   struct reader rd = { .io = io, .c = c, .cb = cb, .opaque = opaque,
                        .next = from, .to = to };
-  int r = 0;
+  int r;
 
   *next = from;
-  if (!areas_hold (c, from))
+  if (!is_in_areas (c, from))
     return -EINVAL;
   buf = aligned_new (READ_BATCH);
   if (buf == NULL)
     return -ENOMEM;
   rd.buf = buf;
 
-  for (uint32_t i = 0; r == 0 && i < c->nr_areas; i++)
-    r = read_area (&rd, &c->areas[i]);
+  r = read_all (&rd);
   *next = rd.next;
   return r < 0 ? r : 0;
 }
 
-/* --- What is there besides ----------------------------------------------- */
+/* --- Blocks behind the end ----------------------------------------------- */
 
-/* The configuration says that number SEQ is at the place of block H.  It was
- * not the last one if the block has a higher number, or belongs to a later
- * epoch: numbers and epochs only grow, and none is written before the
+/* Returns true if H, found where C says that block SEQ lies, proves that a
+ * later configuration than C was durable.  A higher number or a later epoch
+ * proves it: numbers and epochs only grow, and no block is written before the
  * configuration that gives it its place is durable (law 7). */
 static bool
 is_newer (const struct dedup_journal_place *c, const struct dedup_block_head *h,
@@ -146,9 +188,10 @@ is_newer (const struct dedup_journal_place *c, const struct dedup_block_head *h,
     : h->epoch == c->epoch && h->seq > seq;
 }
 
+/* Takes note in REST of BLOCK, which was read from the place of number SEQ. */
 static void
-see_rest (const struct dedup_journal_place *c, uint8_t *block, uint64_t seq,
-          struct dedup_journal_rest *rest)
+note_block (const struct dedup_journal_place *c, uint8_t *block, uint64_t seq,
+            struct dedup_journal_rest *rest)
 {
   struct dedup_block_head h;
 
@@ -161,10 +204,11 @@ see_rest (const struct dedup_journal_place *c, uint8_t *block, uint64_t seq,
     rest->durable = MAX_OF (rest->durable, h.known_durable);
 }
 
+/* Takes note in REST of all blocks of AREA from number SEQ on.  -EIO. */
 static int
-see_area (struct io_store *io, const struct dedup_journal_place *c,
-          const struct dedup_journal_area *area, uint64_t seq, uint8_t *buf,
-          struct dedup_journal_rest *rest)
+scan_area (struct io_store *io, const struct dedup_journal_place *c,
+           const struct dedup_journal_area *area, uint64_t seq, uint8_t *buf,
+           struct dedup_journal_rest *rest)
 {
   uint64_t end = area->first_seq + area->nr_blocks, count, i;
 
@@ -174,7 +218,7 @@ see_area (struct io_store *io, const struct dedup_journal_place *c,
                   (seq - area->first_seq) * DEDUP_BLOCK_SIZE) < 0)
       return -EIO;
     for (i = 0; i < count; i++)
-      see_rest (c, buf + i * DEDUP_BLOCK_SIZE, seq + i, rest);
+      note_block (c, buf + i * DEDUP_BLOCK_SIZE, seq + i, rest);
   }
   return 0;
 }
@@ -188,13 +232,14 @@ dedup_journal_rest (struct io_store *io, const struct dedup_journal_place *c,
 
   *rest = (struct dedup_journal_rest) { .epoch = c->epoch };
   for (uint32_t i = 0; r == 0 && i < c->nr_areas; i++)
-    r = see_area (io, c, &c->areas[i], MAX_OF (from, c->areas[i].first_seq),
-                  buf, rest);
+    r = scan_area (io, c, &c->areas[i], MAX_OF (from, c->areas[i].first_seq),
+                   buf, rest);
   return r;
 }
 
-/* Where the areas are full, the next block goes to one that is recycled, or to
- * a new one: then the first block of each would be newer. */
+/* Where the areas are full, the next block is written to the start of an area
+ * that is recycled, or of a new one: then the first block of each is
+ * examined. */
 int
 dedup_journal_newer (struct io_store *io, const struct dedup_journal_place *c,
                      uint64_t next, bool *newer)

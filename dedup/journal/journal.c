@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The journal while it is written: blocks in memory, and group commit.
+/* Writes the journal: keeps blocks in memory, and makes them durable by group
+ * commit.
  *
  * Owns the block being filled, the sealed blocks that wait to be written, the
  * pool of memory for both, and the list of areas.  A block's life:
@@ -7,24 +8,24 @@
  *   free -> fill -> sealed -> in the batch of a commit -> free
  *
  * It gets its number and its place in the file when filling starts, and is
- * written once.  The number after the last block of the areas exists too: as
- * the block being filled, but nothing may be put into it.
+ * written once.  Where the areas are full, the block being filled has the
+ * number after their last block, and nothing may be put into it.
  *
  * Appending can't fail: all memory is there from the start, and
  * dedup_journal_room_locked promises records only against free blocks and
  * places in the areas.  The promise holds while the caller keeps the lock and
  * doesn't seal.
  *
- * Commit: whoever needs a block durable and finds no commit under way becomes
- * the leader.  It seals, takes all sealed blocks and gives up the lock;
- * writes; syncs once; and publishes the result with the lock held again.
- * Everybody else waits, and looks again: those whose records came after the
- * leader's seal elect another leader.  So there is at most one batch in
- * flight, blocks reach the file in order, and `durable` only grows.
+ * Commit: a thread that needs a block durable and finds no commit under way
+ * becomes the leader.  It seals the block being filled, takes all sealed blocks
+ * and releases the lock; writes them; syncs once; and publishes the result with
+ * the lock held again.  All other threads wait, and check again: those whose
+ * records came after the leader's seal elect another leader.  So at most one
+ * batch is in flight, blocks reach the file in order, and `durable` only grows.
  *
- * A block's "known durable" number is put in when the leader takes it, not
- * when it was sealed: it can only be higher then, and what waits for law 6
- * waits less.
+ * A block gets its "known durable" number when the leader takes it, not when
+ * it is sealed: the number can only be higher then, so that whatever waits for
+ * law 6 waits less.
  *
  * A write that finds no space on the host leaves everything as it was: the
  * batch goes back to the front of the sealed blocks, all who wait for it get
@@ -33,12 +34,12 @@
  * at the same place, and it does not matter which of them were written, or how
  * far.  The blocks stay in memory, so there is room for 8 MiB of them.
  *
- * Any other failure of a write, and each of a sync, stands for good (law 10).
- * Blocks appended after it stay in memory until room runs out.
+ * Any other failure of a write, and every failure of a sync, is sticky (law
+ * 10).  Blocks appended after it stay in memory until room runs out.
  *
- * Threads: everything is under the caller's lock, but writing, checksums and
- * sync, which belong to the one leader.  What is left out: when to commit,
- * when to checkpoint, and where areas come from.
+ * Threads: everything is done under the caller's lock, except writing,
+ * checksums and sync, which only the one leader does, without it.  Left out:
+ * when to commit, when to write a checkpoint, and where areas come from.
  */
 #include <assert.h>
 #include <errno.h>
@@ -54,10 +55,10 @@
 
 #define NR_BLOCKS (MAX_WAITING + DEDUP_JOURNAL_RESERVE)
 
-#define MAX_IOV 1024    /* what the host takes in one call (IOV_MAX) */
+#define MAX_IOV 1024    /* pieces that the host takes in one call (IOV_MAX) */
 
-/* A fresh block takes at least so many records: one that had to be closed
- * earlier would have to hold a record longer than DEDUP_REC_MAX. */
+/* The number of records that an empty block takes at least, since none is
+ * longer than DEDUP_REC_MAX. */
 #define RECORDS_PER_BLOCK \
   ((DEDUP_BLOCK_SIZE - DEDUP_BLOCK_HEADER) / DEDUP_REC_MAX)
 
@@ -90,6 +91,9 @@ struct dedup_journal {
   size_t nr_areas;              /* never 0 */
   uint64_t fill_seq;            /* number of the block being filled */
   struct block *fill;           /* NULL while that is empty */
+  uint32_t list_at;             /* offset in it of the record that was appended
+                                 * last, if that is REFLIST; else 0 */
+  uint64_t list_idx;            /* the last host index of that record */
   struct block *free;           /* last in, first out: few pages touched */
   size_t nr_free;
   struct block_list sealed;     /* in order of seq */
@@ -109,7 +113,7 @@ struct dedup_journal {
 
 /* --- Blocks and areas ---------------------------------------------------- */
 
-/* One past the last block of AREA. */
+/* Returns the number after the last block of AREA. */
 static uint64_t
 area_end (const struct dedup_journal_area *area)
 {
@@ -168,12 +172,14 @@ seal_block (struct dedup_journal *j)
     j->sealed.first = b;
   j->sealed.last = b;
   j->fill = NULL;
+  j->list_at = 0;
   j->fill_seq++;
 }
 
 /* --- New and free -------------------------------------------------------- */
 
-/* Areas must follow each other, and NEXT_SEQ lie in them or at their end. */
+/* Returns true if the areas follow each other, and NEXT_SEQ lies in them or at
+ * their end. */
 static bool
 params_are_sound (const struct dedup_journal_params *p)
 {
@@ -195,7 +201,7 @@ static int
 make_pool (struct dedup_journal *j)
 {
   j->blocks = calloc (NR_BLOCKS, sizeof *j->blocks);
-  /* Pages of it that are never used are never touched. */
+  /* Not cleared: pages that are never used are never touched. */
   j->memory = aligned_alloc (DEDUP_BLOCK_SIZE,
                              (size_t) NR_BLOCKS * DEDUP_BLOCK_SIZE);
   if (j->blocks == NULL || j->memory == NULL)
@@ -265,6 +271,41 @@ dedup_journal_append_locked (struct dedup_journal *j,
   j->fill->len += (uint32_t) size;
   j->pending += size;
   j->group_open = r->type != DEDUP_REC_END;
+  j->list_at = 0;
+}
+
+/* Adds a cluster to the record that was appended last.  Returns false if that is
+ * no REFLIST, or has no room for it. */
+static bool
+extend_list (struct dedup_journal *j, uint64_t host_idx, uint64_t refcount,
+             bool anchored)
+{
+  size_t n;
+
+  if (j->list_at == 0 || host_idx <= j->list_idx)
+    return false;
+  n = dedup_reflist_extend (j->fill->data + j->list_at,
+                            DEDUP_BLOCK_SIZE - j->fill->len,
+                            host_idx - j->list_idx, refcount, anchored);
+  j->fill->len += (uint32_t) n;
+  j->pending += n;
+  return n > 0;
+}
+
+void
+dedup_journal_append_refcount_locked (struct dedup_journal *j,
+                                      uint64_t host_idx, uint64_t refcount,
+                                      bool anchored)
+{
+  struct dedup_record r;
+
+  assert (lock_held (j->lock));
+  if (!extend_list (j, host_idx, refcount, anchored)) {
+    dedup_reflist_begin (&r, host_idx, refcount, anchored);
+    dedup_journal_append_locked (j, &r);
+    j->list_at = j->fill->len - DEDUP_REFLIST_SIZE (&r);
+  }
+  j->list_idx = host_idx;
 }
 
 void
@@ -277,7 +318,8 @@ dedup_journal_end_locked (struct dedup_journal *j)
     dedup_journal_append_locked (j, &end);
 }
 
-/* How many blocks behind the one being filled may NR records need? */
+/* Returns the number of blocks behind the one being filled that NR records may
+ * need. */
 static uint64_t
 blocks_for (const struct dedup_journal *j, uint64_t nr)
 {
@@ -390,9 +432,10 @@ dedup_journal_error_locked (const struct dedup_journal *j)
 
 /* --- Commit -------------------------------------------------------------- */
 
+/* Encodes the headers and checksums of a batch. */
 static void
-complete_batch (struct dedup_journal *j, const struct block_list *batch,
-                uint64_t known_durable)
+encode_batch (struct dedup_journal *j, const struct block_list *batch,
+              uint64_t known_durable)
 {
   for (struct block *b = batch->first; b; b = b->next) {
     struct dedup_block_head h = {
@@ -403,7 +446,7 @@ complete_batch (struct dedup_journal *j, const struct block_list *batch,
   }
 }
 
-/* Write the run of contiguous blocks that *B starts; moves *B behind it. */
+/* Writes the run of contiguous blocks that *B starts; moves *B behind it. */
 static int
 write_run (struct dedup_journal *j, const struct block **b)
 {
@@ -417,29 +460,30 @@ write_run (struct dedup_journal *j, const struct block **b)
     *b = (*b)->next;
   } while (*b && n < MAX_IOV &&
            (*b)->host_off == start + (uint64_t) n * DEDUP_BLOCK_SIZE);
-  return io_pwritev (j->io, j->iov, n, start);
+  return *b ? io_pwritev (j->io, j->iov, n, start)
+    : io_pwritev_sync (j->io, j->iov, n, start);
 }
 
-/* The leader's I/O, without the lock. */
+/* Writes a batch and syncs the file.  The sync may go on beside the write of the last
+ * run: a crash between the two may leave a block whose data is missing, which a
+ * recovery finds out (verify_group), as it does after a crash before the sync.  The leader
+ * calls this without the lock. */
 static int
 write_batch (struct dedup_journal *j, const struct block_list *batch,
              uint64_t known_durable)
 {
   const struct block *b = batch->first;
-  int r;
+  int r = 0;
 
-  complete_batch (j, batch, known_durable);
-  while (b) {
+  encode_batch (j, batch, known_durable);
+  while (b && r == 0)
     r = write_run (j, &b);
-    if (r < 0)
-      return r;
-  }
-  r = io_sync (j->io);
-  if (r < 0 && mutation (MUTATION_LAW_10))
+  if (r < 0 && r != -ENOSPC && mutation (MUTATION_LAW_10))
     r = io_sync (j->io);
   return r;
 }
 
+/* Puts a batch that found no space back to the front of the sealed blocks. */
 static void
 put_back (struct dedup_journal *j, const struct block_list *batch)
 {
@@ -460,10 +504,10 @@ batch_is_durable (struct dedup_journal *j, const struct block_list *batch,
   j->refused = 0;
 }
 
-/* Take note of how the batch fared, and its memory back. */
+/* Publishes the result R of writing a batch, and takes its memory back. */
 static void
-publish (struct dedup_journal *j, const struct block_list *batch,
-         uint64_t known_durable, int r)
+publish_batch (struct dedup_journal *j, const struct block_list *batch,
+               uint64_t known_durable, int r)
 {
   struct block *next;
 
@@ -490,7 +534,8 @@ publish (struct dedup_journal *j, const struct block_list *batch,
   }
 }
 
-/* Called with the lock, gives it up meanwhile. */
+/* Carries out one commit as its leader.  Called with the lock, which is
+ * released meanwhile. */
 static void
 lead_commit (struct dedup_journal *j)
 {
@@ -509,7 +554,7 @@ lead_commit (struct dedup_journal *j)
   lock_release (j->lock);
   r = write_batch (j, &batch, known_durable);
   lock_acquire (j->lock);
-  publish (j, &batch, known_durable, r);
+  publish_batch (j, &batch, known_durable, r);
 }
 
 int
@@ -520,7 +565,7 @@ dedup_journal_commit (struct dedup_journal *j)
   uint64_t before = j->nr_commits;
 
   while (j->err == 0 && j->durable < need) {
-    /* One that began after this call had all of it in its batch. */
+    /* A commit that began after this call had all its records in the batch. */
     if (j->refused > before)
       return -ENOSPC;
     if (j->committing)
@@ -581,8 +626,8 @@ dedup_journal_drop_locked (struct dedup_journal *j, uint64_t seq,
   size_t n = 0;
 
   assert (lock_held (j->lock));
-  /* The last area stays: the numbers go on from it.  What lies at or below
-   * the durable number is neither being filled nor waiting. */
+  /* The last area stays, because numbers continue from its end.  A block at or
+   * below the durable number is neither being filled nor waiting. */
   while (n < max && n + 1 < j->nr_areas &&
          area_end (&j->areas[n]) <= MIN_OF (seq, j->durable + 1)) {
     out[n] = j->areas[n];

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The images that workloads start from, and opening a disk.
+/* Makes the images that workloads start from, and opens a disk.
  *
- * Plain images with data come from qemu-img, so that what is adopted is what
- * users adopt; without it (or for widths that it refuses) an empty plain
+ * Plain images with data come from qemu-img, so that images that users adopt
+ * are adopted here; without it (or for widths that it refuses) an empty plain
  * image is made here.
  */
 #include "crash.h"
@@ -15,7 +15,7 @@
 
 #include "checked.h"
 #include "dedup.h"
-#include "internal.h"
+#include "disk-internal.h"
 #include "wire.h"
 
 static void
@@ -29,7 +29,7 @@ static const struct log_sink sink = { quiet, NULL };
 
 int
 open_disk (const struct world *w, struct io_store *io, bool writable,
-           struct dedup_disk **d, struct fault *f)
+           struct dedup_pool **d, struct fault *f)
 {
   struct dedup_open_params p = {
     .path = "crash", .writable = writable, .dedup = !w->cfg.no_dedup,
@@ -38,6 +38,7 @@ open_disk (const struct world *w, struct io_store *io, bool writable,
       : w->cfg.max_incarnations,
     .index_memory = w->cfg.index_memory, .cache_bytes = 1 << 20, .order = w->cfg.order,
     .journal_areas = w->cfg.journal_areas, .log = &sink,
+    .compress = w->cfg.compress,
   };
 
   if (w->cfg.store_file) {
@@ -50,22 +51,17 @@ open_disk (const struct world *w, struct io_store *io, bool writable,
 }
 
 void
-export_init (struct world *w, struct dedup_disk *d, struct srv_export *e)
+disk_begin (struct dedup_pool *d, struct srv_disk *disk)
 {
-  memset (e, 0, sizeof *e);
-  e->disk = d;
-  e->path = (char *) "crash";
-  e->writable = true;
-  e->cluster_bits = w->cfg.cluster_bits;
-  e->size_bytes = qcow2_geometry (dedup_image (d))->virtual_size;
-  e->nr_clusters = qcow2_geometry (dedup_image (d))->nr_clusters;
-  srv_range_lock_init (&e->ranges);
+  static struct srv_space space;        /* writes no lines */
+
+  srv_disk_init (disk, d, QCOW2_ROOT_ACTIVE, true, &space);
 }
 
 void
-export_end (struct srv_export *e)
+disk_end (struct srv_disk *disk)
 {
-  srv_range_lock_destroy (&e->ranges);
+  srv_disk_destroy (disk);
 }
 
 /* --- made here ---------------------------------------------------------------- */
@@ -74,11 +70,12 @@ static int
 make_created (struct world *w, struct bytes *out)
 {
   struct dedup_create_params p = {
-    .image = { .virtual_size = disk_bytes (w),
+    .image = { .virtual_size = slot_bytes (w),
                .cluster_bits = w->cfg.cluster_bits,
                .refcount_order = w->cfg.refcount_order },
     .order = w->cfg.order, .max_incarnations = w->cfg.max_incarnations,
     .journal_areas = w->cfg.journal_areas, .hash = w->cfg.hash,
+    .compress = w->cfg.compress,
   };
   struct fault f = { 0 };
   struct io_store *io;
@@ -135,7 +132,7 @@ make_grown (struct world *w, struct bytes *out)
 {
   struct bytes plain;
   struct io_store *io;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f;
   int r;
 
@@ -173,20 +170,20 @@ base_id (const struct world *w, struct rng *r)
 static int
 write_raw (struct world *w, const char *path)
 {
-  uint8_t *buf = calloc (1, w->nr_units * w->unit);
+  uint8_t *buf = calloc (1, w->slot_units * w->unit);
   struct rng r = rng_of (w->seed, 5);
   FILE *fp = fopen (path, "w");
   size_t u;
   int ok;
 
-  for (u = 0; u < w->nr_units; u++) {
+  for (u = 0; u < w->data_units; u++) {
     if (u % UNITS_PER_CLUSTER == 0)
       w->base_ids[u] = base_id (w, &r);
     else
       w->base_ids[u] = w->base_ids[u - 1];
     fill_unit (buf + u * w->unit, unit_bytes (w, u), w->base_ids[u]);
   }
-  ok = fp && fwrite (buf, 1, disk_bytes (w), fp) == disk_bytes (w);
+  ok = fp && fwrite (buf, 1, slot_bytes (w), fp) == slot_bytes (w);
   if (fp)
     fclose (fp);
   free (buf);
@@ -256,8 +253,8 @@ make_stock (struct world *w, struct bytes *out)
   unlink (raw);
   unlink (image);
   if (r < 0) {
-    memset (w->base_ids, 0, w->nr_units * sizeof *w->base_ids);
-    return make_empty (w, disk_bytes (w), out);
+    memset (w->base_ids, 0, w->data_units * sizeof *w->base_ids);
+    return make_empty (w, slot_bytes (w), out);
   }
   return 0;
 }
@@ -313,5 +310,9 @@ make_base (struct world *w, struct bytes *out)
   struct rng r = rng_of (w->seed, 77);
   int res = make_image (w, out);
 
+  if (res == 0 && w->cfg.rotten_one_in)
+    res = let_rot (w, out);
+  if (res == 0 && w->cfg.cut_one_in)
+    make_export (out);
   return res == 0 && w->cfg.stale ? add_stale (out, &r) : res;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Crash states, enumerated: the real engine works on a recording byte store;
+/* Enumerates crash states: the real engine works on a recording byte store;
  * from the recording, images are made as a power cut may leave them, and each
  * must recover (judge.c says what that means; docs/testing.md how to use
  * this).
@@ -44,6 +44,8 @@ static const struct {
   M (LAW_1_NO_SYNC, "bit 48 is set without a sync", "torn sessions"),
   M (LAW_2, "data is written after its record", "three clients",
      "four clients", "adopted, clients"),
+  M (DEFRAGMENT_TOO_LATE, "moved data is written after its record",
+     "moved, clients"),
   M (LAW_3, "tables are written before the journal"),
   M (LAW_3_NOT_RECORDED, "tables are written before a block says they may"),
   M (LAW_4, "the checkpoint moves before the tables are safe"),
@@ -90,6 +92,66 @@ static const struct {
   M (OLD_EPOCH, "an older configuration goes on with its epoch"),
   M (STORE_FILE_NO_SYNC, "the store file is not synced before it is listed",
      "store file", "store file, clients"),
+  M (PAID_TWICE, "debts are paid twice", "disks"),
+  M (DEBT_FORGOTTEN, "debts are set to 0 and not paid", "disks"),
+  M (COPY_NOT_COUNTED, "a copy of a lent table does not count its references",
+     "disks"),
+  M (DROP_UNCOUNTED, "a path under debt is dropped as if it were counted",
+     "disks"),
+  M (LAW_12, "recent sources are written in place", "disks"),
+  M (LAW_12_TOO_EARLY, "a checkpoint settles sources from after its begin",
+     "disks, jobs beside", "disks, changes beside"),
+  M (LAW_13, "freed tables are not kept until a checkpoint",
+     "disks, changes beside"),
+  M (LAW_13_FORGOTTEN, "changes in tables are forgotten when they are freed",
+     "disks, jobs beside", "disks, changes beside"),
+  M (LAW_14_NO_CHECKPOINT, "the first disk needs no checkpoint",
+     "disks, closes"),
+  M (LAW_14_TWO_GROUPS, "a path changes in another group than refcounts",
+     "disks"),
+  M (SWITCH_NO_SYNC, "new tables are named before they are durable", "disks"),
+  M (FIRST_TABLE, "a replay takes the first snapshot table", "disks"),
+  M (NO_RELOAD, "a replay keeps the snapshot table that the header names",
+     "disks"),
+  M (WORK_NO_BIT, "bit 48 is cleared while debts or doomed disks are left",
+     "disks, closes"),
+  M (SAMPLES_NO_SYNC, "samples are written, and the other copy is not durable",
+     "sampled"),
+  M (NBD_NO_RESEND, "nothing is written again after a lost connection",
+     "remote", "remote, seldom flushed"),
+  M (NBD_RESEND_ORDER, "older writes are repeated over younger ones",
+     "remote, given back"),
+  M (NBD_RESEND_ONCE, "what was repeated is forgotten before it is flushed",
+     "remote, seldom flushed", "remote, cut often"),
+  M (NBD_RESUME_FLUSHES, "the flush of a renewal counts for lost writes",
+     "remote", "remote, seldom flushed"),
+  M (NBD_NO_TAINT, "places where late writes may land are used",
+     "remote, late writes", "remote, late, given back"),
+  M (NBD_TAINT_UNANSWERED, "... those of writes that were answered",
+     "remote, late writes", "remote, late, no dedup"),
+  M (NBD_TWO_VERSIONS, "what was trimmed is written again before a flush",
+     "remote, late, given back"),
+  M (NBD_AHEAD_KEPT, "what was read ahead is read after it was written over",
+     "remote, read ahead", "remote, read ahead, clients"),
+  M (NBD_ZERO_DELAY, "a store that keeps nothing is connected again",
+     "remote, no delay"),
+  M (NBD_FLUSH_ERROR, "a flush that failed counts as one", "remote, errors",
+     "remote, errors, disks"),
+  M (LEASE_PAST_TERM, "a server writes after its term", "remote, taken over",
+     "remote, taken over, disks"),
+  M (LEASE_NO_RESUME, "... what it had under way", "remote, taken over"),
+  M (CROSSING_COUNTED_ONCE, "a link is counted in one of two clusters",
+     "indexed, compressed, small", "indexed, compressed, tiny"),
+  M (SHARED_FREED, "a cluster is freed with the first compressed data in it",
+     "indexed, compressed, small", "packed", "packed, closes"),
+  M (PACKED_COUNTED_ONCE, "new compressed data is counted in one of two clusters",
+     "packed", "packed, closes"),
+  M (LAW_16, "compressed data is appended within a sector", "packed, torn", "packed"),
+  M (LAW_17, "values are linked that reach bytes which are still to be written",
+     "packed, reused soon", "packed, large, reused"),
+  M (HEAL_NO_SYNC, "healed data is linked before it is durable",
+     "healed, torn"),
+  M (HEAL_USED_AGAIN, "bad clusters with new data are healed", "healed"),
 #undef M
 };
 #define NR_MUTATION_TESTS (sizeof mutations / sizeof mutations[0])
@@ -109,6 +171,9 @@ struct run {
 };
 
 #define STATES_PER_WORKLOAD 150
+/* Of each server whose image lies behind NBD: there a workload can go wrong in more
+ * ways than where it is crashed. */
+#define STATES_PER_SERVER 24
 
 static double
 seconds (void)
@@ -342,12 +407,14 @@ choose_positions (const struct world *w, struct rng *r, size_t *pos, size_t nr)
   qsort (pos, nr, sizeof *pos, by_value);
 }
 
+/* Where a world begins with a recovery, rot in what that reads may also leave a
+ * prefix of what an earlier world did. */
 static unsigned
-choose_flags (const struct cfg *cfg, struct rng *r)
+choose_flags (const struct world *w, struct rng *r)
 {
-  return (chance (r, cfg->deep ? 2 : 8) ? JUDGE_DEEP : 0) |
+  return (chance (r, w->cfg.deep ? 2 : 8) ? JUDGE_DEEP : 0) |
     (chance (r, 400) ? JUDGE_QEMU : 0) |
-    (chance (r, cfg->rot ? 2 : 12) ? JUDGE_ROT : 0);
+    (chance (r, w->cfg.rot ? 2 : 12) && !w->recovered ? JUDGE_ROT : 0);
 }
 
 static bool
@@ -362,6 +429,7 @@ static void
 judge_workload (struct run *run, struct world *w, const struct bytes *base)
 {
   struct rng r = rng_of (w->seed, 2);
+  const size_t nr = w->cfg.cut_one_in ? STATES_PER_SERVER : STATES_PER_WORKLOAD;
   size_t pos[STATES_PER_WORKLOAD], i, played = 0;
   struct bytes flat;
   struct verdict v;
@@ -369,12 +437,12 @@ judge_workload (struct run *run, struct world *w, const struct bytes *base)
   unsigned flags;
 
   bytes_copy (base, &flat);
-  choose_positions (w, &r, pos, STATES_PER_WORKLOAD);
-  for (i = 0; i < STATES_PER_WORKLOAD && !enough (run); i++) {
+  choose_positions (w, &r, pos, nr);
+  for (i = 0; i < nr && !enough (run); i++) {
     state_random (w, pos[i], rnd (&r, UINT32_MAX), &st);
     bytes_play (w, played, st.from, &flat);
     played = MAX_OF (played, st.from);
-    flags = choose_flags (&w->cfg, &r);
+    flags = choose_flags (w, &r);
     now.w = w;
     now.base = base;
     now.st = &st;
@@ -387,13 +455,14 @@ judge_workload (struct run *run, struct world *w, const struct bytes *base)
   bytes_free (&flat);
 }
 
+/* In turn, from one on that the seed says: a short run does not reach all. */
 static const struct cfg *
 choose_config (const struct run *run, uint64_t i)
 {
   size_t k;
 
   if (run->nr_only == 0)
-    return &crash_configs[i % nr_crash_configs];
+    return &crash_configs[(run->seed + i) % nr_crash_configs];
   for (k = 0; k < nr_crash_configs; k++)
     if (strcmp (crash_configs[k].name, run->only[i % run->nr_only]) == 0)
       return &crash_configs[k];
@@ -403,30 +472,64 @@ choose_config (const struct run *run, uint64_t i)
 }
 
 static void
+fail_whole (struct run *run, const struct world *w, const struct bytes *base)
+{
+  struct verdict v = { 0 };
+  struct state st = { 0 };
+
+  snprintf (v.msg, sizeof v.msg, "the workload itself: %s", w->error);
+  st.fate = calloc (1, 1);
+  st.order = calloc (1, sizeof *st.order);
+  fail (run, w, base, &st, 0, &v);
+  state_free (&st);
+}
+
+/* Judges the worlds of all servers. */
+static void
+judge_worlds (struct run *run, struct world *w, const struct bytes *base)
+{
+  for (; w; base = w->next_base, w = w->next) {
+    now.w = w;
+    if (w->error[0])
+      fail_whole (run, w, base);
+    else
+      judge_workload (run, w, base);
+    now.w = NULL;
+  }
+}
+
+static void
+free_next (struct world *w)
+{
+  struct world *next = w->next;
+
+  if (next == NULL)
+    return;
+  free_next (next);
+  world_free (next);
+  free (next);
+  bytes_free (w->next_base);
+  free (w->next_base);
+}
+
+static void
 one_workload (struct run *run, uint64_t i)
 {
   struct rng r = rng_of (run->seed, i + 1);
   struct bytes base = { 0 };
-  struct verdict v = { 0 };
-  struct state st = { 0 };
   struct world w;
 
   world_init (&w, choose_config (run, i), rnd (&r, UINT32_MAX) + 1);
   if (make_base (&w, &base) == 0) {
     now.w = &w;
-    run_workload (&w, w.cfg.store_file ? pair_of (store_of_bytes (&base))
-                  : store_of_bytes (&base));
-    if (!w.error[0])
-      judge_workload (run, &w, &base);
-    now.w = NULL;
+    if (w.cfg.cut_one_in)
+      run_servers (&w, &base);
+    else
+      run_workload (&w, w.cfg.store_file ? pair_of (store_of_bytes (&base))
+                    : store_of_bytes (&base));
   }
-  if (w.error[0]) {
-    snprintf (v.msg, sizeof v.msg, "the workload itself: %s", w.error);
-    st.fate = calloc (1, 1);
-    st.order = calloc (1, sizeof *st.order);
-    fail (run, &w, &base, &st, 0, &v);
-    state_free (&st);
-  }
+  judge_worlds (run, &w, &base);
+  free_next (&w);
   bytes_free (&base);
   world_free (&w);
 }
@@ -439,6 +542,21 @@ worker (void *opaque)
   while (!enough (run))
     one_workload (run, __atomic_fetch_add (&run->next, 1, __ATOMIC_RELAXED));
   return NULL;
+}
+
+/* A run that lost no connection tested nothing of that. */
+static void
+print_remote (const struct remote_counts *n)
+{
+  if (n->requests == 0)
+    return;
+  printf ("behind NBD: %" PRIu64 " requests, %" PRIu64 " lost connections, %"
+          PRIu64 " lost caches, %" PRIu64 " late writes, %" PRIu64
+          " kills, %" PRIu64 " ends as a call failed, %" PRIu64
+          " errors, %" PRIu64 " hangs, %" PRIu64 " servers cut off; %" PRIu64
+          " writes over trims, %" PRIu64 " over other bytes\n", n->requests, n->cuts, n->losses,
+          n->strays, n->kills, n->ends, n->errors, n->hangs, n->cut_off, n->over_trims,
+          n->over_writes);
 }
 
 static bool
@@ -459,6 +577,7 @@ run_states (struct run *run, unsigned threads)
           "s: %s\n", run->counts.states, run->counts.inner, run->next,
           run->counts.qemu, seconds () - start,
           run->failed ? "FAILED" : "all good");
+  print_remote (&remote_counts);
   fflush (stdout);
   return !run->failed;
 }
@@ -552,6 +671,23 @@ list (void)
   return 0;
 }
 
+/* Takes the configurations of this name, or that begin so if it ends with "*". */
+static void
+choose_only (struct run *run, const char *name)
+{
+  static const char *names[200];
+  const size_t len = strlen (name);
+  const bool prefix = len > 0 && name[len - 1] == '*';
+  size_t i;
+
+  run->only = names;
+  for (i = 0; prefix && i < nr_crash_configs && run->nr_only < 200; i++)
+    if (strncmp (crash_configs[i].name, name, len - 1) == 0)
+      names[run->nr_only++] = crash_configs[i].name;
+  if (run->nr_only == 0)
+    names[run->nr_only++] = name;
+}
+
 static uint64_t
 number (const char *name, uint64_t otherwise)
 {
@@ -593,9 +729,7 @@ main (int argc, char *argv[])
   run.states = number ("CRASH_STATES", 20000);
   if (number ("CRASH_SECONDS", 0) > 0)
     run.until = seconds () + (double) number ("CRASH_SECONDS", 0);
-  if (config) {
-    run.only = &config;
-    run.nr_only = 1;
-  }
+  if (config)
+    choose_only (&run, config);
   return !run_states (&run, threads);
 }

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Is a crash state good?
+/* Judges a crash state.
  *
  *  1. opened read-only, it holds what the oracle accepts, and the image is
  *     not changed by that;
  *  2. opened for writing (recovery runs), it holds the same;
  *  3. what it holds is written again elsewhere: it reads back right and, the
- *     index being whole, stores nothing new; more work goes on from there;
+ *     index being whole, stores nothing new; more work follows; a scrub (of one
+ *     in four) finds nothing bad;
  *  4. closed, it checks clean, holds the same opened again, and (on a sample)
  *     qemu-img check says so too;
  *  5. deep: step 2 and 3 were recorded; crash there as well, also in the
@@ -26,12 +27,13 @@
 #include <unistd.h>
 
 #include "checked.h"
-#include "disk.h"
+#include "pool.h"
 #include "index-private.h"
-#include "internal.h"
+#include "disk-internal.h"
 
 #define CONTINUE_OPS 8
 #define INNER_STATES 6
+#define SCRUB_ONE_IN 4
 
 bool
 bad (struct judging *j, const char *fmt, ...)
@@ -61,25 +63,21 @@ verdict_free (struct verdict *v)
 /* --- reading ------------------------------------------------------------------ */
 
 bool
-read_ids (struct judging *j, struct dedup_disk *d, uint64_t *ids,
+read_ids (struct judging *j, struct dedup_pool *d, uint64_t *ids,
           const char *when)
 {
   const struct world *w = j->w;
-  CLEANUP_FREE uint8_t *buf = malloc (w->nr_units * w->unit);
-  size_t u;
-  int r = dedup_read (d, 0, buf, 0, disk_bytes (w));
+  size_t u = 0;
+  int r = read_slots (w, d, ids, &u);
 
-  if (r < 0)
-    return bad (j, "%s: read: %s", when, strerror (-r));
-  for (u = 0; u < w->nr_units; u++)
-    if (!recognize_unit (buf + u * w->unit, unit_bytes (w, u), &ids[u]))
-      return bad (j, "%s: unit %zu holds no content that was ever written",
-                  when, u);
-  return true;
+  if (r == -EILSEQ)
+    return bad (j, "%s: unit %zu holds no content that was ever written", when,
+                u);
+  return r == 0 ? true : bad (j, "%s: read: %s", when, strerror (-r));
 }
 
 bool
-holds (struct judging *j, struct dedup_disk *d, const uint64_t *want,
+holds (struct judging *j, struct dedup_pool *d, const uint64_t *want,
        const char *when)
 {
   CLEANUP_FREE uint64_t *ids = calloc (j->w->nr_units, sizeof *ids);
@@ -88,7 +86,7 @@ holds (struct judging *j, struct dedup_disk *d, const uint64_t *want,
   if (!read_ids (j, d, ids, when))
     return false;
   for (u = 0; u < j->w->nr_units; u++)
-    if (ids[u] != want[u])
+    if (!is_as_modelled (ids[u], want[u]))
       return bad (j, "%s: unit %zu is %llx instead of %llx", when, u,
                   (unsigned long long) ids[u], (unsigned long long) want[u]);
   return true;
@@ -98,7 +96,7 @@ bool
 holds_read_only (struct judging *j, struct io_store *io,
                  const uint64_t *want, const char *when)
 {
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f;
   bool ok;
 
@@ -122,14 +120,14 @@ static bool
 judge_contents (struct judging *j)
 {
   uint64_t changes = cow_changes (j->disk);
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f;
   char why[300];
   bool ok;
 
   if (open_disk (j->w, j->disk, false, &d, &f) < 0)
     return bad (j, "open read-only: %s", f.msg);
-  ok = read_ids (j, d, j->got, "read-only");
+  ok = read_ids (j, d, j->got, "read-only") && samples_are_right (j, d);
   dedup_free (d);
   if (ok && !oracle_accepts (j->w, j->got, j->st->pos, true, why, sizeof why))
     ok = bad (j, "%s", why);
@@ -155,7 +153,7 @@ checks_clean (struct judging *j, struct io_store *io, bool store_too)
   char msg[200] = "";
   struct qcow2_check_params p = { .problem = note_problem, .opaque = msg };
   struct dedup_check_result r;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct dedup_stats s;
   struct fault f;
   bool ok = true;
@@ -199,34 +197,58 @@ qemu_agrees (struct judging *j, struct io_store *io)
 
 /* --- 2. and 3. -------------------------------------------------------------------- */
 
-/* Is what the disk holds bound to be in the index? */
+/* Is what the disk holds bound to be in the index?  A table of it that cannot be read is
+ * dropped. */
 static bool
 index_is_whole (const struct judging *j)
 {
   const struct world *w = j->w;
 
-  return w->created && store_file_is_whole (j) && !w->cfg.no_dedup &&
+  return w->created && !w->twice && store_file_is_whole (j) && !w->cfg.no_dedup &&
     !w->cfg.no_verify && w->cfg.max_incarnations == 0 &&
-    w->cfg.index_memory == 0 && w->cfg.refcount_order >= 4;
+    w->cfg.index_memory == 0 && w->cfg.refcount_order >= 4 &&
+    w->cfg.error_one_in == 0;
+}
+
+/* Returns whether a guest cluster of the active disk shows a host cluster that is noted
+ * as bad, so that it gets no links.  After a crash such a note may be about data that
+ * the cluster had before. */
+static bool
+is_noted_bad (struct dedup_pool *d, size_t guest_idx, uint64_t cluster)
+{
+  uint64_t bad_places[256];
+  size_t nr = dedup_scrub_bad_places (d, bad_places, 256);
+  struct qcow2_extent e;
+
+  if (nr == 0 || qcow2_map (dedup_image (d), QCOW2_ROOT_ACTIVE, guest_idx * cluster,
+                            cluster, &e, 1) != 1)
+    return false;
+  while (nr > 0 && bad_places[nr - 1] != e.host_off)
+    nr--;
+  return e.kind == QCOW2_DATA && nr > 0;
 }
 
 /* Write the content of some clusters to others. */
 static bool
-duplicate (struct judging *j, struct world *w, struct srv_export *e)
+duplicate (struct judging *j, struct world *w, struct srv_disk *disk)
 {
   struct dedup_stats before, after;
-  size_t from, to, i, u, nr = w->cfg.nr_clusters - w->cfg.partial_end;
+  size_t from, to, i, u, nr = w->data_units / UNITS_PER_CLUSTER -
+    w->cfg.partial_end;        /* of the active disk */
   bool adopted;
 
   for (i = 0; i < 3; i++) {
     from = rnd (&j->rng, nr) * UNITS_PER_CLUSTER;
     to = rnd (&j->rng, nr) * UNITS_PER_CLUSTER;
     for (u = 0, adopted = false; u < UNITS_PER_CLUSTER; u++)
-      adopted = adopted || j->got[from + u] >= ID_ADOPTED;
-    dedup_get_stats (e->disk, &before);
-    if (do_write (w, e, 0, to, UNITS_PER_CLUSTER, j->got + from, false) < 0)
+      adopted = adopted || j->got[from + u] >= ID_ADOPTED ||
+        may_be_lost (w, j->got[from + u]);
+    adopted = adopted || is_noted_bad (disk->pool, from / UNITS_PER_CLUSTER,
+                                       w->unit * UNITS_PER_CLUSTER);
+    dedup_get_stats (disk->pool, &before);
+    if (do_write (w, disk, 0, to, UNITS_PER_CLUSTER, j->got + from, false) < 0)
       return bad (j, "%s", w->error);
-    dedup_get_stats (e->disk, &after);
+    dedup_get_stats (disk->pool, &after);
     if (after.stored > before.stored && !adopted && index_is_whole (j))
       return bad (j, "cluster %zu (%llx), there before the crash, was not "
                   "found again", from / UNITS_PER_CLUSTER,
@@ -236,28 +258,16 @@ duplicate (struct judging *j, struct world *w, struct srv_export *e)
   return true;
 }
 
-/* The disk after all operations of the world. */
-static void
-final_ids (const struct world *w, uint64_t *ids)
-{
-  size_t i;
-
-  memcpy (ids, w->base_ids, w->nr_units * sizeof *ids);
-  for (i = 0; i < w->nr_ops; i++)
-    memcpy (ids + w->ops[i].first, w->ops[i].ids,
-            w->ops[i].nr * sizeof *ids);
-}
-
 /* Law 8: whatever the configuration lists is there, whole. */
 static bool
-tables_are_whole (struct judging *j, struct dedup_disk *d)
+tables_are_whole (struct judging *j, struct dedup_pool *d)
 {
-  const struct dedup_index_view *set = d->index->view;
+  const struct dedup_index_view *set = d->store.index->view;
   struct fault f = { 0 };
   bool ok = true;
   size_t i;
 
-  if (!d->has_store || d->direct || !store_file_is_whole (j))
+  if (!d->store.has_store || dedup_is_storeless (d) || !store_file_is_whole (j))
     return true;
   for (i = 0; ok && i < set->nr; i++)
     ok = dedup_incarnation_check (set->v[i], &f) == 0;
@@ -282,9 +292,21 @@ inner_world (struct judging *j)
   in->next_id = j->w->next_id + 0x10000;
   in->created = j->w->created;
   in->index_lost = !store_file_is_whole (j);
+  in->twice = j->w->twice;
   in->recovered = true;
   memcpy (in->base_ids, j->got, in->nr_units * sizeof *in->base_ids);
   return in;
+}
+
+/* A scrub of the recovered image, one in some, calls no more clusters bad than there
+ * were in the base. */
+static bool
+scrub_is_silent (struct judging *j, struct dedup_pool *d)
+{
+  const int r = j->st->seed % SCRUB_ONE_IN ? 0 : scrub_all (d);
+
+  return (r >= 0 && r <= nr_lost (j->w)) ||
+    bad (j, "a scrub after the recovery: %d clusters called bad", r);
 }
 
 /* Recover and go on, on the recording of IN.  *OPENED: length of the log
@@ -293,8 +315,8 @@ static bool
 recover_and_go_on (struct judging *j, struct world *in, size_t *opened)
 {
   CLEANUP_FREE uint64_t *want = calloc (in->nr_units, sizeof *want);
-  struct dedup_disk *d;
-  struct srv_export e;
+  struct dedup_pool *d;
+  struct srv_disk disk;
   struct fault f;
   uint64_t tick;
   bool ok;
@@ -304,22 +326,26 @@ recover_and_go_on (struct judging *j, struct world *in, size_t *opened)
     return bad (j, "open for writing: %s", f.msg);
   *opened = io_recording_log (in->rec, &in->log);
   ok = holds (j, d, j->got, "after recovery");
-  export_init (in, d, &e);
-  ok = ok && tables_are_whole (j, d) && duplicate (j, in, &e);
+  disk_begin (d, &disk);
+  slots_begin (in, d);
+  ok = ok && tables_are_whole (j, d) && duplicate (j, in, &disk);
   if (ok)
-    run_single (in, &e, &j->rng, CONTINUE_OPS);
+    run_single (in, &disk, &j->rng, CONTINUE_OPS);
   if (ok && in->error[0])
     ok = bad (j, "going on: %s", in->error);
   final_ids (in, want);
-  ok = ok && holds (j, d, want, "going on");
+  ok = ok && holds (j, d, want, "going on") && scrub_is_silent (j, d);
   tick = ++in->tick;
+  if (ok && in->cfg.disks && (r = dedup_disks_settle (d)) < 0)
+    ok = bad (j, "paying and dropping: %s", strerror (-r));
   if (ok && (r = dedup_finish (d)) < 0)
     ok = bad (j, "close: %s", strerror (-r));
   if (ok) {
     note_flushed (in, tick);
     dedup_give_back_all (d);
   }
-  export_end (&e);
+  slots_end (in);
+  disk_end (&disk);
   dedup_free (d);
   in->nr_log = io_recording_log (in->rec, &in->log);
   return ok && holds_read_only (j, in->rec, want, "closed");
@@ -391,6 +417,8 @@ judge_all (struct judging *j, struct world *in)
     return true;
   if (!survives_journal_rot (j))
     return false;
+  if (in->cfg.disks)            /* the other program knows one disk only */
+    return true;
   /* On a copy: the recording's log is not for this. */
   io = cow_new (NULL, j->disk);
   {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What judge.c and rot.c share: one state being judged. */
+/* Declares the state being judged, which judge.c and rot.c share. */
 #ifndef CRASH_JUDGING_H
 #define CRASH_JUDGING_H
 
 #include "crash.h"
 
-struct dedup_disk;
+struct dedup_pool;
 
 struct judging {
   const struct world *w;
@@ -20,14 +20,16 @@ struct judging {
 
 /* Has the store file, if there is one, what it should? */
 bool store_file_is_whole (const struct judging *j);
+/* Has the image samples, and all that were durable? */
+bool samples_are_right (struct judging *j, struct dedup_pool *d);
 /* Note what is wrong (the first counts); false. */
 bool bad (struct judging *j, const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 2, 3)));
 /* The ids that D holds. */
-bool read_ids (struct judging *j, struct dedup_disk *d, uint64_t *ids,
+bool read_ids (struct judging *j, struct dedup_pool *d, uint64_t *ids,
                const char *when);
 /* D, or the image IO, holds WANT. */
-bool holds (struct judging *j, struct dedup_disk *d, const uint64_t *want,
+bool holds (struct judging *j, struct dedup_pool *d, const uint64_t *want,
             const char *when);
 bool holds_read_only (struct judging *j, struct io_store *io,
                       const uint64_t *want, const char *when);

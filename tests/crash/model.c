@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The model of a disk: content ids, the operations that were done, and the
- * oracle that says which contents a crash may leave.
+/* Models a disk: content ids, the operations that were done, and the oracle
+ * that says which contents a crash may leave.
  *
  * Every unit of the disk belongs to one client, so each client's part must be
- * the result of a prefix of that client's operations; and the prefixes must
- * fit together: with an operation, everything that had completed before it
- * started must be there, of whatever client.  At least what was complete
- * before a completed flush started must be there; what started after the
+ * the result of a prefix of that client's operations; and the prefixes must fit
+ * together: with an operation, everything that had completed before it started
+ * must be there, of whatever client.  Everything that was complete before a
+ * completed flush started must be there; operations that started after the
  * crash cannot be.
  */
 #include "crash.h"
@@ -42,6 +42,15 @@ rng_of (uint64_t seed, uint64_t salt)
 
 /* --- content ------------------------------------------------------------------ */
 
+/* The bit that is wrong in a unit with ID_ROTTEN is in its last byte. */
+#define WRONG_BIT 0x40
+
+static uint64_t
+word_of (uint64_t id, size_t i)
+{
+  return id == 0 ? 0 : i == 0 ? id : id * 0x100000001b3u + i * (id | 1);
+}
+
 void
 fill_unit (uint8_t *p, size_t len, uint64_t id)
 {
@@ -49,27 +58,33 @@ fill_unit (uint8_t *p, size_t len, uint64_t id)
   size_t i;
 
   for (i = 0; i < len / 8; i++) {
-    v = i == 0 ? id : id * 0x100000001b3u + i * (id | 1);
-    if (id == 0)
-      v = 0;
+    v = word_of (id & ~ID_ROTTEN, i);
     memcpy (p + 8 * i, &v, 8);
   }
+  if (id & ID_ROTTEN)
+    p[len - 1] ^= WRONG_BIT;
 }
 
 bool
 recognize_unit (const uint8_t *p, size_t len, uint64_t *id)
 {
+  const size_t last = len / 8 - 1;
   uint64_t v, want;
   size_t i;
 
   memcpy (id, p, 8);
-  for (i = 1; i < len / 8; i++) {
-    want = *id ? *id * 0x100000001b3u + i * (*id | 1) : 0;
+  for (i = 1; i < last; i++) {
+    want = word_of (*id, i);
     memcpy (&v, p + 8 * i, 8);
     if (v != want)
       return false;
   }
-  return true;
+  want = word_of (*id, last);
+  if (memcmp (p + 8 * last, &want, 8) == 0)
+    return true;
+  ((uint8_t *) &want)[7] ^= WRONG_BIT;
+  *id |= ID_ROTTEN;
+  return memcmp (p + 8 * last, &want, 8) == 0;
 }
 
 /* --- worlds --------------------------------------------------------------------- */
@@ -82,11 +97,20 @@ world_init (struct world *w, const struct cfg *cfg, uint64_t seed)
   w->seed = seed;
   w->unit = ((size_t) 1 << cfg->cluster_bits) / UNITS_PER_CLUSTER;
   w->nr_units = (size_t) cfg->nr_clusters * UNITS_PER_CLUSTER;
+  w->slot_units = w->nr_units / MAX_OF (cfg->disks, 1);
+  w->data_units = w->slot_units - (cfg->disks ? UNITS_PER_CLUSTER : 0);
   w->base_ids = calloc (w->nr_units, sizeof *w->base_ids);
+  for (size_t u = w->data_units; u < w->nr_units; u++)
+    w->base_ids[u] = ID_ABSENT;
   w->created = cfg->base == BASE_CREATED;
+  /* A client may link a cluster that is just being moved elsewhere; and of equal data
+   * a part may be stored again. */
+  w->twice = (cfg->move_one_in > 0 && cfg->clients > 1) || cfg->rewrite_one_in > 0 ||
+    cfg->compact_one_in > 0;
   w->next_id = ID_UNIQUE + (seed & 0xffff) * 0x10000;
   w->fault_from = w->fault_to = NEVER;
   pthread_mutex_init (&w->mutex, NULL);
+  pthread_mutex_init (&w->changing, NULL);
 }
 
 void
@@ -107,6 +131,7 @@ world_free (struct world *w)
     free ((void *) w->log);
   }
   pthread_mutex_destroy (&w->mutex);
+  pthread_mutex_destroy (&w->changing);
 }
 
 void
@@ -127,6 +152,12 @@ uint64_t
 disk_bytes (const struct world *w)
 {
   return w->nr_units * w->unit - (w->cfg.partial_end ? w->unit / 2 : 0);
+}
+
+uint64_t
+slot_bytes (const struct world *w)
+{
+  return w->cfg.disks ? w->data_units * w->unit : disk_bytes (w);
 }
 
 size_t
@@ -170,7 +201,7 @@ bound_prefixes (const struct world *w, size_t pos, bool only_flushed,
   for (i = 0; i < v->nr; i++) {
     const struct mop *op = &w->ops[v->idx[i]];
 
-    if (op->done_tick < flushed)
+    if (op->done_tick < flushed || (only_flushed && op->durable_pos <= pos))
       v->least = i + 1;
     if (op->start_pos < pos)
       v->most = i + 1;
@@ -196,16 +227,16 @@ fit_prefixes (const struct world *w, const uint64_t *got, struct view *v)
   for (i = 0; i < v->nr; i++)
     memset (touched + w->ops[v->idx[i]].first, 1, w->ops[v->idx[i]].nr);
   for (u = 0; u < w->nr_units; u++)
-    wrong += touched[u] && model[u] != got[u];
+    wrong += touched[u] && !is_as_modelled (got[u], model[u]);
   for (p = 0; p <= v->most; p++) {
     if (p > 0) {
       const struct mop *op = &w->ops[v->idx[p - 1]];
 
       for (u = op->first; u < op->first + op->nr; u++)
-        wrong -= model[u] != got[u];
+        wrong -= !is_as_modelled (got[u], model[u]);
       apply_mop (model, op);
       for (u = op->first; u < op->first + op->nr; u++)
-        wrong += model[u] != got[u];
+        wrong += !is_as_modelled (got[u], model[u]);
     }
     v->fits[p] = p >= v->least && wrong == 0;
   }
@@ -274,7 +305,7 @@ rest_is_untouched (const struct world *w, const uint64_t *got, char *why,
   for (i = 0; i < w->nr_ops; i++)
     memset (touched + w->ops[i].first, 1, w->ops[i].nr);
   for (u = 0; u < w->nr_units && ok; u++)
-    if (!touched[u] && got[u] != w->base_ids[u]) {
+    if (!touched[u] && !is_as_modelled (got[u], w->base_ids[u])) {
       snprintf (why, len, "unit %zu, which nobody wrote, is %llx", u,
                 (unsigned long long) got[u]);
       ok = false;

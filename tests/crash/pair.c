@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Image and store file as one byte store, so that one recording holds what
- * happened to both, in order.  Offsets of the store file have IN_STORE_FILE
- * set.  Its sync is recorded as a discard of one byte that it can't have.
+/* Presents image and store file as one byte store, so that one recording holds
+ * what happened to both, in order.  Offsets of the store file have
+ * IN_STORE_FILE set.  Its sync is recorded as a discard of one byte that it
+ * can't have.
  *
  * As safe for threads as the two files are.
  */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Bytes that rot besides the crash (docs/on-disk.md section 7).
+/* Judges rot besides the crash (docs/on-disk.md section 7).
  *
- *  - A byte of a journal block flips in the crashed image.  It is refused,
- *    unchanged; or it holds what some prefix of the operations left: perhaps
- *    without what was flushed last, of which no block knew yet, but nothing
- *    mixed, and clean once closed.
+ *  - A byte of a journal block flips in the crashed image.  The image is
+ *    refused, unchanged; or it holds what some prefix of the operations left:
+ *    perhaps without what was flushed last, of which no other block had a record
+ *    yet, but nothing mixed, and clean once closed.
  *  - In a closed image, after another program has changed it too, one of the
  *    two configurations rots, or both are replaced by an older one.  No old
  *    mapping comes back (law 11), neither at once nor after the next crash.
@@ -107,7 +107,7 @@ static bool
 rotten_prefix (struct judging *j, struct io_store *io, uint64_t *ids,
                bool proven)
 {
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f;
   char why[300];
   bool ok;
@@ -130,14 +130,14 @@ rotten_prefix (struct judging *j, struct io_store *io, uint64_t *ids,
 static bool
 rotten_recovers (struct judging *j, struct io_store *io, const uint64_t *ids)
 {
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f;
   bool ok;
 
   if (open_disk (j->w, io, true, &d, &f) < 0)
     return bad (j, "rotten journal: open for writing: %s", f.msg);
   ok = holds (j, d, ids, "rotten journal, for writing");
-  if (dedup_finish (d) < 0)
+  if (dedup_disks_settle (d) < 0 || dedup_finish (d) < 0)
     ok = bad (j, "rotten journal: close");
   dedup_free (d);
   return ok && checks_clean (j, io, store_file_is_whole (j));
@@ -148,7 +148,7 @@ static bool
 rotten_refused (struct judging *j, struct io_store *io)
 {
   struct bytes before, after;
-  struct dedup_disk *d = NULL;
+  struct dedup_pool *d = NULL;
   struct fault f;
   bool ok;
 
@@ -329,7 +329,7 @@ write_and_die (struct judging *j, struct io_store *io, uint64_t *ids)
   size_t nr = j->w->cfg.nr_clusters - j->w->cfg.partial_end;
   unsigned writes = (unsigned) rnd (&j->rng, 12);
   CLEANUP_FREE uint8_t *buf = malloc (size);
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f;
   bool ok;
 
@@ -357,7 +357,7 @@ bool
 survives_config_rot (struct judging *j, const struct world *in,
                      struct io_store *io, uint64_t *ids)
 {
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f;
   bool ok;
 
@@ -371,7 +371,7 @@ survives_config_rot (struct judging *j, const struct world *in,
   if (open_disk (j->w, io, true, &d, &f) < 0)
     return bad (j, "old configuration, crashed: open: %s", f.msg);
   ok = holds (j, d, ids, "old configuration, recovered");
-  if (dedup_finish (d) < 0)
+  if (dedup_disks_settle (d) < 0 || dedup_finish (d) < 0)
     ok = bad (j, "old configuration: close");
   dedup_free (d);
   return ok && checks_clean (j, io, false);

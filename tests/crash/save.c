@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A failing state as a file: the configuration, what the model knows, the
+/* Saves a failing state as a file: the configuration, what the model knows, the
  * image before the workload, the log up to the crash and the fate of each
  * record.  For this program on this machine only: no byte order, no version.
  */
@@ -50,6 +50,7 @@ put_world (FILE *fp, const struct world *w, size_t nr_log)
   PUT (fp, w->created);
   PUT (fp, w->recovered);
   PUT (fp, w->index_lost);
+  PUT (fp, w->twice);
   PUT (fp, w->next_id);
   PUT (fp, w->fault_from);
   PUT (fp, w->fault_to);
@@ -151,6 +152,7 @@ get_world (FILE *fp, struct world *w)
   GET (fp, w->created);
   GET (fp, w->recovered);
   GET (fp, w->index_lost);
+  GET (fp, w->twice);
   GET (fp, w->next_id);
   GET (fp, w->fault_from);
   GET (fp, w->fault_to);

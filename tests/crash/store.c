@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Images as bytes, and crash states made of them.
+/* Stores images as bytes, and makes crash states of them.
  *
- * A copy-on-write store costs what is changed in it, so a state over an image
- * of some MiB is made in microseconds.  Its base must not change while it
+ * A copy-on-write store costs as much as is changed in it, so a state over an
+ * image of some MiB is made in microseconds.  Its base must not change while it
  * lives.  It has no lock: one thread at a time.
  *
- * A state takes the log of a recording up to some record.  What lies before
- * the last sync is all there; each record after that is kept, lost or torn
- * (part of its sectors), in any order where they overlap.  A failed sync
- * promises nothing, and later ones do not promise what it left open.
+ * A state takes the log of a recording up to some record.  All records before
+ * the last sync are there; each record after that is kept, lost or torn (part
+ * of its sectors), in any order where they overlap.  A failed sync promises
+ * nothing, and later ones do not promise what it left open.
  *
- * Never torn: a write of up to 4096 bytes at offset 0 (docs/on-disk.md
+ * A write of up to 4096 bytes at offset 0 is never torn (docs/on-disk.md
  * section 6 says so).
  */
 #include "crash.h"
@@ -462,6 +462,25 @@ apply_part (const struct io_record *r, uint64_t off, uint64_t len,
   }
 }
 
+#define SECTOR 512u
+
+/* A write that begins within a sector ruins the bytes before it in that sector, as a
+ * disk whose power fails while it writes the sector may.  Fields that are changed in
+ * place, which the program takes to be atomic, do not: those of eight bytes, and those
+ * of the header. */
+static void
+ruin_first_sector (const struct io_record *r, struct rng *rng, struct io_store *to)
+{
+  uint8_t ruined[SECTOR];
+  const uint64_t off = r->host_off & ~IN_STORE_FILE, n = off % SECTOR;
+
+  if (r->call != IO_PWRITE || n == 0 || r->len <= 8 || off < SECTOR ||
+      chance (rng, 2))
+    return;
+  memset (ruined, 0xdb, n);
+  put (cow_of (to, file_of (r)), ruined, off - n, n);
+}
+
 /* Of each aligned piece of UNIT bytes, chance says whether it is there. */
 static void
 apply_torn (const struct io_record *r, uint64_t unit, struct rng rng,
@@ -469,6 +488,7 @@ apply_torn (const struct io_record *r, uint64_t unit, struct rng rng,
 {
   uint64_t off = r->host_off, end = r->host_off + r->len, n;
 
+  ruin_first_sector (r, &rng, to);
   for (; off < end; off += n) {
     n = MIN_OF (end - off, unit - off % unit);
     if (chance (&rng, 2))

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""answered.py DIR: to the logs of crashload.py in DIR add that everything was
+"""answered.py DIR: adds to the logs of crashload.py in DIR that everything was
 flushed: the server has closed the image, so all it had answered is there."""
 import os
 import pickle

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Persistent bitmaps of what is left, decoded here from the specification
- * alone: one that is enabled and not in use must have a bit for each cluster
- * that is not as it was when the bitmap was made.
+/* Judges persistent bitmaps of what is left, decoded here from the
+ * specification alone: one that is enabled and not in use must have a bit for
+ * each cluster that differs from when the bitmap was made.
  */
 #include "fault-world.h"
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What is left of a disk without a store (dedup/direct.c) must be what
- * docs/features.md promises: no refcount too low and no entry wrong; each
+/* Judges what is left of a disk without a store (dedup/storeless.c).  It must be
+ * what docs/features.md promises: no refcount too low and no entry wrong; each
  * cluster as the last flush has it, or as an operation since then made it.
  * Clusters may be leaked.
  *
  * Three things are judged: what other processes see once this one has died;
- * what a power cut leaves of which only the synced is there; and one that kept
- * parts of the rest.
+ * what a power cut leaves that keeps only what was synced; and one that also
+ * kept parts of the rest.
  */
 #include "fault-world.h"
 #include "../io-copy.h"
@@ -38,7 +38,7 @@ is_explained (const struct world *w, const uint64_t got[NR])
 }
 
 static void
-close_again (struct dedup_disk *d, struct io_store *data)
+close_again (struct dedup_pool *d, struct io_store *data)
 {
   if (data)
     dedup_image (d)->data = NULL;
@@ -46,14 +46,14 @@ close_again (struct dedup_disk *d, struct io_store *data)
 }
 
 static bool
-marked_dirty (struct dedup_disk *d)
+marked_dirty (struct dedup_pool *d)
 {
   return qcow2_geometry (dedup_image (d))->incompatible &
     QCOW2_INCOMPAT_DIRTY;
 }
 
 static void
-check_harmless (struct world *w, struct dedup_disk *d, const char *which)
+check_harmless (struct world *w, struct dedup_pool *d, const char *which)
 {
   const struct qcow2_check_params p = { 0 };
   struct dedup_check_result r;
@@ -70,7 +70,7 @@ static void
 judge_direct (struct world *w, struct io_store *io, struct io_store *data,
               const char *which)
 {
-  struct dedup_disk *d = open_again (w, io, data, false, which);
+  struct dedup_pool *d = open_again (w, io, data, false, which);
   uint64_t got[NR], again[NR];
 
   if (!marked_dirty (d))

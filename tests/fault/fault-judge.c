@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What is left must be a disk: it opens, recovers, holds a prefix, takes
- * writes, links what it had, closes cleanly and checks clean.  And the loops:
- * which plans are played, at what scale.
+/* Judges what is left: it must be a disk that opens, recovers, holds a prefix,
+ * takes writes, links what it had, closes cleanly and checks clean.  Also has
+ * the loops that decide which plans are played, and at what scale.
  */
 #include "fault-world.h"
 
@@ -17,13 +17,13 @@
 
 /* --- judging ------------------------------------------------------------- */
 
-struct dedup_disk *
+struct dedup_pool *
 open_again (struct world *w, struct io_store *io, struct io_store *data,
             bool writable, const char *which)
 {
   struct dedup_open_params p;
   struct fault f = { 0 };
-  struct dedup_disk *d = NULL;
+  struct dedup_pool *d = NULL;
 
   open_params (w->shape, &p);
   p.writable = writable;
@@ -43,7 +43,7 @@ report (void *opaque, bool is_leak, const char *line)
 static void
 judge_check (struct world *w, struct io_store *io, const char *which)
 {
-  struct dedup_disk *d = open_again (w, io, NULL, false, which);
+  struct dedup_pool *d = open_again (w, io, NULL, false, which);
   struct qcow2_check_params p = { .problem = report };
   struct dedup_check_result r;
   struct dedup_stats s;
@@ -61,35 +61,30 @@ judge_check (struct world *w, struct io_store *io, const char *which)
 }
 
 void
-read_disk (struct world *w, struct dedup_disk *d, uint64_t ids[NR],
+read_disk (struct world *w, struct dedup_pool *d, uint64_t ids[NR],
            const char *which)
 {
-  uint8_t *buf = malloc (NR * CLUSTER);
-  size_t i;
-  int r = dedup_read (d, 0, buf, 0, NR * CLUSTER);
+  int r = read_slots (w, d, ids);
 
   if (r < 0)
     die (w, "%s: reading: %s", which, strerror (-r));
-  for (i = 0; i < NR; i++)
-    if (!identify_cluster (buf + i * CLUSTER, &ids[i]))
-      die (w, "%s: cluster %zu is a mix", which, i);
-  free (buf);
 }
 
 /* Known and new contents over part of the disk, and read all of it back. */
 void
-judge_writing (struct world *w, struct dedup_disk *d, uint64_t ids[NR],
+judge_writing (struct world *w, struct dedup_pool *d, uint64_t ids[NR],
                const char *which)
 {
   uint8_t buf[48 * CLUSTER];
   uint64_t got[NR];
+  const size_t first = w->shape->disks ? 0 : 20;
   size_t i;
 
   for (i = 0; i < 48; i++) {
-    ids[20 + i] = i % 3 == 0 ? 900000 + i : 1 + i % 40;
-    fill_cluster (buf + i * CLUSTER, ids[20 + i]);
+    ids[first + i] = i % 3 == 0 ? 900000 + i : 1 + i % 40;
+    fill_cluster (buf + i * CLUSTER, ids[first + i]);
   }
-  if (dedup_write (d, 0, buf, 20, 48) < 0 || dedup_flush (d) < 0)
+  if (dedup_write (d, 0, buf, first, 48) < 0 || dedup_flush (d) < 0)
     die (w, "%s: it takes no writes", which);
   read_disk (w, d, got, which);
   if (memcmp (got, ids, sizeof got) != 0)
@@ -102,7 +97,7 @@ never_was (struct world *w, struct io_store *io)
 {
   struct dedup_open_params p;
   struct fault f = { 0 };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
 
   if (w->shape->base != BASE_NOTHING || w->sessions > 0)
     return false;
@@ -118,7 +113,7 @@ void
 judge (struct world *w, struct io_store *io, const char *which)
 {
   uint64_t got[NR], again[NR];
-  struct dedup_disk *d;
+  struct dedup_pool *d;
 
   if (never_was (w, io))
     return;
@@ -133,6 +128,8 @@ judge (struct world *w, struct io_store *io, const char *which)
   if (memcmp (got, again, sizeof got) != 0)
     die (w, "%s: recovered, it holds something else", which);
   judge_writing (w, d, again, which);
+  if (dedup_disks_settle (d) < 0)
+    die (w, "%s: it does not pay for all tables", which);
   if (dedup_finish (d) < 0)
     die (w, "%s: it does not close", which);
   dedup_free (d);
@@ -155,13 +152,25 @@ const struct shape fault_shapes[] = {
   { .name = "exact", .base = BASE_STORE, .order = 4, .journal_areas = 4,
     .max_incarnations = 3, .nr_ops = 120, .unique_in = 3, .exact = true,
     .indexes = true },
+  { .name = "compresses", .base = BASE_STORE, .order = 4, .journal_areas = 4,
+    .max_incarnations = 2, .nr_ops = 120, .unique_in = 2, .compress = true },
+  { .name = "compdisks", .base = BASE_STORE, .order = 5, .journal_areas = 3,
+    .nr_ops = 120, .unique_in = 2, .disks = 4, .compress = true },
+  { .name = "disks", .base = BASE_STORE, .order = 5, .journal_areas = 4,
+    .nr_ops = 150, .unique_in = 3, .disks = 4 },
+  { .name = "exactdisks", .base = BASE_STORE, .order = 4, .journal_areas = 4,
+    .max_incarnations = 3, .nr_ops = 120, .unique_in = 3, .disks = 4,
+    .exact = true },
+  { .name = "fewdisks", .base = BASE_STORE, .order = 5, .journal_areas = 3,
+    .nr_ops = 200, .unique_in = 3, .disks = 4, .no_jobs = true,
+    .flush_always = true },
   { .name = "adopts", .base = BASE_PLAIN, .order = 5, .journal_areas = 3,
     .nr_ops = 20, .unique_in = 3, .indexes = true },
   { .name = "creates", .base = BASE_NOTHING, .order = 5, .journal_areas = 3,
     .nr_ops = 5, .unique_in = 3 },
   { .name = "mends", .base = BASE_QEMU, .order = 5, .journal_areas = 3,
     .nr_ops = 20, .unique_in = 3, .dirty = true, .bitmaps = true,
-    .options = "lazy_refcounts=on" },
+    .options = "lazy_refcounts=on", .whole = true },
   { .name = "v2", .base = BASE_QEMU, .nr_ops = 60, .unique_in = 2,
     .direct = true, .snapshot = true, .options = "compat=0.10" },
   { .name = "onebit", .base = BASE_QEMU, .nr_ops = 60, .unique_in = 2,
@@ -236,7 +245,7 @@ static void
 play_sampled (const struct shape *s, struct plan *p, unsigned long n,
               unsigned long *played, unsigned long *hits)
 {
-  unsigned long samples = scale.all ? n : MIN_OF (n, scaled (SAMPLES)), i;
+  unsigned long samples = scale.all || s->whole ? n : MIN_OF (n, scaled (SAMPLES)), i;
   unsigned long from, to;
   struct world *w;
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Allocations that fail on demand.
+/* Makes allocations fail on demand.
  *
  * The linker sends what the rooms and the test call here (--wrap); the calls
  * of shared libraries, GnuTLS among them, are not seen.

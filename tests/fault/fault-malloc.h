@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The rooms' allocations, which the linker sends through fault-malloc.c. */
+/* Declares the rooms' allocations, which the linker sends through
+ * fault-malloc.c. */
 #ifndef FAULT_MALLOC_H
 #define FAULT_MALLOC_H
 

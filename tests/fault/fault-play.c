@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The play: a workload on the real engine, one call of which fails.
+/* Plays a workload on the real engine, one call of which fails.
  *
- * The workload takes errors as a client would, and goes on.  What failed must
- * have done nothing or all of it, which a read with the fault out of the way
- * tells at once; so the model is exact, and what a crash leaves must be the
- * model after a prefix of the operations that has all that were durable.
+ * The workload takes errors as a client would, and continues.  A failed
+ * operation must have done nothing or all of it, and a read without the fault
+ * shows at once which; so the model is exact, and what a crash leaves must be
+ * the model after a prefix of the operations that has all that were durable.
  *
- * After the fault it goes on for a while, into the next session, then the
- * process "dies" (dedup_free) and what is left is judged, and after a sync
- * that failed, also what a power cut at that moment would have left.
+ * After the fault the workload continues for a while, into the next session.
+ * Then the process "dies" (dedup_free) and what is left is judged, and after a
+ * sync that failed, also what a power cut at that moment would have left.
  *
  * A disk without a store promises less (fault-direct.c): an operation that
  * failed may be there in parts, and so may be what was not flushed.
@@ -24,12 +24,6 @@
 #include "image.h"
 
 #define OPS_AFTER_HIT 40
-
-/* Enter and leave the engine, for the allocator's wrapper. */
-#define ENGINE(w, call) \
-  (fault_running = (w), ret_ = (call), fault_running = NULL, ret_)
-
-static int ret_;
 
 static bool
 is_client_errno (int r)
@@ -64,24 +58,17 @@ took_effect (struct world *w, const struct op *op)
   apply (w->now, op);
 }
 
-/* Read NR clusters with the fault out of the way. */
+/* Reads all clusters with the fault out of the way. */
 static void
-read_ids (struct world *w, struct dedup_disk *d, uint64_t idx, uint64_t nr,
-          uint64_t *ids)
+read_ids (struct world *w, struct dedup_pool *d, uint64_t ids[NR])
 {
   bool armed = w->armed;
-  uint8_t *buf = malloc (nr * CLUSTER);
-  uint64_t i;
   int r;
 
   w->armed = false;
-  r = dedup_read (d, 0, buf, idx * CLUSTER, nr * CLUSTER);
+  r = read_slots (w, d, ids);
   if (r < 0)
     die (w, "a read that nothing disturbs failed: %s", strerror (-r));
-  for (i = 0; i < nr; i++)
-    if (!identify_cluster (buf + i * CLUSTER, &ids[i]))
-      die (w, "cluster %d is a mix", (int) (idx + i));
-  free (buf);
   w->armed = armed;
 }
 
@@ -111,7 +98,7 @@ settle_failed (struct world *w, const struct op *op)
 
   memcpy (new, w->now, sizeof new);
   apply (new, op);
-  read_ids (w, w->d, 0, NR, got);
+  read_ids (w, w->d, got);
   if (memcmp (got, w->now, sizeof got) == 0)
     return;
   if (w->shape->direct)
@@ -120,6 +107,16 @@ settle_failed (struct world *w, const struct op *op)
     die (w, "an operation that failed did something else");
   else
     took_effect (w, op);
+}
+
+int
+settle_op (struct world *w, int r, const struct op *op, const char *what)
+{
+  if (known (w, r, what) == 0)
+    took_effect (w, op);
+  else
+    settle_failed (w, op);
+  return r;
 }
 
 bool
@@ -140,13 +137,14 @@ is_prefix (const struct world *w, const uint64_t got[NR])
 
 /* --- operations ---------------------------------------------------------- */
 
+/* OP is in a disk that has CLUSTERS. */
 static void
-random_op (struct world *w, struct op *op)
+random_op (struct world *w, struct op *op, uint64_t clusters)
 {
   size_t i;
 
   op->nr = 1 + rnd (&w->rng, rnd (&w->rng, 4) ? 4 : 16);
-  op->idx = rnd (&w->rng, NR - op->nr + 1);
+  op->idx = rnd (&w->rng, clusters - op->nr + 1);
   for (i = 0; i < op->nr; i++)
     if (rnd (&w->rng, 8) == 0)
       op->ids[i] = 0;
@@ -161,32 +159,35 @@ do_change (struct world *w)
 {
   uint8_t buf[16 * CLUSTER];
   struct op op;
-  bool unmap = rnd (&w->rng, 5) == 0;
+  bool unmap = rnd (&w->rng, 5) == 0, writable;
+  unsigned slot = w->shape->disks ? (unsigned) rnd (&w->rng, w->shape->disks)
+    : 0, root;
+  uint64_t clusters = slot_find (w, w->d, slot, &root, &writable);
   size_t i;
   int r;
 
-  random_op (w, &op);
+  if (clusters == 0 || !writable)
+    return;
+  random_op (w, &op, clusters);
   if (unmap) {
     memset (op.ids, 0, sizeof op.ids);
-    r = ENGINE (w, dedup_unmap (w->d, 0, op.idx, op.nr, rnd (&w->rng, 2) ?
+    r = ENGINE (w, dedup_unmap (w->d, root, op.idx, op.nr, rnd (&w->rng, 2) ?
                                 DEDUP_TRIM : DEDUP_ZERO));
   }
   else {
     for (i = 0; i < op.nr; i++)
       fill_cluster (buf + i * CLUSTER, op.ids[i]);
-    r = ENGINE (w, dedup_write (w->d, 0, buf, op.idx, op.nr));
+    r = ENGINE (w, dedup_write (w->d, root, buf, op.idx, op.nr));
   }
-  if (known (w, r, unmap ? "unmap" : "write") == 0)
-    took_effect (w, &op);
-  else
-    settle_failed (w, &op);
+  op.idx += slot * slot_clusters (w);
+  settle_op (w, r, &op, unmap ? "unmap" : "write");
 }
 
 static void
 do_read (struct world *w)
 {
   uint8_t buf[8 * CLUSTER];
-  uint64_t idx = rnd (&w->rng, NR - 8), id;
+  uint64_t idx = rnd (&w->rng, slot_clusters (w) - 8), id;
   size_t i;
 
   if (known (w, ENGINE (w, dedup_read (w->d, 0, buf, idx * CLUSTER,
@@ -264,10 +265,30 @@ do_job (struct world *w)
   if (urgent == 0)
     return;
   do
-    job = 1u << rnd (&w->rng, 10);
+    job = 1u << rnd (&w->rng, w->shape->disks ? 11 : 10);
   while (!(urgent & job));
   known (w, ENGINE (w, dedup_run (w->d, job)), "a job");
   w->jobs_done |= job;
+}
+
+/* Compacts for a while; nobody else is there, so it needs no lock. */
+static void
+do_compact (struct world *w)
+{
+  const struct dedup_compact_params p = { .percent = 1, .max_packed = 8,
+                                          .max_clusters = 4 };
+  struct dedup_compact *c;
+  int i, r = ENGINE (w, dedup_compact_begin (w->d, &p, &c));
+
+  if (r == -ENOTSUP)            /* the image could not record that it compresses */
+    return;
+  if (known (w, r, "compaction") < 0)
+    return;
+  for (i = 0, r = 1; i < 40 && r == 1; i++) {
+    r = ENGINE (w, dedup_compact_step (c));
+    (void) known (w, MIN_OF (r, 0), "a step of compaction");
+  }
+  dedup_compact_end (c);
 }
 
 /* --- sessions ------------------------------------------------------------ */
@@ -312,11 +333,17 @@ image_is_marked (struct world *w)
 static void
 end_session (struct world *w)
 {
-  int r = known (w, ENGINE (w, dedup_finish (w->d)), "finish");
+  bool left;
+  int r;
 
+  /* Some close with lent tables and deleted disks. */
+  if (w->shape->disks && rnd (&w->rng, 2))
+    known (w, ENGINE (w, dedup_disks_settle (w->d)), "settle");
+  left = dedup_disks_pending (w->d);
+  r = known (w, ENGINE (w, dedup_finish (w->d)), "finish");
   if (r == 0 && w->sync_failed)
     die (w, "a close was clean after a sync had failed");
-  if (r == 0 && image_is_marked (w))
+  if (r == 0 && !left && image_is_marked (w))
     die (w, "closed, and still to be recovered");
   if (r == 0)
     w->durable = w->nr_ops;
@@ -326,6 +353,8 @@ end_session (struct world *w)
 static void
 one_step (struct world *w)
 {
+  if (w->shape->disks && rnd (&w->rng, 4) == 0)
+    change_disks (w);
   do_change (w);
   if (w->shape->flush_always || rnd (&w->rng, 6) == 0)
     do_flush (w);
@@ -333,6 +362,8 @@ one_step (struct world *w)
     do_job (w);
   if (w->shape->indexes && rnd (&w->rng, 3) == 0)
     do_index (w);
+  if (w->shape->compress && rnd (&w->rng, 20) == 0)
+    do_compact (w);
   if (rnd (&w->rng, 6) == 0)
     do_read (w);
   check_state (w);
@@ -373,7 +404,7 @@ take_stock (struct world *w)
 {
   uint64_t got[NR];
 
-  read_ids (w, w->d, 0, NR, got);
+  read_ids (w, w->d, got);
   if (w->shape->direct) {
     take_stock_of_parts (w, got);
     return;

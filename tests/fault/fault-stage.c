@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The stage: contents, base images, and a byte store whose k-th call fails.
+/* Provides contents, base images, and a byte store whose k-th call fails.
  *
- * Beside the bytes that other processes see there are those that a power cut
- * would leave: brought up to date by each sync, and where a sync fails, never
- * given what was written before it, as a host does that throws the dirty
- * pages away and tells it once.  (Of a disk without a store, which depends on
- * the order alone, some pages got there before.)
+ * Beside the bytes that other processes see, the store keeps those that a power
+ * cut would leave.  Each sync brings them up to date.  Where a sync fails, they
+ * never get what was written before it, as on a host that drops the dirty pages
+ * and reports it once.  (For a disk without a store, which depends on the order
+ * alone, some pages got there before.)
  */
 #include "fault-world.h"
 
@@ -248,6 +248,7 @@ open_params (const struct shape *s, struct dedup_open_params *p)
     .dedup = !s->direct, .verify = !s->exact, .host_files = QCOW2_FILES_ANY,
     .max_incarnations = s->max_incarnations, .cache_bytes = 1 << 16,
     .order = s->order, .journal_areas = s->journal_areas, .log = &sink,
+    .compress = s->compress ? DEDUP_COMPRESS_ZLIB : DEDUP_COMPRESS_KEEP,
   };
 }
 
@@ -258,7 +259,7 @@ make_exact (const struct shape *s, struct io_store *io,
 {
   struct dedup_open_params p;
   struct fault f = { 0 };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   int r;
 
   open_params (s, &p);
@@ -365,7 +366,7 @@ make_base (const struct shape *s, struct io_store *io)
 {
   struct dedup_create_params p = {
     .image = { .virtual_size = (uint64_t) NR * CLUSTER, .cluster_bits = 12,
-               .refcount_order = 4 },
+               .refcount_order = s->disks ? 5 : 4 },
     .order = s->order, .journal_areas = s->journal_areas,
     .max_incarnations = s->max_incarnations,
   };
@@ -409,6 +410,8 @@ stage_init (const struct shape *s)
     abort ();
   take_bytes (io, &stage.image);
   io_close (io);
+  for (size_t i = s->disks ? NR / s->disks : NR; i < NR; i++)
+    stage.ids[i] = ID_ABSENT;
   if (s->data_file) {
     io = host_file ("image.data");
     take_bytes (io, &stage.data);
@@ -458,7 +461,7 @@ world_new (const struct shape *s, const struct plan *p)
 
 /* What the engine opened, by its name in the image, is not used. */
 void
-data_attach (struct dedup_disk *d, struct io_store *data)
+data_attach (struct dedup_pool *d, struct io_store *data)
 {
   struct qcow2_image *img = dedup_image (d);
 

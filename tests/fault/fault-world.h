@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What the programs of this directory share: a disk on a byte store in memory
- * that fails on demand, and the model that says what it must hold.
+/* Declares what the programs of this directory share: a disk on a byte store in
+ * memory that fails on demand, and the model that says what it must hold.
  *
  * A cluster is filled from one number, its content id (0: zeroes), so a whole
  * disk is an array of ids and yet compared byte for byte.  Everything here
@@ -19,6 +19,8 @@
 #define CLUSTER 4096u
 #define NR 192u                 /* guest clusters */
 #define MAX_OPS 4000
+#define MAX_OP_CLUSTERS 48u
+#define ID_ABSENT (UINT64_C (1) << 63)   /* of a disk that has no such cluster */
 
 /* Besides the calls of io.h: an allocation of memory. */
 #define FAULT_MALLOC IO_NR_CALLS
@@ -37,7 +39,10 @@ struct shape {                  /* a workload */
   bool exact;                  /* verify=off */
   bool no_jobs;                /* writers make room for themselves */
   bool indexes;                /* what is there is indexed again */
+  bool whole;                  /* every call fails once, at any scale: short */
+  bool compress;               /* new data is compressed */
   bool direct;                 /* without a store: fault-direct.c */
+  unsigned disks;              /* the clusters are those of so many: fault-disks.c */
 
   /* BASE_QEMU: made by qemu-img, half full if not EMPTY. */
   const char *options;         /* of qemu-img convert */
@@ -55,7 +60,7 @@ struct plan {                   /* which call fails, and how */
   bool flaky;                   /* every second write finds space meanwhile */
 };
 
-struct op { uint64_t idx, nr, ids[16]; };
+struct op { uint64_t idx, nr, ids[MAX_OP_CLUSTERS]; };
 
 struct fault_file {
   struct world *w;
@@ -71,7 +76,7 @@ struct world {
   struct plan plan;
 
   struct fault_file image, data;    /* data: NULLs where there is none */
-  struct dedup_disk *d;         /* NULL: closed */
+  struct dedup_pool *d;         /* NULL: closed */
 
   /* Faults: */
   bool armed;                   /* count, and fail when it is time */
@@ -89,6 +94,7 @@ struct world {
   uint64_t now[NR];
   uint64_t rng, chance, next_id;
   unsigned long jobs_done, sessions;
+  int ret;                      /* of the last call by ENGINE */
 };
 
 /* --- contents ------------------------------------------------------------ */
@@ -109,7 +115,7 @@ void die (struct world *w, const char *fmt, ...)
 
 /* Give an open disk its data file in memory, and take it away before the disk
  * is freed. */
-void data_attach (struct dedup_disk *d, struct io_store *data);
+void data_attach (struct dedup_pool *d, struct io_store *data);
 /* dedup_free and more. */
 void world_close (struct world *w);
 /* What is dirty survives a power cut: all of it, or what CHANCE takes. */
@@ -137,13 +143,34 @@ void judge_all_direct (struct world *w);
 void judge_bitmaps (struct world *w, struct io_store *io,
                     const uint64_t got[NR], const char *which);
 
+/* Takes the result of an operation of the engine into the model: OP took effect,
+ * or failed, which may have left all of it or nothing.  Returns R. */
+int settle_op (struct world *w, int r, const struct op *op, const char *what);
+
+/* Enter and leave the engine, for the allocator's wrapper. */
+#define ENGINE(w, call) \
+  (fault_running = (w), (w)->ret = (call), fault_running = NULL, (w)->ret)
+
+/* --- several disks (fault-disks.c) --------------------------------------- */
+
+/* Clusters of each slot: all, if there is one disk. */
+uint64_t slot_clusters (const struct world *w);
+/* Finds the disk of a slot.  Returns its clusters, of those that the slot has; 0:
+ * there is none. */
+uint64_t slot_find (struct world *w, struct dedup_pool *d, unsigned slot,
+                    unsigned *root, bool *writable);
+/* Reads the clusters of all disks; -errno. */
+int read_slots (struct world *w, struct dedup_pool *d, uint64_t ids[NR]);
+/* Creates, clones, resets, renames, resizes or deletes a disk. */
+void change_disks (struct world *w);
+
 /* Steps of judging, in fault-judge.c. */
-struct dedup_disk *open_again (struct world *w, struct io_store *io,
+struct dedup_pool *open_again (struct world *w, struct io_store *io,
                                struct io_store *data, bool writable,
                                const char *which);
-void read_disk (struct world *w, struct dedup_disk *d, uint64_t ids[NR],
+void read_disk (struct world *w, struct dedup_pool *d, uint64_t ids[NR],
                 const char *which);
-void judge_writing (struct world *w, struct dedup_disk *d, uint64_t ids[NR],
+void judge_writing (struct world *w, struct dedup_pool *d, uint64_t ids[NR],
                     const char *which);
 
 /* --- the loop ------------------------------------------------------------ */

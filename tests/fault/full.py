@@ -1,17 +1,17 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Load for a disk whose host is full, with a model (model.py).
+"""Makes load for a disk whose host is full, with a model (model.py).
 
 full.py fill URI DIR SEED     writes of 4 KiB of new data at random places,
-    by 3 connections, until nothing is taken any more, then a flush.
+    by 3 connections, until no write is taken any more, then a flush.
 full.py churn URI DIR SEED OPERATIONS [PID]
     new data, overwrites, trims, flushes, verified reads; then a flush.  With
     PID: that server is killed with signal 9 after so many operations.
 full.py overwrite URI DIR SEED OPERATIONS
-    overwrite data that is there, so many times a connection, with flushes:
+    overwrite existing data, so many times a connection, with flushes:
     each must be taken.
-full.py verify URI DIR        the disk is what the models say.
-full.py crashed URI DIR       it is what they say a crash may leave.
+full.py verify URI DIR        check that the disk is what the models say.
+full.py crashed URI DIR       check that it is what they say a crash may leave.
 full.py trim URI DIR SEED PERCENT   trim so much of what there is, and flush.
 
 Only ENOSPC may ever be an answer; reads, trims and flushes do not fail."""

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A disk as it should be: which contents each 4 KiB cluster may have.
+"""Models a disk: which contents each 4 KiB cluster may have.
 
 A content is a number: 0 is zeroes, any other one has bytes of its own.  For
 each cluster there are two sets: what a read may see now, and what a crash now
 may leave.  A request that was not answered, or failed, may have been done or
-not, but never in part.  One thread; whoever shares a disk with others works
-on clusters of its own.
+not, but never in part.  One thread; a process that shares a disk with others
+works on clusters of its own.
 """
 import hashlib
 import os

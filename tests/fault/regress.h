@@ -11,17 +11,17 @@
 #include <stdio.h>
 #include <cmocka.h>
 
-#include "disk.h"
+#include "pool.h"
 #include "index-private.h"
 #include "merge.h"
 #include "fault-world.h"
 
-static inline struct dedup_disk *
+static inline struct dedup_pool *
 must_open (const struct shape *s, struct io_store *io, bool writable)
 {
   struct dedup_open_params p;
   struct fault f = { 0 };
-  struct dedup_disk *d = NULL;
+  struct dedup_pool *d = NULL;
 
   open_params (s, &p);
   p.writable = writable;
@@ -53,7 +53,7 @@ fail_call (struct world *w, unsigned kind, unsigned long n, int err)
 }
 
 static inline int
-write_id (struct dedup_disk *d, uint64_t idx, uint64_t id)
+write_id (struct dedup_pool *d, uint64_t idx, uint64_t id)
 {
   uint8_t buf[CLUSTER];
 
@@ -62,7 +62,7 @@ write_id (struct dedup_disk *d, uint64_t idx, uint64_t id)
 }
 
 static inline uint64_t
-read_id (struct dedup_disk *d, uint64_t idx)
+read_id (struct dedup_pool *d, uint64_t idx)
 {
   uint8_t buf[CLUSTER];
   uint64_t id;
@@ -74,7 +74,7 @@ read_id (struct dedup_disk *d, uint64_t idx)
 
 /* Where is guest cluster IDX?  In host clusters. */
 static inline uint64_t
-host_idx_of (struct dedup_disk *d, uint64_t idx)
+host_idx_of (struct dedup_pool *d, uint64_t idx)
 {
   struct qcow2_extent e;
 
@@ -85,7 +85,7 @@ host_idx_of (struct dedup_disk *d, uint64_t idx)
 
 /* All that is free in the file may be used then. */
 static inline void
-scan_all (struct dedup_disk *d)
+scan_all (struct dedup_pool *d)
 {
   while (dedup_due (d, NULL) & DEDUP_JOB_SCAN)
     assert_int_equal (dedup_run (d, DEDUP_JOB_SCAN), 0);
@@ -94,7 +94,7 @@ scan_all (struct dedup_disk *d)
 /* New contents for NR guest clusters from IDX on; does one of them come to lie
  * in HOST_IDX? */
 static inline bool
-reuses (struct dedup_disk *d, uint64_t host_idx, uint64_t idx, uint64_t nr)
+reuses (struct dedup_pool *d, uint64_t host_idx, uint64_t idx, uint64_t nr)
 {
   bool reused = false;
   uint64_t i;
@@ -116,7 +116,7 @@ print_problem (void *opaque, bool is_leak, const char *line)
 static inline void
 assert_clean (const struct shape *s, struct io_store *io)
 {
-  struct dedup_disk *d = must_open (s, io, false);
+  struct dedup_pool *d = must_open (s, io, false);
   struct qcow2_check_params p = { .problem = print_problem };
   struct dedup_check_result r;
   struct fault f = { 0 };

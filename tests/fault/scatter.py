@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""scatter.py URI SEED WRITES CONNECTIONS [SPAN]: so many writes of 4 KiB of
-new data at random places of the first SPAN bytes, 32 in flight on each
-connection, then a flush.  Cluster 0 gets content SEED * 10 + 1 last."""
+"""scatter.py URI SEED WRITES CONNECTIONS [SPAN]: sends so many
+writes of 4 KiB of new data to random places of the first SPAN bytes, 32 in
+flight on each connection, then a flush.  Cluster 0 gets content SEED * 10 + 1 last."""
 import os
 import random
 import sys

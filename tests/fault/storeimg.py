@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where things lie in an image with a dedup store: docs/on-disk.md read anew,
-without any of the program's code."""
+"""Finds where things lie in an image with a dedup store, from docs/on-disk.md
+alone, without any of the program's code."""
 import collections
 import struct
 
@@ -66,7 +66,7 @@ class Image:
         # tests they are incarnations of another format.
         version, = struct.unpack_from('>I', c, 8)
         at += 40 * nr_inc + 16 * struct.unpack_from('>I', c, 80)[0]
-        if version == 2:
+        if version >= 2:
             nr_seg, = struct.unpack_from('>I', c, at)
             for i in range(nr_seg):
                 ident, _, off, size = struct.unpack_from('>QQQQ', c,

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""stuck.py MODE SOCKET LOG: a client that does not help a server to end.
+"""stuck.py MODE SOCKET LOG: plays a client that does not help a server to end.
 
   idle        connected, asks nothing
   mute        connected, and does not even begin the handshake
@@ -11,9 +11,9 @@
               number, every third with FUA, until the connection ends
   large       writes 32 MiB at a time, over and over, until the connection ends
 
-"ready" goes to LOG when it is so.  Then it stays until the connection ends;
-"writing" adds how many writes were answered ("answered N"), and "error N"
-where one was refused."""
+It writes "ready" to LOG when it has reached that state.  Then it stays until
+the connection ends; "writing" adds how many writes were answered ("answered
+N"), and "error N" where one was refused."""
 import os
 import socket
 import struct

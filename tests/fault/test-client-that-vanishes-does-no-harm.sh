@@ -1,10 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Clients that end in the middle of requests, theirs and the server's half of
-# it: others go on, what they wrote is there, the image is closed clean.
-# nbdkit 1.32 itself may abort when a client vanishes (raw_send_socket:
-# Assertion `sock >= 0'), mostly with several answers to send; then the image is
-# closed all the same, with everything that was answered, and the server fails.
+# Clients end in the middle of requests, in their half of it or the server's:
+# other clients are not disturbed, their writes are there, and the image is
+# closed clean. nbdkit 1.32 itself may abort when a client vanishes
+# (raw_send_socket: Assertion `sock >= 0'), mostly with several answers to send;
+# then the image is closed all the same, with everything that was answered, and
+# the server fails.
 # Breaks if: a request without a client leaks a lock, a claim or a cluster, or
 # that abort leaves the image to a recovery.
 . "$(dirname "$0")/fault.sh"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Every allocation of memory that the engine makes fails, once and from then
- * on, in the workloads of test-every-io-fails.  One counts while a call of
- * the engine runs.
+/* Makes every allocation of memory by the engine fail, once and from then on,
+ * in the workloads of test-every-io-fails.  An allocation counts while a call
+ * of the engine runs.
  */
 #include "fault-malloc.h"
 #include "fault-world.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Every byte of an index flips in turn: of the journal's blocks that the log
+/* Flips every byte of an index in turn: of the journal's blocks that the log
  * store is loaded from, of all sorted runs, and of both configuration slots,
  * in a closed image, and of the journal in one that was not closed.
  *
@@ -36,14 +36,14 @@ make_index (bool closed)
     assert_int_equal (write_id (w->d, i % USED, 1000 + i), 0);
     if (i % 10 == 0)
       assert_int_equal (dedup_flush (w->d), 0);
-    if (w->d->index->frozen)
+    if (w->d->store.index->frozen)
       assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
   }
-  assert_true (w->d->index->manifest->nr_segments > 0);
+  assert_true (w->d->store.index->manifest->nr_segments > 0);
   if (closed)
     assert_int_equal (dedup_finish (w->d), 0);
   else {
-    assert_int_equal (dedup_checkpoint (w->d), 0);
+    assert_int_equal (dedup_checkpoint (&w->d->store), 0);
     for (i = 0; i < 40; i++) {
       assert_int_equal (write_id (w->d, i, 5000 + i), 0);
       if (i % 4 == 3)
@@ -79,20 +79,20 @@ add_blocks (const struct dedup_config *c, uint64_t from, uint64_t to,
 }
 
 static size_t
-list_parts (struct dedup_disk *d, bool closed, struct part *parts)
+list_parts (struct dedup_pool *d, bool closed, struct part *parts)
 {
-  const struct dedup_config *c = d->config;
+  const struct dedup_config *c = d->store.config;
   uint64_t end;
   size_t n = 0, i;
 
-  lock_acquire (d->lock);
-  end = dedup_journal_seq_locked (d->journal);
-  lock_release (d->lock);
+  lock_acquire (d->base.lock);
+  end = dedup_journal_seq_locked (d->store.journal);
+  lock_release (d->base.lock);
   if (!closed)
     return add_blocks (c, c->checkpoint, end, parts, 0);
   for (i = 0; i < 2; i++)
-    parts[n++] = (struct part) { "configuration", d->ext.config_off +
-                                 i * d->ext.config_size / 2, 1024 };
+    parts[n++] = (struct part) { "configuration", d->store.ext.config_off +
+                                 i * d->store.ext.config_size / 2, 1024 };
   for (i = 0; i < c->index.nr_segments; i++)
     parts[n++] = (struct part) { "segment", c->index.segments[i].host_off,
                                  c->index.segments[i].size_bytes };
@@ -111,7 +111,7 @@ copy_store (struct io_store *from, struct io_store *to)
 }
 
 static void
-assert_contents (struct dedup_disk *d, const uint64_t *ids)
+assert_contents (struct dedup_pool *d, const uint64_t *ids)
 {
   uint64_t i;
 
@@ -125,7 +125,7 @@ static int
 serve_damaged (struct io_store *io, const uint64_t *ids, bool closed)
 {
   struct dedup_open_params p;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f = { 0 };
   uint64_t i;
   int r;
@@ -151,7 +151,7 @@ serve_damaged (struct io_store *io, const uint64_t *ids, bool closed)
 static void
 assert_image_clean (struct io_store *io)
 {
-  struct dedup_disk *d = must_open (&shape, io, false);
+  struct dedup_pool *d = must_open (&shape, io, false);
   struct qcow2_check_params p = { 0 };
   struct dedup_check_result r;
   struct fault f = { 0 };

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Every call that the engine makes to its byte store fails, once and from
- * then on, in workloads that between them freeze, pack, drop incarnations,
- * checkpoint, recover, adopt and create.
+/* Makes every call of the engine to its byte store fail, once and from then on,
+ * in workloads that between them freeze, pack, drop incarnations, checkpoint,
+ * recover, adopt and create.
  *
- * A quick sample by default; FAULT_SCALE=20 takes more, FAULT_SCALE=all every
- * call there is.  FAULT_CASE replays what a failure printed.  Short transfers
- * never get this far: io/file.c deals with them, and has tests of its own.
+ * By default it runs a quick sample; FAULT_SCALE=20 takes more, FAULT_SCALE=all
+ * every call there is.  FAULT_CASE replays what a failure printed.  Short
+ * transfers never get this far: io/file.c deals with them, and has tests of its
+ * own.
  */
 #include "fault-world.h"
 

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Under `ulimit -f` the file cannot grow past a limit: to clients that is a
-# full disk, no other error and no end of the server, also across kill -9.
-# Breaks if: SIGXFSZ is not ignored, or EFBIG passes for an I/O error.
+# Under `ulimit -f` the file cannot grow past a limit. To clients that is a full
+# disk: no other error, and no end of the server, also across kill -9.
+# Breaks if: SIGXFSZ is not ignored, or EFBIG is reported as an I/O error.
 . "$(dirname "$0")/fault.sh"
 disk=$TMP/disk.qcow2
 ulimit -S -f $((40 << 10))      # 40 MiB, of the servers (and of models)

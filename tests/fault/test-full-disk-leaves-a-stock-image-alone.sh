@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 # A stock image on a full disk is to get a dedup store: there is no room, so
-# the start is refused in one line, and the image is what it was.  With a
+# the start is refused in one line, and the image is unchanged.  With a
 # little room, at any amount of it, the start either works or changes nothing.
 # Breaks if: making a store starts before there is room for all of it.
 . "$(dirname "$0")/fault.sh"
@@ -26,5 +26,5 @@ say "worked with $kb kB"
 equal "worked at last" $worked 1
 [ "$kb" -gt 0 ] || die "the disk was not full"
 check_clean "$disk"
-qemu-io -c 'read -q -P 7 0 8M' "$disk" | grep -q failed && die "data lost"
+qemu-io -c 'read -q -P 7 0 8M' "$disk" | grep failed >/dev/null && die "data lost"
 exit 0

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# On a full disk (ext4, tmpfs) new data is refused, but data that is there can
-# be overwritten, from the first time on and without end, with flushes in
+# On a full disk (ext4, tmpfs) new data is refused, but existing data can be
+# overwritten, from the first time on and without end, with flushes in
 # between and with none; large requests, too.  Trims make room for new data.
-# Killed while full, it recovers there, and overwrites go on.
+# Killed while full, the server recovers there, and overwrites continue.
 # Breaks if: no clusters with space are spared, or what is freed is lost.
 . "$(dirname "$0")/fault.sh"
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The host is full from the k-th write on, of whatever it is: journal,
- * configuration, tables, header, index or data; it may take part of a write,
- * and every second one.  Some operations later there is space again, and then
- * all must go on without another open; or the process dies before.
+/* Plays the workloads on a host that is full from the k-th write on, whatever
+ * is written: journal, configuration, tables, header, index or data.  The host
+ * may take part of a write, and every second write.  Some operations later
+ * there is space again, and then all calls must succeed without another open;
+ * or the process dies before.
  *
  * Breaks if: one ENOSPC stops the disk for good; a client sees another error
- * than ENOSPC, or one after there is space again; what was read is not what was
- * written; a flush says that something is durable which a power cut takes; an
+ * than ENOSPC, or one after there is space again; data that is read is not what
+ * was written; a flush calls something durable that a power cut takes; or an
  * image is left that does not recover, close or check clean.
  *
  * Scale and cases: as with every-io-fails.

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # A tool dug holes into a closed image (fallocate -d, cp --sparse), and the host
 # (ext4) is full.  Where there was space when the image was opened, its journal
-# and tables have theirs again, and overwriting goes on.  Where there was none,
+# and tables have theirs again, and overwriting works.  Where there was none,
 # writes and flushes get ENOSPC and nothing else, until there is space: then all
-# goes on without a restart, nothing that was written is lost, and the image is
+# works without a restart, nothing that was written is lost, and the image is
 # closed cleanly.  Killed while full, it recovers.
 # Breaks if: one ENOSPC stops all writing, or areas are not filled at open.
 . "$(dirname "$0")/fault.sh"

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Rounds of load by three connections, cut short by kill -9 at a random time:
+# Rounds of load by three connections are cut short by kill -9 at a random time:
 # under load, right after the start, during recovery (several times), while
 # freezing (small log stores, so that it freezes all the time), while closing
-# after SIGTERM.  After each, the disk is a prefix of what was done with all
+# after SIGTERM.  After each, the disk is a prefix of the operations with all
 # that was flushed; every few rounds the image is closed and checked.
 # DEDUP_TEST_SCALE=10: ten times the rounds.
 # Breaks if: any order of writes matters that only luck keeps.

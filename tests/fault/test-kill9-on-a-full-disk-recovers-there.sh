@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# kill -9 while the host's disk is full, again and again: each time the server
-# starts on the disk as it is, has all that was flushed, and goes on.
+# The server is killed (kill -9) while the host's disk is full, again and again:
+# each time it starts on the disk as it is, has all that was flushed, and
+# continues.
 # Breaks if: recovery needs space that nobody has kept for it.
 . "$(dirname "$0")/fault.sh"
 small_disk "$TMP/small" 48
@@ -11,7 +12,7 @@ start_server "$disk" size=20G commit-interval=1
 $PY "$FAULT/full.py" fill "$URI" "$TMP" "$SEED"
 for ((round = 1; round <= 8 * SCALE; round++)); do
   $PY "$FAULT/full.py" churn "$URI" "$TMP" $((SEED + round)) \
-    $((RANDOM % 1500 + 10)) "$SRV_PID" >"$TMP/churn.out"
+    $((RANDOM % 1500 + 10)) "$SRV_PID" >>"$TMP/churn.out"
   reap_killed_server
   at_most "kB free in round $round" "$(free_kb "$TMP/small")" 20000
   if [ $((round % 2)) = 0 ]; then       # somebody else takes the rest, too

@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Races: many threads write, trim, zero, read and flush the same and
+/* Tests races: many threads write, trim, zero, read and flush the same and
  * neighbouring clusters through the server's request path, with contents that
  * are mostly equal, on log stores that hold next to nothing and refcounts that
- * overflow at once, while other threads freeze, checkpoint, clean, scan and
- * commit, and I/O is delayed at random.
+ * overflow at once, while other threads freeze, checkpoint, clean, scan,
+ * defragment and commit, and I/O is delayed at random.
  *
- * Every request notes when it began and ended.  What a unit (a cluster, or a
- * quarter of one) reads as must be what some write left that no other one had
- * certainly replaced: it must not have ended before that one began, which
- * itself ended before the read began.  At the end the image must check clean,
- * map what is not zero, and store each content as often as the refcounts ask.
+ * Every request notes when it began and ended.  A unit (a cluster, or a quarter
+ * of one) must read as some write left it which no other write had certainly
+ * replaced: it must not have ended before another write began that itself ended
+ * before the read began.  At the end the image must check clean, map what is
+ * not zero, and store each content as often as the refcounts ask.
  *
- * And nobody may do I/O, hash, or compare clusters while he holds the image's
- * lock: the byte store and the wrapped functions (meson.build) look.
+ * Nobody may do I/O, hash, or compare clusters while holding the image's lock:
+ * the byte store and the wrapped functions (meson.build) look.
  *
  * Fit for -Db_sanitize=thread.  FAULT_SCALE scales, FAULT_SEED seeds (threads
- * make the rest of the chance).
+ * add randomness of their own).
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -28,7 +28,8 @@
 #include <unistd.h>
 
 #include "checked.h"
-#include "internal.h"
+#include "defragment.h"
+#include "index-existing.h"
 
 #define NR 96u                  /* guest clusters */
 #define WORKERS 8
@@ -41,6 +42,7 @@ struct config {
   unsigned cluster_bits, refcount_order, order, max_incarnations;
   unsigned parts;               /* units to a cluster: 1, or 4 for partial */
   bool verify;
+  bool distinct;                /* most contents differ, so that clusters are moved */
 };
 
 static const struct config configs[] = {
@@ -51,6 +53,8 @@ static const struct config configs[] = {
   { "no-sharing", 12, 1, 5, 0, 1, true },
   { "exact", 12, 2, 4, 0, 1, false },
   { "tiny-clusters", 9, 4, 4, 2, 1, true },
+  { "distinct", 12, 4, 4, 3, 1, true, true },
+  { "distinct-exact", 12, 4, 4, 0, 4, false, true },
 };
 
 struct event { uint64_t id, start, end; };
@@ -58,8 +62,9 @@ struct event { uint64_t id, start, end; };
 struct history { struct event *v; size_t nr, max; };
 
 static const struct config *cfg;
-static struct srv_export export;
-static struct dedup_disk *disk;
+static struct srv_disk served;
+static struct srv_space space;          /* writes no lines */
+static struct dedup_pool *disk;
 static size_t unit;             /* bytes */
 static unsigned nr_units;
 static uint64_t seed;
@@ -68,6 +73,7 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct history *writes, *reads;    /* by unit; protected by mutex */
 static uint64_t ticks;                    /* atomic */
 static bool stop;                         /* atomic */
+static uint64_t nr_moved;                 /* atomic: clusters defragmented */
 static __thread uint64_t rng;
 
 static void __attribute__ ((__noreturn__, __format__ (__printf__, 1, 2)))
@@ -208,6 +214,8 @@ check_history (void)
 static uint64_t
 random_id (void)
 {
+  if (cfg->distinct && rnd (8))
+    return 1000 + rnd (100000);
   switch (rnd (8)) {
   case 0: return 0;
   case 1: return 1000 + rnd (2000);
@@ -228,7 +236,7 @@ do_write (unsigned first, unsigned nr)
     fill (buf + i * unit, ids[i]);
   }
   start = tick ();
-  must (srv_pwrite (&export, buf, first * unit, (uint32_t) (nr * unit),
+  must (srv_pwrite (&served, buf, first * unit, (uint32_t) (nr * unit),
                     rnd (40) == 0), "write");
   note_all (writes, first, nr, ids, start);
   free (buf);
@@ -241,7 +249,7 @@ do_read (unsigned first, unsigned nr)
   uint64_t ids[MAX_CLUSTERS * 4], start = tick ();
   unsigned i;
 
-  must (srv_pread (&export, buf, first * unit, (uint32_t) (nr * unit)),
+  must (srv_pread (&served, buf, first * unit, (uint32_t) (nr * unit)),
         "read");
   for (i = 0; i < nr; i++)
     ids[i] = identify (buf + i * unit, first + i);
@@ -260,12 +268,12 @@ do_unmap (unsigned first, unsigned nr)
     first = first / cfg->parts * cfg->parts;
     nr = (nr + cfg->parts - 1) / cfg->parts * cfg->parts;
     start = tick ();
-    must (srv_trim (&export, first * unit, (uint32_t) (nr * unit), false),
+    must (srv_trim (&served, first * unit, (uint32_t) (nr * unit), false),
           "trim");
   }
   else {
     start = tick ();
-    must (srv_zero (&export, first * unit, (uint32_t) (nr * unit),
+    must (srv_zero (&served, first * unit, (uint32_t) (nr * unit),
                     rnd (2), false, false), "zero");
   }
   note_all (writes, first, nr, zeroes, start);
@@ -289,7 +297,7 @@ worker (void *arg)
     default: do_write (first, nr); break;
     }
     if (rnd (30) == 0)
-      must (srv_flush (&export), "flush");
+      must (srv_flush (&served), "flush");
   }
   return NULL;
 }
@@ -320,17 +328,36 @@ run_jobs (void *arg)
 static void *
 run_indexing (void *arg)
 {
-  struct srv_existing x = { .guest_idx = 0 };
+  struct srv_index_existing x = { .disk = &served };
   int r;
 
   rng = (seed + 424242) | 1;
   while (!__atomic_load_n (&stop, __ATOMIC_RELAXED)) {
-    r = srv_existing_step (&export, true, &x);
+    r = srv_index_existing_step (&x, true);
     if (r == 0)
       x.guest_idx = 0;
     if (r != -ENOTSUP)
       must (MIN_OF (r, 0), "indexing");
     usleep ((useconds_t) rnd (1500));
+  }
+  return NULL;
+}
+
+/* Defragments any clusters, while clients change and share them. */
+static void *
+run_moves (void *arg)
+{
+  unsigned nr;
+  int r;
+
+  rng = (seed + 515151) | 1;
+  while (!__atomic_load_n (&stop, __ATOMIC_RELAXED)) {
+    nr = 2 + (unsigned) rnd (NR / 2);
+    r = srv_defragment_piece (&served, rnd (NR - nr), nr);
+    must (MIN_OF (r, 0), "defragmentation");
+    if (r > 0)
+      __atomic_add_fetch (&nr_moved, (uint64_t) r, __ATOMIC_RELAXED);
+    usleep ((useconds_t) rnd (800));
   }
   return NULL;
 }
@@ -417,13 +444,7 @@ open_session (struct io_store *io, bool writable)
 
   if (dedup_open (io, &p, &disk, &f) < 0)
     die ("open: %s", f.msg);
-  memset (&export, 0, sizeof export);
-  export.disk = disk;
-  export.writable = writable;
-  export.cluster_bits = cfg->cluster_bits;
-  export.size_bytes = qcow2_geometry (dedup_image (disk))->virtual_size;
-  export.nr_clusters = qcow2_geometry (dedup_image (disk))->nr_clusters;
-  srv_range_lock_init (&export.ranges);
+  srv_disk_init (&served, disk, QCOW2_ROOT_ACTIVE, writable, &space);
   __atomic_store_n (&image_lock, qcow2_lock (dedup_image (disk)),
                     __ATOMIC_RELEASE);
 }
@@ -432,22 +453,24 @@ static void
 close_session (void)
 {
   __atomic_store_n (&image_lock, NULL, __ATOMIC_RELEASE);
-  srv_range_lock_destroy (&export.ranges);
+  srv_disk_destroy (&served);
   dedup_free (disk);
 }
 
 static void
 run_threads (void *(*work) (void *), unsigned round)
 {
-  pthread_t t[WORKERS], jobs, commits, indexing;
+  pthread_t t[WORKERS], jobs, commits, indexing, moves;
   bool index = work == worker;  /* the other one counts what is linked */
   uintptr_t i;
 
   stop = false;
   pthread_create (&jobs, NULL, run_jobs, NULL);
   pthread_create (&commits, NULL, run_commits, NULL);
-  if (index)
+  if (index) {
     pthread_create (&indexing, NULL, run_indexing, NULL);
+    pthread_create (&moves, NULL, run_moves, NULL);
+  }
   for (i = 0; i < WORKERS; i++)
     pthread_create (&t[i], NULL, work, (void *) (i + 10 * round));
   for (i = 0; i < WORKERS; i++)
@@ -455,8 +478,10 @@ run_threads (void *(*work) (void *), unsigned round)
   __atomic_store_n (&stop, true, __ATOMIC_RELAXED);
   pthread_join (jobs, NULL);
   pthread_join (commits, NULL);
-  if (index)
+  if (index) {
     pthread_join (indexing, NULL);
+    pthread_join (moves, NULL);
+  }
 }
 
 static void
@@ -487,7 +512,7 @@ read_all (uint64_t *ids)
   unsigned u;
   uint8_t *buf = malloc (unit * nr_units);
 
-  must (srv_pread (&export, buf, 0, (uint32_t) (unit * nr_units)), "read");
+  must (srv_pread (&served, buf, 0, (uint32_t) (unit * nr_units)), "read");
   for (u = 0; u < nr_units; u++)
     ids[u] = identify (buf + u * unit, u);
   free (buf);
@@ -593,7 +618,7 @@ write_same (void *arg)
   for (done = 0; done < CONTENTS; done += n) {
     n = 1 + (unsigned) rnd (5);
     n = MIN_OF (n, CONTENTS - done);
-    must (srv_pwrite (&export, buf + ((size_t) done << cfg->cluster_bits),
+    must (srv_pwrite (&served, buf + ((size_t) done << cfg->cluster_bits),
                       (who * CONTENTS + done) << cfg->cluster_bits,
                       n << cfg->cluster_bits, false), "write");
   }
@@ -658,10 +683,13 @@ main (void)
     cfg = &configs[i];
     unit = ((size_t) 1 << cfg->cluster_bits) / cfg->parts;
     nr_units = NR * cfg->parts;
+    nr_moved = 0;
     for (k = 0; k < MAX_OF (1, factor); k++) {
       alarm (SECONDS);
       race_everything ();
     }
+    if (cfg->distinct && nr_moved == 0)
+      die ("nothing was ever moved");
     for (k = 0; k < MAX_OF (2, 4 * factor); k++)
       race_equal_data ();
     printf ("%-16s OK\n", cfg->name);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Bugs of disks without a store, and of refcounts made anew, that failing
- * calls found (test-every-io-fails), each with the test that would have; and
- * one of persistent bitmaps.
+/* Tests bugs of disks without a store, and of rebuilding refcounts, that
+ * failing calls found (test-every-io-fails), and one bug of persistent bitmaps.
  *
  * Breaks if: a flush returns 0 for what is lost, an I/O error is called
  * corruption, a bitmap is trusted that misses writes, or a flush without memory
@@ -55,7 +54,7 @@ test_what_cannot_be_read_is_not_called_corrupt (void **state)
   struct plan none = { 0 };
   struct dedup_open_params p;
   unsigned long n = 0, refused = 0;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct world *w;
   bool hit;
   int r;
@@ -134,11 +133,11 @@ ready_to_count_down (const struct shape *s)
 
   w->d = must_open (s, w->image.io, true);
   w->armed = true;
-  w->d->img->cache.budget = 1;
-  size = qcow2_geometry (w->d->img)->virtual_size;
-  assert_int_equal (dedup_unmap (w->d, 0, 0, size >> w->d->cluster_bits,
+  w->d->base.img->cache.budget = 1;
+  size = qcow2_geometry (w->d->base.img)->virtual_size;
+  assert_int_equal (dedup_unmap (w->d, 0, 0, size >> w->d->base.cluster_bits,
                                  DEDUP_TRIM), 0);
-  assert_true (w->d->img->direct.nr > 1000);
+  assert_true (w->d->base.img->unlogged.nr > 1000);
   return w;
 }
 
@@ -148,7 +147,7 @@ static void
 flush_with_fault (struct world *w, unsigned long n, unsigned long *cut,
                   unsigned long *inside)
 {
-  const struct qcow2_direct *x = &w->d->img->direct;
+  const struct qcow2_unlogged *x = &w->d->base.img->unlogged;
   const size_t all = x->nr, bytes = all * sizeof *x->drops;
   CLEANUP_FREE struct qcow2_run *before = malloc (bytes);
   int r;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Bugs that a review found, each with the test that would have: what a failed
- * sync must stop, what one cluster that cannot be read must not, three ways in
- * which the index and the clusters it names got out of step, and the journal's
- * last places.
+/* Tests bugs of failing calls that a review found: what a failed sync must
+ * stop, what one cluster that cannot be read must not stop, three ways in which
+ * the index and the clusters it names got out of step, and the journal's last
+ * places.
  *
  * Breaks if: anything is called durable after a failed sync, or written over;
- * a recovery leaves no prefix; verify=off trusts an entry whose cluster came
- * free; a bad sector stops jobs and the close; or a full journal aborts.
+ * a recovery leaves no prefix; verify=off trusts an entry whose cluster was
+ * freed; a bad sector stops jobs and the close; or a full journal aborts.
  */
 #include "regress.h"
 
@@ -21,7 +21,7 @@ static const struct shape exact = { .name = "exact", .order = 6,
 static uint64_t
 fill_log_store (struct world *w, uint64_t id)
 {
-  while (w->d->index->frozen == NULL) {
+  while (w->d->store.index->frozen == NULL) {
     assert_int_equal (write_id (w->d, id % (NR - 10), id), 0);
     id++;
   }
@@ -41,7 +41,7 @@ test_a_sync_that_fails_in_a_job_fails_the_next_flush (void **state)
   for (i = 0; i < 3; i++)
     for (n = 1; n <= 3; n++) {
       struct world *w = world_open (&small);
-      struct dedup_disk *d;
+      struct dedup_pool *d;
 
       fill_log_store (w, 100);
       assert_int_equal (write_id (w->d, NR - 1, 11), 0);
@@ -87,7 +87,7 @@ test_maintenance_writes_nothing_after_a_failed_sync (void **state)
   assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), -EIO);
   assert_true (w->hit);
   writes = w->calls[IO_PWRITE];
-  assert_true (dedup_make_room (w->d) < 0);
+  assert_true (dedup_make_room (&w->d->upkeep) < 0);
   for (k = DEDUP_JOB_CHECKPOINT; k <= DEDUP_JOB_MERGE_IDLE; k <<= 1)
     assert_true (dedup_run (w->d, k) < 0);
   assert_true (dedup_finish (w->d) < 0);
@@ -149,14 +149,14 @@ open_asking (const struct shape *s, io_faulty_cb cb)
 }
 
 static uint64_t
-quarantined (struct dedup_disk *d)
+quarantined (struct dedup_pool *d)
 {
-  LOCK_FOR_SCOPE (d->lock);
-  return qcow2_quarantined_locked (d->img);
+  LOCK_FOR_SCOPE (d->base.lock);
+  return qcow2_quarantined_locked (d->base.img);
 }
 
 static bool
-is_exact (struct dedup_disk *d)
+is_exact (struct dedup_pool *d)
 {
   struct dedup_stats s;
 
@@ -197,7 +197,7 @@ test_an_unreadable_free_cluster_stops_nothing (void **state)
     for (i = 0; i < 4; i++)
       assert_int_equal (dedup_run (w->d, DEDUP_JOB_COMMIT), 0);
     assert_int_equal (quarantined (w->d), 0);
-    assert_int_equal (dedup_find_space (w->d), 0);
+    assert_int_equal (dedup_find_space (&w->d->upkeep), 0);
     assert_false (is_exact (w->d));
     if (again) {
       assert_int_equal (dedup_finish (w->d), 0);
@@ -263,7 +263,7 @@ die_in_close (struct world *w, unsigned n)
 }
 
 static void
-assert_prefix (struct world *w, struct dedup_disk *d)
+assert_prefix (struct world *w, struct dedup_pool *d)
 {
   uint64_t got[NR], i;
 
@@ -281,7 +281,7 @@ recover_and_cut (unsigned kind, unsigned long k, unsigned round,
   struct world *w = world_open (&small);
   struct dedup_open_params p;
   struct fault f = { 0 };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   bool hit;
   int r;
 
@@ -342,7 +342,7 @@ static struct {
 static int
 interleave (void *opaque, enum io_call call, uint64_t off, uint64_t len)
 {
-  struct dedup_disk *d = between.w ? between.w->d : NULL;
+  struct dedup_pool *d = between.w ? between.w->d : NULL;
 
   if (between.step == WAIT && call == IO_PREAD && len == CLUSTER &&
       off == between.host_off) {
@@ -358,16 +358,16 @@ interleave (void *opaque, enum io_call call, uint64_t off, uint64_t len)
 }
 
 static void
-make_entry_stale (struct dedup_disk *d, uint64_t id, uint64_t host_idx)
+make_entry_stale (struct dedup_pool *d, uint64_t id, uint64_t host_idx)
 {
   uint8_t buf[CLUSTER];
   struct dedup_hash h;
 
   fill_cluster (buf, id);
-  assert_int_equal (dedup_hash_compute (&d->hasher, buf, CLUSTER, &h), 0);
-  lock_acquire (d->lock);
-  dedup_index_insert_locked (d->index, &h, host_idx);
-  lock_release (d->lock);
+  assert_int_equal (dedup_hash_compute (&d->base.hasher, buf, CLUSTER, &h), 0);
+  lock_acquire (d->base.lock);
+  dedup_index_insert_locked (d->store.index, &h, host_idx);
+  lock_release (d->base.lock);
 }
 
 /* Guest cluster 5 holds what an entry wrongly says is 77; who compares them is
@@ -408,28 +408,28 @@ test_the_last_reference_may_go_while_a_candidate_is_compared (void **state)
 /* --- the last places of the journal --------------------------------------- */
 
 static uint64_t
-places_left (struct dedup_disk *d)
+places_left (struct dedup_pool *d)
 {
-  LOCK_FOR_SCOPE (d->lock);
-  return dedup_journal_left_locked (d->journal);
+  LOCK_FOR_SCOPE (d->base.lock);
+  return dedup_journal_left_locked (d->store.journal);
 }
 
 /* As a commit job does that finds something in quarantine, again and again. */
 static void
-commit_while_it_lasts (struct dedup_disk *d)
+commit_while_it_lasts (struct dedup_pool *d)
 {
   uint64_t before;
 
   do {
     before = places_left (d);
-    assert_int_equal (dedup_commit_empty (d), 0);
+    assert_int_equal (dedup_commit_empty (&d->store), 0);
   } while (places_left (d) < before);
 }
 
 static int
 fill_journal (void *opaque, enum io_call call, uint64_t off, uint64_t len)
 {
-  struct dedup_disk *d = between.w ? between.w->d : NULL;
+  struct dedup_pool *d = between.w ? between.w->d : NULL;
 
   if (between.step == WAIT && call == IO_PREAD && len == CLUSTER &&
       off == between.host_off) {
@@ -464,8 +464,8 @@ test_packing_takes_no_more_areas_than_allowed (void **state)
 
   for (i = 0; i < 60000; i++) {
     assert_int_equal (write_id (w->d, i % 50, 100 + i % 20), 0);
-    assert_in_range (w->d->config->nr_areas, 1,
-                     w->d->config->max_journal_areas);
+    assert_in_range (w->d->store.config->nr_areas, 1,
+                     w->d->store.config->max_journal_areas);
   }
   finish_clean (w);
 }
@@ -482,12 +482,12 @@ test_packing_leaves_room_for_what_is_let_go (void **state)
   for (i = 0; i < 20; i++)
     assert_int_equal (write_id (w->d, i, 100 + i), 0);
   for (i = 0; i < 400; i++) {
-    assert_int_equal (dedup_relog_index (w->d), 0);
+    assert_int_equal (dedup_relog_index (&w->d->upkeep), 0);
     least = MIN_OF (least, places_left (w->d));
-    assert_in_range (w->d->config->nr_areas, 1,
-                     w->d->config->max_journal_areas);
+    assert_in_range (w->d->store.config->nr_areas, 1,
+                     w->d->store.config->max_journal_areas);
   }
-  assert_in_range (least, dedup_places_to_leave (w->d),
+  assert_in_range (least, dedup_journal_slack_blocks (&w->d->store),
                    2 * DEDUP_JOURNAL_RESERVE);
   finish_clean (w);
 }
@@ -499,7 +499,7 @@ static bool
 open_unread (struct world *w, unsigned long k, bool writable, bool *refused)
 {
   struct dedup_open_params p;
-  struct dedup_disk *d = NULL;
+  struct dedup_pool *d = NULL;
   struct fault f = { 0 };
   struct dedup_stats s;
   int r;
@@ -533,7 +533,7 @@ test_what_cannot_be_read_at_open_is_not_thrown_away (void **state)
 
   for (i = 0; i < 100; i++) {
     assert_int_equal (write_id (w->d, i, 1000 + i), 0);
-    if (w->d->index->frozen)
+    if (w->d->store.index->frozen)
       assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
   }
   assert_int_equal (dedup_finish (w->d), 0);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Bugs that a review found on hosts without space: each time the disk still
- * had what the request needed, or could have made it.
+/* Tests bugs that a review found on hosts without space.
+ *
+ * Breaks if: a request is refused although the disk still has the space that it
+ * needs, or could make it.
  */
 #include "regress.h"
 
@@ -56,19 +58,19 @@ host_call (void *opaque, enum io_call call, uint64_t off, uint64_t len)
 }
 
 /* A disk on such a host, of NR_GUEST clusters; the image itself is backed. */
-static struct dedup_disk *
+static struct dedup_pool *
 open_on_host (const struct shape *s, uint64_t nr_guest, struct io_store **io)
 {
   struct qcow2_create_params p = { nr_guest * CLUSTER, 12, 4 };
   struct io_store *mem;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f = { 0 };
 
   assert_int_equal (io_memory_new (0, &mem), 0);
   assert_int_equal (qcow2_create (mem, &p, &f), 0);
   assert_int_equal (io_faulty_new (mem, host_call, NULL, io), 0);
   d = must_open (s, *io, true);
-  host.area_bytes = d->config->journal_area_size;
+  host.area_bytes = d->store.config->journal_area_size;
   host.incarnation_bytes =
     round_up_pow2 (dedup_incarnation_size (s->order), CLUSTER);
   return d;
@@ -84,7 +86,7 @@ host_init (bool track)
 }
 
 static void
-finish_on_host (const struct shape *s, struct dedup_disk *d,
+finish_on_host (const struct shape *s, struct dedup_pool *d,
                 struct io_store *io)
 {
   host.full = false;
@@ -99,7 +101,7 @@ finish_on_host (const struct shape *s, struct dedup_disk *d,
 #define ROUND 1500
 
 static void
-run_urgent (struct dedup_disk *d)
+run_urgent (struct dedup_pool *d)
 {
   unsigned urgent, job;
 
@@ -114,7 +116,7 @@ static void
 work_without_areas (const struct shape *s, unsigned rounds, bool trim)
 {
   struct io_store *io;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   uint64_t n = 0, rng = 12345;
   unsigned i, k;
 
@@ -163,7 +165,7 @@ test_overwrites_and_trims_go_on_without_space_for_areas (void **state)
 /* --- free clusters with and without space -------------------------------- */
 
 static void
-overwrite (struct dedup_disk *d, uint64_t idx, uint64_t id)
+overwrite (struct dedup_pool *d, uint64_t idx, uint64_t id)
 {
   unsigned i;
 
@@ -181,7 +183,7 @@ test_overwrites_find_the_free_clusters_that_have_space (void **state)
   static const struct shape s = { .order = 12, .journal_areas = 16 };
   CLEANUP_FREE uint8_t *buf = malloc (512 * CLUSTER);
   struct io_store *io;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   uint64_t i;
 
   host_init (true);
@@ -194,9 +196,9 @@ test_overwrites_find_the_free_clusters_that_have_space (void **state)
     assert_int_equal (dedup_run (d, DEDUP_JOB_COMMIT), 0);
   assert_int_equal (dedup_run (d, DEDUP_JOB_CHECKPOINT), 0);
   host.full = true;
-  lock_acquire (d->lock);       /* as after much work: behind all that is free */
-  d->img->alloc.cursor = d->img->alloc.frontier;
-  lock_release (d->lock);
+  lock_acquire (d->base.lock);       /* as after much work: behind all that is free */
+  d->base.img->alloc.cursor = d->base.img->alloc.frontier;
+  lock_release (d->base.lock);
   overwrite (d, 1500, 9000);
   /* What does not fit runs past the clusters that have space. */
   for (i = 0; i < 512; i++)
@@ -218,7 +220,7 @@ test_spare_clusters_take_overwrites_on_a_full_host (void **state)
   static const struct shape s = { .order = 12, .journal_areas = 16 };
   CLEANUP_FREE uint8_t *buf = malloc (512 * CLUSTER);
   struct io_store *io;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   uint64_t i, k;
 
   host_init (true);
@@ -228,11 +230,11 @@ test_spare_clusters_take_overwrites_on_a_full_host (void **state)
   while (dedup_due (d, NULL) & DEDUP_JOB_SCAN)
     assert_int_equal (dedup_run (d, DEDUP_JOB_SCAN), 0);
   assert_int_equal (dedup_run (d, DEDUP_JOB_COMMIT), 0);
-  assert_int_equal (d->spare.nr, 512);
+  assert_int_equal (d->upkeep.reserve.nr, 512);
   host.full = true;
   for (k = 0; k < 5; k++)
     assert_int_equal (write_id (d, 2000 + k, 2000 + k), -ENOSPC);
-  assert_int_equal (d->spare.nr, 512);
+  assert_int_equal (d->upkeep.reserve.nr, 512);
   for (i = 0; i < 3000; i++) {
     assert_int_equal (write_id (d, i % 600, 5000 + i), 0);
     assert_int_equal (read_id (d, i % 600), 5000 + i);
@@ -248,7 +250,7 @@ test_spare_clusters_take_overwrites_on_a_full_host (void **state)
   assert_int_equal (dedup_unmap (d, 0, 0, 100, DEDUP_TRIM), 0);
   for (i = 0; i < 3; i++)
     assert_int_equal (dedup_run (d, DEDUP_JOB_COMMIT), 0);
-  assert_int_equal (d->spare.nr, 512);
+  assert_int_equal (d->upkeep.reserve.nr, 512);
   host.full = false;
   assert_int_equal (write_id (d, 2000, 2000), 0);
   finish_on_host (&s, d, io);
@@ -262,13 +264,13 @@ test_no_client_meets_ebusy (void **state)
   static const struct shape s = { .order = 4, .journal_areas = 4,
                                   .exact = true };
   struct io_store *io;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   uint64_t id = 1, i;
   int r;
 
   host_init (true);
   d = open_on_host (&s, 4096, &io);
-  assert_true (d->index->exact);
+  assert_true (d->store.index->exact);
   for (i = 0; i < 600; i++)
     assert_int_equal (write_id (d, i % 300, id++), 0);
   assert_int_equal (dedup_run (d, DEDUP_JOB_COMMIT), 0);
@@ -301,7 +303,7 @@ test_a_grown_image_opens_on_a_full_disk (void **state)
   const uint64_t large = UINT64_C (200) << 30;
   struct qcow2_create_params p = { large, 12, 4 };
   struct io_store *mem, *io;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f = { 0 };
   int round;
 
@@ -340,38 +342,38 @@ test_a_configuration_without_space_is_not_acted_upon (void **state)
   static const struct shape s = { .order = 12, .journal_areas = 4 };
   uint64_t i, checkpoint, left;
   struct io_store *io;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
 
   host_init (false);
   d = open_on_host (&s, 4096, &io);
-  host.config_off = d->ext.config_off;
-  host.config_end = d->ext.config_off + d->ext.config_size;
+  host.config_off = d->store.ext.config_off;
+  host.config_end = d->store.ext.config_off + d->store.ext.config_size;
   for (i = 0; i < 300; i++) {
     assert_int_equal (write_id (d, i % 100, 1 + i), 0);
     assert_int_equal (dedup_flush (d), 0);
   }
   host.full = true;
-  checkpoint = d->checkpoint;
+  checkpoint = d->store.checkpoint;
   assert_int_equal (dedup_run (d, DEDUP_JOB_CHECKPOINT), -ENOSPC);
-  assert_true (dedup_config_owed (d));
+  assert_true (dedup_config_owed (&d->store));
   assert_true (dedup_due (d, NULL) & DEDUP_JOB_CHECKPOINT);
-  lock_acquire (d->lock);
-  left = qcow2_quarantined_locked (d->img);
-  lock_release (d->lock);
+  lock_acquire (d->base.lock);
+  left = qcow2_quarantined_locked (d->base.img);
+  lock_release (d->base.lock);
   assert_true (left > 0);
   for (i = 0; i < 3; i++)
     assert_int_equal (dedup_run (d, DEDUP_JOB_COMMIT), 0);
-  assert_int_equal (d->checkpoint, checkpoint);
-  lock_acquire (d->lock);
-  assert_int_equal (qcow2_quarantined_locked (d->img), left);
-  lock_release (d->lock);
+  assert_int_equal (d->store.checkpoint, checkpoint);
+  lock_acquire (d->base.lock);
+  assert_int_equal (qcow2_quarantined_locked (d->base.img), left);
+  lock_release (d->base.lock);
   assert_int_equal (dedup_failed (d), 0);
   assert_int_equal (write_id (d, 7, 77777), 0);
   assert_int_equal (dedup_flush (d), 0);
   host.full = false;
   assert_int_equal (dedup_run (d, DEDUP_JOB_CHECKPOINT), 0);
-  assert_false (dedup_config_owed (d));
-  assert_true (d->checkpoint > checkpoint);
+  assert_false (dedup_config_owed (&d->store));
+  assert_true (d->store.checkpoint > checkpoint);
   assert_int_equal (read_id (d, 7), 77777);
   finish_on_host (&s, d, io);
 }

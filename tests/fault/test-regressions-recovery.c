@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A recovery that is cut off has written some tables and others not.  If the
- * last block of the journal rots then, nothing else in the journal knows of it:
- * the replay would end before it, and older changes would meet newer tables
- * (found by tests/crash: a cluster leaked).
+/* Tests a recovery that is interrupted when it has written some tables and
+ * others not.  If the last block of the journal rots then, nothing else in the
+ * journal has a record of it: the replay would end before it, and older changes
+ * would meet newer tables (found by tests/crash: a cluster leaked).
  *
  * Breaks if: a table is written by a recovery before the configuration says
  * that all records are durable; the image is not refused then, or not for
@@ -56,8 +56,8 @@ crashed_image (void)
 static uint64_t
 last_block (struct io_store *io)
 {
-  struct dedup_disk *d = must_open (&small, io, false);
-  const struct dedup_config *c = d->config;
+  struct dedup_pool *d = must_open (&small, io, false);
+  const struct dedup_config *c = d->store.config;
   uint64_t seq = c->checkpoint - 1, at = 0;
   uint32_t i;
 
@@ -98,7 +98,7 @@ static bool
 refused_or_as_before (struct io_store *io)
 {
   struct dedup_open_params p;
-  struct dedup_disk *d = NULL;
+  struct dedup_pool *d = NULL;
   struct fault f = { 0 };
   uint64_t i;
 
@@ -123,7 +123,7 @@ recover_until (struct io_store *io, uint64_t after, bool *refused)
 {
   struct cut cut = { .after = after };
   struct dedup_open_params p;
-  struct dedup_disk *d = NULL;
+  struct dedup_pool *d = NULL;
   struct io_store *faulty;
   struct fault f = { 0 };
   int r;

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # SIGTERM, SIGINT and SIGHUP close the image and end the server, whatever its
 # clients do: idle, silent in the handshake, in the middle of a header or of a
-# request, not reading, writing on.  What was answered is in the image, and no
-# client is told of an error.
+# request, not reading, or writing continuously.  Everything that was answered
+# is in the image, and no client gets an error.
 # Breaks if: the server waits for a client, closes before it has answered, or
 # answers with an error when it is about to end.
 . "$(dirname "$0")/fault.sh"
@@ -86,7 +86,7 @@ for mode in idle mute header half deaf; do
   $PY "$HERE/nbdrun.py" "$URI" 'h.pwrite(b"a" * 65536, 0)'
   client $mode
   ends TERM
-  qemu-io -f qcow2 -c 'read -P 0x61 0 64k' "$disk" | grep -q '^read' ||
+  qemu-io -f qcow2 -c 'read -P 0x61 0 64k' "$disk" | grep '^read' >/dev/null ||
     die "the write is lost"
   end_clients
 done
@@ -145,6 +145,6 @@ nbdkit_cmd -s "$PLUGIN" "$disk" <"$TMP/in" >"$TMP/out" 2>"$SRV_LOG" &
 SRV_PID=$!
 server_pids+=("$SRV_PID")
 exec 8>"$TMP/in" 9<"$TMP/out"
-head -c 18 <&9 | grep -q NBDMAGIC || die "no greeting"
+head -c 18 <&9 | grep NBDMAGIC >/dev/null || die "no greeting"
 ends TERM
 exec 8>&- 9<&-

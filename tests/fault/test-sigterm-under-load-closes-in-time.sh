@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# SIGTERM under load: the image is closed clean with everything that was
-# answered in it, within the time that the man page states (10 seconds;
+# SIGTERM under load closes the image clean, with everything that was answered
+# in it, within the time that the man page states (10 seconds;
 # DEDUP_CLOSE_LIMIT_MS).
 # Breaks if: the close waits for more than it has to, or a request that was
-# answered does not make it into the closed image.
+# answered is not in the closed image.
 . "$(dirname "$0")/fault.sh"
 disk=$TMP/disk.qcow2
 limit=${DEDUP_CLOSE_LIMIT_MS:-10000}

@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# The index rots: configuration, journal and incarnations deleted, overwritten
-# with garbage, byte after byte flipped (a sample; DEDUP_TEST_SCALE), replaced
-# by those of another image or by older ones.  With verify=on contents are
-# right all the same, old data and new, and the image is closed clean.
+# The index rots: configuration, journal and incarnations are deleted,
+# overwritten with garbage, flipped byte after byte (a sample;
+# DEDUP_TEST_SCALE), or replaced by those of another image or by older ones.
+# With verify=on contents are right all the same, old data and new, and the
+# image is closed clean.
 # Breaks if: anything the index says is taken on trust.
 . "$(dirname "$0")/fault.sh"
 export PLUGIN TOOL NBDKIT_PRELOAD=$preload

@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""vanish.py URI MODEL SEED CLIENTS [MOST]: one client works and verifies on the first
-half of the disk, while CLIENTS others, one after the other, send up to MOST
-(20) requests for the second half, in bulk and cut off anywhere, and disappear
-without a word.  First, and with 0 clients only: the first half is what MODEL says."""
+"""vanish.py URI MODEL SEED CLIENTS [MOST]: one client works and verifies on
+the first half of the disk, while CLIENTS others, one after the other, send up
+to MOST (20) requests for the second half, in bulk and cut off anywhere, and
+disappear without a word.  First, and with 0 clients only, it checks that the
+first half is what MODEL says."""
 import os
 import random
 import socket

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Images that the fuzzers start from, and where things lie in them.
+/* Makes the images that the fuzzers start from, and finds where things lie in
+ * them.
  *
  * Patching a good image finds more than random bytes do: the mutation is
  * small, and what it meets is all there.  The images are made by the program
@@ -12,7 +13,7 @@
 
 #include "dedup.h"
 #include "image.h"
-#include "../../dedup/disk.h"
+#include "../../dedup/pool.h"
 #include "../../dedup/index/table/incarnation-page.h"
 #include "../../dedup/journal/journal-block.h"
 #include "../../dedup/index/table/segment-page.h"
@@ -261,12 +262,13 @@ static const struct dedup_open_params open_params = {
 };
 
 static struct io_store *
-new_disk (void)
+new_disk (bool packed)
 {
   struct dedup_create_params p = {
     .image = { .virtual_size = 8 << 20, .cluster_bits = 12,
                .refcount_order = 4 },
     .order = 4, .journal_areas = 3,
+    .compress = packed ? DEDUP_COMPRESS_ZSTD : DEDUP_COMPRESS_KEEP,
   };
   struct fault f = { 0 };
   struct io_store *io;
@@ -277,7 +279,7 @@ new_disk (void)
 }
 
 static void
-write_ids (struct dedup_disk *d, uint64_t guest_idx, unsigned nr, uint8_t id)
+write_ids (struct dedup_pool *d, uint64_t guest_idx, unsigned nr, uint8_t id)
 {
   uint8_t buf[4096];
 
@@ -290,7 +292,7 @@ write_ids (struct dedup_disk *d, uint64_t guest_idx, unsigned nr, uint8_t id)
 }
 
 static void
-run_due (struct dedup_disk *d, unsigned jobs)
+run_due (struct dedup_pool *d, unsigned jobs)
 {
   unsigned due;
 
@@ -304,7 +306,7 @@ add_incarnations (struct io_store *io)
 {
   struct dedup_open_params p = open_params;
   struct fault f = { 0 };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
 
   p.max_incarnations = 8;
   MUST (dedup_open (io, &p, &d, &f) == 0);
@@ -314,12 +316,20 @@ add_incarnations (struct io_store *io)
   dedup_free (d);
 }
 
-static struct io_store *
-disk_with_history (bool crashed)
+static void
+begin_disks (struct dedup_pool *d)
 {
-  struct io_store *io = new_disk ();
+  pthread_mutex_lock (&d->upkeep.maintenance);
+  MUST (dedup_begin_disks (&d->upkeep) == 0);
+  pthread_mutex_unlock (&d->upkeep.maintenance);
+}
+
+static struct io_store *
+disk_with_history (bool crashed, bool disks, bool packed)
+{
+  struct io_store *io = new_disk (packed);
   struct fault f = { 0 };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
 
   MUST (dedup_open (io, &open_params, &d, &f) == 0);
   write_ids (d, 0, 200, 'a');
@@ -327,8 +337,10 @@ disk_with_history (bool crashed)
   write_ids (d, 100, 200, 'b');
   write_ids (d, 1000, 100, 'a');
   run_due (d, DEDUP_JOB_FREEZE | DEDUP_JOB_FILTERS);
+  if (disks)
+    begin_disks (d);
   if (crashed) {
-    MUST (dedup_checkpoint (d) == 0);
+    MUST (dedup_checkpoint (&d->store) == 0);
     write_ids (d, 1500, 20, 'c');
     MUST (dedup_unmap (d, QCOW2_ROOT_ACTIVE, 0, 50, DEDUP_TRIM) == 0);
     MUST (dedup_flush (d) == 0);
@@ -337,6 +349,37 @@ disk_with_history (bool crashed)
   }
   else
     MUST (dedup_finish (d) == 0);
+  dedup_free (d);
+  return io;
+}
+
+/* The active disk and some disks: a disk, its clone, which has tables of its own
+ * too, a snapshot, and one that is being deleted.  Closed with all the work left. */
+static struct io_store *
+pool_with_debts (void)
+{
+  struct dedup_create_params p = {
+    .image = { .virtual_size = 8 << 20, .cluster_bits = 12,
+               .refcount_order = 5 },
+    .order = 4, .journal_areas = 3,
+  };
+  struct fault f = { 0 };
+  struct io_store *io;
+  struct dedup_pool *d;
+  unsigned vm1, vm2, root;
+
+  MUST (io_memory_new (0, &io) == 0);
+  MUST (dedup_create (io, &p, &f) == 0);
+  MUST (dedup_open (io, &open_params, &d, &f) == 0);
+  write_ids (d, 0, 200, 'a');
+  MUST (dedup_disk_clone (d, QCOW2_ROOT_ACTIVE, "vm1", true, &vm1, &f) == 0);
+  MUST (dedup_disk_clone (d, vm1, "vm2", true, &vm2, &f) == 0);
+  MUST (dedup_unmap (d, vm2, 600, 3, DEDUP_TRIM) == 0);
+  MUST (dedup_disk_clone (d, vm2, "vm2@s", false, &root, &f) == 0);
+  write_ids (d, 1500, 20, 'c');
+  MUST (dedup_disk_clone (d, QCOW2_ROOT_ACTIVE, "vm3", true, &root, &f) == 0);
+  MUST (dedup_disk_delete (d, root, &f) == 0);
+  MUST (dedup_finish (d) == 0);
   dedup_free (d);
   return io;
 }
@@ -361,6 +404,18 @@ add_flat (struct base *b, const struct qcow2_flat *t)
 }
 
 static void
+add_disks (struct base *b, const struct qcow2_image *img)
+{
+  uint64_t off = img->fields.snapshots_off;
+
+  for (size_t i = 0; i < img->snapshots.nr; i++) {
+    if (img->snapshots.v[i].is_disk)
+      add_place (b, PLACE_DISK, off, img->snapshots.raw[i].len);
+    off += img->snapshots.raw[i].len;
+  }
+}
+
+static void
 add_tables (struct base *b, const struct qcow2_image *img)
 {
   b->cluster_bits = img->header.geo.cluster_bits;
@@ -373,6 +428,7 @@ add_tables (struct base *b, const struct qcow2_image *img)
   for (size_t i = 0; i < img->snapshots.nr; i++)
     add_place (b, PLACE_TABLE, img->snapshots.v[i].l1_off,
                img->snapshots.v[i].l1_entries * 8);
+  add_disks (b, img);
 }
 
 static void
@@ -422,12 +478,12 @@ add_bitmaps (struct base *b)
 }
 
 static void
-add_store (struct base *b, const struct dedup_disk *d)
+add_store (struct base *b, const struct dedup_pool *d)
 {
-  const struct dedup_config *c = d->config;
+  const struct dedup_config *c = d->store.config;
 
-  add_place (b, PLACE_CONFIG, d->ext.config_off, 512);
-  add_place (b, PLACE_CONFIG, d->ext.config_off + d->ext.config_size / 2,
+  add_place (b, PLACE_CONFIG, d->store.ext.config_off, 512);
+  add_place (b, PLACE_CONFIG, d->store.ext.config_off + d->store.ext.config_size / 2,
              512);
   for (uint32_t i = 0; i < c->nr_areas; i++)
     for (unsigned k = 0; k < 24 && k < c->areas[i].nr_blocks; k++)
@@ -477,10 +533,14 @@ make_base (struct base *b, enum base_kind kind)
   struct fault f = { 0 };
   struct io_store *io = made_here (kind);
   bool plain = io != NULL;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
 
-  if (!plain)
-    io = disk_with_history (kind == BASE_CRASHED);
+  if (kind == BASE_POOL)
+    io = pool_with_debts ();
+  else if (!plain)
+    io = disk_with_history (kind == BASE_CRASHED || kind == BASE_CRASHED_DISKS ||
+                            kind == BASE_PACKED, kind == BASE_CRASHED_DISKS,
+                            kind == BASE_PACKED);
   if (kind == BASE_BOTH)
     add_incarnations (io);
   take_bytes (b, io);
@@ -578,6 +638,7 @@ fix_checksum (struct io_store *io, const struct place *p)
   switch (p->kind) {
   case PLACE_TABLE:
   case PLACE_BITMAP:
+  case PLACE_DISK:
     break;
   case PLACE_SEG_HEAD:
     fix_segment (io, p);

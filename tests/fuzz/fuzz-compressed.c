@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A compressed cluster: the first bytes choose cluster size, compression and
- * the L2 entry's idea of place and length, the rest is the stream.
+/* Fuzzes a compressed cluster: the first bytes choose cluster size, compression
+ * and the place and length that the L2 entry claims; the rest is the stream.
  */
 #include "fuzz.h"
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A configuration slot and the header extension.  The checksum is made right
- * first.  What is valid comes out of the encoder the same.
- */
+/* Fuzzes a configuration slot and the header extension.  The checksum is made
+ * right first.  A valid slot must be encoded again to the same bytes. */
 #include "fuzz.h"
 
 #include "config-check.h"

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A whole image: one of those of base.c, with patches anywhere in its tables
- * and its store, checksums made right where asked for; opened, worked on,
- * closed or killed, opened again.
+/* Fuzzes a whole image: one of those of base.c, with patches anywhere in its
+ * tables and its store, checksums made right where asked for; it is opened,
+ * worked on, closed or killed, and opened again.
  *
- * A patch is: which place, where in it, how wide, what.  What is a number,
- * the offset of another place (so that things overlap), the old value plus
- * something, or one bit of it flipped.
+ * A patch says which place, where in it, how wide, and what.  The last is a
+ * number, the offset of another place (so that things overlap), the old value
+ * plus something, or one bit of it flipped.
  */
 #include "fuzz.h"
 
@@ -75,6 +75,7 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t len)
                                    : mode % 16 == 4 ? BASE_BITMAPS
                                    : mode % 16 == 2 ? BASE_EXTENDED
                                    : mode % 16 == 6 ? BASE_DATA_FILE
+                                   : mode % 16 == 10 ? BASE_POOL
                                    : mode & 1 ? BASE_CLEAN : BASE_CRASHED);
   struct io_store *io;
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The first cluster alone: header fields, extensions, feature names, backing
- * file name and format.  What the decoder takes is in range, and building it
- * anew gives a header that the decoder takes again, the same.
+/* Fuzzes the first cluster alone: header fields, extensions, feature names,
+ * backing file name and format.  A header that the decoder takes is in range;
+ * building it again gives a header that the decoder takes again, the same.
  */
 #include "fuzz.h"
 

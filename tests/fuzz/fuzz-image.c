@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A whole small qcow2 image, byte by byte: header and its extensions, L1, L2
- * and refcount tables, snapshot table, compressed clusters.  It is opened,
- * every root mapped and read, and checked; then served, and where its length is
- * a multiple of 32 for writing, which gives it a store.  Seeds: images of base.c
- * (plain, with an external data file of either kind), and pieces of the first.
+/* Fuzzes a whole small qcow2 image, byte by byte: header and its extensions,
+ * L1, L2 and refcount tables, snapshot table, compressed clusters.  It is
+ * opened, every root mapped and read, and checked; then served, and where its
+ * length is a multiple of 32 for writing, which gives it a store.  Seeds:
+ * images of base.c (plain, with an external data file of either kind), and
+ * pieces of the first.
  */
 #include "fuzz.h"
 

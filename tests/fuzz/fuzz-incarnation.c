@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* An incarnation: patches to a good one, checksums made right; loaded, asked
- * for hashes before and after, checked.
- */
+/* Fuzzes an incarnation: a good one gets patches, with checksums made right; it
+ * is loaded, asked for hashes before and after, and checked. */
 #include "fuzz.h"
 
 #include "../../dedup/index/table/incarnation-page.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The index on plain storage against a plain model (tests/index-model.h), with
- * crashes: no image, no journal.
+/* Fuzzes the index on plain storage against a plain model
+ * (tests/index-model.h), with crashes: no image, no journal.
  *
  * Input: the order of log stores and the limit on incarnations (1 byte), then a
  * byte for each thing to do, with the numbers that it asks for (1 or 2 bytes

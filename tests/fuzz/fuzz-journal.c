@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Replay: the records are the input's, in valid blocks at the journal's end
- * of a crashed image; then it is recovered, worked on and closed.
+/* Fuzzes replay: the records are the input's, in valid blocks at the end of a
+ * crashed image's journal; the image is recovered, worked on and closed.
  *
  * The first byte: bit 0, the records are bytes as they are, else each is made
  * of fields; bit 1, the last blocks are not known durable, so that data is
- * compared; bit 2, read-only.
+ * compared; bit 2, read-only; bits 3 to 7 being 1, an image where records name
+ * places.
  */
 #include "fuzz.h"
 
-#include "../../dedup/disk.h"
+#include "../../dedup/pool.h"
 #include "../../dedup/journal/journal-block.h"
 
 #define MAX_BLOCKS 8u
@@ -55,12 +56,35 @@ number (struct input *in)
   }
 }
 
+static enum dedup_record_type
+take_type (struct input *in)
+{
+  const unsigned v = (unsigned) take (in, 1);
+
+  return (enum dedup_record_type) (v < 192 ? 1 + v % 12
+                                   : DEDUP_REC_BITMAP + v % 6);
+}
+
+static size_t
+make_list (struct input *in, uint64_t host_idx, uint8_t *out)
+{
+  struct dedup_record r;
+
+  dedup_reflist_begin (&r, host_idx, (uint32_t) number (in), take (in, 1) & 1);
+  dedup_record_encode (&r, out);
+  for (unsigned n = take (in, 1) % 32; n > 0; n--)
+    dedup_reflist_extend (out, (size_t) (DEDUP_REC_MAX - out[0]),
+                          1 + take (in, 1) % 128, take (in, 1),
+                          take (in, 1) & 1);
+  return out[0];
+}
+
 static size_t
 make_record (struct input *in, uint8_t *out)
 {
   struct dedup_record r = { 0 };
 
-  r.type = (enum dedup_record_type) (1 + take (in, 1) % 12);
+  r.type = take_type (in);
   r.root = take (in, 1) % 16 ? 0 : 1;
   r.host_idx = number (in);
   r.guest_idx = number (in);
@@ -75,6 +99,8 @@ make_record (struct input *in, uint8_t *out)
   r.change.table_idx = number (in) % 4096;
   r.change.host_off = r.guest_idx * 4096;
   r.change.source_off = take (in, 1) & 1 ? r.host_idx * 4096 : 0;
+  r.place = r.change.place = r.host_idx * 4096 + r.guest_idx % 512 * 8;
+  r.entry_kind = r.change.table_idx & 1;
   r.change.header = (struct qcow2_header_fields) {
     .reftable_off = r.host_idx * 4096, .reftable_clusters = r.change.count,
     .nr_snapshots = 1, .snapshots_off = r.guest_idx * 4096,
@@ -90,6 +116,9 @@ make_record (struct input *in, uint8_t *out)
     r.change.type = QCOW2_CHANGE_ANCHOR_TABLE; break;
   case DEDUP_REC_HEADER: r.change.type = QCOW2_CHANGE_HEADER; break;
   case DEDUP_REC_BITMAP: r.change.type = QCOW2_CHANGE_BITMAP; break;
+  case DEDUP_REC_ENTRY: r.change.type = QCOW2_CHANGE_ENTRY; break;
+  case DEDUP_REC_TABLE: r.change.type = QCOW2_CHANGE_TABLE; break;
+  case DEDUP_REC_REFLIST: return make_list (in, r.host_idx, out);
   default: break;
   }
   return dedup_record_encode (&r, out);
@@ -102,6 +131,7 @@ fill_block (struct input *in, bool raw, uint8_t *block)
 
   if (raw) {
     want = take (in, 1) * 16;
+    want = MIN_OF (want, DEDUP_BLOCK_SIZE - DEDUP_BLOCK_HEADER);
     for (; len < DEDUP_BLOCK_HEADER + want && in->left > 0; len++)
       block[len] = (uint8_t) take (in, 1);
     return len;
@@ -134,9 +164,10 @@ add_blocks (struct io_store *io, struct journal_end e, struct input *in,
 int
 LLVMFuzzerTestOneInput (const uint8_t *data, size_t len)
 {
-  const struct base *b = get_base (BASE_CRASHED);
   struct input in = { data, len };
   unsigned mode = (unsigned) take (&in, 1);
+  const struct base *b = get_base (mode >> 3 == 1 ? BASE_CRASHED_DISKS
+                                   : BASE_CRASHED);
   struct io_store *io;
 
   if (len > 1 << 15)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A segment of a run: patches to a good one, checksums made right, and what the
- * configuration says of it; looked up in, loaded, counted, walked through,
- * checked.
+/* Fuzzes a segment of a run: a good one gets patches, with checksums made
+ * right, and so does the configuration's entry for it; it is looked up in,
+ * loaded, counted, walked through, and checked.
  *
  * Input: number of entries (2 bytes), bits of the filter, changes to the
  * configuration's entry, then patches of 3 bytes for the pages and 4 for what

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What the fuzzers share: taking numbers from an input, images to start from,
- * and work on a served disk.
+/* Declares what the fuzzers share: taking numbers from an input, images to
+ * start from, and work on a served disk.
  *
  * Each fuzz-NAME.c has LLVMFuzzerTestOneInput and no main.  clang's libFuzzer
  * brings one (meson -Dfuzz=true); elsewhere replay.c does, which runs files.
@@ -46,7 +46,8 @@ struct place {
   uint64_t host_off;
   uint32_t len;
   enum { PLACE_TABLE, PLACE_CONFIG, PLACE_JOURNAL, PLACE_INC_HEAD,
-         PLACE_INC_PAGE, PLACE_SEG_HEAD, PLACE_SEG_PAGE, PLACE_BITMAP } kind;
+         PLACE_INC_PAGE, PLACE_SEG_HEAD, PLACE_SEG_PAGE, PLACE_BITMAP,
+         PLACE_DISK } kind;    /* a disk's entry in the snapshot table */
   uint64_t head_off;           /* PLACE_INC_HEAD, PLACE_SEG_HEAD: page 0, also
                                 * for a page of the filter, whose sum is
                                 * there */
@@ -70,10 +71,13 @@ enum base_kind {
                     * clusters, shared L2 table; no store */
   BASE_CLEAN,      /* a store with runs, closed */
   BASE_CRASHED,    /* the same, bit 48 set, records in the journal */
+  BASE_CRASHED_DISKS,  /* the same, where records name places */
   BASE_BOTH,       /* runs, and incarnations above them, closed */
   BASE_BITMAPS,    /* as BASE_PLAIN, with two persistent bitmaps */
   BASE_EXTENDED,   /* extended L2 entries of every kind, a snapshot; 16 KiB */
   BASE_DATA_FILE,  /* an external data file, which work_on_disk brings */
+  BASE_POOL,       /* disks, closed with lent tables and one being deleted */
+  BASE_PACKED,     /* as BASE_CRASHED, and new data is compressed */
   NR_BASES
 };
 

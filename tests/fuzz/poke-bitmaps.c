@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Persistent bitmaps, decoded from the specification alone.  One that QEMU
- * would load (all its fields are as they must be), that is enabled and not in
- * use, is relied on by whoever makes a backup: then it has to know what
- * changed.  What QEMU would not load harms nobody.
+/* Decodes persistent bitmaps from the specification alone.  One that QEMU would
+ * load (all its fields are as they must be), that is enabled and not in use, is
+ * relied on by whoever makes a backup: then it must know what changed.  One
+ * that QEMU would not load harms nobody.
  *
- * Reads past the end of the store are zeroes, so nothing here fails.
+ * Reads past the end of the store give zeroes, so nothing here fails.
  */
 #include "poke-bitmaps.h"
 

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Each field of each structure on disk, set to what it must not be: 0, 1, the
+/* Sets each field of each structure on disk to what it must not be: 0, 1, the
  * maximum, misaligned, one more, the place of each other structure and its
- * own.  Checksums are made right.  Then the image opens or is refused with a
- * line that says why and not a byte changed; and after writes, trims and a
- * close, no guest cluster that the poke left alone and nobody wrote has
- * other bytes, the check finds no more harm than before, and a persistent
- * bitmap that can be relied on knows what changed.
+ * own, and makes it a compressed entry of these places.  Checksums are made
+ * right.  Then the image opens or is refused with a line that says why and
+ * not a byte changed; and after writes, trims and a close, no guest cluster
+ * of any disk that the poke left alone and nobody wrote has other bytes, the
+ * check finds no more harm than before, and a persistent bitmap that can be
+ * relied on knows what changed.
  *
  * poke [EVERY [FIRST [BASE]]]: each EVERYth case (1), from FIRST on; of one
  * image only (its number in enum base_kind).  A case that fails is printed with
@@ -27,8 +28,10 @@
 #define NR_FRESH 120u
 
 /* A reference to nowhere is one complaint; once the file has grown to there,
- * it is three: of its flag, of the refcount, of the area. */
+ * it is three: of its flag, of the refcount, of the area.  A compressed entry has no
+ * flag, and refers to up to three clusters. */
 #define SAME_HARM 3u
+#define SAME_HARM_COMPRESSED 6u
 
 /* An entry that names the data of another guest cluster, or a refcount that
  * does not count it, costs that one when it is dropped: nobody could know
@@ -124,6 +127,15 @@ static const struct field bitmap_ext_fields[] = {
   F (dir_size, 16, 8), F (dir_off, 24, 8), { NULL }
 };
 
+static const struct field disk_fields[] = {
+  F (l1_off, 0, 8), F (l1_entries, 8, 4), F (id_len, 12, 2),
+  F (name_len, 14, 2), F (vm_state, 32, 4), F (extra_len, 36, 4),
+  F (vm_state_64, 40, 8), F (disk_size, 48, 8), F (icount, 56, 8),
+  F (magic, 64, 8), F (disk_version, 72, 4), F (disk_flags, 76, 4),
+  F (uuid, 80, 8), F (origin, 96, 8), F (created, 112, 8),
+  F (disk_reserved, 120, 8), F (id, 128, 1), F (name, 129, 1), { NULL }
+};
+
 struct poke {
   const struct base *base;
   enum base_kind kind;
@@ -158,6 +170,7 @@ fields_of (const struct base *b, const struct place *p, size_t i)
   case PLACE_SEG_PAGE: return seg_page_fields;
   case PLACE_BITMAP: return p->host_off < PLAIN_CLUSTER ? bitmap_ext_fields
       : bitmap_fields;
+  case PLACE_DISK: return disk_fields;
   case PLACE_TABLE: break;
   }
   if (i == 0)
@@ -179,11 +192,17 @@ fail (const struct poke *k, const char *what, uint64_t n)
           (unsigned long long) k->value, what, (unsigned long long) n);
 }
 
+static uint64_t
+same_harm (const struct poke *k)
+{
+  return k->value & QCOW2_L2_COMPRESSED ? SAME_HARM_COMPRESSED : SAME_HARM;
+}
+
 /* The external data file of the case, in memory, whatever its name. */
 static struct io_store *data_file;
 
 static void
-attach_data (struct dedup_disk *d)
+attach_data (struct dedup_pool *d)
 {
   struct qcow2_image *img = dedup_image (d);
 
@@ -192,14 +211,14 @@ attach_data (struct dedup_disk *d)
 }
 
 static void
-close_disk (struct dedup_disk *d)
+close_disk (struct dedup_pool *d)
 {
   dedup_image (d)->data = NULL;
   dedup_free (d);
 }
 
 static int
-open_disk (struct io_store *io, bool writable, struct dedup_disk **d,
+open_disk (struct io_store *io, bool writable, struct dedup_pool **d,
            struct fault *f)
 {
   struct dedup_open_params p = {
@@ -218,7 +237,18 @@ open_disk (struct io_store *io, bool writable, struct dedup_disk **d,
   return r;
 }
 
+#define MAX_DISKS 8u           /* beside the active one */
+#define WRITTEN_DISKS 2u       /* of these, the first */
+
+struct disk_view {
+  char name[32];
+  uint64_t nr;
+  uint64_t sum[GUEST_CLUSTERS];
+};
+
 struct view {                  /* of the guest's clusters */
+  struct disk_view disks[MAX_DISKS];   /* by name; the active one is not there */
+  unsigned nr_disks;
   uint64_t nr, size;
   uint64_t sum[GUEST_CLUSTERS];    /* 0: cannot be read */
   uint64_t harm;               /* corruptions and errors that check finds */
@@ -233,14 +263,83 @@ print_problem (void *opaque, bool is_leak, const char *line)
     printf ("check: %s\n", line);
 }
 
+/* Sums the clusters of a root of BYTES bytes; returns how many. */
+static uint64_t
+sum_root (struct dedup_pool *d, unsigned root, uint64_t bytes, uint64_t size,
+          uint64_t sum[GUEST_CLUSTERS])
+{
+  const uint64_t nr = MIN_OF (div_round_up (bytes, size), GUEST_CLUSTERS);
+  CLEANUP_FREE uint8_t *buf = malloc (size);
+
+  MUST (buf);
+  for (uint64_t i = 0; i < nr; i++) {
+    memset (buf, 0, size);
+    if (dedup_read (d, root, buf, i * size,
+                    MIN_OF (bytes - i * size, size)) == 0)
+      sum[i] = dedup_checksum (buf, size) | 1;
+  }
+  return nr;
+}
+
+/* Looks at the disks beside the active one.  Of several with one name the first
+ * counts, as everywhere. */
+static void
+see_disks (struct dedup_pool *d, struct view *v)
+{
+  struct dedup_disk_info *info;
+  size_t nr;
+
+  MUST (dedup_disk_list (d, &info, &nr) == 0);
+  for (size_t i = 0; i < nr && v->nr_disks < MAX_DISKS; i++) {
+    struct disk_view *at = &v->disks[v->nr_disks++];
+
+    snprintf (at->name, sizeof at->name, "%s", info[i].name);
+    at->nr = sum_root (d, info[i].root, info[i].size, v->size, at->sum);
+  }
+  dedup_disk_list_free (info, nr);
+}
+
+/* Returns how many corruptions and errors a check finds in the tables of the
+ * file; UINT64_MAX: it cannot be checked. */
+static uint64_t
+harm_in (struct dedup_pool *d)
+{
+  const struct qcow2_check_params cp = { .problem = print_problem };
+  struct dedup_check_result res = { 0 };
+  struct fault f;
+
+  return dedup_check (d, &cp, &res, &f) < 0 ? UINT64_MAX
+    : res.image.corruptions + res.image.errors;
+}
+
+/* As harm_in, after a recovery of a copy: until then the tables in the file may be
+ * older than the configuration, and lack store areas that it lists. */
+static uint64_t
+harm_when_recovered (struct io_store *io)
+{
+  size_t len = (size_t) io_size (io);
+  CLEANUP_FREE uint8_t *bytes = malloc (len);
+  struct io_store *copy;
+  struct dedup_pool *d;
+  uint64_t harm = UINT64_MAX;
+  struct fault f;
+
+  MUST (bytes && io_pread (io, bytes, len, 0) == 0);
+  copy = store_of (bytes, len);
+  if (open_disk (copy, true, &d, &f) == 0) {
+    if (dedup_finish (d) == 0)
+      harm = harm_in (d);
+    close_disk (d);
+  }
+  io_close (copy);
+  return harm;
+}
+
 static void
 see (struct io_store *io, struct view *v)
 {
-  const struct qcow2_check_params cp = { .problem = print_problem };
-  CLEANUP_FREE uint8_t *buf = NULL;
   const struct qcow2_geometry *g;
-  struct dedup_check_result res;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f;
 
   memset (v, 0, sizeof *v);
@@ -253,20 +352,10 @@ see (struct io_store *io, struct view *v)
   v->bitmaps = bitmaps_look (io);
   g = qcow2_geometry (dedup_image (d));
   v->size = g->cluster_size;
-  v->nr = g->nr_clusters < GUEST_CLUSTERS ? g->nr_clusters : GUEST_CLUSTERS;
-  buf = malloc (g->cluster_size);
-  MUST (buf);
-  for (uint64_t i = 0; i < v->nr; i++) {
-    uint64_t off = i * v->size, left = g->virtual_size - off;
-    uint64_t n = left < v->size ? left : v->size;
-
-    memset (buf, 0, v->size);
-    if (dedup_read (d, QCOW2_ROOT_ACTIVE, buf, off, n) == 0)
-      v->sum[i] = dedup_checksum (buf, v->size) | 1;
-  }
-  memset (&res, 0, sizeof res);
-  v->harm = dedup_check (d, &cp, &res, &f) < 0 ? UINT64_MAX
-    : res.image.corruptions + res.image.errors;
+  v->nr = sum_root (d, QCOW2_ROOT_ACTIVE, g->virtual_size, v->size, v->sum);
+  see_disks (d, v);
+  v->harm = g->incompatible & QCOW2_INCOMPAT_RECOVERY
+    ? harm_when_recovered (io) : harm_in (d);
   close_disk (d);
 }
 
@@ -278,7 +367,7 @@ worked_on (uint64_t i)
 }
 
 static void
-run_jobs (struct dedup_disk *d)
+run_jobs (struct dedup_pool *d)
 {
   unsigned due;
 
@@ -287,15 +376,49 @@ run_jobs (struct dedup_disk *d)
       break;
 }
 
-/* Overwrite, trim, free, use again. */
+/* Writes the clusters that are worked on through further disks, too: only where
+ * these are new, so that what they share with the active one can be compared. */
 static void
-work_on (struct dedup_disk *d)
+write_disks (struct dedup_pool *d, const uint8_t *buf, uint64_t i)
+{
+  struct dedup_disk_info *info;
+  size_t nr;
+  int r = 0;
+
+  if (i < FRESH || i % 16 != 1)
+    return;
+  MUST (dedup_disk_list (d, &info, &nr) == 0);
+  for (size_t k = 0; k < MIN_OF (nr, WRITTEN_DISKS); k++)
+    if (info[k].writable && i < info[k].size / qcow2_geometry (dedup_image (d))->cluster_size)
+      r = dedup_write (d, info[k].root, buf, i, 1);
+  dedup_disk_list_free (info, nr);
+  (void) r;
+}
+
+/* Indexes what the active disk has. */
+static void
+index_all (struct dedup_pool *d)
+{
+  struct dedup_existing res = { 0 };
+  uint64_t at = 0;
+  size_t nr;
+
+  while (dedup_existing_next (d, &at, &nr, &res) == 1 &&
+         dedup_existing_index (d, at, nr, false, &res) == 0)
+    at += nr;
+}
+
+/* Index (in every second case), overwrite, trim, free, use again. */
+static void
+work_on (struct dedup_pool *d)
 {
   const struct qcow2_geometry *g = qcow2_geometry (dedup_image (d));
   CLEANUP_FREE uint8_t *buf = malloc (g->cluster_size);
   int r = 0;
 
   MUST (buf);
+  if (number % 2 == 0)
+    index_all (d);
   for (uint64_t i = 0; i < FRESH + NR_FRESH; i++) {
     if (!worked_on (i) || i >= g->nr_clusters)
       continue;
@@ -303,6 +426,7 @@ work_on (struct dedup_disk *d)
       buf[k] = (uint8_t) (i * 7 + k * 13 + k / 256 + 1);
     r = i % 8 == 7 ? dedup_unmap (d, QCOW2_ROOT_ACTIVE, i, 1, DEDUP_TRIM)
       : dedup_write (d, QCOW2_ROOT_ACTIVE, buf, i, 1);
+    write_disks (d, buf, i);
     if (i % 32 == 0) {
       r = dedup_flush (d);
       run_jobs (d);
@@ -317,7 +441,7 @@ serve (const struct poke *k, struct io_store *io)
 {
   CLEANUP_FREE uint8_t *before = NULL, *after = NULL;
   int64_t size = io_size (io);
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f;
   int r;
 
@@ -341,6 +465,40 @@ serve (const struct poke *k, struct io_store *io)
   return true;
 }
 
+static const struct disk_view *
+find_disk (const struct view *v, const char *name)
+{
+  for (unsigned i = 0; i < v->nr_disks; i++)
+    if (strcmp (v->disks[i].name, name) == 0)
+      return &v->disks[i];
+  return NULL;
+}
+
+/* The same for the disks beside the active one, which are there still. */
+static void
+compare_disks (const struct poke *k, const struct view *good,
+               const struct view *before, const struct view *after)
+{
+  for (unsigned d = 0; d < good->nr_disks; d++) {
+    const struct disk_view *g = &good->disks[d];
+    const struct disk_view *b = find_disk (before, g->name);
+    const struct disk_view *a = find_disk (after, g->name);
+    uint64_t lost = 0;
+
+    if (b == NULL)
+      continue;
+    if (a == NULL) {
+      fail (k, "a disk is gone:", d);
+      continue;
+    }
+    for (uint64_t i = 0; i < MIN_OF (g->nr, b->nr); i++)
+      lost += (i < FRESH || i >= FRESH + NR_FRESH) && b->sum[i] == g->sum[i] &&
+        a->sum[i] != g->sum[i];
+    if (lost > (k->place->kind == PLACE_TABLE ? SAME_DATA : 0))
+      fail (k, "clusters of a disk changed:", lost);
+  }
+}
+
 static void
 compare (const struct poke *k, const struct view *good,
          const struct view *before, const struct view *after)
@@ -359,7 +517,8 @@ compare (const struct poke *k, const struct view *good,
       lost++;
   if (lost > (k->place->kind == PLACE_TABLE ? SAME_DATA : 0))
     fail (k, "clusters changed:", lost);
-  if (after->harm > before->harm + SAME_HARM)
+  compare_disks (k, good, before, after);
+  if (before->harm != UINT64_MAX && after->harm > before->harm + same_harm (k))
     fail (k, "check finds more:", after->harm - before->harm);
 }
 
@@ -548,6 +707,41 @@ try_base (enum base_kind kind)
   }
 }
 
+/* Makes the field a compressed entry: of a place, short and as long as can be. */
+static void
+try_compressed (struct poke *k)
+{
+  const struct base *b = k->base;
+  const uint64_t longest = ((UINT64_C (1) << (b->cluster_bits - 8)) - 1)
+    << (62 - (b->cluster_bits - 8));
+  size_t step = b->nr_places / 12 + 1;
+
+  for (size_t i = 0; i < b->nr_places; i += step) {
+    try_value (k, b->places[i].host_off | QCOW2_L2_COMPRESSED);
+    try_value (k, b->places[i].host_off | longest | QCOW2_L2_COMPRESSED);
+  }
+  try_value (k, (b->len - 100) | longest | QCOW2_L2_COMPRESSED);
+  try_value (k, b->len * 2 | QCOW2_L2_COMPRESSED);
+  try_value (k, old_value (k) | longest);
+  try_value (k, old_value (k) | QCOW2_L2_COMPRESSED | QCOW2_L2_COPIED);
+}
+
+static void
+try_base_compressed (enum base_kind kind)
+{
+  struct poke k = { .base = get_base (kind), .kind = kind };
+
+  for (size_t i = 0; i < k.base->nr_places; i++) {
+    k.place = &k.base->places[i];
+    if (k.place->kind != PLACE_TABLE)
+      continue;
+    for (k.field = fields_of (k.base, k.place, i); k.field->name; k.field++)
+      if (k.field->width == 8 &&
+          k.field->off + k.field->width <= k.place->len)
+        try_compressed (&k);
+  }
+}
+
 int
 main (int argc, char *argv[])
 {
@@ -562,6 +756,9 @@ main (int argc, char *argv[])
   verbose = every >= 1000000;
   for (int kind = 0; kind < NR_BASES; kind++)
     try_base ((enum base_kind) kind);
+  for (int kind = 0; kind < NR_BASES; kind++)
+    if (kind != BASE_BITMAPS)   /* whose tables are most of them bitmaps' */
+      try_base_compressed ((enum base_kind) kind);
   printf ("%u of %u cases, %u refused, %u failed\n", nr_run, nr_cases,
           nr_refused, nr_failed);
   return nr_failed > 0 || nr_run == 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* main for a fuzzer without libFuzzer: run each file, or each file of each
- * directory, of the command line; print how many.  A file that crashes is the
- * last one named on stderr.
+/* Has main for a fuzzer without libFuzzer: it runs each file, or each file of
+ * each directory, of the command line, and prints how many.  A file that
+ * crashes is the last one named on stderr.
  */
 #include <dirent.h>
 #include <stdio.h>

@@ -14,7 +14,7 @@ total=${1:-60}
 [ $# = 0 ] || shift
 fuzzers=("$@")
 [ ${#fuzzers[@]} -gt 0 ] ||
-  fuzzers=(compressed config disk header image incarnation index journal segment snapshots)
+  fuzzers=(compressed config disk header image incarnation index journal json lease segment snapshots)
 each=$((total / ${#fuzzers[@]}))
 [ "$each" -gt 0 ] || each=1
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Work on a disk that may be anything: what a server and its clients do.
+/* Works on a disk that may be anything, as a server and its clients do.
  *
- * Errors are fine, crashes and hangs are not; and what was written without an
- * error reads back, or fails, until it is written again.
+ * Errors are fine, crashes and hangs are not.  Data that was written without an
+ * error reads back, or the read fails, until it is written again.
  */
 #include "fuzz.h"
 
@@ -11,14 +11,16 @@
 #include "checked.h"
 #include "dedup.h"
 #include "image.h"
-#include "internal.h"
+#include "disk-internal.h"
 
 #define GRAIN 512u             /* bytes; what requests are multiples of */
 #define TRACKED 512u           /* grains of which the content is known */
 #define MAX_OPS 48
 
 struct work {
-  struct srv_export e;
+  struct dedup_pool *pool;
+  struct srv_disk disk;         /* the active one */
+  struct srv_space space;
   struct io_store *io;
   struct io_store *data;       /* the external data file, where there is one */
   uint8_t known[TRACKED];      /* 0: not written; else the byte */
@@ -29,7 +31,7 @@ known_bytes (const struct work *w)
 {
   uint64_t max = TRACKED * (uint64_t) GRAIN;
 
-  return w->e.size_bytes < max ? w->e.size_bytes : max;
+  return w->disk.size_bytes < max ? w->disk.size_bytes : max;
 }
 
 static void
@@ -47,7 +49,7 @@ do_write (struct work *w, uint64_t off, uint32_t len, uint8_t byte)
 
   MUST (buf);
   memset (buf, byte, len);
-  r = srv_pwrite (&w->e, buf, off, len, false);
+  r = srv_pwrite (&w->disk, buf, off, len, false);
   note (w, off, len, r == 0 ? byte : 0);
 }
 
@@ -65,7 +67,7 @@ do_read (struct work *w, uint64_t off, uint32_t len)
   uint64_t i;
 
   MUST (buf);
-  if (srv_pread (&w->e, buf, off, len) < 0)
+  if (srv_pread (&w->disk, buf, off, len) < 0)
     return;
   for (i = 0; i < len && (off + i) / GRAIN < TRACKED; i += GRAIN)
     if (w->known[(off + i) / GRAIN])
@@ -80,25 +82,32 @@ count_cb (void *opaque, uint64_t off, uint64_t len, enum srv_extent_type type)
   return 0;
 }
 
-/* A snapshot's export, as its clients see it. */
+/* The disk of a snapshot, which nobody can write to, or another disk, as its
+ * clients see it. */
 static void
-do_root (struct work *w, unsigned root, struct input *in)
+use_snapshot (struct srv_disk *d, struct input *in)
 {
-  uint64_t size = srv_root_size (&w->e, root), off, len, covered = 0;
+  uint64_t size = srv_disk_size (d), off, len, covered = 0;
   CLEANUP_FREE uint8_t *buf = NULL;
   int r;
 
-  MUST (srv_root_pread (&w->e, root, &covered, size, 1) == -EINVAL);
+  MUST (srv_pread (d, &covered, size, 1) == -EINVAL);
+  r = srv_pwrite (d, &covered, 0, 0, false);
+  MUST (d->writable || r == -EROFS);
   if (size == 0)
     return;
   off = take (in, 3) * GRAIN % size;
   len = MIN_OF (1 + take (in, 2), size - off);
   buf = malloc (len);
   MUST (buf);
-  r = srv_root_pread (&w->e, root, buf, off, len);
-  r = srv_root_cache (&w->e, root, off, len);
-  r = srv_root_extents (&w->e, root, off, len, false, count_cb, &covered);
+  r = srv_pread (d, buf, off, len);
+  r = srv_cache (d, off, len);
+  r = srv_extents (d, off, len, false, count_cb, &covered);
   MUST (r < 0 || covered == len);
+  memset (buf, (int) take (in, 1), len);
+  r = srv_pwrite (d, buf, off, (uint32_t) len, false);
+  MUST (r < 0 || d->writable);
+  r = srv_trim (d, off, (uint32_t) len / 2, false);
 }
 
 /* One of the internal snapshots, where there are any. */
@@ -106,10 +115,17 @@ static void
 do_snapshot (struct work *w, unsigned which, struct input *in)
 {
   const struct qcow2_snapshot *v;
-  size_t nr = qcow2_snapshots (dedup_image (w->e.disk), &v);
+  size_t nr = qcow2_snapshots (dedup_image (w->pool), &v);
 
-  if (nr > 0 && !v[which % nr].is_anchor)
-    do_root (w, 1 + (unsigned) (which % nr), in);
+  struct srv_disk d;
+
+  if (nr == 0 || v[which % nr].is_anchor || v[which % nr].dead ||
+      (v[which % nr].disk_flags & QCOW2_DISK_DOOMED))
+    return;
+  srv_disk_init (&d, w->pool, 1 + (unsigned) (which % nr), w->disk.writable,
+                 &w->space);
+  use_snapshot (&d, in);
+  srv_disk_destroy (&d);
 }
 
 static void
@@ -119,10 +135,10 @@ do_jobs (struct work *w, unsigned jobs)
   int r = 0;
 
   for (unsigned n = 0; n < 64 && r >= 0; n++) {
-    due = dedup_due (w->e.disk, NULL) & jobs;
+    due = dedup_due (w->pool, NULL) & jobs;
     if (due == 0)
       break;
-    r = dedup_run (w->e.disk, (enum dedup_job) (due & -due));
+    r = dedup_run (w->pool, (enum dedup_job) (due & -due));
   }
 }
 
@@ -134,7 +150,9 @@ choose_offset (struct work *w, struct input *in)
 
   if (v & 3)
     return known_bytes (w) ? (v >> 2) * GRAIN % known_bytes (w) : 0;
-  return w->e.size_bytes ? take (in, 8) % w->e.size_bytes / GRAIN * GRAIN : 0;
+  if (w->disk.size_bytes == 0)
+    return 0;
+  return take (in, 8) % w->disk.size_bytes / GRAIN * GRAIN;
 }
 
 static void
@@ -142,7 +160,7 @@ one_op (struct work *w, struct input *in)
 {
   unsigned op = (unsigned) take (in, 1);
   uint64_t off = choose_offset (w, in), covered = 0;
-  uint64_t left = w->e.size_bytes - off;
+  uint64_t left = w->disk.size_bytes - off;
   uint32_t len = (uint32_t) (1 + take (in, 1) % 16) * GRAIN;
   int r = 0;
 
@@ -159,19 +177,19 @@ one_op (struct work *w, struct input *in)
     do_read (w, off, len);
     break;
   case 4:
-    r = srv_trim (&w->e, off, len, false);
+    r = srv_trim (&w->disk, off, len, false);
     note (w, off, len, 0);
     break;
   case 5:
-    r = srv_zero (&w->e, off, len, op & 8, false, false);
+    r = srv_zero (&w->disk, off, len, op & 8, false, false);
     note (w, off, len, 0);
     break;
   case 6:
-    r = srv_extents (&w->e, off, len, false, count_cb, &covered);
+    r = srv_extents (&w->disk, off, len, false, count_cb, &covered);
     MUST (r < 0 || covered == len);
     break;
   case 7:
-    r = op & 8 ? srv_flush (&w->e) : 0;
+    r = op & 8 ? srv_flush (&w->disk) : 0;
     if (op & 16)
       do_jobs (w, ~0u);
     break;
@@ -183,7 +201,7 @@ one_op (struct work *w, struct input *in)
 static void
 attach_data (struct work *w)
 {
-  struct qcow2_image *img = dedup_image (w->e.disk);
+  struct qcow2_image *img = dedup_image (w->pool);
 
   if (!qcow2_geometry (img)->has_data_file)
     return;
@@ -195,8 +213,8 @@ attach_data (struct work *w)
 static void
 free_disk (struct work *w)
 {
-  dedup_image (w->e.disk)->data = NULL;
-  dedup_free (w->e.disk);
+  dedup_image (w->pool)->data = NULL;
+  dedup_free (w->pool);
 }
 
 static int
@@ -207,32 +225,24 @@ open_disk (struct work *w, bool writable)
     .max_incarnations = -1, .cache_bytes = 1 << 16, .order = 4,
     .host_files = QCOW2_FILES_IGNORE,
   };
-  const struct qcow2_geometry *g;
   struct fault f = { 0 };
   int r;
 
-  memset (&w->e, 0, sizeof w->e);
-  r = dedup_open (w->io, &p, &w->e.disk, &f);
+  r = dedup_open (w->io, &p, &w->pool, &f);
   MUST (r == 0 || f.msg[0] != '\0');
   if (r < 0)
     return r;
   attach_data (w);
-  g = qcow2_geometry (dedup_image (w->e.disk));
-  w->e.path = (char *) "fuzz";
-  w->e.writable = writable;
-  w->e.cluster_bits = g->cluster_bits;
-  w->e.size_bytes = g->virtual_size;
-  w->e.nr_clusters = g->nr_clusters;
-  srv_range_lock_init (&w->e.ranges);
+  srv_disk_init (&w->disk, w->pool, QCOW2_ROOT_ACTIVE, writable, &w->space);
   return 0;
 }
 
 static int
 close_disk (struct work *w)
 {
-  int r = w->e.writable ? dedup_finish (w->e.disk) : 0;
+  int r = w->disk.writable ? dedup_finish (w->pool) : 0;
 
-  srv_range_lock_destroy (&w->e.ranges);
+  srv_disk_destroy (&w->disk);
   free_disk (w);
   return r;
 }
@@ -257,9 +267,9 @@ work_and_look_again (struct work *w, struct input *in, bool writable)
   for (unsigned n = 0; n < MAX_OPS && in->left > 0; n++)
     one_op (w, in);
   read_all_known (w);
-  dedup_get_stats (w->e.disk, &s);
+  dedup_get_stats (w->pool, &s);
   if (killed) {                 /* what was not flushed may be gone */
-    srv_range_lock_destroy (&w->e.ranges);
+    srv_disk_destroy (&w->disk);
     free_disk (w);
     memset (w->known, 0, sizeof w->known);
   }

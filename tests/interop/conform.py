@@ -1,19 +1,20 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""conform.py PLUGIN TOOL DIR: images of every kind that qemu-img can make, served
-and compared with QEMU's own view of them.
+"""conform.py PLUGIN TOOL DIR: serves images of every kind that qemu-img can
+make and compares them with QEMU's own view of them.
 
 Each case is an image built by qemu-img and qemu-io from a seed.  It is served
 read-only: every byte must be what `qemu-img convert` says, extents must not
-contradict `qemu-img map`, and the file must not change.  Then it is served
-for writing, and the same random operations go through the server and, with
+contradict `qemu-img map`, and the file must not change.  Then it is served for
+writing, and the same random operations go through the server and, with
 qemu-io, to a twin: contents must stay the same, over NBD and in the file, of
-the disk and of each internal snapshot, and `qemu-img check` must be content.
+the disk and of each internal snapshot, and `qemu-img check` must find no
+errors.
 
-Environment: CONFORM_SEED (printed), CONFORM_SECONDS (how long to go on, 45),
-CONFORM_ALL=1 (the whole product, however long), CONFORM_CASE (one case, as a
-failure prints it), CONFORM_SKIP (begin after so many cases), CONFORM_GO_ON=1
-(do not end at the first failure)."""
+Environment: CONFORM_SEED (printed), CONFORM_SECONDS (for how long to begin
+further cases, 45), CONFORM_ALL=1 (the whole product, however long),
+CONFORM_CASE (one case, as a failure prints it), CONFORM_SKIP (begin after so
+many cases), CONFORM_GO_ON=1 (do not end at the first failure)."""
 import itertools
 import json
 import os

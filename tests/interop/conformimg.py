@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The images of conform.py: what the cases are, and how each is built.
+"""Builds the images of conform.py, and says which cases there are.
 
 A case has a name like c64k-v3-r16-std-zlib-none-plain-flat: one word a
 dimension, see DIMENSIONS."""

@@ -1,15 +1,16 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""A mixed load that is cut short by kill -9 of the server, and the proof
+"""Makes a mixed load that is cut short by kill -9 of the server, and proves
 afterwards that the disk is the state after some prefix of the operations.
 
 crashload.py run URI PID OPERATIONS SEED CONNECTIONS REGION DIR
     Each connection works on a region of its own (REGION bytes) with writes,
     zeroes, trims, flushes and FUA writes, whole clusters and parts of them,
     much of it equal to what others write.  After OPERATIONS in all, the
-    server (process PID, ours by the test's word) is killed with signal 9.
-    What was done and answered goes to DIR.  PID 0: nobody is killed, the load
-    ends with a flush.
+    server (process PID, which the test says is its own) is killed with signal
+    9; several PIDs with commas between them are killed one right after the other.
+    What was done and answered is written to DIR.  PID 0: nobody is killed, the
+    load ends with a flush.
 
 crashload.py verify URI REGION DIR
     Reads the disk and checks, for every connection:
@@ -134,26 +135,27 @@ def worker(uri, who, region, seed, limit, done, out, barrier):
         pickle.dump(log, f)
 
 
-def killer(pid, limit, done):
+def killer(pids, limit, done):
     while done.value < limit:
         time.sleep(0.001)
-    os.kill(pid, signal.SIGKILL)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
 
 
 def run(uri, pid, operations, seed, connections, region, out):
     print('seed %d, %d operations, %d connections' %
           (seed, operations, connections))
-    pid = int(pid)
+    pids = [int(p) for p in str(pid).split(',') if int(p)]
     done = multiprocessing.Value('l', 0)
     # With a victim the workers go on until their connections break.
-    limit = operations if pid == 0 else 1 << 60
+    limit = 1 << 60 if pids else operations
     barrier = multiprocessing.Barrier(connections)
     jobs = [(uri, i, region, seed, limit, done, out, barrier)
             for i in range(connections)]
     ctx = multiprocessing.get_context('fork')
     death = None
-    if pid:
-        death = ctx.Process(target=killer, args=(pid, operations, done))
+    if pids:
+        death = ctx.Process(target=killer, args=(pids, operations, done))
         death.start()
     nbdclient.run_processes(worker, jobs)
     if death:

@@ -1,13 +1,14 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""crosslink.py make IMAGE CASE [COMPAT]: a qcow2 image in which guest cluster 3
-is one host cluster with a table (or two tables are one), as damage would leave
-it; crosslink.py list: the cases.
+"""crosslink.py make IMAGE CASE [COMPAT]: makes a qcow2 image in which guest
+cluster 3 is one host cluster with a table (or two tables are one), as damage
+would leave it; crosslink.py list: prints the cases.
 
 The disk has 16 MiB in clusters of 4 KiB, of which an L2 table maps 2 MiB; a
-snapshot "foo"; and an enabled bitmap "b0" in the cases that are about one, for
-QEMU 7.2's check -r deletes all snapshots of an image with bitmaps.  Data is in the first 64 KiB of the
-first four tables, and was written anew in the first two since the snapshot."""
+snapshot "foo"; and an enabled bitmap "b0" in the cases that are about one,
+because QEMU 7.2's check -r deletes all snapshots of an image with bitmaps.
+Data is in the first 64 KiB of the first four tables, and was rewritten in the
+first two since the snapshot."""
 import struct
 import subprocess
 import sys

@@ -11,7 +11,8 @@ import os
 import sys
 
 
-def distinct(path, size=4096, start=0, length=None):
+def blocks(path, size=4096, start=0, length=None):
+    """The hashes of these blocks."""
     seen = set()
     zero = bytes(size)
     fd = os.open(path, os.O_RDONLY)
@@ -34,9 +35,9 @@ def distinct(path, size=4096, start=0, length=None):
                     seen.add(hashlib.blake2b(block, digest_size=20).digest())
             pos += len(buf)
     os.close(fd)
-    return len(seen)
+    return seen
 
 
 if __name__ == '__main__':
     args = [int(a) for a in sys.argv[2:]]
-    print(distinct(sys.argv[1], *args))
+    print(len(blocks(sys.argv[1], *args)))

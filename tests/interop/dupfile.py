@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""dupfile.py FILE BLOCKS [SEED [BLOCK_SIZE]]: a raw file of which half the
-blocks are there several times, and one in twenty holds zeroes."""
+"""dupfile.py FILE BLOCKS [SEED [BLOCK_SIZE]]: makes a raw file of which half
+the blocks occur several times, and one in twenty holds zeroes."""
 import random
 import sys
 

@@ -1,8 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""indexload.py URI REGION OPS SEED MODEL: random writes (mostly of what the
-file MODEL holds somewhere), zeroes, trims and reads in the first REGION bytes,
-each read compared with the model, which is written back to its file."""
+"""indexload.py URI REGION OPS SEED MODEL: sends random writes (mostly of what
+the file MODEL holds somewhere), zeroes, trims and reads to the first REGION
+bytes.  Each read is compared with the model, which is written back to its
+file."""
 import random
 import sys
 

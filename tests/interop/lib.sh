@@ -38,6 +38,11 @@ SRV_LOG=
 
 say () { echo "-- $*"; }
 
+# has PATTERN...: does what "grep -q" does, but reads all of its input.  grep -q ends
+# at the first match, and a writer that goes on gets SIGPIPE, which fails the
+# pipeline under pipefail.
+has () { grep "$@" >/dev/null; }
+
 die ()
 {
   echo "FAIL: $*" >&2
@@ -93,6 +98,17 @@ need ()
   for c; do
     command -v "$c" >/dev/null || missing "$c is not installed"
   done
+}
+
+# How unshare(1) is to treat mounts so that they stay inside.  In a chroot, / may be no
+# mount that could be made private; then its mounts are expected to be nobody else's.
+mount_propagation ()
+{
+  if unshare --mount --propagation private true 2>/dev/null; then
+    echo private
+  else
+    echo unchanged
+  fi
 }
 
 need_root () { [ "$(id -u)" = 0 ] || skip "must be root"; }

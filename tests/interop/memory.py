@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """memory.py PID VIRTUAL CLUSTER CACHE ORDER ENTRIES HOST_BYTES CONNECTIONS
-REQUEST: is the most memory that the server PID has had (VmHWM) within what
-section 9 of docs/ARCHITECTURE.md allows?  Sizes in bytes; REQUEST: that of the
-largest one.  Prints both in MiB; exit status 1 if not.
+REQUEST: checks that the peak memory of the server PID (VmHWM) is within what
+section 9 of docs/ARCHITECTURE.md allows.  Sizes are in bytes; REQUEST is that
+of the largest one.  Prints both in MiB; exit status 1 if it is not.
 """
 import sys
 

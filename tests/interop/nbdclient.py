@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the load generators share: connections, processes, pipelining."""
+"""Provides connections, processes and pipelining for the load generators."""
 import multiprocessing
 import os
 import sys

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""nbdrun.py URI 'STATEMENTS': Python with an open connection h, one buffer
-maker pat(seed, n), and the module nbd; a small nbdsh that needs no shell
-quoting of the connection."""
+"""nbdrun.py URI 'STATEMENTS': runs Python with an open connection h, one
+buffer maker pat(seed, n), and the module nbd; a small nbdsh that needs no
+shell quoting of the connection."""
 import errno
 import random
 import sys

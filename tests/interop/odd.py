@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""odd.py URI SECONDS SEED [CONNECTIONS]: random requests of any alignment and
-length against a model in memory.
+"""odd.py URI SECONDS SEED [CONNECTIONS]: sends random requests of any
+alignment and length, and compares with a model in memory.
 
 Each connection owns an interval of the disk whose ends are no multiples of
 anything, so neighbours meet inside one cluster.  Reads are compared as they

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""oldanchor.py IMAGE: make the anchor of a closed image one as it was made
-before its name deterred: id and name "dedup", and a size of the disk, all that
-its L1 table maps, which QEMU would give the disk if it applied the anchor."""
+"""oldanchor.py IMAGE: gives the anchor of a closed image the form of early
+versions: id and name "dedup", and as size of the disk all that its L1 table
+maps, which QEMU would give the disk if it applied the anchor."""
 import struct
 import sys
 

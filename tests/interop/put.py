@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""put.py URI FILE OFFSET [LENGTH [FILE_OFFSET]]: write a file to an export at
-an offset, in requests of 256 KiB, PUT_DEPTH (16) at a time, and flush.  FILE may be "URI":
-then the bytes come from the export itself."""
+"""put.py URI FILE OFFSET [LENGTH [FILE_OFFSET]]: writes a file to an export at
+an offset, in requests of 256 KiB, PUT_DEPTH (16) at a time, and flushes.  FILE
+may be "URI": then the bytes come from the export itself."""
 import os
 import sys
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""randfile.py FILE MEBIBYTES [SEED]: bytes that nothing compresses, the same
-for the same seed."""
+"""randfile.py FILE MEBIBYTES [SEED]: writes bytes that nothing compresses, the
+same for the same seed."""
 import random
 import sys
 

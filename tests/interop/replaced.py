@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""replaced.py URI SECONDS: what a guest does while the server behind its disk
-is replaced: writes, flushes, trims and reads on two connections, 8 requests at
-a time, checked against a model.  Any error of a request ends it with status 1.
-At the end the whole disk is compared; prints how much was done."""
+"""replaced.py URI SECONDS: plays a guest while the server behind its disk is
+replaced: it sends writes, flushes, trims and reads on two connections, 8
+requests at a time, checked against a model.  Any error of a request ends it
+with status 1.  At the end the whole disk is compared; prints how much was
+done."""
 import random
 import sys
 import threading

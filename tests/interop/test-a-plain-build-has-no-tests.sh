@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# A build directory as README.md's "Build and install" sets it up has the plugin
-# and the tool, and nothing of tests/ or bench/, even where all that those need
-# is installed.
-# Breaks if: who wants to serve compiles the tests, which are most of the tree.
+# A build directory that is set up as in README.md's "Build and install" has the
+# plugin and the tool, and nothing of tests/ or bench/, even where everything
+# that those need is installed.
+# Breaks if: a user who only wants to serve has to compile the tests, which are
+# most of the tree.
 . "$(dirname "$0")/lib.sh"
 need meson ninja
 top=$(cd "$HERE/../.." && pwd)

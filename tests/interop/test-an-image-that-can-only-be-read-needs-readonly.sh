@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# An image that the server may not write, for the user has no right to or the
-# file system is read-only, is refused in one line that names the key; with
+# An image that the server may not write, because the user has no right to or
+# the file system is read-only, is refused in one line that names the key; with
 # readonly=on, -r, or below the cow filter it is served.
 # Breaks if: it is served read-only although nobody asked for that, or is
 # opened for writing although nobody will write.

@@ -1,10 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# qemu-img snapshot -a refuses the anchor and changes no byte; one of an older
-# image, called "dedup", is as good once the server has written, keeps its name,
-# and can be deleted. Where it was applied before, everything of ours says in
-# one line that the disk is lost, and a snapshot of the user's brings it back.
-# Where the snapshot table shares its cluster with guest data, that stays.
+# qemu-img snapshot -a refuses the anchor and changes no byte. After the server
+# has written, the same is true of the anchor of an older image, called "dedup",
+# which keeps its name and can be deleted. Where an anchor was applied before,
+# the plugin and the tool say in one line that the disk is lost, and a snapshot
+# of the user's brings it back. Where the snapshot table shares its cluster with
+# guest data, the data stays.
 # Breaks if: QEMU would apply an anchor, or such an image is taken for a disk.
 . "$(dirname "$0")/lib.sh"
 
@@ -31,7 +32,7 @@ as_before () # FILE
   cp "$1" old.qcow2
   $PY "$HERE/oldanchor.py" old.qcow2 >out
   grep -q 'disk size' out || die "no anchor to make an old one of"
-  qemu-img snapshot -l old.qcow2 | grep -q '^dedup  *dedup ' ||
+  qemu-img snapshot -l old.qcow2 | has '^dedup  *dedup ' ||
     die "the anchor has no old name"
   check_clean old.qcow2
 }
@@ -82,7 +83,7 @@ same_as_raw more.raw old.qcow2
 start_server old.qcow2
 served_as_raw more.raw
 stop_server
-qemu-img snapshot -l old.qcow2 | grep -q "^$ANCHOR  *$ANCHOR " ||
+qemu-img snapshot -l old.qcow2 | has "^$ANCHOR  *$ANCHOR " ||
   die "no new anchor"
 check_clean old.qcow2
 
@@ -104,7 +105,7 @@ tool check unsafe.qcow2 >out 2>&1 || rc=$?
 equal "status of check" $rc 2
 grep -q 'ERROR.*was applied.*lost' out || die "check does not say it"
 if grep -q 'not affected' out; then die "check says that data is well"; fi
-tool info unsafe.qcow2 | grep -q '^state: .*the disk is lost' ||
+tool info unsafe.qcow2 | has '^state: .*the disk is lost' ||
   die "info does not say it"
 # Nor is it a base for other images.
 qemu-img create -q -f qcow2 -b unsafe.qcow2 -F qcow2 over.qcow2 32M

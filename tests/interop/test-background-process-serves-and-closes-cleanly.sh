@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# nbdkit without -f forks after the image was opened: threads and locks must
-# be those of the child.
+# nbdkit without -f forks after the image was opened, and then serves and closes
+# cleanly: threads and locks are those of the child.
 # Breaks if: threads start before the fork, or the locks stay with the parent.
 . "$(dirname "$0")/lib.sh"
 

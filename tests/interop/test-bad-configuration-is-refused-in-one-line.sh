@@ -64,6 +64,7 @@ bad dedup 'on or off' "$good" dedup=maybe
 bad verify 'on or off' "$good" verify=2
 bad readonly 'on, off or auto' "$good" readonly=maybe
 bad index-existing 'on or off' "$good" index-existing=all
+bad defragment 'idle or off' "$good" defragment=on
 bad hash 'md5.*sha256.*xxh3-128' "$good" hash=md5
 bad good 'verify=off.*xxh3-128' "$good" hash=xxh3-128 verify=off
 bad new 'verify=off.*xxh3-128' "$TMP/new" size=1G hash=xxh3-128 verify=off
@@ -76,6 +77,8 @@ bad cluster-size '' "$TMP/new" size=1G cluster-size=4M
 bad cluster-size '' "$TMP/new" size=1G cluster-size=256
 bad max-incarnations '' "$good" max-incarnations=many
 bad max-incarnations '' "$good" max-incarnations=-1
+bad max-incarnations 'to 1024' "$good" max-incarnations=1025
+bad missing 'second image' "$good" file="$TMP/missing"
 bad l2-cache-size '' "$good" l2-cache-size=huge
 bad index-memory "" "$good" index-memory=much
 bad good "index-memory=4096.*at least [0-9]* bytes" "$good" index-memory=4k
@@ -124,6 +127,10 @@ refused tool create "$good" 1G
 one_error_line good 'exists already'
 refused tool info "$TMP/none/missing"
 one_error_line missing 'its directory does not exist'
+for sub in info check recover index; do
+  refused tool $sub --store= "$good"
+  one_error_line "$sub" '--store must name a file'
+done
 refused tool info "$TMP/nothing"
 one_error_line nothing 'is an empty file, not a qcow2 image'
 sums >"$TMP/sums2" || true

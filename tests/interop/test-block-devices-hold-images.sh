@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Images on block devices that hold bytes of an earlier use: random ones, and a
-# former image of the same kind.  Would break if space were looked for behind
-# the end of the file, if anything counted on bytes there being zero, or if a
-# device that holds something were overwritten without being told.
+# Images are made and served on block devices that hold bytes of an earlier use:
+# random ones, and a former image of the same kind.
+# Breaks if: space is looked for behind the end of the file, anything counts on
+# bytes there being zero, or a device that holds something is overwritten
+# without --force.
 
 . "$(dirname "$0")/lib.sh"
 need nbdkit qemu-img nbdcopy nbdsh losetup mkfs.ext4 blockdev
@@ -42,7 +43,7 @@ for sector in 512 4096; do
   refused try_plugin "$LOOP" size=48M
   one_error_line "$LOOP" 'not a qcow2 image'
   refused tool create "$LOOP" 48M
-  one_error_line "$LOOP" 'not empty.*--force'
+  one_error_line "$LOOP" 'first or the last MiB.*not zero.*--force'
   equal "checksum of the device" "$(sha256sum <"$LOOP")" "$sum"
 
   say "sectors of $sector: an image among random bytes"
@@ -90,10 +91,10 @@ PY
   check_clean "$LOOP"
   same_as_raw "$TMP/model" "$LOOP"
 
-  say "sectors of $sector: a making that was cut off"
+  say "sectors of $sector: a creation that was interrupted"
   printf 'DDUPUNFINISHED\0\0' | dd of="$LOOP" conv=notrunc status=none
   refused try_plugin "$LOOP"
-  one_error_line "$LOOP" 'making was cut off'
+  one_error_line "$LOOP" 'creation was interrupted'
   try_plugin "$LOOP" size=48M
   check_clean "$LOOP"
 
@@ -130,7 +131,7 @@ check_clean "$LOOP"
 refused tool create "$LOOP" 48M
 mkfs.ext4 -q -F "$LOOP"
 refused tool create "$LOOP" 48M
-one_error_line "$LOOP" 'not empty'
+one_error_line "$LOOP" 'first or the last MiB.*not zero'
 mkdir "$TMP/mnt"
 if mount "$LOOP" "$TMP/mnt"; then
   at_exit "umount $TMP/mnt 2>/dev/null"

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# After a clean close, whatever was done before: qemu-img check finds no
-# errors, our check agrees, bit 48 is clear, stock QEMU reads the same bytes,
-# and stock QEMU may write.
+# After a clean close, whatever was done before, qemu-img check finds no errors,
+# our check agrees, bit 48 is clear, stock QEMU reads the same bytes, and stock
+# QEMU may write.
 # Breaks if: the checkpoint at close misses a table, a refcount is off, or the
 # feature bit stays.
 . "$(dirname "$0")/lib.sh"

@@ -1,9 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Compressed clusters (zlib, zstd) and backing chains of raw and qcow2: served
-# as qemu-img converts them; writes, whole and partial, go on top; clean.
+# Images with compressed clusters (zlib, zstd) and with backing chains of raw
+# and qcow2 are served as qemu-img converts them; writes, whole and partial, go
+# on top; the result is clean.
 # Breaks if: partial writes over compressed or backed clusters lose the rest,
-# zeroes let the backing file shine through, refcounts of compressed clusters.
+# zeroes let the backing file show through, or refcounts of compressed clusters
+# are wrong.
 . "$(dirname "$0")/lib.sh"
 
 cd "$TMP"

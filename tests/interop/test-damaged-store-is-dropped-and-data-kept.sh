@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# A store that can't be trusted (configuration, anchor or extension damaged in
-# a clean image) is dropped with a word about it and a new one started; guest
-# data is never affected.
-# Breaks if: damage to the store makes the image unusable, or is believed.
+# A store that can't be trusted (configuration, anchor or extension damaged in a
+# clean image) is dropped with a message and a new one is started; guest data is
+# never affected.
+# Breaks if: damage to the store makes the image unusable, or is not noticed.
 . "$(dirname "$0")/lib.sh"
 
 disk=$TMP/disk.qcow2

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # In a damaged image guest data and a table, or two L2 tables, are one cluster,
 # and qemu-img check finds no error once its -r all has counted both. Writes
-# move the data and copy the table: every write is taken, no table, snapshot or
-# other cluster changes, and the image is clean afterwards. Unrepaired it is
-# refused in one line, or at most the request that meets the bad entry fails.
-# Breaks if: one such entry ends service, or a table is written or freed through it.
+# move the data and copy the table: every write succeeds, no table, snapshot or
+# other cluster changes, and the image is clean afterwards. Without that repair
+# it is refused in one line, or at most the request that meets the bad entry
+# fails.
+# Breaks if: one such entry ends service, or a table is written or freed through
+# it.
 . "$(dirname "$0")/lib.sh"
 
 cd "$TMP"

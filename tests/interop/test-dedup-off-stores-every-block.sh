@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# dedup=off: nothing is linked, what is shared stays shared; dedup=on again
-# finds what it knew, and a crash is survived without hashes as well.
+# With dedup=off nothing is linked, and what is shared stays shared. With
+# dedup=on again old entries are found. A crash is survived without hashes as
+# well.
 # Breaks if: a WRITE record (no hash) is not replayed or not verified.
 . "$(dirname "$0")/lib.sh"
 

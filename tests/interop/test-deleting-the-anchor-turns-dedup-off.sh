@@ -14,7 +14,7 @@ stop_server
 check_clean "$disk"
 qemu-img convert -O raw "$disk" "$TMP/want.raw"
 
-qemu-img snapshot -l "$disk" | grep -qw -- "$ANCHOR" ||
+qemu-img snapshot -l "$disk" | has -w -- "$ANCHOR" ||
   die "no anchor to delete"
 qemu-img snapshot -d "$ANCHOR" "$disk"
 qemu-img check "$disk" >"$TMP/out"
@@ -36,6 +36,6 @@ nbdcopy "$URI" "$TMP/want.raw"
 stop_server
 check_clean "$disk"
 same_as_raw "$TMP/want.raw" "$disk"
-qemu-img snapshot -l "$disk" | grep -qw -- "$ANCHOR" || die "no new anchor"
+qemu-img snapshot -l "$disk" | has -w -- "$ANCHOR" || die "no new anchor"
 # 64 KiB of equal blocks by QEMU; all else is there once.
 at_most "data-clusters" "$(data_clusters "$disk")" $((before + 1024 + 16))

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Each value of hash=, on an image of ours and on a stock one: equal data is
+# Each value of hash= works, on a new image and on a stock one: equal data is
 # stored once, also after kill -9 and recovery and in a later session that gives
 # no hash; info names it; another value is refused in one line that names the
 # image's, and changes no byte; the header has the number of docs/on-disk.md.

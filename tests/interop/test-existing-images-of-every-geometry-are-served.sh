@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 # Images by qemu-img with clusters of 512 bytes to 2 MiB and refcounts of 2 to
-# 64 bits: served with their contents, deduplicated from the first write on,
-# clean after it.
+# 64 bits are served with their contents, deduplicated from the first write on,
+# and clean after it.
 # Breaks if: a table's size or width is computed for one geometry only.
 . "$(dirname "$0")/lib.sh"
 

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Flags and block sizes of the export, as nbdinfo sees them.
+# nbdinfo sees the right flags and block sizes of the export.
 # Breaks if: a callback or the block-size hint is missing.
 . "$(dirname "$0")/lib.sh"
 need nbdinfo

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# base:allocation: what was never written or was trimmed is a hole, what was
-# zeroed without permission to trim is allocated and zero, the rest is data.
+# base:allocation reports clusters that were never written or were trimmed as
+# holes, clusters that were zeroed without permission to trim as allocated and
+# zero, and the rest as data.
 # Breaks if: the map and what a read returns disagree.
 . "$(dirname "$0")/lib.sh"
 need nbdinfo

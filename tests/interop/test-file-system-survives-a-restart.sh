@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# A real file system on a loop device over nbdfuse: mkfs, fill, unmount, fsck;
-# after a restart of the server fsck is clean and the files are the same.
-# Breaks if: flushes or trims go wrong in the way file systems use them.
+# A real file system on a loop device over nbdfuse is made, filled, unmounted
+# and checked; after a restart of the server fsck is clean and the files are the
+# same.
+# Breaks if: flushes or trims fail in the way file systems use them.
 . "$(dirname "$0")/lib.sh"
 need nbdfuse losetup mkfs.ext4 e2fsck fusermount3
 need_root
@@ -28,7 +29,7 @@ detach ()
   losetup -d "$loop"
   loop=
   for i in $(seq 100); do
-    losetup -j "$TMP/disk" | grep -q . || break
+    losetup -j "$TMP/disk" | has . || break
     sleep 0.05
   done
   detach_fuse

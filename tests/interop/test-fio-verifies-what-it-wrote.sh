@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# fio, several jobs at once, 4k to 64k, part of the blocks duplicates of each
-# other, verify=crc32c; verified again after a restart.
+# fio verifies (crc32c) what several of its jobs wrote at once, in blocks of 4k
+# to 64k, some of them duplicates of each other, and again after a restart.
 # Breaks if: parallel requests mix up data.
 . "$(dirname "$0")/lib.sh"
 need fio
-fio --enghelp 2>/dev/null | grep -qw nbd || missing "fio has no nbd engine"
+fio --enghelp 2>/dev/null | has -w nbd || missing "fio has no nbd engine"
 
 cd "$TMP"                       # fio leaves files where it runs
 disk=$TMP/disk.qcow2

@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 # Space that was trimmed right before a stop, that an ended process left behind,
-# or that overwriting freed goes back to the host: at the close, in the
-# background of the next session, and when the server rests.  So on file
+# or that overwriting freed is returned to the host: at the close, in the
+# background of the next session, and when the server rests.  This works on file
 # systems that know holes; elsewhere nothing happens.
-# Breaks if: a close forgets what was freed, a crash's leftovers are never found,
-# freed space is kept, or space that is in use is punched.
+# Breaks if: a close forgets what was freed, a crash's leftovers are never
+# found, freed space is kept, or space that is in use is punched.
 . "$(dirname "$0")/lib.sh"
 
 mb=32

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# The host's file system is full: writers of new data get ENOSPC, nothing
-# breaks, overwriting what is allocated, trims and flushes go on, and with
-# space again writes do.
+# While the host's file system is full, writers of new data get ENOSPC and
+# nothing breaks; overwriting what is allocated, trims and flushes still work,
+# and with space again writes do.
 # Breaks if: an error in the middle of a write leaks or loses anything, or
 # turns the export read-only.
 . "$(dirname "$0")/lib.sh"

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# libguestfs: the appliance of guestfish partitions an export, makes ext4 on it,
-# writes, trims and checks it; a second appliance reads it back, and QEMU finds
-# the same in the image.
+# The appliance of guestfish (libguestfs) partitions an export, makes ext4 on
+# it, writes, trims and checks it; a second appliance reads it back, and QEMU
+# finds the same in the image.
 # Breaks if: what the appliance's QEMU asks of an NBD server is answered wrong.
 #
 # Only with GUESTFISH=1: an appliance boots for half a minute without KVM, and

@@ -9,8 +9,9 @@ plain () # ARGS: nbdkit with the plugin, no server
 {
   (if [ -n "$preload" ]; then export LD_PRELOAD=$preload; fi; nbdkit "$@")
 }
-keys='backing cluster-size commit-interval dedup file hash index-existing'
-keys="$keys index-memory l2-cache-size max-incarnations readonly size store verify"
+keys='backing cluster-size commit-interval compact compress connections control dedup defragment fenced file hash'
+keys="$keys index-existing index-memory l2-cache-size lease max-incarnations readonly reconnect-delay size"
+keys="$keys space-low store uri verify"
 help=$(plain "$PLUGIN" --help | sed '1,/^plugin: dedup/d' |
        sed -n 's/^ *\[\{0,1\}\([a-z0-9-]*\)=.*/\1/p' | sort -u | xargs)
 dump=$(plain "$PLUGIN" --dump-plugin | sed -n 's/^dedup_keys=//p' |
@@ -24,11 +25,12 @@ equal "keys in --help" "$help" "$keys"
 equal "keys in --dump-plugin" "$dump" "$keys"
 equal "keys in the man page" "$man" "$keys"
 equal "keys in its synopsis" "$synopsis" "$keys"
-plain "$PLUGIN" --dump-plugin | grep -q '^thread_model=parallel$' ||
+plain "$PLUGIN" --dump-plugin | has '^thread_model=parallel$' ||
   die "thread model"
 podchecker -warnings "$pod" 2>/dev/null || die "$pod is no good POD"
 
-for command in create info check recover index measure; do
+for command in create info check recover index compact measure disk report scrub unlock \
+               status metrics control; do
   tool $command --help >"$TMP/help" || die "$command --help"
   grep -q "$command" "$TMP/help" || die "$command --help says nothing"
 done

@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# What can't be deduplicated is said to be so in one line, and written without
-# a store: version 2 with dedup=off (else the line that upgrades it), refcounts
-# of 1 bit, external data files of both kinds; refcounts of 2 bits with a store in which nothing is shared.  A
-# dirty image gets its refcounts made anew, a corrupt one is read-only.
+# An image that cannot be deduplicated is served with one line that says so, and
+# written without a store: version 2 with dedup=off (otherwise the line says how
+# to upgrade it), refcounts of 1 bit, external data files of both kinds. An
+# image with refcounts of 2 bits gets a store in which nothing is shared.  A
+# dirty image gets its refcounts rebuilt, a corrupt one is read-only.
 # Breaks if: an image is refused that could be served, or a line is missing.
 . "$(dirname "$0")/lib.sh"
 
@@ -91,7 +92,7 @@ qemu-img create -q -f qcow2 corrupt.qcow2 16M
 printf '\002' | dd of=corrupt.qcow2 bs=1 seek=79 conv=notrunc status=none
 sum=$(sha256sum <corrupt.qcow2)
 start_server corrupt.qcow2
-nbdinfo --json "$URI" | grep -q '"is_read_only": true' || die 'is writable'
+nbdinfo --json "$URI" | has '"is_read_only": true' || die 'is writable'
 stop_server
 grep -q 'marked corrupt.*read-only' "$SRV_LOG" || die 'does not say why'
 equal 'the corrupt image' "$(sha256sum <corrupt.qcow2)" "$sum"

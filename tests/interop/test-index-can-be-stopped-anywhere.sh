@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# qcow2-dedup index, interrupted: SIGINT and SIGTERM leave a clean image and
-# status 130; kill -9 leaves one that the next run, or the server, recovers.
+# qcow2-dedup index can be interrupted: SIGINT and SIGTERM leave a clean image
+# and status 130; kill -9 leaves one that the next run, or the server, recovers.
 # Each time the content is the same, and a run that reaches the end has shared
 # everything.  A full disk stops it with one line, and the image is clean.
-# Breaks if: an operation is not whole, or a run that goes on passes over what
-# the one before did not do.
+# Breaks if: an operation is not whole, or a later run skips what an interrupted
+# one did not do.
 . "$(dirname "$0")/lib.sh"
 need qemu-img
 
@@ -43,7 +43,7 @@ for sig in INT TERM; do
     if [ $rc = 130 ]; then
       interrupted=$((interrupted + 1))
       cp "$TMP/err" "$TMP/refused"
-      one_error_line "$disk" 'interrupted; run it again'
+      one_error_line "$disk" 'interrupted; run the command again'
       check_clean "$disk"
       same_as_raw "$TMP/a.raw" "$disk"
     else

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# index-existing=on: a stock image is indexed in the background while clients
-# write, trim and read it at random against a model; killed in the middle, it
-# goes on at the next start.  In the end contents are right, the image is clean
-# and idle, and what was written by nobody is stored once.
+# With index-existing=on a stock image is indexed in the background while
+# clients write, trim and read it at random against a model; a server that was
+# killed continues at the next start.  In the end contents are right, the image
+# is clean and idle, and data that no client wrote is stored once.
 # Breaks if: indexing and a request meet in a cluster, or it never ends.
 . "$(dirname "$0")/lib.sh"
 need qemu-img
@@ -20,7 +20,7 @@ wait_until_indexed ()
 {
   local i
   for ((i = 0; i < 1200; i++)); do
-    ! grep -q 'what was there is indexed' "$SRV_LOG" || return 0
+    ! grep -q 'existing data is indexed' "$SRV_LOG" || return 0
     kill -0 "$SRV_PID" 2>/dev/null || die "the server is gone"
     sleep 0.05
   done
@@ -65,7 +65,7 @@ equal "stored clusters" "$(data_clusters "$disk")" \
 say "the next start finds nothing to do"
 start_server "$disk" index-existing=on
 wait_until_indexed
-grep -q 'indexed: 0 clusters were new, 0 are shared now' "$SRV_LOG" ||
+grep -q 'indexed: 0 clusters were new to the index, 0 are shared now' "$SRV_LOG" ||
   die "$(grep 'indexed:' "$SRV_LOG")"
 stop_server
 

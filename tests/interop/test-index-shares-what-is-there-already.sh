@@ -1,11 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# qcow2-dedup index on images that qemu-img made: the content stays, the image
-# is clean, as many clusters are stored as there are different blocks, the space
-# of the others goes back to the host, and what a client writes afterwards is
-# found.  Snapshots, backing files and compressed clusters keep their content.
-# Breaks if: a cluster is taken in with a wrong refcount or flag, a duplicate is
-# linked to other bytes, zeroes uncover a backing file, or an entry is missing.
+# qcow2-dedup index works on images that qemu-img made: the content stays, the
+# image is clean, as many clusters are stored as there are different blocks, the
+# space of the others is returned to the host, and later writes of the same data
+# are found.  Snapshots, backing files and compressed clusters keep their
+# content.
+# Breaks if: a cluster is taken over with a wrong refcount or flag, a duplicate
+# is linked to other bytes, zeroes uncover a backing file, or an entry is
+# missing.
 . "$(dirname "$0")/lib.sh"
 need qemu-img qemu-io
 
@@ -119,7 +121,7 @@ check_clean "$TMP/over.qcow2"
 same_as_raw "$TMP/e.raw" "$TMP/over.qcow2"
 equal "backing file" "$(sha256sum <"$TMP/base.qcow2")" "$sum"
 
-say "compressed clusters are left alone"
+say "compressed clusters keep their content"
 disk=$TMP/compressed.qcow2
 $PY -c 'print("easily compressed\n" * 466033)' >"$TMP/f.raw"
 truncate -s 8M "$TMP/f.raw"
@@ -174,7 +176,7 @@ say "images that cannot be deduplicated"
 for o in compat=0.10 refcount_bits=1 refcount_bits=2; do
   stock "$TMP/none.qcow2" "$TMP/h.raw" "$o"
   refused tool index "$TMP/none.qcow2"
-  grep -qE 'none.qcow2: (version 2|it) cannot be deduplicated' "$TMP/refused" ||
+  grep -qE 'none.qcow2: (version 2|the image) cannot be deduplicated' "$TMP/refused" ||
     die "$(cat "$TMP/refused")"
   same_as_raw "$TMP/h.raw" "$TMP/none.qcow2"
   check_clean "$TMP/none.qcow2"

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# info tells live entries from dead ones, and what the index did in all
-# sessions; the debug log says at the end what it did in this one, as the load
-# was made.
+# info tells live entries from dead ones, and reports what the index did in all
+# sessions; the debug log reports at the end what it did in this one. Both agree
+# with the load.
 # Breaks if: a figure is renamed, lost on the way, or counts something else.
 . "$(dirname "$0")/lib.sh"
 
@@ -35,9 +35,9 @@ equal hint-hits "$(info_field "$disk" hint-hits)" 0
 [ "$(info_field "$disk" hit-reads)" -ge 1900 ] || die "hits read nothing"
 [ "$(info_field "$disk" false-positives)" -le 50 ] || die "filters are wrong"
 tool info --verbose "$disk" >"$TMP/info"
-grep -q '^writes: *5120 clusters looked for, 40.00 % known: 0 to hints, 2048 to the index; 3072 new$' "$TMP/info" ||
+grep -q '^writes: *5120 clusters looked up, 40.00 % found: 0 by hints, 2048 in the index; 3072 new$' "$TMP/info" ||
   die "writes in the plain form"
-grep -q '^index reads: *[01]\.[0-9]* pages for what it knows, 0\.0[0-9]* for ' \
+grep -q '^index reads: *[01]\.[0-9]* pages a hit, 0\.0[0-9]* pages a miss' \
   "$TMP/info" || die "reads in the plain form"
 
 say "overwritten and trimmed blocks leave dead entries"
@@ -48,5 +48,5 @@ equal live-entries "$(info_field "$disk" live-entries)" 1024
 all=$(info_field "$disk" index-entries)
 equal dead-entries "$(info_field "$disk" dead-entries)" $((all - 1024))
 equal entries-looked-at "$(info_field "$disk" entries-looked-at)" "$all"
-tool info -v "$disk" | grep -q '1024 live, ' || die "the plain form"
+tool info -v "$disk" | has '1024 live, ' || die "the plain form"
 check_clean "$disk"

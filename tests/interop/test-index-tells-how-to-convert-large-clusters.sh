@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 # index says that clusters of 4 KiB would share more, with a command that
-# converts the image, whatever its name is; it and the one of the man page do what
-# they promise.
+# converts the image, whatever its name is; this command and the one of the man
+# page work.
 # Breaks if: the line is missing, or the commands don't work.
 . "$(dirname "$0")/lib.sh"
 need qemu-img qemu-io
@@ -23,7 +23,7 @@ for name in old.qcow2 "it's \$HOME \"old\".qcow2"; do
   tool index "$name" >out
   cat out
   equal "lines" "$(grep -c . out)" 2
-  grep -qF "$name: clusters of 4 KiB would share more than its clusters of 64 KiB" \
+  grep -qF "$name: only whole clusters are shared, and clusters of 4 KiB would share more than those of 64 KiB" \
     out || die "not said"
   equal "shared" "$(info_field "$name" saved-bytes)" 0
   sed -n 's/.*: \(qemu-img convert .*\)/\1/p' out | sed 's/NEW/new/g' >command

@@ -1,12 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# `ninja install`, into DESTDIR: plugin, program, manual pages and systemd
-# units.  The units are valid for systemd, and have what keeps guests safe.  A
-# second install replaces the plugin's file and does not write into it: a server
-# that runs has it mapped.
+# `ninja install`, into DESTDIR, installs plugin, program, manual pages and
+# systemd units, an AppArmor profile and completion for bash.  The units are valid
+# for systemd, confine the server (an exposure of at most 2.0), and have the
+# settings that keep guests safe.  A second install replaces the plugin's file and does not
+# write into it, because a running server has it mapped.
 # Breaks if: a file is not installed, or a unit has a word that systemd ignores.
 . "$(dirname "$0")/lib.sh"
-need meson ninja pkg-config
+need meson ninja pkg-config systemd-analyze apparmor_parser
 
 [ -e "$BUILD_DIR/build.ninja" ] || skip 'not a build directory of meson'
 dest=$TMP/dest
@@ -26,8 +27,14 @@ installed () # NAME
 plugin=$(installed nbdkit-dedup-plugin.so)
 equal 'the place of the plugin' "${plugin#"$dest"}" \
   "$(pkg-config --variable=plugindir nbdkit)/nbdkit-dedup-plugin.so"
-for f in qcow2-dedup nbdkit-dedup-plugin.1 qcow2-dedup.1; do
+for f in nbdkit-dedup-plugin.1 nbdkit-dedup-control.7 qcow2-dedup.1; do
   installed $f >/dev/null
+done
+for f in bin/qcow2-dedup share/bash-completion/completions/qcow2-dedup \
+         share/nbdkit-dedup/bash-completion share/nbdkit-dedup/apparmor/nbdkit-dedup \
+         share/nbdkit-dedup/nbd-tls
+do
+  [ -n "$(find "$dest" -path "*/$f")" ] || die "$f is not installed"
 done
 service=$(installed 'nbdkit-dedup@.service')
 socket=$(installed 'nbdkit-dedup@.socket')
@@ -47,7 +54,7 @@ say 'the units'
 # unit VALUE KEY: among the values of KEY
 unit ()
 {
-  sed -n "s/^$2=//p" "$service" | tr ' ' '\n' | grep -qxF -- "$1" ||
+  sed -n "s/^$2=//p" "$service" | tr ' ' '\n' | has -xF -- "$1" ||
     die "the service lacks $1 in $2="
 }
 # At shutdown guests go first: what is before in start is after in stop.
@@ -63,7 +70,6 @@ grep -q '^ExecStopPost=.*EXIT_CODE.*stop .*@%i.socket' "$service" ||
   die 'the socket stays open'
 unit 5 StartLimitBurst
 
-command -v systemd-analyze >/dev/null || { say 'no systemd-analyze'; exit 0; }
 # It wants the programs that are named to be there, and the manual pages not.
 mkdir "$TMP/units"
 sed "s,^ExecStart=[^ ]*,ExecStart=$(command -v nbdkit)," "$service" \
@@ -75,3 +81,17 @@ do
   systemd-analyze verify --man=no "$u" >"$TMP/verify" 2>&1 || rc=$?
   [ $rc = 0 ] && [ ! -s "$TMP/verify" ] || die "$u: $(cat "$TMP/verify")"
 done
+systemd-analyze security --offline=true --threshold=20 --no-pager \
+  "$TMP/units/nbdkit-dedup@.service" >"$TMP/security" 2>&1 ||
+  die "the service is exposed: $(tail -n 1 "$TMP/security")"
+say "$(sed -n 's/.*\(Overall exposure.*[0-9]\).*/\1/p' "$TMP/security")"
+
+say 'the AppArmor profile'
+profile=$(find "$dest" -path '*/apparmor/nbdkit-dedup')
+grep -qx 'AppArmorProfile=-nbdkit-dedup' "$service" ||
+  die 'the service does not name the profile'
+# -Q: compile it, and do not load it into the kernel.
+apparmor_parser -Q -K "$profile" >"$TMP/parser" 2>&1 ||
+  die "apparmor_parser: $(cat "$TMP/parser")"
+apparmor_parser -N "$profile" | has -x nbdkit-dedup ||
+  die 'the profile has another name than the service says'

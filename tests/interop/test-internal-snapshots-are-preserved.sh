@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Internal snapshots that were there before the first session, of each
-# geometry, hold the same bytes after our writes, trims and a crash.
+# Internal snapshots from before the first session, of each geometry, hold the
+# same bytes after our writes, trims and a crash.
 # Breaks if: a cluster that only a snapshot still refers to is freed or
 # rewritten, or an L2 table that is shared with a snapshot is changed in place.
 . "$(dirname "$0")/lib.sh"

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Much journal, little new content: the same few blocks are written over and
-# over, trimmed and zeroed, so the log store never fills.  The journal is
-# packed and its areas used again; the file does not grow with the number of
+# A load of many records with little new content (the same few blocks written
+# over and over, trimmed and zeroed) never fills the log store.  The journal is
+# packed and its areas are reused; the file does not grow with the number of
 # operations, and the index is complete.
 # Breaks if: packing loses entries, or the journal grows without bound.
 . "$(dirname "$0")/lib.sh"

@@ -1,10 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# size= and cluster-size= given for an image that exists: no word where they
-# are what the image has (services give them at each start), one line that
-# names the file, the key and both values where not; the image stays as it is
-# and is served.  The same of index-existing=on where nothing can be written.
-# Breaks if: a difference is passed over in silence, or is an error.
+# size= and cluster-size= given for an existing image are accepted silently
+# where they are what the image has (services give them at each start). Where
+# they are not, one line names the file, the key and both values; the image
+# stays as it is and is served.  The same is true of index-existing=on and
+# defragment=idle where nothing can be written, or there is no dedup store.
+# Breaks if: a difference is not reported, or is an error.
 . "$(dirname "$0")/lib.sh"
 
 disk=$TMP/disk.qcow2
@@ -42,6 +43,9 @@ told 'size=0 is not used: .* size of 10M' size=0
 told 'cluster-size=4k is not used: .* clusters of 8k' size=10M cluster-size=4k
 told 'index-existing=on is not used: .*read-only$' \
   readonly=on index-existing=on
+told 'defragment=idle is not used: .*read-only$' \
+  readonly=on defragment=idle
+told 'compress=zlib is not used: .*read-only$' readonly=on compress=zlib
 told 'size=20M is not used: ' -r size=20M
 equal "size" "$(info_field "$disk" virtual-size)" $((10 << 20))
 equal "cluster size" "$(info_field "$disk" cluster-size)" 8192
@@ -56,3 +60,10 @@ refused try_plugin "$disk" hash=sha3-256
 one_error_line "$disk" 'hash=sha3-256: .*hash=sha256'
 silent hash=sha256
 check_clean "$disk"
+
+say "an image that can hold no store"
+rm "$disk"
+qemu-img create -q -f qcow2 -o compat=0.10 "$disk" 10M
+silent dedup=off
+told 'defragment=idle is not used: .*no dedup store$' dedup=off defragment=idle
+told 'compress=off is not used: .*no dedup store$' dedup=off compress=off

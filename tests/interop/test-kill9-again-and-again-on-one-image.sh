@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Twelve crashes in a row on one image, some of them right after the restart,
-# some with recoveries cut short by another kill -9, and load in between.
-# Breaks if: recovery is not repeatable, or leaves something behind that the
-# next one trips over (epochs, journal areas, quarantined clusters).
+# One image survives twelve crashes in a row, some of them right after the
+# restart, some with recoveries cut short by another kill -9, and load in
+# between.
+# Breaks if: recovery is not repeatable, or leaves something behind that breaks
+# the next one (epochs, journal areas, quarantined clusters).
 . "$(dirname "$0")/lib.sh"
 
 seed=${SEED:-$RANDOM}

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# With log stores of 2^6 buckets a freeze is nearly always under way: close
-# and kill -9 in the middle of it, again and again.  Everything flushed is
-# there, and everything written is found again.
+# With log stores of 2^6 buckets a freeze is nearly always under way; the server
+# is closed and killed (kill -9) in the middle of it, again and again.
+# Everything flushed is there, and everything written is found again.
 # Breaks if: index start advances too early, a frozen log store is lost, or an
 # incarnation is listed before its pages are there.
 . "$(dirname "$0")/lib.sh"

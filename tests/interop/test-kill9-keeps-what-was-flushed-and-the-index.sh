@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# kill -9 in the middle of a mixed load from several connections.  Stock
-# qemu-img refuses the image by the feature's name; the next start recovers by
-# itself; the disk is the state after a prefix of the operations with
-# everything flushed in it; all is clean; and the same data again stores
-# nothing new.
+# The server is killed (kill -9) in the middle of a mixed load from several
+# connections.  Stock qemu-img refuses the image by the feature's name; the next
+# start recovers by itself; the disk is the state after a prefix of the
+# operations with everything flushed in it; all is clean; and the same data
+# again stores nothing new.
 # Breaks if: a flush returns too early, replay skips or reorders records,
 # recovery loses index entries or refcounts.
 . "$(dirname "$0")/lib.sh"

@@ -1,10 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Images that can't hold a store (docs/features.md: "direct") under four
-# clients, killed by kill -9: no cluster has too low a refcount (leaks are
-# allowed, qemu-img check exits 0 or 3), each sector holds what was flushed or
-# what came after, and so on in the next session, on the image as it was left.
-# The order of writes is judged by tests/fault, not here: the host stays up.
+# Images that can't hold a store (docs/features.md: "direct") are killed by kill
+# -9 under four clients: no cluster has too low a refcount (leaks are allowed,
+# qemu-img check exits 0 or 3), and each sector holds what was flushed or a
+# later write. The same holds after the next session, on the image as it was
+# left. The order of writes is judged by tests/fault, not here: the host stays
+# up.
 # Breaks if: a flush returns before the tables are written.
 . "$(dirname "$0")/lib.sh"
 

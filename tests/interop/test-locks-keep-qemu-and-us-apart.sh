@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# While an image is served for writing, no QEMU and no second server opens it;
-# while QEMU has it open, we don't.  After each end it is free again.
+# While an image is served for writing, neither QEMU nor a second server can
+# open it; while QEMU has it open, the plugin cannot.  After each of them ends,
+# it can be opened again.
 # Breaks if: the locks are missing, at other bytes, or not held to the end.
 . "$(dirname "$0")/lib.sh"
 

@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# The log without -v: a line when it serves, one when the host has no space
-# left, one when it has some again, the progress of index-existing, one when
-# the image is closed.  Damage that a client meets with each request is told some
-# times.  Where standard error is the journal's, lines begin with
-# a priority.  With -v, nbdkit's line for each request can be left out.
-# Breaks if: an event is not told, or told for each request.
+# The log without -v has a line when the server serves, when the host has no
+# space left, when it has some again, the progress of index-existing, and a line
+# when the image is closed.  Damage that a client meets with each request is
+# reported a few times only.  Where standard error is the journal's, lines begin
+# with a priority.  With -v, nbdkit's line for each request can be left out.
+# Breaks if: an event is not reported, or reported for each request.
 . "$(dirname "$0")/lib.sh"
 need prlimit
 
@@ -13,14 +13,15 @@ disk=$TMP/disk.qcow2
 lines () { grep -c -- "$1" "$SRV_LOG" || true; }
 run () { $PY "$HERE/nbdrun.py" "$URI" "$1"; }
 
-say 'it serves, and closes'
-start_server "$disk" size=20M
+say 'it serves, and closes; lines name the whole path'
+cd "$TMP"
+start_server disk.qcow2 size=20M
 run 'h.pwrite(b"a" * 4096, 0)'
 stop_server
 equal 'lines' "$(lines .)" 2
 equal 'lines on serving' \
   "$(lines 'disk.qcow2: serving a disk of 20 MiB, clusters of 4 KiB, sha256 index')" 1
-equal 'lines on closing' "$(lines 'disk.qcow2: closed cleanly')" 1
+equal 'lines on closing' "$(lines " $disk: closed cleanly")" 1
 start_server "$disk" -r
 stop_server
 equal 'lines' "$(lines .)" 1
@@ -69,7 +70,7 @@ start_server "$disk" -r
 run 'for i in range(200): fails(h.pread, 65536, i % 4 * 4096)'
 stop_server
 equal 'lines on the entry' "$(lines 'corrupt L2 entry')" 10
-equal 'lines on the lines' "$(lines 'no more of them are told')" 1
+equal 'lines on the lines' "$(lines 'no more of them are logged')" 1
 at_most 'lines' "$(lines .)" 22
 
 say 'progress of index-existing, while a client writes now and then'
@@ -77,17 +78,21 @@ rm "$disk"
 random_file "$TMP/raw" 120
 qemu-img create -q -f qcow2 -o cluster_size=4k "$disk" 121M
 qemu-img convert -q -n -f raw -O qcow2 "$TMP/raw" "$disk"
-start_server "$disk" index-existing=on
+start_server "$disk" control="$TMP/control"
+PYTHONPATH=$HERE $PY -c '
+import sys
+from controlclient import Client
+Client(sys.argv[1]).ok("index-existing", speed=40 << 20)' "$TMP/control"
 run '
 import time
 for i in range(400):
-    if "what was there is indexed" in open("'"$SRV_LOG"'").read():
+    if "existing data is indexed" in open("'"$SRV_LOG"'").read():
         break
     h.pwrite(bytes([i % 256]) * 512, 120 << 20)
     time.sleep(0.25)'
-equal 'lines at the end' "$(lines 'what was there is indexed')" 1
-at_least 'lines on progress' "$(lines 'indexing what is there: [0-9]* %')" 1
-at_most 'lines on progress' "$(lines 'indexing what is there: [0-9]* %')" 10
+equal 'lines at the end' "$(lines 'existing data is indexed')" 1
+at_least 'lines on progress' "$(lines 'indexing existing data: [0-9]* %')" 1
+at_most 'lines on progress' "$(lines 'indexing existing data: [0-9]* %')" 10
 stop_server
 
 say 'priorities where standard error is the journal'

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 # A device of exactly the size that "measure" gives takes a disk full of unique
-# data, twice written over, without ENOSPC; one that is a tenth smaller than the
-# data does not.  Would break if something that grows were not in the sum.
+# data, written twice, without ENOSPC; one that is a tenth smaller than the
+# data does not.
+# Breaks if: something that grows is not in the sum.
 
 . "$(dirname "$0")/lib.sh"
 need nbdkit qemu-img losetup
@@ -75,4 +76,4 @@ losetup -d "$LOOP"
 refused tool measure 0
 refused tool measure 20X
 refused tool measure -o cluster-size=3k 20G
-tool measure 20G | grep -q '^fully allocated size: [0-9]*$'
+tool measure 20G | has '^fully allocated size: [0-9]*$'

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# The most memory that a server has had stays within the formula of section 9
-# of docs/ARCHITECTURE.md, for large disks and small caches, log stores that
+# The peak memory of a server stays within the formula of section 9 of
+# docs/ARCHITECTURE.md, for large disks and small caches, log stores that
 # freeze all the time, merges, trims, several connections and large requests.
 # Breaks if: something grows without end, tables or copies of them pile up, or
 # malloc keeps what was given back.

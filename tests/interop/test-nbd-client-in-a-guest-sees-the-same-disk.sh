@@ -1,14 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# The kernel's NBD client: a Debian kernel in QEMU attaches an export with
-# nbd-client, makes a file system on it, writes, syncs, reads back and trims.
-# What the guest saw is what QEMU then finds in the image.
-# Breaks if: what a kernel asks of an NBD server is answered wrong.
+# A Debian kernel in QEMU attaches an export with nbd-client, makes a file
+# system on it, writes, syncs and trims, attaches it again over TLS, with certificates
+# of contrib/tls/nbd-tls, and reads back.  QEMU then finds in the image what the guest
+# saw.
+# Breaks if: what a kernel asks of an NBD server is answered wrong, or nbd-client does not
+# take the certificates.
 #
 # Kernel and nbd-client are Debian packages, fetched by apt-get; skipped where
-# they can't be had.  GUEST_PACKAGES=DIR: take the .deb files from there.
+# they are not available.  GUEST_PACKAGES=DIR: take the .deb files from there.
 . "$(dirname "$0")/lib.sh"
-need qemu-system-x86_64 qemu-img mke2fs e2fsck debugfs dpkg-deb apt-get ldd
+need qemu-system-x86_64 qemu-img mke2fs e2fsck debugfs dpkg-deb apt-get ldd certtool
 
 size=$((64 << 20))
 
@@ -64,6 +66,12 @@ for m in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev \
     *) die "$found is compressed in another way" ;;
   esac
 done
+tls=$TMP/tls
+for args in "ca $tls" "server $tls storage" "client $tls guest"; do
+  "$HERE/../../contrib/tls/nbd-tls" $args >"$TMP/tls.log" 2>&1 ||
+    die "nbd-tls $args: $(cat "$TMP/tls.log")"
+done
+cp -r "$tls/guest" "$root/tls"
 cat > "$root/init" <<'EOF'
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -81,10 +89,10 @@ run () { "$@" || { echo "GUEST-FAILED $*"; poweroff -f; sleep 60; }; }
 run ip link set lo up
 run ip addr add 10.0.2.15/24 dev eth0
 run ip link set eth0 up
-attach () { run /prog/nbd-client 10.0.2.2 $port /dev/nbd0 -persist; }
+attach () { run /prog/nbd-client 10.0.2.2 $port /dev/nbd0 "$@"; }
 detach () { run /prog/nbd-client -d /dev/nbd0; }
 sum () { sha256sum "$1" | cut -d' ' -f1; }
-attach
+attach -persist
 echo "GUEST-SIZE $(cat /sys/block/nbd0/size)"
 echo "GUEST-FLUSHES $(cat /sys/block/nbd0/queue/write_cache)"
 echo "GUEST-TRIMS $(cat /sys/block/nbd0/queue/discard_max_bytes)"
@@ -100,7 +108,10 @@ run fstrim /mnt
 want=$(sum /mnt/a)
 run umount /mnt
 detach
-attach
+# Without TLS nbd-client would end here.
+attach -cacertfile /tls/ca-cert.pem -certfile /tls/client-cert.pem \
+  -keyfile /tls/client-key.pem -tlshostname storage
+echo GUEST-TLS
 run mount -t ext4 -o ro /dev/nbd0 /mnt
 [ "$want" = "$(sum /mnt/a)" ] || echo GUEST-FAILED a
 [ "$want" = "$(sum /mnt/b)" ] || echo GUEST-FAILED b
@@ -124,7 +135,8 @@ s = socket.socket()
 s.bind(("127.0.0.1", 0))
 print(s.getsockname()[1])')
 SRV_LOG=$TMP/server.log
-nbdkit_cmd -f -i 127.0.0.1 -p "$port" --pidfile "$TMP/pid" "$PLUGIN" "$disk" \
+nbdkit_cmd -f -i 127.0.0.1 -p "$port" --tls=on --tls-certificates="$tls/storage" \
+  --tls-verify-peer --pidfile "$TMP/pid" "$PLUGIN" "$disk" \
   >"$SRV_LOG" 2>&1 &
 SRV_PID=$!
 server_pids+=("$SRV_PID")
@@ -141,7 +153,8 @@ timeout -k 5 500 qemu-system-x86_64 -M q35 -accel tcg -cpu max -m 256 \
   </dev/null >"$TMP/guest.log" 2>&1 || die "guest: $(tail -n 5 "$TMP/guest.log")"
 tr -d '\r' <"$TMP/guest.log" >"$TMP/guest.txt"
 guest () { sed -n "s/.*GUEST-$1 \(.*\)/\1/p" "$TMP/guest.txt" | head -n 1; }
-if grep GUEST-FAILED "$TMP/guest.txt" || ! grep -q GUEST-DONE "$TMP/guest.txt"
+if grep GUEST-FAILED "$TMP/guest.txt" || ! grep -q GUEST-TLS "$TMP/guest.txt" ||
+   ! grep -q GUEST-DONE "$TMP/guest.txt"
 then
   tail -n 20 "$TMP/guest.txt" >&2
   die 'the guest failed'

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Requests of any alignment down to one byte, from three connections whose
-# areas meet inside clusters, against a model in memory; for clusters of 512
+# Requests of any alignment down to one byte, from three connections whose areas
+# meet inside clusters, agree with a model in memory; for clusters of 512
 # bytes to 2 MiB and a size that is no multiple of a cluster.
 # Breaks if: read-modify-write of partial clusters is wrong or races.
 . "$(dirname "$0")/lib.sh"

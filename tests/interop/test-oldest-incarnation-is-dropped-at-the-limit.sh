@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# max-incarnations=4: older entries are forgotten first in, first out, the
-# space of dropped incarnations is used again (limbo), what is recent is still
+# With max-incarnations=4 older entries are forgotten first in, first out, the
+# space of dropped incarnations is used again (limbo), recent entries are still
 # found, and data is never affected.
 # Breaks if: more are kept, the youngest is dropped, or the file grows with
 # every freeze; or a limit that is removed leaves incarnations, or loses them.

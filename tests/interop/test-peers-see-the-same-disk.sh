@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# What other NBD clients make of served images of each kind: nbdinfo, nbddump,
-# nbdcopy, nbdfuse, and over nbd qemu-img's convert, compare, map, measure, bench
-# and rebase, and qemu-io.  Sizes, block sizes, bytes and extents are those
-# that qemu-img has of the file itself.
-# Breaks if: a client is told a size, limit or extent that is not so.
+# Other NBD clients see served images of each kind as qemu-img sees the file
+# itself, in sizes, block sizes, bytes and extents: nbdinfo, nbddump, nbdcopy,
+# nbdfuse, and over nbd qemu-img's convert, compare, map, measure, bench and
+# rebase, and qemu-io.
+# Breaks if: a client is told a wrong size, limit or extent.
 . "$(dirname "$0")/lib.sh"
 need nbddump nbdfuse
 
@@ -71,7 +71,7 @@ want = {"export-size": int(sys.argv[1]), "block_size_minimum": 1,
 got = {k: e.get(k) for k in want}
 assert got == want, got' "$SIZE" "$cluster"
   equal "size by nbdinfo" "$(nbdinfo --size "$URI")" "$SIZE"
-  nbddump "$URI" | grep -q 'needle' || die "nbddump does not show the text"
+  nbddump "$URI" | has 'needle' || die "nbddump does not show the text"
   cmp disk.raw <(nbdcopy "$URI" -) || die "nbdcopy reads something else"
   with_nbdfuse
   qemu-img convert -f raw -O raw "$URI" got.raw
@@ -82,7 +82,7 @@ assert got == want, got' "$SIZE" "$cluster"
   equal "size by qemu-img info" "$(cat out)" "$SIZE"
   zeroes_of raw "$URI" >got.map
   cmp want.map got.map || { diff want.map got.map; die "extents differ"; }
-  qemu-io -r -f raw -c 'read -v 4999680 512' "$URI" | grep -q needle ||
+  qemu-io -r -f raw -c 'read -v 4999680 512' "$URI" | has needle ||
     die "qemu-io does not show the text"
   qemu-img bench -q -f raw -c 50 -s 4096 -S 8192 "$URI" >/dev/null
   stop_server

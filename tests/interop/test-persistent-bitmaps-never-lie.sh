@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Persistent bitmaps of a served image: kept up to date through a clean close;
-# marked in use, so that nobody relies on them, while it is written and after a
-# crash; a disabled one stays as it is; a directory that can't be right gives
-# them up.
-# Breaks if: a backup program could take a bitmap for right that is not.
+# Persistent bitmaps of a served image are kept up to date through a clean
+# close, and marked in use, so that nobody relies on them, while it is written
+# and after a crash; a disabled one stays as it is; a directory that can't be
+# right gives them up.
+# Breaks if: a backup program could rely on a bitmap that lacks changes.
 . "$(dirname "$0")/lib.sh"
 need qemu-img qemu-io
 
@@ -128,3 +128,32 @@ start_server worse.qcow2
 grep -q 'given up.*qemu-img check -r leaks' "$SRV_LOG" || die 'no advice'
 $PY "$HERE/put.py" "$URI" a.raw $((4 << 20))
 stop_server
+
+# The table's first entry names a free cluster behind the end of the file, which the
+# store or data gets: the disk is served, and bits are not written there.
+for low in 0x1ff 0; do          # with reserved bits, and without
+  for at in 0 3 40; do
+    say "an entry for a free cluster: $at behind the end, low bits $low"
+    rm -f free.qcow2
+    qemu-img create -q -f qcow2 -o cluster_size=4k free.qcow2 16M
+    qemu-img bitmap --add free.qcow2 on
+    $PY - free.qcow2 $at $low "$HERE" <<'PY'
+import os, struct, sys
+path, at, low, here = sys.argv[1:]
+sys.path.insert(0, here)
+import crosslink
+table = crosslink.Image(path).bitmap_table()
+end = -(-os.path.getsize(path) // 4096)
+with open(path, 'r+b') as f:
+    f.seek(table)
+    f.write(struct.pack('>Q', (end + int(at)) * 4096 | int(low, 0)))
+PY
+    for session in first second; do
+      start_server free.qcow2
+      $PY "$HERE/put.py" "$URI" a.raw 0
+      stop_server
+    done
+    qemu-img convert -O raw free.qcow2 free.raw
+    cmp -n $((1 << 20)) free.raw a.raw || die 'bits were written over data'
+  done
+done

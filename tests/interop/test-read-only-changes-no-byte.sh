@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# -r: writes are refused and not one byte of the image changes, also of one
-# that crashed, which is replayed in memory only: what was flushed is there.
+# With -r writes are refused and not one byte of the image changes, also of one
+# that crashed, which is replayed in memory only: everything flushed is there.
 # Breaks if: recovery, the store or the locks write although read-only.
 . "$(dirname "$0")/lib.sh"
 

@@ -1,13 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# The commands of README.md's section "Use", taken from there, work as they are,
-# and work again: each server is started, ended by SIGTERM, and started again
-# in the same directory; the disk is filled over the socket that it is said to
-# have; the tools' commands come after that.  Not run: QEMU with a window,
-# and commands on block devices of the reader's.
+# The commands of README.md's section "Use" work as they are printed, and work
+# again: each server is started, ended by SIGTERM, and started again in the same
+# directory; the disk is filled, and the control socket used, over the sockets that
+# README names; the tools' commands come after that.  The host "storage", on which README
+# has an NBD server, is this one, in a network of the command's own.  Not run: QEMU with
+# a window, and commands on block devices of the reader's.
 # Breaks if: README says something that does not work, or works once only.
 . "$(dirname "$0")/lib.sh"
-need nbdcopy qemu-img
+need nbdcopy qemu-img qemu-nbd socat unshare
 readme=$HERE/../../README.md
 nbdkit=$(command -v nbdkit)
 mkdir "$TMP/bin" "$TMP/dir"
@@ -42,17 +43,42 @@ make_images () # COMMAND
   case $1 in *size=*) return ;; esac
   for word in $1; do
     case $word in
+      pool.qcow2) [ -e "$word" ] || qcow2-dedup create --pool "$word" ;;
       *.qcow2) [ -e "$word" ] ||
                  qemu-img create -q -f qcow2 "$word" 16M >/dev/null ;;
     esac
   done
 }
 
+# Gives the loopback device of this network the name "storage", with an NBD server that
+# has the export "disk", and becomes the command.
+cat >"$TMP/bin/with-storage" <<'STORAGE'
+#!/bin/bash
+set -e
+python3 -c '
+import fcntl, socket, struct
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+fcntl.ioctl(socket.socket(), SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))'
+mount --bind "$TMP/hosts" /etc/hosts
+qemu-nbd --fork -t -f raw -x disk -b 127.0.0.1 --pid-file "$TMP/storage.pid" \
+  --discard=unmap "$TMP/storage.raw"
+exec "$@"
+STORAGE
+chmod +x "$TMP/bin/with-storage"
+echo '127.0.0.1 localhost storage' >"$TMP/hosts"
+truncate -s 1G "$TMP/storage.raw"
+
 serve () # COMMAND: sets pid, once it listens
 {
   local i in_private=()
   # A port of this host may be in use.
-  case $1 in *' -U '*) ;; *) in_private=(unshare --net) ;; esac
+  case $1 in
+    *//storage/*)
+      in_private=(env TMP="$TMP" unshare --net --mount --propagation
+                  "$(mount_propagation)" with-storage) ;;
+    *' -U '*) ;;
+    *) in_private=(unshare --net) ;;
+  esac
   rm -f "$TMP/pid"
   SRV_LOG=$TMP/server.log
   ${in_private[@]+"${in_private[@]}"} bash -c "exec $1" >"$SRV_LOG" 2>&1 &
@@ -73,7 +99,7 @@ serve () # COMMAND: sets pid, once it listens
 stop () # COMMAND
 {
   local i
-  kill -TERM "$pid"
+  kill -TERM "$pid" 2>/dev/null || true       # README may have ended it
   case $1 in *' -f '*) wait "$SRV_PID" || die "status $?: $1" ;; esac
   for ((i = 0; i < 600; i++)); do
     kill -0 "$pid" 2>/dev/null || break
@@ -81,6 +107,10 @@ stop () # COMMAND
   done
   ! kill -0 "$pid" 2>/dev/null || die "does not end: $1"
   no_crash_in "$SRV_LOG"
+  if [ -e "$TMP/storage.pid" ]; then
+    kill "$(cat "$TMP/storage.pid")"
+    rm "$TMP/storage.pid"
+  fi
 }
 
 run () # COMMAND
@@ -89,12 +119,20 @@ run () # COMMAND
   bash -c "$1" >"$TMP/out" 2>&1 || { cat "$TMP/out" >&2; die "failed: $1"; }
 }
 
-nr_served=0 nr_filled=0
+# README's commands for the control socket want a disk vm1 in the pool, without the
+# snapshot that they make.
+control_disk ()
+{
+  (echo '{"execute": "qmp_capabilities"} {"execute": "disk-create", "arguments":
+          {"name": "vm1", "size": 1048576}} {"execute": "disk-delete", "arguments":
+          {"name": "vm1@monday"}}'; sleep 1) |
+    socat - UNIX:pool.control >/dev/null
+}
+
+nr_served=0 nr_filled=0 nr_orders=0
 while IFS= read -r command; do
-  case $command in
-    *' -U '*) ;;
-    *) [ "$(id -u)" = 0 ] || { say "not without root: $command"; continue; } ;;
-  esac
+  case $command in *//storage/*) ;; *' -U '*) false ;; esac && [ "$(id -u)" != 0 ] &&
+    { say "not without root: $command"; continue; }
   make_images "$command"
   for time in once again; do
     say "$time: $command"
@@ -104,6 +142,12 @@ while IFS= read -r command; do
         while IFS= read -r fill; do
           run "$fill" && nr_filled=$((nr_filled + 1))
         done < <(commands nbdcopy) ;;
+      *' control=pool.control'*)
+        control_disk
+        while IFS= read -r order; do
+          run "$order" && nr_orders=$((nr_orders + 1))
+          ! grep '"error"' "$TMP/out" || die "refused: $order"
+        done < <(commands '\(echo .*pool.control') ;;
     esac
     stop "$command"
     nr_served=$((nr_served + 1))
@@ -111,11 +155,14 @@ while IFS= read -r command; do
 done < <(commands nbdkit)
 at_least "servers started" $nr_served 2
 at_least "times filled" $nr_filled 2
+at_least "commands over the control socket" $nr_orders 6
 check_clean disk.qcow2
 qemu-img dd -f qcow2 -O raw bs=1M count=4 if=disk.qcow2 of=filled.raw
 cmp filled.raw debian.raw || die "it was filled with something else"
 for time in once again; do
+  rm -f pool.qcow2              # what creates it comes first
   while IFS= read -r command; do
     run "$command"
   done < <(commands qcow2-dedup)
+  check_clean pool.qcow2
 done

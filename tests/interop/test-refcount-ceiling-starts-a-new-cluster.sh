@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Refcounts of 4 bits: one content written 100 times needs several clusters;
+# With refcounts of 4 bits one content written 100 times needs several clusters;
 # the data is right, all is clean, and stock QEMU can still copy and snapshot
 # it.
 # Breaks if: a refcount overflows, or sharing stops for good at the limit.

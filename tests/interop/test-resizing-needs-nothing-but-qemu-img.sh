@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # qemu-img resize is all that resizing takes: nothing of the store depends on
 # the size.  A crashed image is refused by qemu-img and unchanged, and resized
-# once it is recovered; what a shrink cut off is given back to the host by the
-# next session; refcount table, anchor and bitmaps follow a large growth.
-# Breaks if: a user would have to know more than "close it, resize it".
+# once it is recovered; space that a shrink cut off is returned to the host by
+# the next session; refcount table, anchor and bitmaps follow a large growth.
+# Breaks if: a user has to do more than close the image and resize it.
 . "$(dirname "$0")/lib.sh"
 need qemu-img
 

@@ -23,7 +23,7 @@ kill_server
 equal "bit 48" "$(bit48 "$crashed")" 1
 
 state () { sha256sum <"$1"; stat -c '%s %Y %b' "$1"; }
-writable () { nbdinfo --no-content "$1" | grep -q 'is_read_only: false'; }
+writable () { nbdinfo --no-content "$1" | has 'is_read_only: false'; }
 
 for base in stock crashed; do
   disk=$TMP/$base.qcow2

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Sizes that end inside a cluster: the last bytes can be read and written,
-# nothing past them.  New images are rounded up to whole sectors, which is all
-# that QEMU knows; a header that says otherwise is taken at its word.
+# A disk may end inside a cluster: the last bytes can be read and written, and
+# nothing past them.  New images are rounded up to whole sectors, because QEMU
+# knows no other sizes; a header that says otherwise is taken at its word.
 # Breaks if: the last cluster is cut short, or bytes behind the end get in.
 . "$(dirname "$0")/lib.sh"
 

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# A log store of 2^6 buckets forces tens of incarnations.  What any of them
-# knows is found again: in this session, after a restart, and after more.
+# A log store of 2^6 buckets forces tens of incarnations.  The entries of each
+# are found again: in this session, after a restart, and after more.
 # Breaks if: freezing loses entries, the filter has false negatives, lookups
-# stop at the wrong incarnation, or loading the filters goes wrong.
+# stop at the wrong incarnation, or loading the filters fails.
 . "$(dirname "$0")/lib.sh"
 
 disk=$TMP/disk.qcow2

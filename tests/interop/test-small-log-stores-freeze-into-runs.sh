@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# A log store of 2^6 buckets is frozen into tens of runs, which are merged.  What
-# any of them knows is found again: in this session, after a restart, and after more.
+# A log store of 2^6 buckets is frozen into tens of runs, which are merged.  The
+# entries of each are found again: in this session, after a restart, and after
+# more.
 # Breaks if: freezing loses entries, a filter has false negatives, a merge
-# loses entries, lookups stop at the wrong run, or loading goes wrong.
+# loses entries, lookups stop at the wrong run, or loading fails.
 . "$(dirname "$0")/lib.sh"
 
 disk=$TMP/disk.qcow2

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 # Each internal snapshot is an export with its name, read-only, with its own
-# size and contents, while the disk is written; the anchor is none; names that
-# NBD has no use for give way to ids; other names are refused.
+# size and contents, while the disk is written; the anchor is not exported; a
+# snapshot whose name NBD cannot use is exported by its id; other names are
+# refused.
 # Breaks if: a root is read through another one's table or size, a snapshot can
 # be written, or the disk changes what a snapshot shows.
 . "$(dirname "$0")/lib.sh"

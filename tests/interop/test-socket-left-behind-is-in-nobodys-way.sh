@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 # A server starts where an earlier one, which ended or was killed, left its Unix
-# socket, however -U is spelled.  The socket of a server that is up, and what is
-# no socket, stay: nbdkit refuses to start, and clients of the other go on.
+# socket, however -U is spelled.  The socket of a running server, and a file
+# that is not a socket, stay: nbdkit refuses to start, and clients of the other
+# server are not disturbed.
 # Breaks if: a command works only once, or a server takes another one's socket.
 . "$(dirname "$0")/lib.sh"
 cd "$TMP"

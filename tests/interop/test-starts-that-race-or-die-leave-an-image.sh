@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Several starts with size= at once on one missing file, and starts that are
-# killed while they make it: one serves, and every later start works.  Would
-# break if the file had its name before it is complete and locked.
+# Several starts with size= race on one missing file, and starts are killed
+# while they make it: one serves, and every later start works.
+# Breaks if: the file has its name before it is complete and locked.
 
 . "$(dirname "$0")/lib.sh"
 need nbdkit qemu-img timeout

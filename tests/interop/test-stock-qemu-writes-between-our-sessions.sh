@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Between our sessions stock QEMU writes and discards.  Served again: the data
-# is right, the clusters that QEMU dropped are collected, deduplication goes
-# on, with old contents too, and everything is checked clean.
+# Between our sessions stock QEMU writes and discards.  Served again, the data
+# is right, the clusters that QEMU dropped are collected, deduplication
+# continues, with old contents too, and everything is checked clean.
 # Breaks if: the index or the garbage sweep trusts what was true before.
 . "$(dirname "$0")/lib.sh"
 

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# store=: the index lies in a second file.  It is found again after a restart
-# and after kill -9 in a freeze; lost, cut off, old or left out it costs ratio
-# and a line, and data stays; when its disk is full, writes go on.
+# With store= the index lies in a second file.  It is found again after a
+# restart and after kill -9 in a freeze. A file that is lost, cut off, old or
+# not given costs ratio and a message, and data stays; when its disk is full,
+# writes continue.
 # Breaks if: a page is listed before it is durable, the image depends on the
 # file, or an older copy is taken for the file.
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# store= with another image's file, with one that is no store file, or with one
-# that is in use: one line, and neither file is changed.
+# store= with another image's file, with a file that is no store file, or with
+# one that is in use is refused in one line, and neither file is changed.
 # Breaks if: a file is written before it is known to be ours, or is not locked.
 . "$(dirname "$0")/lib.sh"
 

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 # verify=off trusts an exact index, so the entry of a freed cluster must be
-# gone, or hidden, before the cluster is used again.  Twelve contents take
-# turns on a disk that holds two of them, twice over: each is written, frozen
+# deleted, or hidden, before the cluster is used again.  Twelve contents take
+# turns on a disk that holds two of them, twice: each is written, frozen
 # into an incarnation, freed, its clusters used for others, and written again
 # while those are there.  (A crash may end exactness, so it comes last.)
 # Breaks if: a tombstone is missing, or lost in a freeze, or an older

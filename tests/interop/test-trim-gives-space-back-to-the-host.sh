@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Trimmed space is given back to the host's file system (holes), but not what
-# another guest cluster or a snapshot still uses; and freed space is used
-# again, so that the file does not grow.
+# Trimmed space is returned to the host's file system (holes), except what
+# another guest cluster or a snapshot still uses; and freed space is used again,
+# so that the file does not grow.
 # Breaks if: nothing is punched, too much is, or freed clusters are forgotten.
 . "$(dirname "$0")/lib.sh"
 

@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""circles.py BUILD_DIR SOURCE_DIR ROOM...: print circles of files in rooms.
+"""circles.py BUILD_DIR SOURCE_DIR ROOM...: prints circles of files in rooms, and
+what looks up.
 
 A header needs the headers that it includes.  An object file needs another one
 if it has an undefined symbol that the other one defines.  A circle is a set of
-files each of which needs all others, directly or through others.  Prints one
-circle a line, its files sorted; exit status 1 if there is any, 2 if nothing was
-found to look at.
+files each of which needs all others, directly or through others.  ROOMs are named
+from the ground up: a file looks up if it needs one of a later room.  A room that
+lies in the folder of another one is a room of its own.
+
+Prints one circle a line, its files sorted, and one need that looks up a line, as
+"FILE looks up to FILE"; exit status 1 if there is any, 2 if nothing was found to
+look at.
 """
 import os
 import re
@@ -74,6 +79,20 @@ def components(edges):
         yield sorted(circle)
 
 
+def room_of(path, rooms):
+    """The number of the innermost room that PATH lies in."""
+    inside = [(len(r), n) for n, r in enumerate(rooms)
+              if path.startswith(r + '/')]
+    return max(inside)[1]
+
+
+def looks_up(edges, rooms):
+    for path, needs in sorted(edges.items()):
+        for need in sorted(needs):
+            if room_of(path, rooms) < room_of(need, rooms):
+                yield f'{path} looks up to {need}'
+
+
 def main():
     build, top, rooms = sys.argv[1], sys.argv[2], sys.argv[3:]
     includes = include_edges(top, rooms)
@@ -81,10 +100,11 @@ def main():
     if not symbols:
         print('nothing to look at', file=sys.stderr)
         return 2
-    circles = list(components(includes)) + list(components(symbols))
-    for circle in circles:
-        print(' '.join(circle))
-    return 1 if circles else 0
+    found = [' '.join(c) for c in components(includes)]
+    found += [' '.join(c) for c in components(symbols)]
+    found += looks_up(symbols, rooms)
+    print(*found, sep='\n', end='\n' if found else '')
+    return 1 if found else 0
 
 
 if __name__ == '__main__':

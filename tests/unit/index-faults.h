@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* For test-index-worlds: a world of the index whose disk, store file and memory
- * fail when they are told to, and what of it may be gone for that.
+ * fail when they are told to, and which entries may be lost because of that.
  *
- * A store holds one world, so there is one here, which callbacks find. */
+ * A store holds one world, so there is one here, which callbacks find.
+ */
 #ifndef INDEX_FAULTS_H
 #define INDEX_FAULTS_H
 
@@ -107,7 +108,7 @@ in_tables (const struct dedup_index_manifest *c, uint64_t host_off)
 static void
 flip_a_byte (void)
 {
-  const struct dedup_index_manifest *c = x.w.d->index->manifest;
+  const struct dedup_index_manifest *c = x.w.d->store.index->manifest;
   struct io_store *memory = x.image.memory;
   struct area a;
   uint8_t b;
@@ -149,7 +150,7 @@ memory_fails (size_t size)
 static bool
 read_fails (uint64_t host_off)
 {
-  if (!x.read_faults || !in_tables (x.w.d->index->manifest, host_off) ||
+  if (!x.read_faults || !in_tables (x.w.d->store.index->manifest, host_off) ||
       !one_of (x.read_faults))
     return false;
   x.seen[SEEN_READ_FAULTS]++;
@@ -182,9 +183,9 @@ end_faults (void)
 static bool
 merge_lets_work (void)
 {
-  if (!x.w.d->merging || pthread_mutex_trylock (&x.w.d->maintenance) != 0)
+  if (!x.w.d->upkeep.merging || pthread_mutex_trylock (&x.w.d->upkeep.maintenance) != 0)
     return false;
-  pthread_mutex_unlock (&x.w.d->maintenance);
+  pthread_mutex_unlock (&x.w.d->upkeep.maintenance);
   return true;
 }
 
@@ -195,7 +196,7 @@ file_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
 
   if (x.w.d == NULL)
     return 0;
-  x.merged = x.merged || x.w.d->merging;
+  x.merged = x.merged || x.w.d->upkeep.merging;
   if (call == IO_PREAD ? read_fails (host_off | f->base) : write_fails ())
     return -EIO;
   if (x.meanwhile && !x.in_meanwhile && rnd (4) == 0 && merge_lets_work ()) {
@@ -245,18 +246,18 @@ open_disk (void)
     .index_memory = x.bound, .store = x.store_file.io,
     .store_path = "store file", .cache_bytes = 8 << 20 };
   struct fault f = { 0 };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
 
   if (dedup_open (x.image.io, &p, &d, &f) < 0)
     fail_msg ("open: %s", f.msg);
-  d->index->values.find_dead = NULL;
+  d->store.index->values.find_dead = NULL;
   if (x.store_id == 0)
-    x.store_id = d->config->store_id;
-  if (d->config->store_id != x.store_id)
+    x.store_id = d->store.config->store_id;
+  if (d->store.config->store_id != x.store_id)
     fail_msg ("the index was void");
   x.w.d = d;
   x.seen[SEEN_SPILLED_AT_OPEN] +=
-    d->index->nr_spilled > 0 || d->index_damaged;
+    d->store.index->nr_spilled > 0 || d->store.index_damaged;
 }
 
 /* CRASH: what is not durable would be lost, so everything is.  If the disk has
@@ -264,7 +265,7 @@ open_disk (void)
 static void
 close_disk (bool crash)
 {
-  struct dedup_disk *d = x.w.d;
+  struct dedup_pool *d = x.w.d;
 
   end_faults ();
   if (dedup_failed (d) < 0) {
@@ -284,7 +285,7 @@ close_disk (bool crash)
 static void
 make_disk (unsigned order, uint64_t nr_keys, bool no_verify)
 {
-  struct dedup_disk *d;
+  struct dedup_pool *d;
 
   make_world_of (&x.w, order, nr_keys, no_verify);
   d = x.w.d;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* For test-index-worlds: what a world is made of, as its seed says. */
+/* For test-index-worlds: chooses what a world is made of, from its seed. */
 #ifndef INDEX_KINDS_H
 #define INDEX_KINDS_H
 

@@ -7,7 +7,7 @@
 #ifndef INDEX_WORLD_H
 #define INDEX_WORLD_H
 
-#include "disk.h"
+#include "pool.h"
 #include "index-private.h"
 #include "splitmix.h"
 #include "../io-copy.h"
@@ -63,7 +63,7 @@ assert_outputs_stand_above (const struct dedup_index_manifest *c)
 
 struct world {
   struct io_store *io;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   uint64_t nr_keys;
   uint64_t *values;              /* of each key; 0: never made or deleted */
   int64_t limit;                 /* of incarnations; -1: as stored */
@@ -80,7 +80,7 @@ open_world (struct world *w)
 
   if (dedup_open (w->io, &p, &w->d, &f) < 0)
     fail_msg ("open: %s", f.msg);
-  w->d->index->values.find_dead = NULL;
+  w->d->store.index->values.find_dead = NULL;
 }
 
 /* A limit that drops nothing: freezes make incarnations, merges stop. */
@@ -132,26 +132,26 @@ work (struct world *w, bool all)
   for (job = 1; job <= DEDUP_JOB_MERGE_IDLE; job <<= 1)
     if ((all ? due & ~DEDUP_JOB_CLEAN : urgent) & job)
       assert_int_equal (dedup_run (w->d, job), 0);
-  assert_outputs_stand_above (w->d->index->manifest);
+  assert_outputs_stand_above (w->d->store.index->manifest);
 }
 
 static inline void
 set_value (struct world *w, uint64_t key, uint64_t value)
 {
   const struct dedup_hash h = hash_of (key);
-  struct dedup_disk *d = w->d;
+  struct dedup_pool *d = w->d;
 
-  assert_int_equal (dedup_change_begin (d), 0);
-  lock_acquire (d->lock);
-  while (!dedup_room_locked (d, 1, 1)) {
-    lock_release (d->lock);
-    assert_int_equal (dedup_make_room (d), 0);
-    lock_acquire (d->lock);
+  assert_int_equal (dedup_enter (&d->store.gate), 0);
+  lock_acquire (d->base.lock);
+  while (!dedup_room_locked (&d->upkeep, 1, 1)) {
+    lock_release (d->base.lock);
+    assert_int_equal (dedup_make_room (&d->upkeep), 0);
+    lock_acquire (d->base.lock);
   }
-  dedup_entry_locked (d, &h, value ? value : DEDUP_DELETED);
-  dedup_journal_end_locked (d->journal);
-  lock_release (d->lock);
-  dedup_change_end (d);
+  dedup_entry_locked (&d->store, &h, value ? value : DEDUP_DELETED);
+  dedup_journal_end_locked (d->store.journal);
+  lock_release (d->base.lock);
+  dedup_leave (&d->store.gate);
   w->values[key] = value;
 }
 
@@ -162,13 +162,13 @@ check_keys (struct world *w, const uint64_t *keys, size_t nr)
   struct dedup_probe p[100];
   size_t i;
 
-  lock_acquire (w->d->lock);
-  set = dedup_index_view_locked (w->d->index);
+  lock_acquire (w->d->base.lock);
+  set = dedup_index_view_locked (w->d->store.index);
   for (i = 0; i < nr; i++) {
     p[i].hash = hash_of (keys[i]);
-    p[i].found = dedup_index_lookup_locked (w->d->index, &p[i].hash, &p[i].value);
+    p[i].found = dedup_index_lookup_locked (w->d->store.index, &p[i].hash, &p[i].value);
   }
-  lock_release (w->d->lock);
+  lock_release (w->d->base.lock);
   for (i = 0; i < nr; i++) {
     struct dedup_probe q = p[i];
     uint64_t expected = keys[i] < w->nr_keys ? w->values[keys[i]] : 0;
@@ -189,7 +189,7 @@ check_keys (struct world *w, const uint64_t *keys, size_t nr)
     if (q.found == DEDUP_HIT)
       assert_int_equal (q.value, p[i].value);
   }
-  dedup_index_view_put (w->d->index, set);
+  dedup_index_view_put (w->d->store.index, set);
 }
 
 static inline void
@@ -221,7 +221,7 @@ check_all (struct world *w)
 static inline void
 assert_store_is_right (struct world *w)
 {
-  struct dedup_index_view *set = w->d->index->view;
+  struct dedup_index_view *set = w->d->store.index->view;
   struct fault f = { 0 };
   size_t i;
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What io.h promises of every store, as functions that check it on a new,
- * empty one.  Shared by the tests of the stores in memory and of files.
- */
+/* Checks the promises of io.h on a new, empty store.  Shared by the tests of
+ * the stores in memory and of files. */
 #ifndef DEDUP_IO_PROMISES_H
 #define DEDUP_IO_PROMISES_H
 

@@ -16,7 +16,7 @@
 
 #include <cmocka.h>
 
-#include "bitmap.h"
+#include "bitset.h"
 #include "checked.h"
 #include "image.h"
 #include "splitmix.h"
@@ -68,10 +68,13 @@ seq_locked (void *opaque)
   return ((struct env *) opaque)->nr_log;
 }
 
+static size_t env_cache_bytes;   /* the least that is possible */
+
 static UNUSED struct qcow2_image *
 open_image (struct io_store *io, bool writable)
 {
   struct qcow2_open_params p = { .writable = writable,
+                                 .cache_bytes = env_cache_bytes,
                                  .allow_recovery = true };
   struct qcow2_image *img;
   struct fault f = { 0 };
@@ -161,8 +164,8 @@ adopt (struct io_store *io, uint64_t max_clusters)
 }
 
 static UNUSED void
-env_new (struct env *e, unsigned cluster_bits, unsigned refcount_order,
-         uint64_t guest_clusters)
+env_new_for (struct env *e, unsigned cluster_bits, unsigned refcount_order,
+             uint64_t guest_clusters, uint64_t max_clusters)
 {
   struct qcow2_create_params p = {
     .virtual_size = guest_clusters << cluster_bits,
@@ -174,8 +177,15 @@ env_new (struct env *e, unsigned cluster_bits, unsigned refcount_order,
   ok (io_memory_new (0, &e->io));
   if (qcow2_create (e->io, &p, &f) < 0)
     fail_msg ("create: %s", f.msg);
-  adopt (e->io, 32768);
+  adopt (e->io, max_clusters);
   env_open (e);
+}
+
+static UNUSED void
+env_new (struct env *e, unsigned cluster_bits, unsigned refcount_order,
+         uint64_t guest_clusters)
+{
+  env_new_for (e, cluster_bits, refcount_order, guest_clusters, 32768);
 }
 
 static UNUSED void

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
- * generators, 2014): the next number of the sequence that *STATE stands in. */
+ * generators, 2014): returns the next number of the sequence with state *STATE.
+ */
 #ifndef SPLITMIX_H
 #define SPLITMIX_H
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* While clients flush after little data, zeroes are written ahead of them, and
- * what they write lands there; and only then.  What is left of it is free. */
+/* Tests writing ahead: while clients flush after little data, zeroes are
+ * written to free clusters ahead of them, and their new data goes there;
+ * otherwise not.  Clusters that are left over are free.
+ */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,7 +11,7 @@
 #include <cmocka.h>
 
 #include "checked.h"
-#include "disk.h"
+#include "pool.h"
 
 #define CLUSTER 4096
 #define NR 4096            /* guest clusters */
@@ -17,7 +19,7 @@
 
 struct world {
   struct io_store *io;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   uint64_t next;           /* number of the next write */
 };
 
@@ -64,7 +66,7 @@ teardown (void **state)
   struct world *w = *state;
   struct fault f = { 0 };
 
-  assert_int_equal (dedup_clean (w->d), 0);
+  assert_int_equal (dedup_clean (&w->d->upkeep), 0);
   dedup_free (w->d);
   open_disk (w, false);
   assert_int_equal (dedup_check (w->d, &p, &r, &f), 0);
@@ -180,7 +182,7 @@ test_clean_images_are_left_alone (void **state)
   assert_int_equal (last_zeroes (w), before);
 
   write_and_flush (w, 40, 1);
-  assert_int_equal (dedup_clean (w->d), 0);
+  assert_int_equal (dedup_clean (&w->d->upkeep), 0);
   assert_int_equal (dedup_run (w->d, DEDUP_JOB_COMMIT), 0);
   assert_int_equal (last_zeroes (w), before);
   write_and_flush (w, 1, 1);
@@ -196,9 +198,9 @@ test_they_are_given_back (void **state)
 
   write_and_flush (w, 40, 1);
   assert_int_equal (dedup_run (w->d, DEDUP_JOB_COMMIT), 0);
-  assert_int_equal (w->d->ahead.run[1].count, AHEAD);
-  assert_int_equal (dedup_find_space (w->d), 0);
-  assert_int_equal (w->d->ahead.run[0].count + w->d->ahead.run[1].count, 0);
+  assert_int_equal (w->d->upkeep.prewrite.run[1].count, AHEAD);
+  assert_int_equal (dedup_find_space (&w->d->upkeep), 0);
+  assert_int_equal (w->d->upkeep.prewrite.run[0].count + w->d->upkeep.prewrite.run[1].count, 0);
   write_and_flush (w, 10, 1);
 }
 
@@ -215,7 +217,7 @@ test_used_space_needs_none (void **state)
     write_some (w, AHEAD);
   }
   assert_int_equal (dedup_flush (w->d), 0);
-  assert_int_equal (dedup_drain_quarantine (w->d), 0);
+  assert_int_equal (dedup_drain_quarantine (&w->d->upkeep), 0);
   before = last_zeroes (w);
   write_and_flush (w, 80, 1);
   assert_int_equal (dedup_run (w->d, DEDUP_JOB_COMMIT), 0);
@@ -235,7 +237,7 @@ test_holes_in_the_file_are_written (void **state)
     write_some (w, AHEAD);
   assert_int_equal (dedup_unmap (w->d, 0, 0, 2 * AHEAD, DEDUP_TRIM), 0);
   assert_int_equal (dedup_flush (w->d), 0);
-  assert_int_equal (dedup_drain_quarantine (w->d), 0);
+  assert_int_equal (dedup_drain_quarantine (&w->d->upkeep), 0);
   before = last_zeroes (w);
   write_and_flush (w, 80, 1);
   size = io_size (w->io);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Cold reads beside writers: a sequential reader, which is read ahead of, and a
- * writer that rewrites, shares and trims clusters of the same disk, while the
- * page cache is dropped again and again.  Each cluster names itself, so bytes of
- * another place, and a cluster of two halves, are seen.
+/* Tests cold reads beside writers: a sequential reader, for which data is read
+ * ahead, and a writer that rewrites, shares and trims clusters of the same
+ * disk, while the page cache is dropped again and again.  Each cluster contains
+ * its own number, so that bytes of another place, and a cluster of two halves,
+ * are seen.
  *
  * DEDUP_TEST_SEED=N repeats a run; the seed is printed.
  */
@@ -21,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "export.h"
+#include "server.h"
 
 #define CLUSTER 4096
 #define NR 2048                 /* clusters of the disk */
@@ -30,7 +31,8 @@
 #define SHARED 7                /* this cluster's contents are everywhere */
 
 static char path[128];
-static struct srv_export *export;
+static struct srv_image *image;
+static struct srv_disk *disk;
 static uint64_t last_gen[NR];   /* the writer's own */
 static bool stop;               /* atomic */
 static unsigned seed;
@@ -45,20 +47,21 @@ log_write (void *opaque, enum log_level level, const char *line)
 static const struct log_sink sink = { .write = log_write };
 
 static void
-open_export (int64_t create_size)
+open_image (int64_t create_size)
 {
-  struct srv_params p;
+  struct srv_image_params p;
   struct fault f = { 0 };
 
-  srv_params_default (&p);
+  srv_image_params_default (&p);
   p.path = path;
   p.create_size = create_size;
   p.cluster_size = CLUSTER;
   p.commit_interval_ms = 20;
   p.log = &sink;
-  if (srv_open (&p, &export, &f) < 0)
+  if (srv_image_open (&p, &image, &f) < 0)
     fail_msg ("%s", f.msg);
-  assert_int_equal (srv_start (export), 0);
+  assert_int_equal (srv_image_start (image), 0);
+  assert_int_equal (srv_image_disk (image, "", &disk, NULL), 0);
 }
 
 /* NAME: the cluster that the contents belong to; GEN 0: zeroes. */
@@ -95,7 +98,7 @@ read_piece (uint64_t off)
 {
   uint64_t buf[PIECE / 8], i;
 
-  if (srv_pread (export, buf, off, PIECE) < 0)
+  if (srv_pread (disk, buf, off, PIECE) < 0)
     return false;
   for (i = 0; i < PIECE / CLUSTER; i++)
     if (!is_right (buf + i * CLUSTER / 8, off / CLUSTER + i))
@@ -125,12 +128,12 @@ change_one (uint64_t n)
 
   if (what == 0) {
     last_gen[idx] = 0;
-    assert_int_equal (srv_trim (export, idx * CLUSTER, CLUSTER, false), 0);
+    assert_int_equal (srv_trim (disk, idx * CLUSTER, CLUSTER, false), 0);
     return;
   }
   last_gen[idx] = what == 1 ? (uint64_t) SHARED << 32 | 1 : idx << 32 | n;
   fill_cluster (words, last_gen[idx] >> 32, last_gen[idx] & UINT32_MAX);
-  assert_int_equal (srv_pwrite (export, words, idx * CLUSTER, CLUSTER, false),
+  assert_int_equal (srv_pwrite (disk, words, idx * CLUSTER, CLUSTER, false),
                     0);
 }
 
@@ -142,7 +145,7 @@ assert_all (void)
 
   for (i = 0; i < NR; i++) {
     fill_cluster (want, last_gen[i] >> 32, last_gen[i] & UINT32_MAX);
-    assert_int_equal (srv_pread (export, words, i * CLUSTER, CLUSTER), 0);
+    assert_int_equal (srv_pread (disk, words, i * CLUSTER, CLUSTER), 0);
     assert_memory_equal (words, want, CLUSTER);
   }
 }
@@ -155,7 +158,7 @@ readers_see_only_what_was_written_there (void **state)
   uint64_t n;
   size_t i;
 
-  open_export ((int64_t) NR * CLUSTER);
+  open_image ((int64_t) NR * CLUSTER);
   for (i = 0; i < 2; i++)
     assert_int_equal (pthread_create (&threads[i], NULL, reader, NULL), 0);
   for (n = 1; n <= WRITES; n++) {
@@ -169,11 +172,11 @@ readers_see_only_what_was_written_there (void **state)
     assert_null (wrong);
   }
   assert_all ();
-  assert_int_equal (srv_close (export), 0);
+  assert_int_equal (srv_image_close (image), 0);
   drop_cache ();
-  open_export (-1);
+  open_image (-1);
   assert_all ();
-  assert_int_equal (srv_close (export), 0);
+  assert_int_equal (srv_image_close (image), 0);
 }
 
 int

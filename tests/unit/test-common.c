@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The bottom room: wire integers, checked arithmetic, faults, log lines,
- * and the mutex that knows its owner.
- */
+/* Tests the bottom room: wire integers, checked arithmetic, faults, log lines,
+ * and the mutex that knows its owner. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The configuration of the store.  These would break if a damaged or
- * impossible configuration were believed, or a good one lost because the
- * writing of the next was cut off.
+/* Tests the configuration of the store.
+ *
+ * Breaks if: a damaged or impossible configuration is accepted, or a valid one
+ * is lost because the writing of the next one was interrupted.
  */
 #include "config.h"
 
@@ -482,6 +483,73 @@ test_lookups (void **state)
   }
 }
 
+/* Version 5 has all that version 4 has, even if it is 0, and one flag more. */
+static void
+test_disks (void **state)
+{
+  struct fixture *x = *state;
+  const size_t at = 128 + 3 * 24 + 2 * 40 + 16 + 8 + 16;
+  struct fault f = { 0 };
+  unsigned i;
+
+  x->c.has_disks = true;
+  for (i = 0; i < 2; i++) {
+    x->c.flags = DEDUP_CONFIG_EXACT | (i ? DEDUP_CONFIG_WORK_LEFT : 0);
+    assert_int_equal (dedup_config_encode (&x->c, x->buf), at + 48 + 2 * 16);
+    assert_int_equal (x->buf[11], 5);
+    assert_int_equal (x->buf[87], 1 + 2 * i);
+    if (dedup_config_decode (x->buf, CLUSTER, &x->d, &f) < 0)
+      fail_msg ("%s", f.msg);
+    assert_true (x->d.has_disks);
+    assert_int_equal (x->d.flags, x->c.flags);
+    assert_int_equal (x->d.store_session, 0);
+    assert_memory_equal (x->c.cuts, x->d.cuts, sizeof x->c.cuts);
+  }
+  patch (x, 84, 4);
+  must_refuse (x, "flags");
+  x->c.has_disks = false;
+  x->c.flags = 0;
+  patch (x, 84, 2);             /* unknown to versions before 5 */
+  must_refuse (x, "flags");
+  patch (x, 84, 1);
+  assert_int_equal (dedup_config_decode (x->buf, CLUSTER, &x->d, &f), 0);
+  assert_false (x->d.has_disks);
+}
+
+/* Version 6 has that, and flags of its own. */
+static void
+test_packed (void **state)
+{
+  struct fixture *x = *state;
+  const size_t at = 128 + 3 * 24 + 2 * 40 + 16 + 8 + 16 + 48;
+  struct fault f = { 0 };
+  unsigned i;
+
+  x->c.may_pack = true;
+  for (i = 0; i < 4; i++) {
+    x->c.has_disks = i & 1;
+    x->c.compress = i & 2;
+    x->c.flags = DEDUP_CONFIG_EXACT | (i & 1 ? DEDUP_CONFIG_WORK_LEFT : 0);
+    assert_int_equal (dedup_config_encode (&x->c, x->buf), at + 8 + 2 * 16);
+    assert_int_equal (x->buf[11], 6);
+    assert_int_equal (x->buf[at + 3], i);
+    if (dedup_config_decode (x->buf, CLUSTER, &x->d, &f) < 0)
+      fail_msg ("%s", f.msg);
+    assert_true (x->d.may_pack);
+    assert_int_equal (x->d.has_disks, i & 1);
+    assert_int_equal (x->d.compress, i >> 1);
+    assert_int_equal (x->d.flags, x->c.flags);
+    assert_memory_equal (x->c.cuts, x->d.cuts, sizeof x->c.cuts);
+  }
+  patch (x, at, 4);
+  must_refuse (x, "flags");
+  x->c.may_pack = x->c.has_disks = x->c.compress = false;
+  x->c.flags = 0;
+  dedup_config_encode (&x->c, x->buf);
+  assert_int_equal (dedup_config_decode (x->buf, CLUSTER, &x->d, &f), 0);
+  assert_false (x->d.may_pack || x->d.compress);
+}
+
 /* What the encoder can't be made to write. */
 static void
 test_wrong_bytes (void **state)
@@ -756,6 +824,8 @@ main (void)
     TEST (test_largest_areas),
     TEST (test_store_file),
     TEST (test_lookups),
+    TEST (test_disks),
+    TEST (test_packed),
     TEST (test_wrong_bytes),
     TEST (test_newer_slot_counts),
     TEST (test_torn_slot),

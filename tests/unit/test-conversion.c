@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Incarnations from a time when there was a limit on them become runs: none is
- * left, each hash has the value that it had, what was deleted stays deleted,
- * and their space is free; wherever that is interrupted, whoever still reads
- * them, and whatever their bytes are.
+/* Tests conversion: incarnations from a time when there was a limit on them
+ * become runs.  None is left, each hash keeps its value, deleted hashes stay
+ * deleted, and the space of the incarnations is freed.  This holds wherever the
+ * conversion is interrupted, whoever still reads the incarnations, and whatever
+ * their bytes are.
  *
- * Breaks if: the run takes another age than the incarnation's, loses
- * tombstones or entries, is listed without taking the incarnation off the list
- * or the other way round; an area is lost or freed while it is read; or a
+ * Breaks if: the run takes another age than the incarnation's, loses tombstones
+ * or entries, is listed while the incarnation stays listed, or the incarnation
+ * leaves the list without it; an area is lost, or freed while it is read; or a
  * hostile incarnation meets an assertion of the writer of runs.
  *
  * CONVERSION_SEED=n
@@ -30,7 +31,7 @@
 static void
 freeze (struct world *w)
 {
-  if (w->d->index->frozen)
+  if (w->d->store.index->frozen)
     assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
 }
 
@@ -38,10 +39,10 @@ freeze (struct world *w)
 static void
 make_tables (struct world *w, unsigned nr)
 {
-  const size_t more = w->d->index->manifest->nr_incarnations +
-    w->d->index->manifest->nr_segments + nr;
+  const size_t more = w->d->store.index->manifest->nr_incarnations +
+    w->d->store.index->manifest->nr_segments + nr;
 
-  while (w->d->index->manifest->nr_incarnations + w->d->index->manifest->nr_segments < more) {
+  while (w->d->store.index->manifest->nr_incarnations + w->d->store.index->manifest->nr_segments < more) {
     set_value (w, rnd (w->nr_keys), rnd (4) ? next_value++ : 0);
     freeze (w);
   }
@@ -61,8 +62,8 @@ make_incarnations (struct world *w, unsigned order, unsigned nr,
   w->limit = 0;
   reopen (w, false);
   make_tables (w, below);
-  assert_int_equal (w->d->index->manifest->nr_incarnations, nr);
-  assert_int_equal (w->d->index->manifest->nr_segments, 2 * below);
+  assert_int_equal (w->d->store.index->manifest->nr_incarnations, nr);
+  assert_int_equal (w->d->store.index->manifest->nr_segments, 2 * below);
 }
 
 static bool
@@ -77,7 +78,7 @@ step (struct world *w)
 static uint64_t
 area_bytes (const struct world *w)
 {
-  const struct dedup_index_manifest *c = w->d->index->manifest;
+  const struct dedup_index_manifest *c = w->d->store.index->manifest;
   uint64_t n = 0;
   size_t i;
 
@@ -91,9 +92,9 @@ static void
 assert_converted (struct world *w)
 {
   reopen (w, false);
-  assert_int_equal (w->d->index->manifest->nr_incarnations, 0);
-  assert_int_equal (w->d->index->manifest->nr_limbo, 0);
-  assert_int_equal (w->d->index->nr_retired, 0);
+  assert_int_equal (w->d->store.index->manifest->nr_incarnations, 0);
+  assert_int_equal (w->d->store.index->manifest->nr_limbo, 0);
+  assert_int_equal (w->d->store.index->nr_retired, 0);
   assert_clean (w);
 }
 
@@ -126,7 +127,7 @@ open_limbo (struct world *w)
   make_world (w, 4, KEYS (4));
   w->limit = 6;
   reopen (w, false);
-  while (w->d->index->manifest->nr_limbo == 0) {
+  while (w->d->store.index->manifest->nr_limbo == 0) {
     set_value (w, rnd (w->nr_keys), next_value++);
     freeze (w);
   }
@@ -159,11 +160,11 @@ test_many_take_no_more_tables_meanwhile (void **state)
 
   make_incarnations (&w, 4, 400, 0);
   while (step (&w)) {
-    assert_true (w.d->index->manifest->nr_segments <= 400 / 8 + 40);
-    assert_true (w.d->index->view->nr_tables <= 400);
+    assert_true (w.d->store.index->manifest->nr_segments <= 400 / 8 + 40);
+    assert_true (w.d->store.index->view->nr_tables <= 400);
   }
-  assert_int_equal (w.d->index->manifest->nr_incarnations, 0);
-  assert_true (w.d->index->view->nr_tables < 20);
+  assert_int_equal (w.d->store.index->manifest->nr_incarnations, 0);
+  assert_true (w.d->store.index->view->nr_tables < 20);
   check_all (&w);
   assert_converted (&w);
   end_world (&w);
@@ -176,8 +177,11 @@ sweep_up (struct world *w)
 {
   struct fault f = { 0 };
 
-  assert_int_equal (qcow2_guard_begin (w->d->img, &f), 0);
-  assert_int_equal (dedup_area_guard (w->d, &f), 0);
+  assert_int_equal (dedup_guard (&w->d->store, true, &f), 0);
+  assert_true (dedup_due (w->d, NULL) & DEDUP_JOB_SCAN);
+  while (dedup_due (w->d, NULL) & DEDUP_JOB_SCAN)
+    assert_int_equal (dedup_run (w->d, DEDUP_JOB_SCAN), 0);
+  assert_int_equal (dedup_run (w->d, DEDUP_JOB_GIVE_BACK), 0);
   assert_true (dedup_due (w->d, NULL) & DEDUP_JOB_SCAN);
   while (dedup_due (w->d, NULL) & DEDUP_JOB_SCAN)
     assert_int_equal (dedup_run (w->d, DEDUP_JOB_SCAN), 0);
@@ -194,19 +198,19 @@ test_readers_are_waited_for (void **state)
   uint64_t key, nr = 0;
 
   make_incarnations (&w, 5, 5, 0);
-  lock_acquire (w.d->lock);
-  set = dedup_index_view_locked (w.d->index);
-  lock_release (w.d->lock);
+  lock_acquire (w.d->base.lock);
+  set = dedup_index_view_locked (w.d->store.index);
+  lock_release (w.d->base.lock);
   while (step (&w))
     ;
-  assert_int_equal (w.d->index->nr_retired, 5);
-  lock_acquire (w.d->lock);
-  quarantined = qcow2_quarantined_locked (w.d->img);
-  lock_release (w.d->lock);
+  assert_int_equal (w.d->store.index->nr_retired, 5);
+  lock_acquire (w.d->base.lock);
+  quarantined = qcow2_quarantined_locked (w.d->base.img);
+  lock_release (w.d->base.lock);
   sweep_up (&w);
-  lock_acquire (w.d->lock);
-  assert_int_equal (qcow2_quarantined_locked (w.d->img), quarantined);
-  lock_release (w.d->lock);
+  lock_acquire (w.d->base.lock);
+  assert_int_equal (qcow2_quarantined_locked (w.d->base.img), quarantined);
+  lock_release (w.d->base.lock);
   assert_int_equal (dedup_run (w.d, DEDUP_JOB_COMMIT), 0);
   for (key = 0; key < w.nr_keys; key++) {
     struct dedup_probe p = { .hash = hash_of (key) };
@@ -217,9 +221,9 @@ test_readers_are_waited_for (void **state)
   assert_true (nr > 0);
   for (key = 0; key < set->nr; key++)
     assert_false (dedup_incarnation_damaged (set->v[key]));
-  dedup_index_view_put (w.d->index, set);
-  assert_int_equal (dedup_index_reap (w.d->index), 0);
-  assert_int_equal (w.d->index->nr_retired, 0);
+  dedup_index_view_put (w.d->store.index, set);
+  assert_int_equal (dedup_index_reap (w.d->store.index), 0);
+  assert_int_equal (w.d->store.index->nr_retired, 0);
   assert_converted (&w);
   end_world (&w);
 }
@@ -243,14 +247,14 @@ test_it_may_end_at_any_call (void **state)
     b = (struct breaker) { 0, UINT64_MAX };
     open_world (&t);
     b = (struct breaker) { 0, nr };
-    while (t.d->index->merge_due && dedup_run (t.d, DEDUP_JOB_MERGE) == 0)
+    while (t.d->store.index->merge_due && dedup_run (t.d, DEDUP_JOB_MERGE) == 0)
       ;
     if (b.calls < nr)
       break;
     dedup_free (t.d);
     b.fail_at = UINT64_MAX;
     open_world (&t);
-    converted += t.d->index->manifest->nr_incarnations < 4;
+    converted += t.d->store.index->manifest->nr_incarnations < 4;
     check_all (&t);
     while (step (&t))
       ;
@@ -270,8 +274,8 @@ test_it_may_end_at_any_call (void **state)
 static uint64_t
 frontier (struct world *w)
 {
-  LOCK_FOR_SCOPE (w->d->lock);
-  return qcow2_frontier_locked (w->d->img);
+  LOCK_FOR_SCOPE (w->d->base.lock);
+  return qcow2_frontier_locked (w->d->base.img);
 }
 
 /* Not even the space is lost. */
@@ -291,9 +295,9 @@ test_a_stop_leaves_it_as_it_was (void **state)
     before = i == 2 ? frontier (&w) : before;
   }
   assert_int_equal (frontier (&w), before);
-  assert_int_equal (w.d->index->manifest->nr_incarnations, 3);
-  assert_int_equal (w.d->index->manifest->nr_segments, 0);
-  w.d->stop = w.d->index->stop = false;
+  assert_int_equal (w.d->store.index->manifest->nr_incarnations, 3);
+  assert_int_equal (w.d->store.index->manifest->nr_segments, 0);
+  w.d->upkeep.stop = w.d->store.index->stop = false;
   while (step (&w))
     ;
   check_all (&w);
@@ -316,7 +320,7 @@ read_page (struct world *w, size_t inc, uint64_t number,
            struct inc_wire_page *p)
 {
   assert_int_equal (io_pread (w->io, p, sizeof *p,
-                              page_off (&w->d->index->manifest->incarnations[inc],
+                              page_off (&w->d->store.index->manifest->incarnations[inc],
                                         number)), 0);
 }
 
@@ -324,9 +328,9 @@ static void
 write_page (struct world *w, size_t inc, uint64_t number,
             struct inc_wire_page *p)
 {
-  p->checksum = be64_make (inc_page_checksum (p, &p->checksum));
+  p->checksum = be64_make (dedup_page_checksum (p, &p->checksum));
   assert_int_equal (io_pwrite (w->io, p, sizeof *p,
-                               page_off (&w->d->index->manifest->incarnations[inc],
+                               page_off (&w->d->store.index->manifest->incarnations[inc],
                                          number)), 0);
 }
 
@@ -354,13 +358,13 @@ make_exact (struct world *w, unsigned order, unsigned nr)
   make_world_of (w, order, 4800, true);
   w->limit = WIDE;
   reopen (w, false);
-  for (key = 0; w->d->index->manifest->nr_incarnations < nr; key++) {
+  for (key = 0; w->d->store.index->manifest->nr_incarnations < nr; key++) {
     set_value (w, key, next_value++);
     freeze (w);
   }
   w->limit = 0;
   reopen (w, false);
-  assert_true (w->d->index->exact);
+  assert_true (w->d->store.index->exact);
 }
 
 /* What only the incarnations that were harmed had may be missing, and comes
@@ -373,11 +377,11 @@ count_found (struct world *w)
   for (key = 0; key < w->nr_keys; key++) {
     struct dedup_probe p = { .hash = hash_of (key) };
 
-    lock_acquire (w->d->lock);
-    p.found = dedup_index_lookup_locked (w->d->index, &p.hash, &p.value);
-    lock_release (w->d->lock);
+    lock_acquire (w->d->base.lock);
+    p.found = dedup_index_lookup_locked (w->d->store.index, &p.hash, &p.value);
+    lock_release (w->d->base.lock);
     if (p.found == DEDUP_PROBE)
-      dedup_index_probe (w->d->index->view, &p, 1);
+      dedup_index_probe (w->d->store.index->view, &p, 1);
     if (p.found == DEDUP_HIT) {
       assert_int_equal (p.value, w->values[key]);
       nr++;
@@ -399,10 +403,10 @@ test_hashes_that_come_twice_do_no_harm (void **state)
   repeat_hash (&w, 1, 2, stranger);
   while (step (&w))
     ;
-  assert_int_equal (w.d->index->manifest->nr_incarnations, 0);
+  assert_int_equal (w.d->store.index->manifest->nr_incarnations, 0);
   assert_true (count_found (&w) >= before - 2 * 100);
   assert_store_is_right (&w);
-  assert_true (w.d->index->exact);
+  assert_true (w.d->store.index->exact);
   assert_converted (&w);
   end_world (&w);
 }
@@ -428,10 +432,10 @@ test_entries_too_many_are_left_out (void **state)
     }
     write_page (&w, 0, page, &p);
   }
-  assert_true (n > w.d->index->manifest->incarnations[0].nr_entries);
+  assert_true (n > w.d->store.index->manifest->incarnations[0].nr_entries);
   while (step (&w))
     ;
-  assert_int_equal (w.d->index->manifest->nr_incarnations, 0);
+  assert_int_equal (w.d->store.index->manifest->nr_incarnations, 0);
   assert_true (count_found (&w) > 300);
   assert_store_is_right (&w);
   assert_converted (&w);
@@ -446,12 +450,12 @@ test_damaged_pages_cost_their_entries (void **state)
 
   make_exact (&w, 7, 3);
   before = count_found (&w);
-  damage (&w, page_off (&w.d->index->manifest->incarnations[1], 1) + 100);
+  damage (&w, page_off (&w.d->store.index->manifest->incarnations[1], 1) + 100);
   while (step (&w))
     ;
   after = count_found (&w);
   assert_true (after < before && after >= before - 100);
-  assert_false (w.d->index->exact);
+  assert_false (w.d->store.index->exact);
   assert_store_is_right (&w);
   assert_converted (&w);
   end_world (&w);
@@ -465,13 +469,13 @@ test_a_damaged_head_costs_the_incarnation (void **state)
 
   make_exact (&w, 7, 3);
   before = count_found (&w);
-  lost = w.d->index->manifest->incarnations[1].nr_entries;
-  damage (&w, w.d->index->manifest->incarnations[1].host_off + 16);
+  lost = w.d->store.index->manifest->incarnations[1].nr_entries;
+  damage (&w, w.d->store.index->manifest->incarnations[1].host_off + 16);
   while (step (&w))
     ;
   after = count_found (&w);
   assert_int_equal (before - after, lost);
-  assert_false (w.d->index->exact);
+  assert_false (w.d->store.index->exact);
   assert_converted (&w);
   end_world (&w);
 }
@@ -487,11 +491,11 @@ test_nothing_left_lists_nothing (void **state)
   make_exact (&w, 4, 1);
   assert_int_equal (dedup_run (w.d, DEDUP_JOB_FILTERS), 0);
   for (i = 0; i < inc_layout_of (4).table_pages; i++)
-    damage (&w, page_off (&w.d->index->manifest->incarnations[0], i) + 100);
+    damage (&w, page_off (&w.d->store.index->manifest->incarnations[0], i) + 100);
   while (step (&w))
     ;
-  assert_int_equal (w.d->index->manifest->nr_segments, 0);
-  assert_false (w.d->index->exact);
+  assert_int_equal (w.d->store.index->manifest->nr_segments, 0);
+  assert_false (w.d->store.index->exact);
   assert_converted (&w);
   end_world (&w);
 }

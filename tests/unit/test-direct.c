@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A disk without a store, and refcounts made anew, through crashes: whatever
- * the host loses of what was not synced, no refcount is too low and no entry
- * wrong, and what was flushed is there. */
+/* Takes a disk without a store, and the rebuilding of refcounts, through
+ * crashes: whatever the host loses of what was not synced, no refcount is too
+ * low and no entry wrong, and everything flushed is there.
+ */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -50,14 +51,14 @@ set (struct model *m, unsigned i, uint8_t value)
   m->maybe[i][value] = true;
 }
 
-static struct dedup_disk *
+static struct dedup_pool *
 must_open (struct io_store *io, bool writable)
 {
   const struct dedup_open_params p = {
     .path = "x", .writable = writable, .dedup = false, .verify = true,
     .max_incarnations = -1, .cache_bytes = 1 << 16,
   };
-  struct dedup_disk *d = NULL;
+  struct dedup_pool *d = NULL;
   struct fault f = { 0 };
   int r = dedup_open (io, &p, &d, &f);
 
@@ -68,7 +69,7 @@ must_open (struct io_store *io, bool writable)
 
 /* No refcount too low, no bad entry or flag. */
 static void
-assert_harmless (struct dedup_disk *d)
+assert_harmless (struct dedup_pool *d)
 {
   const struct qcow2_check_params p = { 0 };
   struct dedup_check_result r;
@@ -80,7 +81,7 @@ assert_harmless (struct dedup_disk *d)
 }
 
 static void
-assert_no_leaks (struct dedup_disk *d)
+assert_no_leaks (struct dedup_pool *d)
 {
   const struct qcow2_check_params p = { 0 };
   struct dedup_check_result r;
@@ -91,7 +92,7 @@ assert_no_leaks (struct dedup_disk *d)
 }
 
 static void
-assert_explained (struct dedup_disk *d, const struct model *m, size_t size)
+assert_explained (struct dedup_pool *d, const struct model *m, size_t size)
 {
   uint8_t *buf = malloc (size);
 
@@ -149,7 +150,7 @@ crash_state (const uint8_t *base, size_t len, struct io_store *rec, size_t at)
 }
 
 static void
-one_operation (struct dedup_disk *d, struct model *m, size_t size)
+one_operation (struct dedup_pool *d, struct model *m, size_t size)
 {
   unsigned first = rnd (CLUSTERS), nr = 1 + rnd (12);
   uint8_t *buf = malloc (16 * size);
@@ -187,7 +188,7 @@ judge (const uint8_t *base, size_t len, struct io_store *rec,
        const struct model *m, size_t at, size_t size)
 {
   struct io_store *io = crash_state (base, len, rec, at);
-  struct dedup_disk *d = must_open (io, false);
+  struct dedup_pool *d = must_open (io, false);
 
   assert_harmless (d);
   assert_explained (d, m, size);
@@ -203,7 +204,7 @@ crash_everywhere (const char *name, size_t size, unsigned rounds)
   struct model *m = calloc (1, sizeof *m);
   const struct io_record *log;
   struct io_store *rec;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   size_t len, judged = 0, nr, at;
 
   load_base (name, base, &len);
@@ -282,7 +283,7 @@ test_dirty_image_survives_a_crash_while_it_is_mended (void **state)
   struct model *m = calloc (1, sizeof *m);
   const struct io_record *log;
   struct io_store *rec, *io;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   size_t len, nr;
 
   must_run ("qemu-img create -q -f qcow2 -o lazy_refcounts=on,"
@@ -302,7 +303,7 @@ test_dirty_image_survives_a_crash_while_it_is_mended (void **state)
     io = crash_state (base, len, rec, at);
     dedup_free (must_open (io, true));
     {
-      struct dedup_disk *again = must_open (io, false);
+      struct dedup_pool *again = must_open (io, false);
 
       assert_harmless (again);
       assert_explained (again, m, 4096);
@@ -327,7 +328,7 @@ test_first_cluster_of_a_data_file_has_its_place (void **state)
   };
   uint8_t *buf = malloc (CLUSTERS * 4096), *got = malloc (CLUSTERS * 4096);
   struct fault f = { 0 };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct io_store *io;
 
   must_run ("qemu-img create -q -f qcow2 -o data_file=e.data,cluster_size=4k "
@@ -362,7 +363,7 @@ test_without_its_data_file_nothing_is_written (void **state)
   };
   uint8_t before[4096], after[4096], buf[2 * 4096];
   struct fault f = { 0 };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct io_store *io;
 
   must_run ("qemu-img create -q -f qcow2 -o data_file=e.data,cluster_size=4k "

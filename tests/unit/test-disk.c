@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The dedup room as a whole, on a byte store in memory: what is written is
- * read back, equal content is stored once, a reopened disk goes on where it
- * was, and a crash at any write leaves a prefix of the operations.
+/* Tests the dedup room as a whole, on a byte store in memory: data that was
+ * written is read back, equal content is stored once, a reopened disk continues
+ * where it was, and a crash at any write leaves a prefix of the operations.
  *
  * The seed of the random parts is printed; DISK_TEST_SEED takes it back.
  */
@@ -74,7 +74,7 @@ print_line (void *opaque, enum log_level level, const char *line)
 
 static const struct log_sink sink = { print_line, NULL };
 
-static struct dedup_disk *
+static struct dedup_pool *
 open_disk (struct io_store *io, bool writable)
 {
   struct dedup_open_params p = {
@@ -82,7 +82,7 @@ open_disk (struct io_store *io, bool writable)
     .max_incarnations = -1, .cache_bytes = 1 << 20, .log = &sink,
   };
   struct fault f = { 0 };
-  struct dedup_disk *d = NULL;
+  struct dedup_pool *d = NULL;
 
   if (dedup_open (io, &p, &d, &f) < 0)
     fail_msg ("open: %s", f.msg);
@@ -119,7 +119,7 @@ check_clean_image (struct io_store *io, uint64_t *garbage)
   struct qcow2_check_params p = { .problem = report };
   struct dedup_check_result r;
   struct fault f = { 0 };
-  struct dedup_disk *d = open_disk (io, false);
+  struct dedup_pool *d = open_disk (io, false);
   struct dedup_stats s;
 
   dedup_get_stats (d, &s);
@@ -136,7 +136,7 @@ check_clean_image (struct io_store *io, uint64_t *garbage)
 }
 
 static void
-write_ids (struct dedup_disk *d, uint64_t idx, const uint64_t *ids, size_t nr)
+write_ids (struct dedup_pool *d, uint64_t idx, const uint64_t *ids, size_t nr)
 {
   uint8_t *buf = malloc (nr * CLUSTER);
   size_t i;
@@ -148,7 +148,7 @@ write_ids (struct dedup_disk *d, uint64_t idx, const uint64_t *ids, size_t nr)
 }
 
 static void
-read_all (struct dedup_disk *d, uint64_t ids[NR])
+read_all (struct dedup_pool *d, uint64_t ids[NR])
 {
   uint8_t *buf = malloc (NR * CLUSTER);
   size_t i;
@@ -161,7 +161,7 @@ read_all (struct dedup_disk *d, uint64_t ids[NR])
 
 /* Run what is urgent, sometimes what is merely due. */
 static void
-background (struct dedup_disk *d, bool all)
+background (struct dedup_pool *d, bool all)
 {
   unsigned urgent, due = dedup_due (d, &urgent), job;
 
@@ -176,7 +176,7 @@ static void
 test_equal_content_is_stored_once (void **state)
 {
   struct io_store *io = create_disk (0, 0);
-  struct dedup_disk *d = open_disk (io, true);
+  struct dedup_pool *d = open_disk (io, true);
   uint64_t ids[64], got[NR], i;
   struct dedup_stats s;
 
@@ -209,7 +209,7 @@ static void
 test_unmapped_clusters_read_zero_and_are_freed (void **state)
 {
   struct io_store *io = create_disk (0, 0);
-  struct dedup_disk *d = open_disk (io, true);
+  struct dedup_pool *d = open_disk (io, true);
   uint64_t ids[8] = { 1, 2, 3, 4, 5, 6, 7, 8 }, got[NR];
   size_t i;
 
@@ -268,7 +268,7 @@ apply_op (uint64_t model[NR], const struct op *op)
 }
 
 static void
-run_op (struct dedup_disk *d, const struct op *op)
+run_op (struct dedup_pool *d, const struct op *op)
 {
   size_t i;
 
@@ -290,7 +290,7 @@ test_random_work_matches_a_model (void **state)
 
   for (round = 0; round < 3; round++) {
     struct io_store *io = create_disk (5, incarnations[round]);
-    struct dedup_disk *d = open_disk (io, true);
+    struct dedup_pool *d = open_disk (io, true);
     uint64_t model[NR] = { 0 }, got[NR], garbage;
     struct dedup_stats s;
     struct op op;
@@ -403,7 +403,7 @@ crash_once (struct io_store *base, struct io_store *rec,
             const struct workload *w, size_t k)
 {
   struct io_store *io = crash_state (base, rec, k);
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   uint64_t got[NR], again[NR], ids[4] = { 5, 6, 777777, 7 };
 
   d = open_disk (io, false);
@@ -431,7 +431,7 @@ test_a_crash_leaves_a_prefix (void **state)
   size_t states = scale ? strtoul (scale, NULL, 0) : 400, i, k, open_at;
   struct workload *w = calloc (1, sizeof *w);
   struct io_store *base = create_disk (5, 2), *below, *rec;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   int64_t size = io_size (base);
   uint8_t *copy = malloc ((size_t) size);
 

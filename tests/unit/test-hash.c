@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Content hashes: known answers of every algorithm, and what the index needs
- * of their bits.
+/* Tests content hashes: known answers of every algorithm, and what the index
+ * needs of their bits.
  *
  * The vectors of Skein-256-256 are those of the specification's appendix C and
  * of the file skein_golden_kat.txt that was submitted with it; SHA-256 and

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The hints.  These would break if the table forgot what it has room for,
- * answered with another checksum's cluster, or grew past its limit.
+/* Tests the hints.
+ *
+ * Breaks if: the table forgets what it has room for, answers with another
+ * checksum's cluster, or grows past its limit.
  */
 #include "hints.h"
 

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Incarnations.  These would break if a lookup lost an entry, or gave a value
- * that was not stored for this very hash, whatever bytes are on disk; or if
- * the filter let through much more than its 15 bits promise.
+/* Tests incarnations.
+ *
+ * Breaks if: a lookup loses an entry, or gives a value that was not stored for
+ * this very hash, whatever bytes are on disk; or the filter gives many more
+ * false positives than its 15 bits promise.
  */
 #include "incarnation.h"
 

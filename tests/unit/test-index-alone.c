@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The index as a library, without an image: on plain storage in memory or in a
- * file, against a plain model, through freezes, merges, conversions, closes and
- * crashes.
+/* Tests the index as a library, without an image: on plain storage in memory or
+ * in a file, against a plain model, through freezes, merges, conversions,
+ * closes and crashes.
  *
  * Breaks if: a lookup gives another value than the last one entered, or none
  * where there is one; an area is freed that the durable manifest lists; a table
- * is listed before it is durable; or the mark passes entries that no table has.
+ * is listed before it is durable; the mark passes entries that no table has; or a
+ * walk gives an older entry of a value a lower rank than the youngest one has.
  *
  * INDEX_SEED=n INDEX_STEPS=n
  */
@@ -34,6 +35,12 @@ static uint64_t
 choose (void *opaque, uint64_t n)
 {
   return splitmix64 (&rng) % n;
+}
+
+static uint64_t
+choose_lowest (void *opaque, uint64_t n)
+{
+  return 0;
 }
 
 /* How often each kind of work is done, of 1000 times. */
@@ -109,11 +116,29 @@ test_a_limit_forgets_the_oldest (void **state)
 }
 
 static void
+load_all (struct model *m)
+{
+  while (dedup_index_due (m->x) & DEDUP_INDEX_LOAD)
+    model_do (m, MODEL_LOAD);
+}
+
+static struct dedup_index_figures
+figures (struct model *m)
+{
+  struct dedup_index_figures f;
+  LOCK_FOR_SCOPE (&m->lock);
+
+  dedup_index_figures_locked (m->x, &f);
+  return f;
+}
+
+/* The bound holds whether or not the host has space for the last list: see
+ * test_a_bound_holds_on_a_host_without_space. */
+static void
 test_a_bound_on_memory_forgets_the_oldest (void **state)
 {
   unsigned weights[MODEL_NR_WORKS];
   struct model *m = malloc (sizeof *m);
-  struct dedup_index_figures f;
 
   assert_non_null (m);
   memcpy (weights, usual, sizeof weights);
@@ -124,14 +149,54 @@ test_a_bound_on_memory_forgets_the_oldest (void **state)
     model_do (m, MODEL_MEMORY);
   while (m->done[MODEL_PUT] % 2000 != 0)
     model_do (m, MODEL_PUT);
-  while (dedup_index_due (m->x) & DEDUP_INDEX_LOAD)
-    model_do (m, MODEL_LOAD);
-  lock_acquire (&m->lock);
-  dedup_index_figures_locked (m->x, &f);
-  lock_release (&m->lock);
-  assert_true (f.memory_bytes <= m->memory);
+  load_all (m);
+  assert_true (figures (m).memory_bytes <= m->memory);
   model_free (m);
   free (m);
+}
+
+/* Opens an index whose filters take more than the bound, on a host that has no
+ * space for the list without the oldest tables: that list is owed.  Lookups ask
+ * the oldest tables until it is durable, as a crash may bring them back, but
+ * their filters are not loaded. */
+static void
+bound_without_space (uint32_t max_incarnations)
+{
+  struct model *m = malloc (sizeof *m);
+  const uint64_t bound = dedup_index_least_memory (4, max_incarnations > 0, 0);
+  unsigned i;
+
+  assert_non_null (m);
+  model_init (m, 4, max_incarnations);
+  m->choose = choose_lowest;
+  for (i = 0; i < 5 * MODEL_KEYS; i++)   /* half of the keys only once */
+    model_put (m, i < MODEL_KEYS ? i : i % (MODEL_KEYS / 2));
+  load_all (m);
+  assert_true (figures (m).memory_bytes > bound);
+  model_close (m);
+  model_copy (m->plain.io, m->durable);
+  m->memory = bound;
+  m->no_space = true;
+  model_open (m);
+  assert_true (m->owed);
+  load_all (m);
+  assert_true (figures (m).memory_bytes <= bound);
+  model_check_all (m);           /* nothing is lost yet */
+  m->may_lose = true;
+  model_pay (m);
+  load_all (m);
+  assert_true (figures (m).memory_bytes <= bound);
+  assert_true (figures (m).forgotten > MODEL_KEYS / 2);
+  model_check_all (m);
+  model_free (m);
+  free (m);
+}
+
+static void
+test_a_bound_holds_on_a_host_without_space (void **state)
+{
+  bound_without_space (0);
+  bound_without_space (1000);    /* tables are incarnations */
 }
 
 /* The same on a real file, closed and opened again. */
@@ -193,6 +258,108 @@ test_a_plain_file_will_do (void **state)
   unlink (path);
 }
 
+/* --- Ranks ------------------------------------------------------------------ */
+
+#define VALUES 300u
+
+/* Enters the hash number I for one of VALUES values, each of which gets another
+ * hash every now and then. */
+static void
+enter (struct dedup_index *x, struct lock *lock, uint32_t i)
+{
+  struct dedup_entry spilled[DEDUP_MAX_SPILLED];
+  const struct dedup_hash h = model_hash (i);
+  size_t k, nr = 0;
+  LOCK_FOR_SCOPE (lock);
+
+  if (dedup_index_fit_locked (x, 1) == DEDUP_SET_ASIDE_FIRST)
+    assert_int_equal (dedup_index_set_aside_locked (x, i, spilled, &nr), 0);
+  for (k = 0; k < nr; k++)
+    dedup_index_insert_locked (x, &spilled[k].hash, spilled[k].value);
+  dedup_index_insert_locked (x, &h, i % VALUES + 1);
+}
+
+/* Walks all entries.  Among those of a value with the lowest rank must be the one
+ * that was entered last: NEXT is the number of the next hash.  (An entry that found
+ * no place in its log store may get a rank that is too low, of which the owner takes
+ * care; here none does, as each value waits for 300 entries.) */
+static void
+check_ranks (struct dedup_index *x, uint32_t next)
+{
+  static struct dedup_walked v[DEDUP_WALK_ENTRIES];
+  unsigned lowest[VALUES], last_rank[VALUES];
+  struct dedup_index_walk *w;
+  size_t nr, i;
+  uint32_t k;
+  int r;
+
+  memset (lowest, 0xff, sizeof lowest);
+  memset (last_rank, 0xff, sizeof last_rank);
+  assert_int_equal (dedup_index_walk_begin (x, 1, VALUES + 1, &w), 0);
+  while ((r = dedup_index_walk_next (w, v, &nr)) == 1)
+    for (i = 0; i < nr; i++) {
+      const size_t at = v[i].entry.value - 1;
+      /* The number of the hash that was entered last for this value. */
+      const uint32_t last = next - 1 - (next - 1 + VALUES - (uint32_t) at) %
+        VALUES;
+      const struct dedup_hash h = model_hash (last);
+
+      lowest[at] = MIN_OF (lowest[at], v[i].rank);
+      if (dedup_hash_equal (&h, &v[i].entry.hash))
+        last_rank[at] = MIN_OF (last_rank[at], v[i].rank);
+    }
+  assert_int_equal (r, 0);
+  assert_false (dedup_index_walk_lossy (w));
+  dedup_index_walk_end (w);
+  for (k = 0; k < MIN_OF (next, VALUES); k++)
+    assert_int_equal (last_rank[k], lowest[k]);
+}
+
+/* The output of a merge that is under way holds entries of all its inputs, old
+ * ones too, and the inputs still answer for the other hashes. */
+static void
+test_a_walk_ranks_what_is_being_merged_alike (void **state)
+{
+  static struct plain p;
+  struct dedup_index_params params = {
+    .name = "ranks", .store_id = 9, .area_unit = PLAIN_UNIT,
+    .values = { .end = model_end, .slot = model_slot },
+  };
+  unsigned in_merges = 0;
+  struct dedup_index *x;
+  struct lock lock;
+  uint32_t i;
+
+  memset (&p, 0, sizeof p);
+  assert_int_equal (io_memory_new (0, &p.io), 0);
+  lock_init (&lock);
+  p.manifest = (struct dedup_index_manifest) { .order = 5, .next_id = 1 };
+  params.lock = &lock;
+  params.storage = plain_storage (&p);
+  assert_int_equal (dedup_index_open (&params, &p.manifest, &x), 0);
+  for (i = 0; i < 30000; i++) {
+    struct dedup_index_step *s;
+
+    enter (x, &lock, i);
+    assert_int_equal (dedup_index_freeze (x), 0);
+    if (i % 50 != 0)
+      continue;
+    if (dedup_index_step_start (x, 0, &s) == 1)
+      assert_int_equal (dedup_index_step_finish (s, dedup_index_step_work (s)),
+                        0);
+    for (size_t k = 0; k < p.manifest.nr_segments; k++)
+      if (p.manifest.segments[k].merge != 0 && !p.manifest.segments[k].output) {
+        in_merges++;
+        break;
+      }
+    check_ranks (x, i + 1);
+  }
+  assert_true (in_merges > 10);
+  dedup_index_close (x);
+  lock_destroy (&lock);
+  io_close (p.io);
+}
+
 int
 main (void)
 {
@@ -200,7 +367,9 @@ main (void)
     cmocka_unit_test (test_runs_against_a_model),
     cmocka_unit_test (test_a_limit_forgets_the_oldest),
     cmocka_unit_test (test_a_bound_on_memory_forgets_the_oldest),
+    cmocka_unit_test (test_a_bound_holds_on_a_host_without_space),
     cmocka_unit_test (test_a_plain_file_will_do),
+    cmocka_unit_test (test_a_walk_ranks_what_is_being_merged_alike),
   };
 
   rng = env ("INDEX_SEED", (uint64_t) time (NULL));

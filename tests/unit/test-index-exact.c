@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* With verify=off the index is trusted: whoever writes a block reads that block
- * again, whatever comes in between a lookup and the link, and whatever could
- * not be read.  And a tombstone that comes late hides nothing that is alive.
+/* Tests that the index can be trusted with verify=off: a block that was written
+ * reads back, whatever happens between a lookup and the link, and whatever
+ * cannot be read.  A tombstone that comes late hides nothing that is alive.
  *
- * Breaks if: a cluster that came free and is in use again since it was looked
- * up is linked unseen; the index still calls itself exact after a freed
- * cluster's entry could not be looked for; an entry that a replay found no place
- * for is lost, or older than what came later; or a tombstone is logged over an
+ * Breaks if: a cluster that was freed and reused since it was looked up is
+ * linked without a comparison; the index still calls itself exact after a freed
+ * cluster's entry could not be looked up; an entry for which a replay found no
+ * place is lost, or is older than later ones; or a tombstone is logged over an
  * entry that came meanwhile.
  */
 #include <errno.h>
@@ -27,7 +27,7 @@
 
 struct data_world {
   struct io_store *io;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   /* While a segment of the index is read: */
   void (*meanwhile) (struct data_world *);   /* done once, if set */
   bool unreadable;
@@ -54,11 +54,11 @@ io_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
   void (*meanwhile) (struct data_world *) = w->meanwhile;
 
   if (call == IO_PWRITE && w->no_config &&
-      host_off - w->d->ext.config_off < w->d->ext.config_size)
+      host_off - w->d->store.ext.config_off < w->d->store.ext.config_size)
     return -ENOSPC;
   if (call != IO_PREAD || w->d == NULL)
     return 0;
-  if (!in_index (w->d->index->manifest, host_off)) {
+  if (!in_index (w->d->store.index->manifest, host_off)) {
     w->nr_others++;
     return 0;
   }
@@ -78,7 +78,7 @@ open_disk (struct data_world *w)
   struct dedup_open_params p = { .path = "memory", .writable = true,
     .dedup = true, .max_incarnations = -1, .cache_bytes = 8 << 20 };
   struct fault f = { 0 };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
 
   if (dedup_open (w->io, &p, &d, &f) < 0)
     fail_msg ("open: %s", f.msg);
@@ -88,7 +88,7 @@ open_disk (struct data_world *w)
 static void
 close_disk (struct data_world *w)
 {
-  struct dedup_disk *d = w->d;
+  struct dedup_pool *d = w->d;
 
   assert_int_equal (dedup_finish (d), 0);
   w->d = NULL;
@@ -108,7 +108,7 @@ get (struct data_world *w, uint64_t guest_idx)
 {
   uint64_t buf[CLUSTER / sizeof (uint64_t)];
 
-  assert_int_equal (qcow2_read (w->d->img, 0, buf, guest_idx * CLUSTER,
+  assert_int_equal (qcow2_read (w->d->base.img, 0, buf, guest_idx * CLUSTER,
                                 CLUSTER), 0);
   return buf[0];
 }
@@ -179,8 +179,8 @@ make_disk (struct data_world *w, unsigned order)
   close_disk (w);
   open_disk (w);
   settle (w);
-  assert_true (w->d->index->exact);
-  assert_true (w->d->index->manifest->nr_segments > 0);
+  assert_true (w->d->store.index->exact);
+  assert_true (w->d->store.index->manifest->nr_segments > 0);
 }
 
 static void
@@ -211,7 +211,7 @@ test_used_again_between_lookup_and_hold (void **state)
   w.meanwhile = use_block_0_again;
   put (&w, 2000, FIRST);
   assert_null (w.meanwhile);
-  assert_true (w.d->index->exact);
+  assert_true (w.d->store.index->exact);
   assert_int_equal (get (&w, 2000), FIRST);
   assert_int_equal (get (&w, 3000), 70000);
   end_disk (&w);
@@ -228,7 +228,7 @@ test_others_are_trusted (void **state)
   w.nr_others = 0;
   put (&w, 2001, FIRST);
   assert_int_equal (w.nr_others, 0);
-  assert_int_equal (w.d->stats.stored, 0);
+  assert_int_equal (w.d->writer.counts.stored, 0);
   assert_int_equal (get (&w, 2001), FIRST);
   end_disk (&w);
 }
@@ -247,11 +247,11 @@ test_exact_after_no_space_for_a_configuration (void **state)
   w.no_config = true;
   assert_int_equal (dedup_run (w.d, DEDUP_JOB_CHECKPOINT), -ENOSPC);
   assert_int_equal (dedup_run (w.d, DEDUP_JOB_CLEAN), -ENOSPC);
-  assert_true (w.d->index->exact);
+  assert_true (w.d->store.index->exact);
   w.no_config = false;
   assert_int_equal (dedup_run (w.d, DEDUP_JOB_CLEAN), 0);
-  assert_true (w.d->index->exact);
-  assert_false (w.d->recovery_bit);
+  assert_true (w.d->store.index->exact);
+  assert_false (w.d->store.gate.recovery_bit);
   put (&w, 2000, FIRST);
   put (&w, 3000, 70000);
   assert_int_equal (get (&w, 2000), FIRST);
@@ -275,7 +275,7 @@ test_unreadable_index_is_not_exact (void **state)
   w.unreadable = false;
   assert_true (w.nr_failed > 0);
   open_disk (&w);
-  assert_false (w.d->index->exact);
+  assert_false (w.d->store.index->exact);
   settle (&w);
   for (i = 0; i < 1000; i++)
     put (&w, 3000 + i, 50000 + i);
@@ -301,7 +301,7 @@ put_block_0_and_freeze (struct data_world *w)
   uint64_t i;
 
   put (w, 2000, FIRST);
-  for (i = 0; w->d->index->frozen == NULL; i++)
+  for (i = 0; w->d->store.index->frozen == NULL; i++)
     put (w, 3000 + i, 80000 + i);
   assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
 }
@@ -317,10 +317,10 @@ assert_tombstone_spares (void (*meanwhile) (struct data_world *))
   w.meanwhile = meanwhile;
   let_frees_go (&w);
   assert_null (w.meanwhile);
-  before = w.d->stats.stored;
-  dedup_hints_wipe (w.d->hints);
+  before = w.d->writer.counts.stored;
+  dedup_hints_wipe (w.d->writer.hints);
   put (&w, 2001, FIRST);
-  assert_int_equal (w.d->stats.stored, before);
+  assert_int_equal (w.d->writer.counts.stored, before);
   assert_int_equal (get (&w, 2001), FIRST);
   end_disk (&w);
 }
@@ -342,7 +342,7 @@ fill (struct world *w, uint64_t base, unsigned nr)
 
   for (k = 0; k < nr; k++) {
     set_value (w, base + k, next_value++);
-    if (w->d->index->nr_spilled || w->d->index->frozen)
+    if (w->d->store.index->nr_spilled || w->d->store.index->frozen)
       return false;
   }
   return true;
@@ -351,9 +351,9 @@ fill (struct world *w, uint64_t base, unsigned nr)
 static void
 pack (struct world *w)
 {
-  pthread_mutex_lock (&w->d->maintenance);
-  assert_int_equal (dedup_relog_index (w->d), 0);
-  pthread_mutex_unlock (&w->d->maintenance);
+  pthread_mutex_lock (&w->d->upkeep.maintenance);
+  assert_int_equal (dedup_relog_index (&w->d->upkeep), 0);
+  pthread_mutex_unlock (&w->d->upkeep.maintenance);
 }
 
 static void
@@ -382,16 +382,16 @@ replay_in_another_order (uint64_t seed, bool set_aside)
   if (fill (&w, base, nr)) {
     pack (&w);
     change_some (&w, base, nr);
-    while (set_aside && w.d->index->frozen == NULL)
+    while (set_aside && w.d->store.index->frozen == NULL)
       set_value (&w, base + k++, next_value++);
     reopen (&w, false);
-    spilled = w.d->index->nr_spilled > 0 || w.d->index_damaged;
+    spilled = w.d->store.index->nr_spilled > 0 || w.d->store.index_damaged;
     check_all (&w);
-    while (!w.d->index->frozen)
+    while (!w.d->store.index->frozen)
       set_value (&w, base + k++, next_value++);
     assert_int_equal (dedup_run (w.d, DEDUP_JOB_FREEZE), 0);
     reopen (&w, false);
-    assert_true (w.d->index->exact);
+    assert_true (w.d->store.index->exact);
     check_all (&w);
   }
   end_world (&w);
@@ -426,11 +426,11 @@ watch_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
 {
   struct watch *x = opaque;
 
-  if (call != IO_PWRITE || !x->on || host_off < x->w->d->ext.config_off ||
-      host_off - x->w->d->ext.config_off >= x->w->d->ext.config_size)
+  if (call != IO_PWRITE || !x->on || host_off < x->w->d->store.ext.config_off ||
+      host_off - x->w->d->store.ext.config_off >= x->w->d->store.ext.config_size)
     return 0;
   x->nr_configs++;
-  x->nr_unmarked += !x->w->d->recovery_bit;
+  x->nr_unmarked += !x->w->d->store.gate.recovery_bit;
   return 0;
 }
 
@@ -444,8 +444,8 @@ make_frozen (struct world *w, struct watch *x)
   make_world_of (w, 4, 3000, true);
   w->limit = 6;
   reopen (w, false);
-  while (w->d->index->manifest->nr_limbo == 0 || w->d->index->frozen == NULL) {
-    if (w->d->index->frozen != NULL)
+  while (w->d->store.index->manifest->nr_limbo == 0 || w->d->store.index->frozen == NULL) {
+    if (w->d->store.index->frozen != NULL)
       assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
     set_value (w, key++, next_value++);
   }
@@ -453,9 +453,9 @@ make_frozen (struct world *w, struct watch *x)
   dedup_free (w->d);
   assert_int_equal (io_faulty_new (w->io, watch_cb, x, &w->io), 0);
   open_world (w);
-  assert_non_null (w->d->index->frozen);
-  assert_true (w->d->index->exact);
-  assert_false (w->d->recovery_bit);
+  assert_non_null (w->d->store.index->frozen);
+  assert_true (w->d->store.index->exact);
+  assert_false (w->d->store.gate.recovery_bit);
 }
 
 /* While entries are in memory only, a crash is known as one: it ends what is

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Merges that cannot keep up: as many segments as may be are listed, and
- * freezes wait for merges or make steps of them.  The index stays right, and
- * gets on, whoever comes first.
+/* Tests merges that cannot keep up: as many segments are listed as the
+ * configuration can hold, and freezes wait for merges or make steps of them.
+ * The index stays right, and work continues, whoever comes first.
  *
  * Breaks if: two freezes that wait for a step both list the log store which
  * they found frozen before, though it is in use again by the second time; a
@@ -22,6 +22,7 @@
 #include <cmocka.h>
 
 #include "index-world.h"
+#include "upkeep-private.h"
 
 #define ORDER 4
 #define KEYS 8000
@@ -29,8 +30,8 @@
 static bool
 frozen (struct world *w)
 {
-  LOCK_FOR_SCOPE (w->d->lock);
-  return w->d->index->frozen != NULL;
+  LOCK_FOR_SCOPE (w->d->base.lock);
+  return w->d->store.index->frozen != NULL;
 }
 
 static void
@@ -46,16 +47,22 @@ change_until_frozen (struct world *w)
     change (w);
 }
 
-/* As many segments as there may be, and a log store that waits to be the next
- * one. */
+/* As many segments as there may be. */
+static void
+fill_list (struct world *w)
+{
+  do {
+    change_until_frozen (w);
+    assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
+  } while (!dedup_manifest_full (w->d->store.index->manifest));
+}
+
+/* Likewise, and a log store that waits to be the next one. */
 static void
 fill (struct world *w)
 {
+  fill_list (w);
   change_until_frozen (w);
-  while (!dedup_manifest_full (w->d->index->manifest)) {
-    assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
-    change_until_frozen (w);
-  }
 }
 
 static void
@@ -74,8 +81,8 @@ assert_no_run_is_empty (const struct world *w)
 {
   uint32_t i;
 
-  for (i = 0; i < w->d->index->manifest->nr_segments; i++)
-    assert_int_not_equal (w->d->index->manifest->segments[i].nr_entries, 0);
+  for (i = 0; i < w->d->store.index->manifest->nr_segments; i++)
+    assert_int_not_equal (w->d->store.index->manifest->segments[i].nr_entries, 0);
 }
 
 /* It gets on, and lost nothing; not over a restart either. */
@@ -147,7 +154,7 @@ race_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
 
   if (call != IO_PWRITE)
     return 0;
-  if (my_job == DEDUP_JOB_MERGE && r->w.d->merging) {
+  if (my_job == DEDUP_JOB_MERGE && r->w.d->upkeep.merging) {
     tell (&r->merging);
     (void) wait_for (&r->merge_on);
   }
@@ -229,6 +236,32 @@ test_of_two_freezes_one_lists_the_log_store (void **state)
   end_world (&r.w);
 }
 
+/* No function that runs under the maintenance mutex lets go of it: a freeze that
+ * needs the end of a merge step says so, and changes nothing. */
+static void
+test_a_freeze_under_the_mutex_does_not_wait (void **state)
+{
+  static struct race r;
+  struct dedup_upkeep *u;
+  pthread_t thread;
+
+  make_full_world (&r.w, race_cb, &r);
+  u = &r.w.d->upkeep;
+  assert_int_equal (pthread_create (&thread, NULL, merge_thread, &r), 0);
+  assert_true (wait_for (&r.merging));
+  pthread_mutex_lock (&u->maintenance);
+  assert_int_equal (dedup_freeze (u), -EBUSY);
+  assert_true (u->merging);
+  pthread_mutex_unlock (&u->maintenance);
+  assert_true (frozen (&r.w));
+  tell (&r.merge_on);
+  pthread_join (thread, NULL);
+  assert_int_equal (r.failed, 0);
+  assert_int_equal (dedup_run (r.w.d, DEDUP_JOB_FREEZE), 0);
+  assert_right (&r.w);
+  end_world (&r.w);
+}
+
 /* --- A freeze that makes room in the journal ---------------------------- */
 
 #define MANY_WRITES 1000         /* it takes 40 */
@@ -260,7 +293,7 @@ test_freeze_for_the_journal_ends (void **state)
         dedup_run (w.d, DEDUP_JOB_JOURNAL) < 0)
       fail_msg ("no end after %d writes", MANY_WRITES);
   }
-  assert_false (frozen (&w) || dedup_manifest_full (w.d->index->manifest));
+  assert_false (frozen (&w) || dedup_manifest_full (w.d->store.index->manifest));
   left = UINT64_MAX;
   assert_right (&w);
   end_world (&w);
@@ -278,10 +311,10 @@ freeze_late (struct world *w, unsigned freezes)
     change_until_frozen (w);
     if (dedup_run (w->d, DEDUP_JOB_FREEZE) < 0)
       fail_msg ("stuck at freeze %u, with %u segments", i,
-                w->d->index->manifest->nr_segments);
+                w->d->store.index->manifest->nr_segments);
     if (rnd (16) == 0)
       assert_int_equal (dedup_run (w->d, DEDUP_JOB_MERGE), 0);
-    assert_outputs_stand_above (w->d->index->manifest);
+    assert_outputs_stand_above (w->d->store.index->manifest);
   }
 }
 
@@ -297,7 +330,9 @@ test_late_merges_get_on (void **state)
   end_world (&w);
 }
 
-/* All are one merge, of more steps than there are places. */
+/* All are one merge, of more steps than there are places.  No log store waits at
+ * the close: an open that has to freeze it merges before open_world says that no
+ * entry is dead, and these entries lead to clusters that nobody uses. */
 static void
 test_steps_are_no_more_than_places (void **state)
 {
@@ -306,10 +341,10 @@ test_steps_are_no_more_than_places (void **state)
   unsigned i;
 
   make_world (&w, ORDER, KEYS);
-  fill (&w);
-  for (c = w.d->index->manifest, i = 0; i < c->nr_segments; i++)
+  fill_list (&w);
+  for (c = w.d->store.index->manifest, i = 0; i < c->nr_segments; i++)
     c->segments[i].level = DEDUP_MAX_LEVEL;
-  w.d->config->index = *c;
+  w.d->store.config->index = *c;
   reopen (&w, false);
   freeze_late (&w, 100);
   assert_right (&w);
@@ -321,6 +356,7 @@ main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_of_two_freezes_one_lists_the_log_store),
+    cmocka_unit_test (test_a_freeze_under_the_mutex_does_not_wait),
     cmocka_unit_test (test_freeze_for_the_journal_ends),
     cmocka_unit_test (test_late_merges_get_on),
     cmocka_unit_test (test_steps_are_no_more_than_places),

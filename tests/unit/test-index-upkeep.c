@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What the background does for the tables of an index: it loads the filters,
- * whatever is in the way of one of them, and it frees the space that was kept
- * for incarnations, when there will be none.
+/* Tests background work on the tables of an index: it loads the filters, even
+ * if one of them cannot be loaded, and it frees the space that was kept for
+ * incarnations when there will be none.
  *
  * Breaks if: a table whose head cannot be read holds up the filters of the
- * others, or that is not reported, or not tried again, or takes the table's
- * entries away; or limbo stays listed in sessions without a limit where no
- * incarnation is left, or its areas are lost or freed twice when it goes.
+ * others, is not reported or not tried again, or loses its entries; or if limbo
+ * areas stay listed in sessions without a limit where no incarnation is left,
+ * or are lost or freed twice when limbo is emptied.
  *
  * INDEX_SEED=n
  */
@@ -28,13 +28,13 @@
 static unsigned
 nr_tables (const struct world *w)
 {
-  return w->d->index->manifest->nr_incarnations + w->d->index->manifest->nr_segments;
+  return w->d->store.index->manifest->nr_incarnations + w->d->store.index->manifest->nr_segments;
 }
 
 static void
 fill_log_store (struct world *w)
 {
-  while (w->d->index->frozen == NULL)
+  while (w->d->store.index->frozen == NULL)
     set_value (w, rnd (w->nr_keys), rnd (5) ? next_value++ : 0);
 }
 
@@ -74,8 +74,8 @@ make_mixed (struct world *w, uint64_t *bad)
   w->limit = WIDE;
   reopen (w, false);
   make_tables (w, 4);
-  assert_int_equal (w->d->index->manifest->nr_incarnations, 4);
-  assert_int_equal (w->d->index->manifest->nr_segments, 4);
+  assert_int_equal (w->d->store.index->manifest->nr_incarnations, 4);
+  assert_int_equal (w->d->store.index->manifest->nr_segments, 4);
   *bad = NOWHERE;
   assert_int_equal (io_faulty_new (w->io, bad_page_cb, bad, &w->io), 0);
   reopen (w, false);
@@ -85,7 +85,7 @@ make_mixed (struct world *w, uint64_t *bad)
 static bool
 is_loaded (const struct world *w, unsigned i)
 {
-  const struct dedup_index_view *set = w->d->index->view;
+  const struct dedup_index_view *set = w->d->store.index->view;
 
   return i < set->nr ? dedup_incarnation_loaded (set->v[i])
     : dedup_segment_meta (set->segments[i - set->nr]) != NULL;
@@ -94,7 +94,7 @@ is_loaded (const struct world *w, unsigned i)
 static uint64_t
 head_of (const struct world *w, unsigned i)
 {
-  const struct dedup_index_view *set = w->d->index->view;
+  const struct dedup_index_view *set = w->d->store.index->view;
 
   return i < set->nr ? dedup_incarnation_desc (set->v[i])->host_off
     : dedup_segment_desc (set->segments[i - set->nr])->host_off;
@@ -164,13 +164,13 @@ static void
 forget_what_is_lost (struct world *w)
 {
   uint64_t key, at;
-  LOCK_FOR_SCOPE (w->d->lock);
+  LOCK_FOR_SCOPE (w->d->base.lock);
 
-  assert_int_equal (w->d->index->view->nr_tables, 0);
+  assert_int_equal (w->d->store.index->view->nr_tables, 0);
   for (key = 0; key < w->nr_keys; key++) {
     const struct dedup_hash h = hash_of (key);
 
-    if (dedup_index_lookup_locked (w->d->index, &h, &at) != DEDUP_HIT)
+    if (dedup_index_lookup_locked (w->d->store.index, &h, &at) != DEDUP_HIT)
       w->values[key] = 0;
   }
 }
@@ -187,15 +187,15 @@ make_limbo_alone (struct world *w)
   w->limit = 6;
   reopen (w, false);
   make_tables (w, 9);
-  for (c = w->d->index->manifest, i = 0; i < c->nr_incarnations; i++)
+  for (c = w->d->store.index->manifest, i = 0; i < c->nr_incarnations; i++)
     damage (w, c->incarnations[i].host_off + 16);
   reopen (w, false);
   assert_int_equal (load_filters (w), 0);
   forget_what_is_lost (w);
   w->limit = 0;
   reopen (w, false);
-  assert_int_equal (w->d->index->manifest->nr_incarnations, 0);
-  assert_true (w->d->index->manifest->nr_limbo > 1);
+  assert_int_equal (w->d->store.index->manifest->nr_incarnations, 0);
+  assert_true (w->d->store.index->manifest->nr_limbo > 1);
 }
 
 static void
@@ -206,10 +206,10 @@ test_limbo_goes_without_an_incarnation (void **state)
 
   make_limbo_alone (&w);
   freeze_one (&w);
-  assert_int_equal (w.d->index->manifest->nr_limbo, 0);
-  assert_int_equal (w.d->index->nr_retired, 0);
+  assert_int_equal (w.d->store.index->manifest->nr_limbo, 0);
+  assert_int_equal (w.d->store.index->nr_retired, 0);
   dedup_get_stats (w.d, &s);
-  assert_int_equal (s.index_disk_bytes, w.d->index->manifest->segments[0].size_bytes);
+  assert_int_equal (s.index_disk_bytes, w.d->store.index->manifest->segments[0].size_bytes);
   check_all (&w);
   assert_clean (&w);
   end_world (&w);
@@ -232,7 +232,7 @@ open_copy (struct world *t, const struct world *w, struct breaker *b)
   open_world (t);
   fill_log_store (t);
   assert_int_equal (dedup_flush (t->d), 0);
-  assert_true (t->d->index->manifest->nr_limbo > 0);
+  assert_true (t->d->store.index->manifest->nr_limbo > 0);
 }
 
 /* The call fails that is number NR, and all after it.  True: none was. */
@@ -250,7 +250,7 @@ break_freeze (const struct world *w, uint64_t nr)
   b.fail_at = UINT64_MAX;
   open_world (&t);
   assert_int_equal (dedup_run (t.d, DEDUP_JOB_FREEZE), 0);
-  assert_int_equal (t.d->index->manifest->nr_limbo, 0);
+  assert_int_equal (t.d->store.index->manifest->nr_limbo, 0);
   check_all (&t);
   assert_clean (&t);
   end_world (&t);

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Random worlds of the index against a plain map, each of some kinds: limits on
- * incarnations, bounds on memory and store files that come and go with the
- * sessions, crashes, faults of reads, writes and memory, bytes of tables that
- * rot, packs of the journal, and writers and jobs at work within merges.
+/* Plays random worlds of the index against a plain map.  Each world combines
+ * some of these: limits on incarnations, bounds on memory and store files that
+ * come and go with the sessions, crashes, faults of reads, writes and memory,
+ * rotten bytes in tables, packs of the journal, and writers and jobs at work
+ * within merges.
  *
- * While the index is exact, nothing stale is found.  Nothing is gone, nor
- * stale, without a reason, and what was made after the reason is there.  The
- * index is never void.  No job fails without a fault.  A writer gets room in
- * the end.
+ * While the index is exact, no stale entry is found.  Every lost or stale entry
+ * has a reason, and entries made after the reason are there.  The index is
+ * never void.  No job fails without a fault.  A writer gets room in the end.
  *
  * Breaks if: an entry of one age comes to stand before a younger one, wherever
- * it was an incarnation, a run or a step of a merge; a tombstone goes while
- * it hides something; a replay, a pack or a spill changes what is entered; what
- * was lost with a table is not told, so that the index still calls itself
- * exact; or work within a merge is lost at its end.
+ * it was an incarnation, a run or a step of a merge; a tombstone is dropped
+ * while it hides something; a replay, a pack or a spill changes what is
+ * entered; the loss of entries with a table is not reported, so that the index
+ * still calls itself exact; or work within a merge is lost at its end.
  *
  * INDEX_WORLDS=n, INDEX_SEED=n: how many worlds, the first one's seed.  A world
  * that fails prints what repeats it.
@@ -68,20 +68,20 @@ tell_of_abort (int sig)
 
 /* For NR entries, and the lock; it is not waited for for ever. */
 static int
-get_room (struct dedup_disk *d, size_t nr)
+get_room (struct dedup_pool *d, size_t nr)
 {
   unsigned tries = 0;
   int r;
 
-  lock_acquire (d->lock);
-  while (!dedup_room_locked (d, nr, nr)) {
-    lock_release (d->lock);
-    r = dedup_make_room (d);
+  lock_acquire (d->base.lock);
+  while (!dedup_room_locked (&d->upkeep, nr, nr)) {
+    lock_release (d->base.lock);
+    r = dedup_make_room (&d->upkeep);
     if (r < 0)
       return r;
     if (++tries > PATIENCE)
       fail_msg ("a writer gets no room");
-    lock_acquire (d->lock);
+    lock_acquire (d->base.lock);
   }
   return 0;
 }
@@ -92,7 +92,7 @@ enter_locked (uint64_t key, uint64_t value)
 {
   const struct dedup_hash h = hash_of (key);
 
-  dedup_entry_locked (x.w.d, &h, value ? value : DEDUP_DELETED);
+  dedup_entry_locked (&x.w.d->store, &h, value ? value : DEDUP_DELETED);
   x.w.values[key] = value;
   x.made[key] = ++x.now;
 }
@@ -111,17 +111,17 @@ static void
 put (uint64_t key, uint64_t value)
 {
   const uint64_t faults = x.seen[SEEN_MEMORY_FAULTS];
-  struct dedup_disk *d = x.w.d;
+  struct dedup_pool *d = x.w.d;
 
-  if (dedup_failed (d) < 0 || dedup_change_begin (d) < 0)
+  if (dedup_failed (d) < 0 || dedup_enter (&d->store.gate) < 0)
     return;
   if (get_room (d, 1) == 0) {
     enter_locked (key, value);
     forgive (faults);
-    dedup_journal_end_locked (d->journal);
-    lock_release (d->lock);
+    dedup_journal_end_locked (d->store.journal);
+    lock_release (d->base.lock);
   }
-  dedup_change_end (d);
+  dedup_leave (&d->store.gate);
 }
 
 static void
@@ -132,13 +132,13 @@ count_merge (unsigned job, unsigned nr_incarnations)
   x.seen[SEEN_MERGES]++;
   x.seen[SEEN_IDLE_MERGES] += job == DEDUP_JOB_MERGE_IDLE;
   x.seen[SEEN_CONVERSIONS] +=
-    x.w.d->index->manifest->nr_incarnations < nr_incarnations;
+    x.w.d->store.index->manifest->nr_incarnations < nr_incarnations;
 }
 
 static void
 run_job (unsigned job)
 {
-  const unsigned nr_incarnations = x.w.d->index->manifest->nr_incarnations;
+  const unsigned nr_incarnations = x.w.d->store.index->manifest->nr_incarnations;
   int r;
 
   if (!x.in_meanwhile)
@@ -159,7 +159,7 @@ run_due_jobs (bool all)
   for (job = 1; job <= DEDUP_JOB_MERGE_IDLE; job <<= 1)
     if ((all ? due & ~DEDUP_JOB_CLEAN : urgent) & job)
       run_job (job);
-  assert_outputs_stand_above (x.w.d->index->manifest);
+  assert_outputs_stand_above (x.w.d->store.index->manifest);
 }
 
 static void
@@ -169,9 +169,9 @@ pack (void)
 
   if (dedup_failed (x.w.d) < 0)
     return;
-  pthread_mutex_lock (&x.w.d->maintenance);
-  r = dedup_relog_index (x.w.d);
-  pthread_mutex_unlock (&x.w.d->maintenance);
+  pthread_mutex_lock (&x.w.d->upkeep.maintenance);
+  r = dedup_relog_index (&x.w.d->upkeep);
+  pthread_mutex_unlock (&x.w.d->upkeep.maintenance);
   if (r < 0 && !any_faults ())
     fail_msg ("packing: %s", strerror (-r));
   x.seen[SEEN_PACKS] += r == 0;
@@ -187,12 +187,12 @@ work_meanwhile (void)
 
   x.seen[SEEN_MEANWHILE]++;
   for (n = (unsigned) rnd (40); n > 0; n--) {
-    if (x.w.d->index->frozen != NULL && x.w.d->index->manifest->nr_segments > MANY_SEGMENTS)
+    if (x.w.d->store.index->frozen != NULL && x.w.d->store.index->manifest->nr_segments > MANY_SEGMENTS)
       return;
     put (rnd (x.w.nr_keys), rnd (4) ? next_value++ : 0);
   }
   for (job = 1; job < DEDUP_JOB_CLEAN; job <<= 1)
-    if (x.w.d->index->manifest->nr_segments < MANY_SEGMENTS && rnd (3) == 0)
+    if (x.w.d->store.index->manifest->nr_segments < MANY_SEGMENTS && rnd (3) == 0)
       run_job (job);
 }
 
@@ -202,7 +202,7 @@ static void
 judge (uint64_t key, const struct dedup_probe *q)
 {
   const uint64_t expected = x.w.values[key];
-  const bool exact = x.w.d->index->exact;
+  const bool exact = x.w.d->store.index->exact;
 
   if (q->found == DEDUP_HIT ? q->value == expected : expected == 0) {
     x.seen[SEEN_EXACT] += exact;
@@ -228,13 +228,13 @@ check_key (uint64_t key)
   struct dedup_probe q = { .hash = hash_of (key) };
   struct dedup_index_view *set;
 
-  lock_acquire (x.w.d->lock);
-  set = dedup_index_view_locked (x.w.d->index);
-  q.found = dedup_index_lookup_locked (x.w.d->index, &q.hash, &q.value);
-  lock_release (x.w.d->lock);
+  lock_acquire (x.w.d->base.lock);
+  set = dedup_index_view_locked (x.w.d->store.index);
+  q.found = dedup_index_lookup_locked (x.w.d->store.index, &q.hash, &q.value);
+  lock_release (x.w.d->base.lock);
   if (q.found == DEDUP_PROBE)
     dedup_index_probe (set, &q, 1);
-  dedup_index_view_put (x.w.d->index, set);
+  dedup_index_view_put (x.w.d->store.index, set);
   judge (key, &q);
 }
 
@@ -259,8 +259,8 @@ enter_group_locked (uint64_t first, uint64_t nr_keys)
 
   for (i = 0; i < GROUP; i++)
     enter_locked (first + rnd (nr_keys), rnd (4) ? next_value++ : 0);
-  x.seen[SEEN_SPILLED] += x.w.d->index->nr_spilled > 0;
-  dedup_journal_end_locked (x.w.d->journal);
+  x.seen[SEEN_SPILLED] += x.w.d->store.index->nr_spilled > 0;
+  dedup_journal_end_locked (x.w.d->store.journal);
 }
 
 /* Some keys come twice: what is spilled may be entered again. */
@@ -269,19 +269,19 @@ put_group (uint64_t first)
 {
   const uint64_t nr_keys = MIN_OF (GROUP_KEYS, x.w.nr_keys - first);
   const uint64_t faults = x.seen[SEEN_MEMORY_FAULTS];
-  struct dedup_disk *d = x.w.d;
+  struct dedup_pool *d = x.w.d;
   uint64_t i;
 
-  if (dedup_failed (d) < 0 || dedup_change_begin (d) < 0)
+  if (dedup_failed (d) < 0 || dedup_enter (&d->store.gate) < 0)
     return;
   if (get_room (d, GROUP) == 0) {
     enter_group_locked (first, nr_keys);
     forgive (faults);
-    lock_release (d->lock);
+    lock_release (d->base.lock);
     for (i = 0; i < nr_keys; i++)
       check_key (first + i);
   }
-  dedup_change_end (d);
+  dedup_leave (&d->store.gate);
 }
 
 /* --- Sessions ------------------------------------------------------------- */
@@ -302,8 +302,8 @@ choose_limit (void)
 static uint64_t
 least_bound (void)
 {
-  const unsigned order = x.w.d->index->manifest->order;
-  const uint64_t nr = qcow2_geometry (x.w.d->img)->nr_clusters;
+  const unsigned order = x.w.d->store.index->manifest->order;
+  const uint64_t nr = qcow2_geometry (x.w.d->base.img)->nr_clusters;
 
   return MAX_OF (dedup_index_least_memory (order, true, dedup_hints_size (nr)),
                  dedup_index_least_memory (order, false, dedup_hints_size (nr)));
@@ -352,9 +352,9 @@ change_session (unsigned kinds)
 static bool
 is_full (size_t room)
 {
-  const struct dedup_log_store *ls = x.w.d->index->current;
+  const struct dedup_log_store *ls = x.w.d->store.index->current;
 
-  return x.w.d->index->frozen != NULL ||
+  return x.w.d->store.index->frozen != NULL ||
     dedup_log_store_count (ls) + room >= dedup_log_store_capacity (ls);
 }
 
@@ -367,14 +367,14 @@ replay_full_log_store (unsigned kinds)
   const bool set_aside = rnd (4) != 0;
   unsigned tries;
 
-  if (x.w.d->index->frozen != NULL)
+  if (x.w.d->store.index->frozen != NULL)
     run_job (DEDUP_JOB_FREEZE);
   for (tries = 0; tries < 1000 && !is_full (room); tries++)
     put (rnd (x.w.nr_keys), next_value++);
   if (rnd (2))
     put_group (rnd (x.w.nr_keys));
   pack ();
-  for (tries = 0; tries < 100 && set_aside && !x.w.d->index->frozen; tries++)
+  for (tries = 0; tries < 100 && set_aside && !x.w.d->store.index->frozen; tries++)
     put (rnd (x.w.nr_keys), rnd (2) ? next_value++ : 0);
   change_session (kinds);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The index against a plain map: no live entry is ever missed or wrong, no
- * deleted one found, whatever freezes, merges, closes and crashes come in
- * between; and it does not grow when the same entries are made again.
+/* Tests the index against a plain map: no live entry is ever missed or wrong,
+ * and no deleted one found, whatever freezes, merges, closes and crashes come
+ * in between; and the index does not grow when the same entries are made again.
  *
  * INDEX_OPS=n, INDEX_SEED=n: how many operations, which.
  */
@@ -20,7 +20,7 @@
 static uint64_t
 in_runs (const struct world *w)
 {
-  return dedup_manifest_entries (w->d->index->manifest);
+  return dedup_manifest_entries (w->d->store.index->manifest);
 }
 
 /* --- Tests ------------------------------------------------------------------- */
@@ -47,9 +47,9 @@ play (struct world *w, uint64_t ops, bool limits)
       w->limit = !limits ? -1 : rnd (3) ? 0 : WIDE;
       reopen (w, what == 998);
     }
-    if (w->d->index->manifest->nr_segments > 0 &&
-        w->d->index->manifest->segments[0].level > levels)
-      levels = w->d->index->manifest->segments[0].level;
+    if (w->d->store.index->manifest->nr_segments > 0 &&
+        w->d->store.index->manifest->segments[0].level > levels)
+      levels = w->d->store.index->manifest->segments[0].level;
   }
   return levels;
 }
@@ -94,14 +94,14 @@ test_limits_come_and_go (void **state)
 static void
 merge_all (struct world *w)
 {
-  while (w->d->index->merge_due)
+  while (w->d->store.index->merge_due)
     assert_int_equal (dedup_run (w->d, DEDUP_JOB_MERGE), 0);
 }
 
 static unsigned
 nr_runs (const struct world *w)
 {
-  const struct dedup_index_manifest *c = w->d->index->manifest;
+  const struct dedup_index_manifest *c = w->d->store.index->manifest;
   unsigned i, n = 0;
 
   for (i = 0; i < c->nr_segments; i++)
@@ -112,7 +112,7 @@ nr_runs (const struct world *w)
 static bool
 levels_are_in_order (const struct world *w)
 {
-  const struct dedup_index_manifest *c = w->d->index->manifest;
+  const struct dedup_index_manifest *c = w->d->store.index->manifest;
   unsigned i;
 
   for (i = 1; i < c->nr_segments; i++)
@@ -182,9 +182,9 @@ test_runs_of_the_highest_level_are_merged (void **state)
     set_value (&w, rnd (w.nr_keys), rnd (4) ? next_value++ : 0);
     work (&w, false);
   }
-  for (c = w.d->index->manifest, i = 0; i < c->nr_segments; i++)
+  for (c = w.d->store.index->manifest, i = 0; i < c->nr_segments; i++)
     c->segments[i].level = DEDUP_MAX_LEVEL;
-  w.d->config->index = *c;
+  w.d->store.config->index = *c;
   reopen (&w, false);
   assert_true (merge_at_rest (&w) > 1);
   assert_int_equal (nr_runs (&w), 1);
@@ -247,9 +247,9 @@ test_clusters_used_again_take_no_room (void **state)
       live++;
     }
   /* Twice the clusters of the file, and 24 log stores' worth of young ones. */
-  lock_acquire (w.d->lock);
-  bound = 2 * qcow2_frontier_locked (w.d->img) + 24 * (4 << 8);
-  lock_release (w.d->lock);
+  lock_acquire (w.d->base.lock);
+  bound = 2 * qcow2_frontier_locked (w.d->base.img) + 24 * (4 << 8);
+  lock_release (w.d->base.lock);
   if (live != clusters - 1 || most > bound)
     fail_msg ("%" PRIu64 " entries of %" PRIu64 " made, %" PRIu64 " live, at "
               "most %" PRIu64, most, w.nr_keys, live, bound);
@@ -269,7 +269,7 @@ test_merge_may_end_at_any_call (void **state)
   make_world (&w, 4, 3000);
   for (i = 0; i < w.nr_keys; i++) {
     set_value (&w, i, next_value++);
-    if (w.d->index->frozen)
+    if (w.d->store.index->frozen)
       assert_int_equal (dedup_run (w.d, DEDUP_JOB_FREEZE), 0);
   }
   assert_int_equal (dedup_finish (w.d), 0);
@@ -281,7 +281,7 @@ test_merge_may_end_at_any_call (void **state)
     b = (struct breaker) { 0, UINT64_MAX };
     open_world (&t);
     b = (struct breaker) { 0, nr };
-    while (t.d->index->merge_due && dedup_run (t.d, DEDUP_JOB_MERGE) == 0)
+    while (t.d->store.index->merge_due && dedup_run (t.d, DEDUP_JOB_MERGE) == 0)
       steps++;
     if (b.calls < nr)
       break;
@@ -316,13 +316,13 @@ test_limit_drops_the_oldest_whatever_it_is (void **state)
   make_world (&w, 5, 6000);
   for (i = 0; i < w.nr_keys; i++) {
     if (i == 2000)
-      w.d->index->manifest->max_incarnations = 1024;
+      w.d->store.index->manifest->max_incarnations = 1024;
     if (i == 4000)
-      w.d->index->manifest->max_incarnations = 0;
+      w.d->store.index->manifest->max_incarnations = 0;
     set_value (&w, i, next_value++);
     if (i < 4000)
       work (&w, false);
-    else if (w.d->index->frozen)          /* as they are */
+    else if (w.d->store.index->frozen)          /* as they are */
       assert_int_equal (dedup_run (w.d, DEDUP_JOB_FREEZE), 0);
   }
   dedup_get_stats (w.d, &s);
@@ -330,7 +330,7 @@ test_limit_drops_the_oldest_whatever_it_is (void **state)
   check_all (&w);
   reopen (&w, false);
   check_all (&w);
-  w.d->index->manifest->max_incarnations = 4;
+  w.d->store.index->manifest->max_incarnations = 4;
   for (i = 0; i < 1000; i++) {
     set_value (&w, i, next_value++);
     work (&w, false);
@@ -352,8 +352,8 @@ count_wake (void *opaque)
 static bool
 journal_fills (struct world *w)
 {
-  LOCK_FOR_SCOPE (w->d->lock);
-  return dedup_journal_filling_locked (w->d->journal);
+  LOCK_FOR_SCOPE (w->d->base.lock);
+  return dedup_journal_filling_locked (w->d->store.journal);
 }
 
 /* Writers go on while a commit is due: the loop, which takes the lock, is not
@@ -366,8 +366,8 @@ test_loop_is_woken_once_for_a_commit (void **state)
   uint64_t i, end;
 
   make_world (&w, 16, 200000);
-  w.d->wake = count_wake;
-  w.d->wake_opaque = &wakes;
+  w.d->base.wake = count_wake;
+  w.d->base.wake_opaque = &wakes;
   for (i = 0, round = 1; round <= 3; round++) {
     do
       set_value (&w, i++ % w.nr_keys, next_value++);

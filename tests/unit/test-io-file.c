@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Files as byte stores.  The host's awkward sides (short transfers, EINTR,
- * file systems that lack a call) are played by the functions of the C
- * library that this program defines itself; see hooks.  Locks are tested
- * against bytes locked as QEMU would lock them.
+/* Tests files as byte stores.  Functions of the C library that this program
+ * defines itself play awkward hosts (short transfers, EINTR, file systems that
+ * lack a call): see hooks.  Locks are tested against bytes locked as QEMU would
+ * lock them.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Scattered reads and advice of files.  What the page cache holds is played by
- * preadv2 and posix_fadvise, which this program defines itself: a read with
- * RWF_NOWAIT answers as the test says, and calls are noted in order.
+/* Tests scattered reads and advice of files.  preadv2 and posix_fadvise, which
+ * this program defines itself, play the page cache: a read with RWF_NOWAIT
+ * answers as the test says, and calls are noted in order.
  */
 #include <errno.h>
 #include <fcntl.h>

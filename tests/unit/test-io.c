@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The byte stores in memory: plain, faulty and recording. */
+/* Tests the byte stores in memory: plain, faulty and recording. */
 #include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>

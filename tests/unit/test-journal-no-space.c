@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The journal on a host without space: a commit that finds none says so, keeps
- * all that it was to write, and the next one writes it.
+/* Tests the journal on a host without space: a commit that finds none fails
+ * with ENOSPC and keeps all blocks that it was to write, and the next commit
+ * writes them.
  *
- * Breaks if: ENOSPC sticks; a block is lost, comes twice, or gets other bytes
- * at its second try; the durable number moves meanwhile; a thread that waits
- * hangs or is told success; or memory runs out where nothing is ever written.
+ * Breaks if: ENOSPC is permanent; a block is lost, is written twice, or gets
+ * other bytes at its second try; the durable number advances meanwhile; a
+ * thread that waits hangs or gets success; or memory runs out where nothing is
+ * ever written.
  */
 #include <errno.h>
 #include <pthread.h>

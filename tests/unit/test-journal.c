@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Journal: records keep their values, what was committed is read back in
- * order, what is torn or stale is not, and errors stick.
+/* Tests the journal: records keep their values, committed records are read back
+ * in order, torn and stale blocks are not, and errors are permanent.
  *
  * Random tests print their seed; TEST_SEED=n repeats one.
  */
@@ -257,7 +257,9 @@ static const struct {
   { DEDUP_REC_REFCOUNT, 23 }, { DEDUP_REC_L2TABLE, 24 },
   { DEDUP_REC_REFBLOCK, 18 }, { DEDUP_REC_ANCHORTABLE, 14 },
   { DEDUP_REC_FREEZE, 2 }, { DEDUP_REC_HEADER, 38 },
-  { DEDUP_REC_BITMAP, 18 }, { DEDUP_REC_NONE, 2 },
+  { DEDUP_REC_BITMAP, 18 }, { DEDUP_REC_ENTRY, 23 }, { DEDUP_REC_TABLE, 18 },
+  { DEDUP_REC_HASHAT, 50 }, { DEDUP_REC_WRITEAT, 26 },
+  { DEDUP_REC_PACKED, 52 }, { DEDUP_REC_PACKEDAT, 50 }, { DEDUP_REC_NONE, 2 },
 };
 #define NR_TYPES (sizeof sizes / sizeof sizes[0])
 
@@ -295,6 +297,15 @@ fill_change (struct qcow2_change *c, enum dedup_record_type type)
     *c = (struct qcow2_change) {
       .type = QCOW2_CHANGE_BITMAP, .table_idx = rng (), .host_off = rng () };
     break;
+  case DEDUP_REC_ENTRY:
+    *c = (struct qcow2_change) {
+      .type = QCOW2_CHANGE_ENTRY, .place = rng (), .entry = rng (),
+      .count = rng () | 1, .is_l1 = rng () & 1 };
+    break;
+  case DEDUP_REC_TABLE:
+    *c = (struct qcow2_change) {
+      .type = QCOW2_CHANGE_TABLE, .host_off = rng (), .source_off = rng () };
+    break;
   default:
     *c = (struct qcow2_change) { .type = QCOW2_CHANGE_HEADER, .header = {
         .reftable_off = rng (), .reftable_clusters = (uint32_t) rng (),
@@ -308,26 +319,32 @@ fill_record (struct dedup_record *r, enum dedup_record_type type)
 {
   memset (r, 0, sizeof *r);
   r->type = type;
-  if (type == DEDUP_REC_HASH || type == DEDUP_REC_INDEX ||
-      type == DEDUP_REC_DELETE)
+  if (type == DEDUP_REC_HASH || type == DEDUP_REC_HASHAT ||
+      dedup_record_is_packed (r) || type == DEDUP_REC_INDEX || type == DEDUP_REC_DELETE)
     for (unsigned i = 0; i < sizeof r->hash; i++)
       r->hash.b[i] = (uint8_t) rng ();
-  if (type == DEDUP_REC_HASH || type == DEDUP_REC_WRITE) {
+  if (type == DEDUP_REC_HASH || type == DEDUP_REC_WRITE ||
+      type == DEDUP_REC_PACKED) {
     r->root = (uint16_t) rng ();
     r->guest_idx = rng ();
   }
-  if (type == DEDUP_REC_HASH || type == DEDUP_REC_WRITE ||
-      type == DEDUP_REC_INDEX)
+  if (dedup_record_is_new_data (r) || type == DEDUP_REC_INDEX)
     r->host_idx = rng ();
-  if (type == DEDUP_REC_WRITE)
+  if (dedup_record_is_packed (r))
+    r->host_idx = UINT64_C (1) << 62 | rng () >> 2;
+  if (type == DEDUP_REC_WRITE || type == DEDUP_REC_WRITEAT)
     r->checksum = rng ();
+  if (type == DEDUP_REC_HASHAT || type == DEDUP_REC_WRITEAT ||
+      type == DEDUP_REC_PACKEDAT)
+    r->place = rng ();
 }
 
 static bool
 carries_change (enum dedup_record_type type)
 {
   return (type >= DEDUP_REC_L2 && type <= DEDUP_REC_ANCHORTABLE) ||
-    type == DEDUP_REC_HEADER || type == DEDUP_REC_BITMAP;
+    type == DEDUP_REC_HEADER || type == DEDUP_REC_BITMAP ||
+    type == DEDUP_REC_ENTRY || type == DEDUP_REC_TABLE;
 }
 
 static void
@@ -344,6 +361,8 @@ same_change (const struct qcow2_change *a, const struct qcow2_change *b)
   assert_int_equal (a->table_idx, b->table_idx);
   assert_int_equal (a->host_off, b->host_off);
   assert_int_equal (a->source_off, b->source_off);
+  assert_int_equal (a->place, b->place);
+  assert_int_equal (a->is_l1, b->is_l1);
   assert_memory_equal (&a->header, &b->header,
                        offsetof (struct qcow2_header_fields,
                                  anchor_l1_entries) + 4);
@@ -358,6 +377,7 @@ same_record (const struct dedup_record *a, const struct dedup_record *b)
   assert_int_equal (a->checksum, b->checksum);
   assert_int_equal (a->host_idx, b->host_idx);
   assert_int_equal (a->guest_idx, b->guest_idx);
+  assert_int_equal (a->place, b->place);
   same_change (&a->change, &b->change);
 }
 
@@ -435,11 +455,217 @@ test_record_bytes_are_those_of_the_document (void **state)
 }
 
 static void
+test_bytes_of_records_with_places (void **state)
+{
+  struct qcow2_change l2 = {
+    .type = QCOW2_CHANGE_L2, .root = 3, .guest_idx = 99, .count = 0x0607,
+    .place = 0x1112131415161718, .entry = 0x2122232425262728 };
+  struct qcow2_change l1 = {
+    .type = QCOW2_CHANGE_ENTRY, .is_l1 = true, .count = 1, .place = 0x20008 };
+  struct qcow2_change table = {
+    .type = QCOW2_CHANGE_TABLE, .host_off = 0x30000, .source_off = 0x40000 };
+  static const uint8_t want_l2[] = {
+    23, 14, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18,
+    0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 0x28, 0, 0, 6, 7, 1 };
+  static const uint8_t want_l1[] = {
+    23, 14, 0, 0, 0, 0, 0, 2, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0 };
+  static const uint8_t want_table[] = {
+    18, 15, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0 };
+  static const uint8_t want_write[] = {
+    26, 17, 0, 0, 0, 0, 0, 0, 0, 0xa, 0, 0, 0, 0, 0, 0, 0, 0xb,
+    0, 0, 0, 0, 0, 0, 0, 0xc };
+  struct dedup_record r;
+  uint8_t buf[DEDUP_REC_MAX];
+
+  dedup_record_of_change (&l2, &r);
+  assert_int_equal (dedup_record_encode (&r, buf), sizeof want_l2);
+  assert_memory_equal (buf, want_l2, sizeof want_l2);
+  dedup_record_of_change (&l1, &r);
+  assert_int_equal (dedup_record_encode (&r, buf), sizeof want_l1);
+  assert_memory_equal (buf, want_l1, sizeof want_l1);
+  dedup_record_of_change (&table, &r);
+  assert_int_equal (dedup_record_encode (&r, buf), sizeof want_table);
+  assert_memory_equal (buf, want_table, sizeof want_table);
+
+  r = (struct dedup_record) { .type = DEDUP_REC_WRITEAT, .checksum = 0xa,
+                              .host_idx = 0xb, .place = 0xc, .root = 1,
+                              .guest_idx = 5 };
+  assert_int_equal (dedup_record_encode (&r, buf), sizeof want_write);
+  assert_memory_equal (buf, want_write, sizeof want_write);
+  r.type = DEDUP_REC_HASHAT;
+  memset (r.hash.b, 0xee, sizeof r.hash.b);
+  assert_int_equal (dedup_record_encode (&r, buf), 50);
+  assert_int_equal (buf[1], 16);
+  assert_int_equal (buf[33], 0xee);
+  assert_int_equal (buf[41], 0xb);
+  assert_int_equal (buf[49], 0xc);
+}
+
+/* A descriptor has bit 62, and not bit 63. */
+static void
+test_bytes_of_records_of_packed_data (void **state)
+{
+  const uint64_t descriptor = UINT64_C (0x4123456789abcdef);
+  struct dedup_record r = { .type = DEDUP_REC_PACKED, .root = 0x0a0b,
+                            .host_idx = descriptor, .guest_idx = 0xd };
+  uint8_t buf[DEDUP_REC_MAX];
+  unsigned top;
+
+  memset (r.hash.b, 0xee, sizeof r.hash.b);
+  assert_int_equal (dedup_record_encode (&r, buf), 52);
+  assert_int_equal (buf[1], 19);
+  assert_int_equal (buf[2] << 8 | buf[3], 0x0a0b);
+  assert_int_equal (buf[35], 0xee);
+  assert_int_equal (buf[36], 0x41);
+  assert_int_equal (buf[43], 0xef);
+  assert_int_equal (buf[51], 0xd);
+  for (top = 0; top < 256; top++) {
+    buf[36] = (uint8_t) top;
+    assert_int_equal (dedup_record_check (buf, 52), top >> 6 == 1 ? 52 : -EBADMSG);
+  }
+  r.type = DEDUP_REC_PACKEDAT;
+  r.place = 0xc;
+  assert_int_equal (dedup_record_encode (&r, buf), 50);
+  assert_int_equal (buf[1], 20);
+  assert_int_equal (buf[33], 0xee);
+  assert_int_equal (buf[34], 0x41);
+  assert_int_equal (buf[41], 0xef);
+  assert_int_equal (buf[49], 0xc);
+  for (top = 0; top < 256; top++) {
+    buf[34] = (uint8_t) top;
+    assert_int_equal (dedup_record_check (buf, 50), top >> 6 == 1 ? 50 : -EBADMSG);
+  }
+}
+
+/* Random clusters in lists, appended to a journal and read back. */
+static void
+test_lists_keep_their_values (void **state)
+{
+  struct qcow2_change in[400], c;
+  uint8_t buf[DEDUP_REC_MAX];
+  struct dedup_record r, back;
+  size_t nr = 0, at, n = 0, len = 0, nr_records = 0;
+
+  seed_rng (3);
+  for (uint64_t idx = 1000; nr < 400; nr++) {
+    in[nr] = (struct qcow2_change) {
+      .host_idx = idx, .refcount = rng () % (rng () & 1 ? 60 : UINT32_MAX),
+      .anchored = rng () & 1 };
+    idx += 1 + (rng () % 8 ? rng () % 3 : rng () % 100000000000);
+  }
+  for (size_t i = 0; i <= nr; i++) {
+    if (i > 0 && i < nr &&
+        dedup_reflist_extend (buf, sizeof buf - buf[0], in[i].host_idx -
+                              in[i - 1].host_idx, in[i].refcount,
+                              in[i].anchored) > 0)
+      continue;
+    if (i > 0) {
+      assert_int_equal (dedup_record_decode (buf, sizeof buf, &back), buf[0]);
+      for (at = 0; dedup_reflist_next (&back, &at, &c); n++) {
+        assert_int_equal (c.type, QCOW2_CHANGE_REFCOUNT);
+        assert_int_equal (c.count, 1);
+        assert_int_equal (c.host_idx, in[n].host_idx);
+        assert_int_equal (c.refcount, in[n].refcount);
+        assert_int_equal (c.anchored, in[n].anchored);
+      }
+      nr_records++;
+      len += buf[0];
+    }
+    if (i < nr) {
+      dedup_reflist_begin (&r, in[i].host_idx, in[i].refcount,
+                           in[i].anchored);
+      assert_int_equal (dedup_record_encode (&r, buf), DEDUP_REFLIST_SIZE (&r));
+    }
+  }
+  assert_int_equal (n, nr);
+  assert_true (nr_records < nr / 4 && len > nr_records * 13);
+}
+
+static void
+test_bytes_of_lists (void **state)
+{
+  static const uint8_t want[] = {
+    17, 18, 0, 0, 0, 0, 0, 0, 0, 5, 6, 0, 7, 0x80, 1, 0xac, 2 };
+  uint8_t buf[DEDUP_REC_MAX], bad[DEDUP_REC_MAX];
+  struct dedup_record r;
+
+  dedup_reflist_begin (&r, 5, 3, true);
+  assert_int_equal (dedup_record_encode (&r, buf), 13);
+  assert_int_equal (dedup_reflist_extend (buf, 3, 128, 150, false), 0);
+  assert_int_equal (dedup_reflist_extend (buf, 4, 128, 150, false), 4);
+  assert_memory_equal (buf, want, sizeof want);
+  assert_int_equal (dedup_record_decode (buf, sizeof want, &r), sizeof want);
+  assert_int_equal (dedup_record_decode (buf, sizeof want - 1, &r), -EBADMSG);
+  static const struct { uint8_t at, value; } wrong[] = {
+    { 0, 16 }, { 0, 18 }, { 10, 5 }, { 10, 7 }, { 11, 1 },
+    { 16, 0x82 },               /* a number does not end */
+    { 13, 0 },                  /* gap 0, and then half a pair */
+  };
+  for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+    memcpy (bad, buf, sizeof bad);
+    bad[wrong[i].at] = wrong[i].value;
+    assert_int_equal (dedup_record_decode (bad, sizeof bad, &r), -EBADMSG);
+  }
+  memcpy (bad, buf, sizeof bad);
+  memcpy (bad + 13, (uint8_t[4]) { 0, 1, 1, 1 }, 4);    /* a cluster twice */
+  assert_int_equal (dedup_record_decode (bad, sizeof bad, &r), -EBADMSG);
+  bad[13] = 1;
+  assert_int_equal (dedup_record_decode (bad, sizeof bad, &r), 17);
+  memset (bad + 2, 0xff, 8);                            /* past 2^64 */
+  assert_int_equal (dedup_record_decode (bad, sizeof bad, &r), -EBADMSG);
+  memcpy (bad, (uint8_t[11]) { 11, 18 }, 11);           /* empty */
+  assert_int_equal (dedup_record_decode (bad, sizeof bad, &r), -EBADMSG);
+}
+
+static int
+count_lists (void *opaque, const struct dedup_journal_block *b)
+{
+  struct { uint64_t next; size_t nr, bytes; } *x = opaque;
+  struct dedup_record r;
+  struct qcow2_change c;
+  size_t at;
+
+  for (size_t pos = 0; pos < b->len; pos += (size_t) b->records[pos]) {
+    assert_true (dedup_record_decode (b->records + pos, b->len - pos, &r) > 0);
+    x->bytes += b->records[pos];
+    for (at = 0; r.type == DEDUP_REC_REFLIST && dedup_reflist_next (&r, &at, &c);
+         x->nr++, x->next += 2)
+      assert_int_equal (c.host_idx, x->next);
+  }
+  return 0;
+}
+
+/* Over several blocks, each sealed while a list is open. */
+static void
+test_refcounts_in_order_take_few_bytes (void **state)
+{
+  struct { uint64_t next; size_t nr, bytes; } x = { 7, 0, 0 };
+  struct env e;
+  uint64_t next;
+
+  env_start (&e, 1, 1);
+  lock_acquire (&e.lock);
+  for (uint64_t i = 0; i < 5000; i++)
+    dedup_journal_append_refcount_locked (e.j, 7 + 2 * i, i % 50, true);
+  dedup_journal_end_locked (e.j);
+  dedup_journal_append_refcount_locked (e.j, 7 + 2 * 5000, 3, true);
+  dedup_journal_end_locked (e.j);
+  lock_release (&e.lock);
+  assert_int_equal (dedup_journal_commit (e.j), 0);
+  assert_int_equal (dedup_journal_read (e.io, place_of (e.c), 1, UINT64_MAX,
+                                        count_lists, &x, &next), 0);
+  assert_int_equal (x.nr, 5001);
+  assert_true (x.bytes < 5001 * 5 / 2);
+  env_stop (&e);
+}
+
+static void
 test_impossible_records_are_refused (void **state)
 {
   struct dedup_record r;
   uint8_t l2[24] = { 24, DEDUP_REC_L2 };                /* count 0 */
   uint8_t rc[23] = { 23, DEDUP_REC_REFCOUNT };
+  uint8_t entry[23] = { 23, DEDUP_REC_ENTRY };
   const uint8_t none[5] = { 5, DEDUP_REC_NONE, 1, 2, 3 };
   uint8_t any[64] = { 0 };
 
@@ -451,13 +677,22 @@ test_impossible_records_are_refused (void **state)
   assert_int_equal (dedup_record_decode (rc, sizeof rc, &r), 23);
   rc[18] = 2;                                           /* unknown flag */
   assert_int_equal (dedup_record_decode (rc, sizeof rc, &r), -EBADMSG);
+  assert_int_equal (dedup_record_decode (entry, sizeof entry, &r), -EBADMSG);
+  entry[18] = 1;                                        /* count 2^24 */
+  assert_int_equal (dedup_record_decode (entry, sizeof entry, &r), 23);
+  assert_true (r.change.is_l1);
+  entry[22] = 1;
+  assert_int_equal (dedup_record_decode (entry, sizeof entry, &r), 23);
+  assert_false (r.change.is_l1);
+  entry[22] = 2;                                        /* unknown kind */
+  assert_int_equal (dedup_record_decode (entry, sizeof entry, &r), -EBADMSG);
   assert_int_equal (dedup_record_decode (none, 5, &r), 5);
   assert_int_equal (r.type, DEDUP_REC_NONE);
   assert_int_equal (dedup_record_decode (none, 4, &r), -EBADMSG);
 
   for (unsigned size = 0; size < 64; size++) {
     any[0] = (uint8_t) size;
-    for (unsigned type = 14; type < 0xff; type++) {
+    for (unsigned type = 19; type < 0xff; type++) {
       any[1] = (uint8_t) type;
       assert_int_equal (dedup_record_decode (any, 64, &r), -EBADMSG);
     }
@@ -1274,6 +1509,11 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_records_keep_their_values),
     cmocka_unit_test (test_record_bytes_are_those_of_the_document),
+    cmocka_unit_test (test_bytes_of_records_with_places),
+    cmocka_unit_test (test_bytes_of_records_of_packed_data),
+    cmocka_unit_test (test_lists_keep_their_values),
+    cmocka_unit_test (test_bytes_of_lists),
+    cmocka_unit_test (test_refcounts_in_order_take_few_bytes),
     cmocka_unit_test (test_impossible_records_are_refused),
     cmocka_unit_test (test_garbage_records_decode_to_themselves_or_not_at_all),
     cmocka_unit_test (test_committed_records_are_read_back_in_order),

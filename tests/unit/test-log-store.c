@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The log store and the content hash.  These would break if an insertion
- * lost, doubled or misplaced an entry, above all where it fails because the
- * table is full.
+/* Tests the log store and the content hash.
+ *
+ * Breaks if: an insertion loses, doubles or misplaces an entry, above all where
+ * it fails because the table is full.
  */
 #include "log-store.h"
 
@@ -240,6 +241,103 @@ test_model (void **state)
   dedup_log_store_free (ls);
 }
 
+/* --- Copies --------------------------------------------------------------- */
+
+enum { COPY_KEYS = 1500 };
+
+struct copied {
+  uint64_t model[COPY_KEYS];     /* when the copy was started */
+  struct dedup_log_copy c;
+  uint8_t parts[64];
+  size_t nr;
+};
+
+static void
+take_entry (void *opaque, const struct dedup_entry *e)
+{
+  struct copied *x = opaque;
+  struct dedup_hash h;
+  unsigned key;
+
+  for (key = 0; key < COPY_KEYS; key++) {
+    h = hash_of (key);
+    if (dedup_hash_equal (&h, &e->hash))
+      break;
+  }
+  assert_true (key < COPY_KEYS);
+  assert_true (x->model[key] == e->value);      /* and it was not taken yet */
+  x->model[key] = 0;
+  x->nr++;
+}
+
+static void
+start_copy (struct copied *x, struct dedup_log_store *ls,
+            const uint64_t *model)
+{
+  memset (x, 0, sizeof *x);
+  memcpy (x->model, model, sizeof x->model);
+  x->c = (struct dedup_log_copy) { .take = take_entry, .opaque = x,
+                                   .copied = x->parts };
+  assert_in_range (dedup_log_copy_parts (ls), 2, sizeof x->parts);
+  dedup_log_copy_start (&x->c, ls);
+}
+
+static void
+assert_copied (const struct copied *x)
+{
+  unsigned key;
+
+  for (key = 0; key < COPY_KEYS; key++)
+    assert_true (x->model[key] == 0);
+}
+
+/* Copies that are made in parts, while entries are inserted, replaced and moved, have
+ * what there was when they were started. */
+static void
+test_copies (void **state)
+{
+  static uint64_t model[COPY_KEYS];
+  static struct copied a, b;
+  struct dedup_log_store *ls;
+  uint64_t seed = 99;
+  unsigned step, round;
+
+  memset (model, 0, sizeof model);
+  assert_int_equal (dedup_log_store_new (9, &ls), 0);
+  for (round = 0; round < 12; round++) {
+    start_copy (&a, ls, model);
+    for (step = 0; step < 400; step++) {
+      const uint64_t rnd = dedup_checksum (&seed, sizeof seed);
+      const unsigned key = rnd % COPY_KEYS;
+      const struct dedup_hash h = hash_of (key);
+
+      seed++;
+      if (dedup_log_store_insert (ls, &h, 1 + (rnd >> 32)) == 0)
+        model[key] = 1 + (rnd >> 32);
+      if (step == 30)
+        start_copy (&b, ls, model);
+      if (step % 20 == 19)
+        (void) dedup_log_copy_some (&a.c, 1);
+    }
+    while (dedup_log_copy_some (&a.c, 3))
+      ;
+    assert_copied (&a);
+    if (round % 3 == 0)         /* it is given up */
+      dedup_log_copy_stop (&b.c);
+    while (dedup_log_store_let_copy (ls, 2))
+      ;
+    assert_false (dedup_log_copy_some (&b.c, 1));
+    if (round % 3 != 0)
+      assert_copied (&b);
+    if (round == 8) {
+      dedup_log_store_clear (ls);
+      memset (model, 0, sizeof model);
+    }
+  }
+  assert_true (a.nr > 500);
+  dedup_log_store_free (ls);
+}
+
 int
 main (void)
 {
@@ -249,6 +347,7 @@ main (void)
     cmocka_unit_test (test_fill_to_capacity),
     cmocka_unit_test (test_failed_insert_changes_nothing),
     cmocka_unit_test (test_model),
+    cmocka_unit_test (test_copies),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);

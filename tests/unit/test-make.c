@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Making an image at a path: nothing that a killed process leaves is refused
- * later, and nothing that holds data is written over. */
+/* Tests making an image at a path: nothing that a killed process leaves is
+ * refused later, and nothing that holds data is overwritten. */
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -94,7 +94,7 @@ assert_is_image (void)
                                  .dedup = true, .verify = true,
                                  .max_incarnations = -1 };
   struct fault f = { 0 };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct io_store *io;
 
   assert_int_equal (io_file_open (path, IO_FILE_WRITE, IO_LOCK_WRITE, &io,

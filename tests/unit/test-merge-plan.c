@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Which runs are merged, and when (docs/ARCHITECTURE.md section 8): asked of
- * configurations that are made up, where nothing is read.
+/* Tests which runs are merged, and when (docs/ARCHITECTURE.md section 8), with
+ * made-up configurations of which nothing is read.
  *
  * Breaks if: as many runs of a level as a tier are left alone, or fewer are
- * merged; the oldest run is written again for too little, or never; smaller
- * runs that are older than it hold that up; or at rest more runs are left than
- * four, or runs are merged for nothing, or a level in part; or what is made of
- * runs is of the level of one of them.
+ * merged; the oldest run is rewritten for too little, or never; smaller runs
+ * that are older than it prevent that; at rest more runs are left than four, or
+ * runs are merged for nothing, or a level in part; or the output has the level
+ * of one of its inputs.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -77,15 +77,15 @@ test_when_runs_are_merged (void **state)
 
   make_world (&w, 4, 16);
   for (i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-    list_runs (w.d->index->manifest, &shapes[i]);
-    if (merge_wanted (w.d->index, false) != (shapes[i].when == ALWAYS))
+    list_runs (w.d->store.index->manifest, &shapes[i]);
+    if (merge_wanted (w.d->store.index, false) != (shapes[i].when == ALWAYS))
       fail_msg ("%s: %s", shapes[i].what,
                 shapes[i].when == ALWAYS ? "left alone" : "merged");
-    if (merge_wanted (w.d->index, true) != (shapes[i].when != NEVER))
+    if (merge_wanted (w.d->store.index, true) != (shapes[i].when != NEVER))
       fail_msg ("%s: %s at rest", shapes[i].what,
                 shapes[i].when != NEVER ? "left alone" : "merged");
   }
-  w.d->index->manifest->nr_segments = 0;
+  w.d->store.index->manifest->nr_segments = 0;
   end_world (&w);
 }
 
@@ -99,12 +99,12 @@ test_output_alone_is_no_input (void **state)
   struct world w;
 
   make_world (&w, 4, 16);
-  list_runs (w.d->index->manifest, &five);
-  assert_true (merge_wanted (w.d->index, true));
-  w.d->index->manifest->segments[3].merge = 7;
-  w.d->index->manifest->segments[3].output = true;
-  assert_false (merge_wanted (w.d->index, true));
-  w.d->index->manifest->nr_segments = 0;
+  list_runs (w.d->store.index->manifest, &five);
+  assert_true (merge_wanted (w.d->store.index, true));
+  w.d->store.index->manifest->segments[3].merge = 7;
+  w.d->store.index->manifest->segments[3].output = true;
+  assert_false (merge_wanted (w.d->store.index, true));
+  w.d->store.index->manifest->nr_segments = 0;
   end_world (&w);
 }
 
@@ -119,14 +119,14 @@ test_output_stands_above_what_was_an_incarnation (void **state)
   struct world w;
 
   make_world (&w, 4, 16);
-  list_runs (w.d->index->manifest, &converted);
-  w.d->index->manifest->next_id = 100;
-  assert_int_equal (merge_plan_new (w.d->index, true, &p), 1);
+  list_runs (w.d->store.index->manifest, &converted);
+  w.d->store.index->manifest->next_id = 100;
+  assert_int_equal (merge_plan_new (w.d->store.index, true, &p), 1);
   assert_int_equal (p->nr_ids, 7);
   assert_int_equal (p->out.age, 80);
   assert_int_equal (p->out.level, 3);
   merge_plan_free (p);
-  w.d->index->manifest->nr_segments = 0;
+  w.d->store.index->manifest->nr_segments = 0;
   end_world (&w);
 }
 

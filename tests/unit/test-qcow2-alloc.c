@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Which clusters are free: refcounts' bits, the bitmap, allocator, quarantine,
- * holds, scan.
- */
+/* Tests which clusters are free: the bits of refcounts, the bitmap, allocator,
+ * quarantine, holds, scan. */
 #include "qcow2-env.h"
 
 /* --- Refcount widths and the bitmap -------------------------------------- */
@@ -31,33 +30,33 @@ test_refcount_bits_follow_the_specification (void **state)
 }
 
 static void
-compare_bitmap (const struct qcow2_bitmap *b, const bool *model, uint64_t nr)
+compare_bitmap (const struct qcow2_bitset *b, const bool *model, uint64_t nr)
 {
-  uint64_t next = QCOW2_BITMAP_NONE, run = 0, count = 0;
+  uint64_t next = QCOW2_BITSET_NONE, run = 0, count = 0;
 
   for (uint64_t i = nr; i-- > 0; ) {
     run = model[i] ? run + 1 : 0;
     count += model[i];
     if (model[i])
       next = i;
-    assert_int_equal (qcow2_bitmap_test (b, i), model[i]);
+    assert_int_equal (qcow2_bitset_test (b, i), model[i]);
     if (i % 7 == 0) {
-      assert_true (qcow2_bitmap_next (b, i) == next);
-      assert_int_equal (qcow2_bitmap_run (b, i, UINT64_MAX), run);
-      assert_int_equal (qcow2_bitmap_run (b, i, 5), MIN_OF (run, 5));
+      assert_true (qcow2_bitset_next (b, i) == next);
+      assert_int_equal (qcow2_bitset_run (b, i, UINT64_MAX), run);
+      assert_int_equal (qcow2_bitset_run (b, i, 5), MIN_OF (run, 5));
     }
   }
-  assert_int_equal (qcow2_bitmap_count (b), count);
+  assert_int_equal (qcow2_bitset_count (b), count);
 }
 
 static void
 test_bitmap_matches_model (void **state)
 {
-  const uint64_t nr = 4 * QCOW2_BITMAP_CHUNK;
-  struct qcow2_bitmap *b = qcow2_bitmap_new ();
+  const uint64_t nr = 4 * QCOW2_BITSET_CHUNK;
+  struct qcow2_bitset *b = qcow2_bitset_new ();
   bool *model = calloc (nr, 1);
 
-  assert_true (qcow2_bitmap_next (b, 0) == QCOW2_BITMAP_NONE);
+  assert_true (qcow2_bitset_next (b, 0) == QCOW2_BITSET_NONE);
   for (int i = 0; i < 300; ++i) {
     uint64_t idx = rnd (nr), n = rnd (rnd (8) ? 200 : nr);
     bool on = rnd (2);
@@ -65,16 +64,16 @@ test_bitmap_matches_model (void **state)
     n = MIN_OF (n, nr - idx);
     memset (model + idx, on, n);
     if (on)
-      ok (qcow2_bitmap_set (b, idx, n));
+      ok (qcow2_bitset_set (b, idx, n));
     else
-      qcow2_bitmap_clear (b, idx, n);
+      qcow2_bitset_clear (b, idx, n);
     if (i % 30 == 0)
       compare_bitmap (b, model, nr);
   }
   compare_bitmap (b, model, nr);
-  assert_int_equal (qcow2_bitmap_set (b, QCOW2_BITMAP_MAX_TOP *
-                                      QCOW2_BITMAP_CHUNK, 1), -ENOMEM);
-  qcow2_bitmap_free (b);
+  assert_int_equal (qcow2_bitset_set (b, QCOW2_BITSET_MAX_TOP *
+                                      QCOW2_BITSET_CHUNK, 1), -ENOMEM);
+  qcow2_bitset_free (b);
   free (model);
 }
 
@@ -121,6 +120,40 @@ test_held_cluster_outlives_its_last_reference (void **state)
   env_free (&e);
 }
 
+/* What is held already is held once more without memory, also when the table is as full
+ * as it gets: whoever has reserved room for so many clusters may hold each one twice. */
+static void
+test_second_holds_need_no_memory (void **state)
+{
+  struct env e;
+  struct qcow2_txn txn;
+  uint64_t h[48];
+  size_t max;
+
+  env_new (&e, 9, 4, 64);
+  for (unsigned i = 0; i < 48; ++i)
+    h[i] = write_new (e.img, i);
+  qcow2_txn_begin (e.img, &txn);
+  lock_acquire (&e.img->lock);
+  ok (qcow2_holds_reserve_locked (e.img, 48));
+  max = e.img->holds.max;
+  assert_int_equal (max / 4 * 3, 48);
+  for (unsigned n = 0; n < 2; ++n)
+    for (unsigned i = 0; i < 48; ++i)
+      ok (RETRY (&txn, qcow2_hold_locked (&txn, h[i], 100)));
+  assert_int_equal (e.img->holds.max, max);
+  assert_int_equal (e.img->holds.nr, 48);
+  for (unsigned n = 0; n < 2; ++n)
+    for (unsigned i = 0; i < 48; ++i) {
+      assert_true (qcow2_is_held_locked (e.img, h[i]));
+      qcow2_unhold_locked (&txn, h[i]);
+    }
+  assert_int_equal (e.img->holds.nr, 0);
+  qcow2_txn_end_locked (&txn);
+  lock_release (&e.img->lock);
+  env_free (&e);
+}
+
 static void
 test_thousands_of_holds (void **state)
 {
@@ -153,24 +186,18 @@ test_thousands_of_holds (void **state)
 
 /* --- Allocator ----------------------------------------------------------- */
 
-static void
-scan_all (struct qcow2_image *img, void (*garbage) (void *, uint64_t),
-          void *opaque)
+/* Returns how many candidates for garbage there are then. */
+static uint64_t
+scan_all (struct qcow2_image *img)
 {
   int r;
 
-  while ((r = qcow2_scan_step (img, garbage, opaque)) == 1)
+  while ((r = qcow2_scan_step (img)) == 1)
     ;
   ok (r);
-  lock_acquire (&img->lock);
+  LOCK_FOR_SCOPE (&img->lock);
   assert_true (qcow2_scan_done_locked (img));
-  lock_release (&img->lock);
-}
-
-static void
-count_garbage (void *opaque, uint64_t host_idx)
-{
-  ++*(uint64_t *) opaque;
+  return qcow2_bitset_count (img->alloc.garbage);
 }
 
 static void
@@ -214,7 +241,7 @@ static void
 test_freed_clusters_wait_for_release_and_scan (void **state)
 {
   struct env e;
-  uint64_t h[8], n = 0, end;
+  uint64_t h[8], end;
 
   env_new (&e, 9, 4, 64);
   for (unsigned i = 0; i < 8; ++i)
@@ -223,20 +250,20 @@ test_freed_clusters_wait_for_release_and_scan (void **state)
   env_reopen (&e);
 
   unmap (e.img, 0);
-  scan_all (e.img, count_garbage, &n);     /* quarantined during the scan */
-  assert_false (qcow2_bitmap_test (e.img->alloc.free, h[0]));
+  scan_all (e.img);     /* quarantined during the scan */
+  assert_false (qcow2_bitset_test (e.img->alloc.free, h[0]));
   release_all (e.img);
-  assert_true (qcow2_bitmap_test (e.img->alloc.free, h[0]));
+  assert_true (qcow2_bitset_test (e.img->alloc.free, h[0]));
   writeback (e.img);
   env_reopen (&e);
 
   unmap (e.img, 1);
   release_all (e.img);                     /* released before the scan */
-  assert_false (qcow2_bitmap_test (e.img->alloc.free, h[1]));
-  scan_all (e.img, count_garbage, &n);
-  assert_true (qcow2_bitmap_test (e.img->alloc.free, h[0]));
-  assert_true (qcow2_bitmap_test (e.img->alloc.free, h[1]));
-  assert_false (qcow2_bitmap_test (e.img->alloc.free, h[2]));
+  assert_false (qcow2_bitset_test (e.img->alloc.free, h[1]));
+  scan_all (e.img);
+  assert_true (qcow2_bitset_test (e.img->alloc.free, h[0]));
+  assert_true (qcow2_bitset_test (e.img->alloc.free, h[1]));
+  assert_false (qcow2_bitset_test (e.img->alloc.free, h[2]));
   end = e.img->alloc.frontier;
   while (reserve_one (e.img) != MAX_OF (h[0], h[1]))
     assert_int_equal (e.img->alloc.frontier, end);
@@ -251,7 +278,7 @@ test_scan_never_finds_a_table_free (void **state)
                                   [7] = true };
   struct env e;
   struct fault f = { 0 };
-  uint64_t h[8], n = 0;
+  uint64_t h[8];
 
   env_new (&e, 9, 4, 64);
   for (unsigned i = 0; i < 8; ++i)
@@ -267,9 +294,9 @@ test_scan_never_finds_a_table_free (void **state)
     if (tables[i])
       qcow2_guard_put_locked (e.img, h[i], 1, true);
   lock_release (&e.img->lock);
-  scan_all (e.img, count_garbage, &n);
+  scan_all (e.img);
   for (unsigned i = 0; i < 8; ++i)
-    assert_int_equal (qcow2_bitmap_test (e.img->alloc.free, h[i]), !tables[i]);
+    assert_int_equal (qcow2_bitset_test (e.img->alloc.free, h[i]), !tables[i]);
   env_free (&e);
 }
 
@@ -283,11 +310,6 @@ bad_read_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
   const struct bad_read *b = opaque;
 
   return call == IO_PREAD && host_off == b->host_off ? -EIO : 0;
-}
-
-static void
-no_garbage (void *opaque, uint64_t host_idx)
-{
 }
 
 /* What can't be read is passed over, and no more than that; a block that can't
@@ -309,16 +331,16 @@ test_scan_passes_over_what_is_bad (void **state)
   env_open (&e);
   first = e.img->reftable.v[0];
   bad.host_off = first + QCOW2_SLICE_BYTES;
-  assert_int_equal (qcow2_scan_step (e.img, no_garbage, NULL), 1);
-  assert_int_equal (qcow2_scan_step (e.img, no_garbage, NULL), -EIO);
+  assert_int_equal (qcow2_scan_step (e.img), 1);
+  assert_int_equal (qcow2_scan_step (e.img), -EIO);
   assert_int_equal (e.img->alloc.scan_next, 2 * per);
-  scan_all (e.img, no_garbage, NULL);
+  scan_all (e.img);
   qcow2_close (e.img);
 
   bad.host_off = UINT64_MAX;
   env_open (&e);
   e.img->reftable.v[0] = first + 512;
-  assert_int_equal (qcow2_scan_step (e.img, no_garbage, NULL), -EIO);
+  assert_int_equal (qcow2_scan_step (e.img), -EIO);
   lock_acquire (&e.img->lock);
   assert_true (qcow2_scan_done_locked (e.img));
   lock_release (&e.img->lock);
@@ -330,10 +352,10 @@ test_scan_reports_garbage_but_not_what_is_held (void **state)
 {
   struct env e;
   struct qcow2_txn txn;
-  uint64_t areas = 0, h, n = 0;
+  uint64_t areas, h;
 
   env_new (&e, 9, 4, 64);
-  scan_all (e.img, count_garbage, &areas);   /* the adopted area */
+  areas = scan_all (e.img);   /* the adopted area */
   assert_int_equal (areas, 65536 / 512);
   h = write_new (e.img, 0);
   set_refcount (e.img, reserve_one (e.img), 1, true);
@@ -344,8 +366,7 @@ test_scan_reports_garbage_but_not_what_is_held (void **state)
   ok (RETRY (&txn, qcow2_hold_locked (&txn, h, 100)));
   lock_release (&e.img->lock);
   unmap (e.img, 0);
-  scan_all (e.img, count_garbage, &n);
-  assert_int_equal (n, areas + 1);
+  assert_int_equal (scan_all (e.img), areas + 1);
   lock_acquire (&e.img->lock);
   qcow2_unhold_locked (&txn, h);
   qcow2_txn_end_locked (&txn);
@@ -433,6 +454,7 @@ main (void)
     cmocka_unit_test (test_refcount_bits_follow_the_specification),
     cmocka_unit_test (test_bitmap_matches_model),
     cmocka_unit_test (test_held_cluster_outlives_its_last_reference),
+    cmocka_unit_test (test_second_holds_need_no_memory),
     cmocka_unit_test (test_thousands_of_holds),
     cmocka_unit_test (test_quarantine_keeps_order_and_kinds_apart),
     cmocka_unit_test (test_freed_clusters_wait_for_release_and_scan),

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* qcow2_check: the same verdict as `qemu-img check` on images that QEMU made
- * and on images that were damaged on purpose, and the rules of the anchor,
- * of which QEMU knows nothing.
+/* Tests qcow2_check: it gives the same verdict as `qemu-img check` on images
+ * that QEMU made and on images that were damaged on purpose, and knows the
+ * rules of the anchor, which QEMU does not.
  *
  * QEMU's tools are the oracle: without qemu-img and qemu-io the test fails.
  */
@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "image.h"
+#include "qcow2-check.h"
 
 #define KIB UINT64_C (1024)
 #define COPIED QCOW2_L2_COPIED
@@ -601,7 +602,7 @@ test_bitmaps_that_lie (void **state)
     { ENTRY, 2, "reserved bits" },
     { ENTRY, UINT64_C (1) << 63, "reserved bits" },
     { ENTRY, 512, "bitmap cluster" },
-    { ENTRY, 1 << 20, "2 things refer" },   /* data is there */
+    { ENTRY, 1 << 20, "referenced 2 times" },   /* data is there */
   };
   struct raw w;
   uint64_t ext, directory, entry, at;
@@ -703,7 +704,7 @@ test_data_in_snapshot_table_with_right_refcount (void **state)
   close (w.fd);
   assert_int_equal (run ("qemu-img check -q %s", base), 0);
   assert_int_equal (verdict (base), 2);
-  assert_non_null (strstr (lines, "2 things refer"));
+  assert_non_null (strstr (lines, "referenced 2 times"));
 }
 
 static void
@@ -927,7 +928,7 @@ test_anchor_has_no_subclusters (void **state)
   put (w.fd, l2 + first * 16 + 8, 8, 0xffff);
   close (w.fd);
   assert_int_equal (anchored_problems (NULL, 0), 1);
-  assert_non_null (strstr (lines, "of the anchor, which has no parts"));
+  assert_non_null (strstr (lines, "in the anchor, which has whole clusters"));
 }
 
 /* Extended L2 entries: each in turn, of an image that is right. */
@@ -943,9 +944,9 @@ test_subclusters (void **state)
     { 0, 0, UINT64_C (0x1ffffffff), "both allocated and zero" },
     { 0, QCOW2_L2_ZERO, 0xffffffff, "reserved" },
     { 1, 0, UINT64_C (0xf00000000), NULL },
-    { 1, 0, 1, "without a cluster" },
-    { 2, 0, 1, "of a compressed cluster" },
-    { 2, 0, UINT64_C (1) << 63, "of a compressed cluster" },
+    { 1, 0, 1, "without a host cluster" },
+    { 2, 0, 1, "in a compressed cluster" },
+    { 2, 0, UINT64_C (1) << 63, "in a compressed cluster" },
   };
   struct raw w;
   size_t i;

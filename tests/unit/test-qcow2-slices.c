@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Tables of several slices: each entry in its slice, no more read or written
- * than that, and tables made, copied and freed as a whole.
+/* Tests tables of several slices: each entry is in its slice, no other slice is
+ * read or written for it, and tables are made, copied and freed as a whole.
  *
- * Images in memory with clusters of 64 KiB, mostly; test-qcow2-slices-sliced is
- * the same with slices of 128 bytes.
+ * Most images are in memory with clusters of 64 KiB; test-qcow2-slices-sliced
+ * is the same with slices of 128 bytes.
  */
 #include "qcow2-env.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Reading images that QEMU made: clusters of all kinds, backing chains, and
- * the refusal of what is not served or cannot be right.
+/* Tests reading images that QEMU made: clusters of all kinds, backing chains,
+ * and the refusal of images that are not served or cannot be right.
  *
  * The oracle for bytes is `qemu-img convert -O raw`.
  */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The tables of an image as they change: L2, refcounts, anchor; cache,
+/* Tests the tables of an image as they change: L2, refcounts, anchor; cache,
  * writeback and replay.
  *
  * Most tests run over images in memory with clusters of 512 bytes, so that few
@@ -238,6 +238,42 @@ test_drop_of_compressed_cluster_counts_down (void **state)
   /* The second cluster is free: nothing changes. */
   assert_int_equal (drop (e.img, entry, 1), -EINVAL);
   assert_int_equal (refcount_of (e.img, run.host_idx, NULL), 1);
+  env_free (&e);
+}
+
+/* Left with the anchor's reference, a cluster of compressed data is freed like one of
+ * plain data; and a record that names clusters which nothing can count is refused. */
+static void
+test_anchored_compressed_data_is_freed (void **state)
+{
+  struct qcow2_change c = { QCOW2_CHANGE_L2, .count = 1 };
+  struct qcow2_run run = { 0 };
+  struct env e;
+  uint64_t entry;
+
+  env_new (&e, 12, 4, 64);
+  lock_acquire (&e.img->lock);
+  ok (qcow2_reserve_area_locked (e.img, 2, &run.host_idx));
+  lock_release (&e.img->lock);
+  set_refcount (e.img, run.host_idx, 3, true);
+  set_refcount (e.img, run.host_idx + 1, 2, true);
+  entry = QCOW2_L2_COMPRESSED | UINT64_C (1) << (62 - 4) |
+    ((run.host_idx + 1) * 4096 - 512);
+  ok (drop (e.img, entry, 1));
+  assert_int_equal (refcount_of (e.img, run.host_idx, NULL), 2);
+  assert_int_equal (refcount_of (e.img, run.host_idx + 1, NULL), 0);
+  assert_int_equal (quarantined (e.img), 1);
+  assert_int_equal (drop (e.img, entry, 1), -EINVAL);
+  assert_int_equal (refcount_of (e.img, run.host_idx, NULL), 2);
+  write_new (e.img, 1);        /* makes the table */
+  c.entry = QCOW2_L2_COMPRESSED | 100;                 /* the header */
+  assert_int_equal (apply_one (e.img, c), -EINVAL);
+  c.entry = QCOW2_L2_COMPRESSED | UINT64_C (1) << 56;  /* past all refcounts */
+  assert_int_equal (apply_one (e.img, c), -EINVAL);
+  c.entry = entry | QCOW2_L2_COPIED;
+  assert_int_equal (apply_one (e.img, c), -EINVAL);
+  c.entry = entry;
+  ok (apply_one (e.img, c));
   env_free (&e);
 }
 
@@ -650,6 +686,7 @@ main (void)
     cmocka_unit_test (test_all_refcount_widths),
     cmocka_unit_test (test_drop_passes_unanchored_references_to_the_anchor),
     cmocka_unit_test (test_drop_of_compressed_cluster_counts_down),
+    cmocka_unit_test (test_anchored_compressed_data_is_freed),
     cmocka_unit_test (test_an_area_gets_all_its_tables),
     cmocka_unit_test (test_tables_shared_with_a_snapshot_are_copied),
     cmocka_unit_test (test_changes_that_do_not_fit_are_refused),

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The range lock: who waits for whom, in which order, and, under load,
+/* Tests the range lock: who waits for whom, in which order, and, under load,
  * that nobody is let in beside somebody it conflicts with.
  *
  * The cells of the stress test are plain variables on purpose: under
  * ThreadSanitizer a lock that lets two in is also seen as a data race.
  */
+#include <errno.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -28,7 +29,8 @@ struct request {
   uint64_t first, last;
   bool exclusive;
   pthread_t thread;
-  bool holds;           /* atomic */
+  int result;           /* valid when holds is true */
+  bool holds;           /* atomic: the call has returned */
 };
 
 static void *
@@ -36,7 +38,8 @@ acquire_only (void *opaque)
 {
   struct request *q = opaque;
 
-  srv_range_acquire (q->lock, &q->range, q->first, q->last, q->exclusive);
+  q->result = srv_range_acquire (q->lock, &q->range, q->first, q->last,
+                                 q->exclusive);
   __atomic_store_n (&q->holds, true, __ATOMIC_SEQ_CST);
   return NULL;
 }
@@ -95,6 +98,7 @@ finish (struct request *q)
 {
   assert_int_equal (pthread_join (q->thread, NULL), 0);
   assert_true (q->holds);
+  assert_int_equal (q->result, 0);
   srv_range_release (q->lock, &q->range);
 }
 
@@ -195,6 +199,32 @@ a_request_passes_a_waiter_it_does_not_touch (void **state)
   srv_range_lock_destroy (&l);
 }
 
+/* Those that hold a range go on, and all others end. */
+static void
+shut_ends_waits_and_refuses_later_ranges (void **state)
+{
+  struct srv_range_lock l;
+  struct request holder, writer, reader;
+  struct srv_range late;
+
+  srv_range_lock_init (&l);
+  start (&l, &holder, 0, 4, EXCLUSIVE);
+  start (&l, &writer, 4, 8, EXCLUSIVE);
+  start (&l, &reader, 8, 9, SHARED);
+  assert_true (waits (&writer));
+  assert_true (waits (&reader));
+  srv_range_lock_shut (&l);
+  assert_int_equal (pthread_join (writer.thread, NULL), 0);
+  assert_int_equal (pthread_join (reader.thread, NULL), 0);
+  assert_int_equal (writer.result, -ESHUTDOWN);
+  assert_int_equal (reader.result, -ESHUTDOWN);
+  assert_int_equal (srv_range_acquire (&l, &late, 0, 0, SHARED), -ESHUTDOWN);
+  assert_int_equal (srv_range_acquire (&l, &late, 99, 99, SHARED), -ESHUTDOWN);
+  assert_int_equal (list_length (&l), 1);
+  finish (&holder);
+  srv_range_lock_destroy (&l);
+}
+
 /* --- under load ------------------------------------------------------- */
 
 #define NR_CELLS 16
@@ -254,7 +284,8 @@ work (void *opaque)
     first = rand_r (&w->seed) % NR_CELLS;
     last = first + rand_r (&w->seed) % (NR_CELLS - first);
     exclusive = rand_r (&w->seed) % 2;
-    srv_range_acquire (&w->s->lock, &range, first, last, exclusive);
+    assert_int_equal (srv_range_acquire (&w->s->lock, &range, first, last,
+                                         exclusive), 0);
     if (exclusive)
       write_cells (w->s, first, last);
     else
@@ -297,6 +328,7 @@ main (void)
     cmocka_unit_test (a_late_reader_does_not_overtake_a_waiting_writer),
     cmocka_unit_test (a_range_waits_for_all_of_its_blockers),
     cmocka_unit_test (a_request_passes_a_waiter_it_does_not_touch),
+    cmocka_unit_test (shut_ends_waits_and_refuses_later_ranges),
     cmocka_unit_test (under_load_writers_are_alone),
   };
 

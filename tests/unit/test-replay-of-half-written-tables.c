@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A crash in the middle of a checkpoint may leave L1, refcount table or anchor
- * L1 naming tables that were not written yet: past the end of the file, or in
- * a cluster that still holds what was there before.  Records that come before
- * the one which makes such a table anew touch it; the replay must pass over
- * that.  Without, such an image could not be opened any more ("a journal
- * record does not fit the image"; found by tests/crash).
+/* Tests replay after a crash in the middle of a checkpoint.  L1, refcount table
+ * or anchor L1 may then name tables that were not written yet: past the end of
+ * the file, or in a cluster that still holds its former contents.  Records that
+ * come before the one which creates such a table touch it, and the replay must
+ * ignore its contents.
+ *
+ * Breaks if: such an image cannot be opened any more ("a journal record does
+ * not fit the image"; found by tests/crash).
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -100,6 +102,31 @@ test_an_l2_table_that_was_cut_off (void **state)
   io_close (io);
 }
 
+/* A record from before the first disk meets an L1 entry from after it, whose
+ * table's refcount was not written yet. */
+static void
+test_a_record_from_before_the_first_disk (void **state)
+{
+  struct qcow2_change unmap = { .type = QCOW2_CHANGE_L2, .count = 1 };
+  struct qcow2_image *img;
+  struct io_store *io;
+  be64 wire;
+
+  create (&io);
+  assert_int_equal (io_pread (io, &wire, sizeof wire, L1_OFF_AT), 0);
+  put_entry (io, be64_load (wire), end_of_file (io) + 3 * CLUSTER);
+  img = reopen (io);
+  lock_acquire (qcow2_lock (img));
+  qcow2_begin_disks_locked (img);
+  lock_release (qcow2_lock (img));
+  assert_int_equal (apply (img, &unmap), -EINVAL);
+  qcow2_replay_begin (img);
+  assert_int_equal (apply (img, &unmap), 0);
+  assert_int_equal (qcow2_replay_end (img), 0);
+  qcow2_close (img);
+  io_close (io);
+}
+
 static uint64_t
 anchor_l1_off (struct io_store *io)
 {
@@ -168,6 +195,7 @@ main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_an_l2_table_that_was_cut_off),
+    cmocka_unit_test (test_a_record_from_before_the_first_disk),
     cmocka_unit_test (test_an_anchor_table_that_was_not_written),
   };
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Filters and segments of runs: what was written is found, by every way of
- * looking; what was not is a miss; filters say yes in vain as often as the
- * formula says; and no damaged byte makes a wrong answer.
+/* Tests filters and segments of runs: entries that were written are found, by
+ * every kind of lookup; others are misses; filters give as many false positives
+ * as the formula says; and no damaged byte causes a wrong answer.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -419,7 +419,7 @@ swap_entries (struct world *w, unsigned a, unsigned b)
   e = p.entries[a];
   p.entries[a] = p.entries[b];
   p.entries[b] = e;
-  p.checksum = be64_make (seg_checksum (&p, &p.checksum));
+  p.checksum = be64_make (dedup_page_checksum (&p, &p.checksum));
   assert_int_equal (io_pwrite (w->io, &p, sizeof p, HOST_OFF + 4096), 0);
 }
 

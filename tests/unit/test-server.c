@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The export as a whole: requests of any alignment against a plain array,
+/* Tests an image as a whole: requests of any alignment against a plain array,
  * writers of the same clusters, extents, opening and creating, the loop.
  *
  * DEDUP_TEST_SEED=N repeats a run; the seed is printed.
@@ -21,13 +21,14 @@
 #include <unistd.h>
 
 #include "checked.h"
-#include "export.h"
+#include "server.h"
 #include "wire.h"
 
 #define MAX_REQUEST (3u << 20)
 
 static char dir[64];
 static uint64_t seed;
+static struct srv_image *image;         /* the one that is open */
 
 /* --- Helpers ------------------------------------------------------------- */
 
@@ -93,12 +94,12 @@ log_write (void *opaque, enum log_level level, const char *line)
 
 static const struct log_sink sink = { .write = log_write };
 
-static struct srv_params
+static struct srv_image_params
 params_for (const char *name, int64_t size, uint64_t cluster_size)
 {
-  struct srv_params p;
+  struct srv_image_params p;
 
-  srv_params_default (&p);
+  srv_image_params_default (&p);
   p.path = path_of (name);
   p.create_size = size;
   p.cluster_size = cluster_size;
@@ -107,17 +108,25 @@ params_for (const char *name, int64_t size, uint64_t cluster_size)
   return p;
 }
 
-static struct srv_export *
-open_with (const struct srv_params *p)
+static struct srv_disk *
+active_disk (void)
 {
-  struct srv_export *e;
+  struct srv_disk *d;
+
+  assert_int_equal (srv_image_disk (image, "", &d, NULL), 0);
+  return d;
+}
+
+static struct srv_disk *
+open_with (const struct srv_image_params *p)
+{
   struct fault f = { 0 };
-  int r = srv_open (p, &e, &f);
+  int r = srv_image_open (p, &image, &f);
 
   if (r < 0)
-    fail_msg ("srv_open: %s: %s", strerror (-r), f.msg);
-  assert_int_equal (srv_start (e), 0);
-  return e;
+    fail_msg ("srv_image_open: %s: %s", strerror (-r), f.msg);
+  assert_int_equal (srv_image_start (image), 0);
+  return active_disk ();
 }
 
 /* Images are created with whole sectors, but the format knows disks of any
@@ -125,30 +134,31 @@ open_with (const struct srv_params *p)
 static void
 make_disk_of_odd_size (int64_t size, uint64_t cluster_size)
 {
-  struct srv_params p = params_for ("disk", size, cluster_size);
+  struct srv_image_params p = params_for ("disk", size, cluster_size);
   be64 wire = be64_make ((uint64_t) size);
   int fd;
 
-  assert_int_equal (srv_close (open_with (&p)), 0);
+  open_with (&p);
+  assert_int_equal (srv_image_close (image), 0);
   fd = open (p.path, O_WRONLY);
   assert_int_equal (pwrite (fd, wire.b, sizeof wire.b, 24), 8);
   close (fd);
 }
 
-static struct srv_export *
+static struct srv_disk *
 open_disk (int64_t size, uint64_t cluster_size)
 {
-  struct srv_params p = params_for ("disk", size, cluster_size);
+  struct srv_image_params p = params_for ("disk", size, cluster_size);
 
   if (size > 0 && size % 512 != 0 && access (p.path, F_OK) < 0)
     make_disk_of_odd_size (size, cluster_size);
   return open_with (&p);
 }
 
-static struct srv_export *
+static struct srv_disk *
 open_copy_readonly (const char *name)
 {
-  struct srv_params p = params_for (name, -1, 4096);
+  struct srv_image_params p = params_for (name, -1, 4096);
 
   p.read_only = true;
   return open_with (&p);
@@ -195,14 +205,14 @@ needs_recovery (void)
 }
 
 static void
-assert_reads (struct srv_export *e, const unsigned char *want,
+assert_reads (struct srv_disk *d, const unsigned char *want,
               uint64_t guest_off, size_t len)
 {
   CLEANUP_FREE unsigned char *got = malloc (len + 1);
   size_t i;
 
   assert_non_null (got);
-  assert_int_equal (srv_pread (e, got, guest_off, (uint32_t) len), 0);
+  assert_int_equal (srv_pread (d, got, guest_off, (uint32_t) len), 0);
   if (memcmp (got, want, len) == 0)
     return;
   for (i = 0; i < len && got[i] == want[i]; ++i)
@@ -258,27 +268,27 @@ random_bytes (struct model *m, unsigned char *buf, size_t len)
 }
 
 static void
-do_write (struct srv_export *e, struct model *m, struct request q)
+do_write (struct srv_disk *d, struct model *m, struct request q)
 {
   bool fua = random_below (&m->rng, 8) == 0;
 
   random_bytes (m, m->bytes + q.guest_off, q.len);
-  assert_int_equal (srv_pwrite (e, m->bytes + q.guest_off, q.guest_off, q.len,
+  assert_int_equal (srv_pwrite (d, m->bytes + q.guest_off, q.guest_off, q.len,
                                 fua), 0);
 }
 
 static void
-do_zero (struct srv_export *e, struct model *m, struct request q)
+do_zero (struct srv_disk *d, struct model *m, struct request q)
 {
   memset (m->bytes + q.guest_off, 0, q.len);
-  assert_int_equal (srv_zero (e, q.guest_off, q.len,
+  assert_int_equal (srv_zero (d, q.guest_off, q.len,
                               random_below (&m->rng, 2),
                               random_below (&m->rng, 2), false), 0);
 }
 
 /* Whole clusters are gone, the rest stays. */
 static void
-do_trim (struct srv_export *e, struct model *m, struct request q)
+do_trim (struct srv_disk *d, struct model *m, struct request q)
 {
   uint64_t first = round_up_pow2 (q.guest_off, m->cluster_size);
   uint64_t end = q.guest_off + q.len;
@@ -287,7 +297,7 @@ do_trim (struct srv_export *e, struct model *m, struct request q)
     end = round_down_pow2 (end, m->cluster_size);
   if (first < end)
     memset (m->bytes + first, 0, end - first);
-  assert_int_equal (srv_trim (e, q.guest_off, q.len, false), 0);
+  assert_int_equal (srv_trim (d, q.guest_off, q.len, false), 0);
 }
 
 struct seen {
@@ -317,27 +327,27 @@ check_extent_cb (void *opaque, uint64_t guest_off, uint64_t len,
 }
 
 static void
-do_extents (struct srv_export *e, struct model *m, struct request q)
+do_extents (struct srv_disk *d, struct model *m, struct request q)
 {
   struct seen s = { .m = m, .next = q.guest_off };
 
-  assert_int_equal (srv_extents (e, q.guest_off, q.len, false,
+  assert_int_equal (srv_extents (d, q.guest_off, q.len, false,
                                  check_extent_cb, &s), 0);
   assert_int_equal (s.next, q.guest_off + q.len);
 }
 
 static void
-do_random (struct srv_export *e, struct model *m)
+do_random (struct srv_disk *d, struct model *m)
 {
   struct request q = random_request (m);
 
   switch (random_below (&m->rng, 8)) {
-  case 0: case 1: case 2: do_write (e, m, q); break;
-  case 3: do_zero (e, m, q); break;
-  case 4: do_trim (e, m, q); break;
-  case 5: do_extents (e, m, q); break;
-  case 6: assert_int_equal (srv_cache (e, q.guest_off, q.len), 0); break;
-  default: assert_reads (e, m->bytes + q.guest_off, q.guest_off, q.len);
+  case 0: case 1: case 2: do_write (d, m, q); break;
+  case 3: do_zero (d, m, q); break;
+  case 4: do_trim (d, m, q); break;
+  case 5: do_extents (d, m, q); break;
+  case 6: assert_int_equal (srv_cache (d, q.guest_off, q.len), 0); break;
+  default: assert_reads (d, m->bytes + q.guest_off, q.guest_off, q.len);
   }
 }
 
@@ -345,23 +355,23 @@ static void
 run_against_model (uint64_t cluster_size, uint64_t size, unsigned steps)
 {
   struct model m = { .size = size, .cluster_size = cluster_size, .rng = seed };
-  struct srv_export *e = open_disk ((int64_t) size, cluster_size);
+  struct srv_disk *d = open_disk ((int64_t) size, cluster_size);
   unsigned round, i;
 
   m.bytes = calloc (1, size);
   assert_non_null (m.bytes);
   for (round = 0; round < 3; ++round) {
-    assert_int_equal (srv_size (e), size);
-    assert_int_equal (srv_preferred_block (e), cluster_size);
+    assert_int_equal (srv_disk_size (d), size);
+    assert_int_equal (srv_disk_preferred_block (d), cluster_size);
     for (i = 0; i < steps; ++i)
-      do_random (e, &m);
-    assert_int_equal (srv_flush (e), 0);
-    assert_reads (e, m.bytes, 0, size);
-    assert_int_equal (srv_close (e), 0);
-    e = open_disk (-1, cluster_size);
-    assert_reads (e, m.bytes, 0, size);
+      do_random (d, &m);
+    assert_int_equal (srv_flush (d), 0);
+    assert_reads (d, m.bytes, 0, size);
+    assert_int_equal (srv_image_close (image), 0);
+    d = open_disk (-1, cluster_size);
+    assert_reads (d, m.bytes, 0, size);
   }
-  assert_int_equal (srv_close (e), 0);
+  assert_int_equal (srv_image_close (image), 0);
   free (m.bytes);
 }
 
@@ -402,53 +412,53 @@ static void
 test_trim_keeps_partial_clusters_but_not_at_the_end (void **state)
 {
   unsigned char want[10000];
-  struct srv_export *e = open_disk (sizeof want, 4096);
+  struct srv_disk *d = open_disk (sizeof want, 4096);
 
   memset (want, 0x55, sizeof want);
-  assert_int_equal (srv_pwrite (e, want, 0, sizeof want, false), 0);
-  assert_int_equal (srv_trim (e, 1, 8190, false), 0);    /* no whole one */
-  assert_reads (e, want, 0, sizeof want);
-  assert_int_equal (srv_trim (e, 8191, 10000 - 8191, true), 0);
+  assert_int_equal (srv_pwrite (d, want, 0, sizeof want, false), 0);
+  assert_int_equal (srv_trim (d, 1, 8190, false), 0);    /* no whole one */
+  assert_reads (d, want, 0, sizeof want);
+  assert_int_equal (srv_trim (d, 8191, 10000 - 8191, true), 0);
   memset (want + 8192, 0, 10000 - 8192);
-  assert_reads (e, want, 0, sizeof want);
-  assert_int_equal (srv_close (e), 0);
+  assert_reads (d, want, 0, sizeof want);
+  assert_int_equal (srv_image_close (image), 0);
 }
 
 static void
 test_zero_inside_a_cluster (void **state)
 {
   unsigned char want[8192];
-  struct srv_export *e = open_disk (sizeof want, 4096);
+  struct srv_disk *d = open_disk (sizeof want, 4096);
 
   memset (want, 0x55, sizeof want);
-  assert_int_equal (srv_pwrite (e, want, 0, sizeof want, false), 0);
-  assert_int_equal (srv_zero (e, 100, 200, true, true, true), 0);
+  assert_int_equal (srv_pwrite (d, want, 0, sizeof want, false), 0);
+  assert_int_equal (srv_zero (d, 100, 200, true, true, true), 0);
   memset (want + 100, 0, 200);
-  assert_reads (e, want, 0, sizeof want);
-  assert_int_equal (srv_zero (e, 4000, 200, false, false, false), 0);
+  assert_reads (d, want, 0, sizeof want);
+  assert_int_equal (srv_zero (d, 4000, 200, false, false, false), 0);
   memset (want + 4000, 0, 200);
-  assert_reads (e, want, 0, sizeof want);
-  assert_int_equal (srv_close (e), 0);
+  assert_reads (d, want, 0, sizeof want);
+  assert_int_equal (srv_image_close (image), 0);
 }
 
 static void
 test_requests_outside_the_disk_are_refused (void **state)
 {
   char buf[16] = { 0 };
-  struct srv_export *e = open_disk (10000, 4096);
+  struct srv_disk *d = open_disk (10000, 4096);
 
-  assert_int_equal (srv_pread (e, buf, 9990, 11), -EINVAL);
-  assert_int_equal (srv_pread (e, buf, UINT64_MAX, 2), -EINVAL);
-  assert_int_equal (srv_pwrite (e, buf, 9990, 11, false), -EINVAL);
-  assert_int_equal (srv_trim (e, 10001, 0, false), -EINVAL);
-  assert_int_equal (srv_zero (e, 0, 10001, true, true, false), -EINVAL);
-  assert_int_equal (srv_cache (e, 10000, 1), -EINVAL);
-  assert_int_equal (srv_extents (e, 10000, 1, false, check_extent_cb, NULL),
+  assert_int_equal (srv_pread (d, buf, 9990, 11), -EINVAL);
+  assert_int_equal (srv_pread (d, buf, UINT64_MAX, 2), -EINVAL);
+  assert_int_equal (srv_pwrite (d, buf, 9990, 11, false), -EINVAL);
+  assert_int_equal (srv_trim (d, 10001, 0, false), -EINVAL);
+  assert_int_equal (srv_zero (d, 0, 10001, true, true, false), -EINVAL);
+  assert_int_equal (srv_cache (d, 10000, 1), -EINVAL);
+  assert_int_equal (srv_extents (d, 10000, 1, false, check_extent_cb, NULL),
                     -EINVAL);
-  assert_int_equal (srv_pread (e, buf, 10000, 0), 0);
-  assert_int_equal (srv_pwrite (e, buf, 10000, 0, true), 0);
-  assert_int_equal (srv_trim (e, 10000, 0, true), 0);
-  assert_int_equal (srv_close (e), 0);
+  assert_int_equal (srv_pread (d, buf, 10000, 0), 0);
+  assert_int_equal (srv_pwrite (d, buf, 10000, 0, true), 0);
+  assert_int_equal (srv_trim (d, 10000, 0, true), 0);
+  assert_int_equal (srv_image_close (image), 0);
 }
 
 struct extent_list {
@@ -473,16 +483,16 @@ static void
 test_extents_are_merged_and_typed (void **state)
 {
   unsigned char buf[8192];
-  struct srv_export *e = open_disk (5 * 4096, 4096);
+  struct srv_disk *d = open_disk (5 * 4096, 4096);
   struct extent_list l = { 0 };
 
   memset (buf, 1, sizeof buf);
   memset (buf + 4096, 2, 4096);
-  assert_int_equal (srv_pwrite (e, buf, 4096, sizeof buf, false), 0);
-  assert_int_equal (srv_pwrite (e, buf, 3 * 4096, 4096, false), 0);
-  assert_int_equal (srv_zero (e, 3 * 4096, 4096, false, false, false), 0);
+  assert_int_equal (srv_pwrite (d, buf, 4096, sizeof buf, false), 0);
+  assert_int_equal (srv_pwrite (d, buf, 3 * 4096, 4096, false), 0);
+  assert_int_equal (srv_zero (d, 3 * 4096, 4096, false, false, false), 0);
 
-  assert_int_equal (srv_extents (e, 0, 5 * 4096, false, list_extent_cb, &l),
+  assert_int_equal (srv_extents (d, 0, 5 * 4096, false, list_extent_cb, &l),
                     0);
   assert_int_equal (l.nr, 4);
   assert_int_equal (l.type[0], SRV_HOLE_ZERO);
@@ -494,10 +504,10 @@ test_extents_are_merged_and_typed (void **state)
   assert_int_equal (l.type[3], SRV_HOLE_ZERO);
 
   memset (&l, 0, sizeof l);
-  assert_int_equal (srv_extents (e, 5000, 9000, true, list_extent_cb, &l), 0);
+  assert_int_equal (srv_extents (d, 5000, 9000, true, list_extent_cb, &l), 0);
   assert_int_equal (l.nr, 1);
   assert_int_equal (l.len[0], 3 * 4096 - 5000);
-  assert_int_equal (srv_close (e), 0);
+  assert_int_equal (srv_image_close (image), 0);
 }
 
 static int
@@ -510,21 +520,21 @@ stop_cb (void *opaque, uint64_t guest_off, uint64_t len,
 static void
 test_extents_pass_on_what_the_callback_says (void **state)
 {
-  struct srv_export *e = open_disk (5 * 4096, 4096);
+  struct srv_disk *d = open_disk (5 * 4096, 4096);
 
-  assert_int_equal (srv_extents (e, 0, 4096, false, stop_cb, NULL), 7);
-  assert_int_equal (srv_close (e), 0);
+  assert_int_equal (srv_extents (d, 0, 4096, false, stop_cb, NULL), 7);
+  assert_int_equal (srv_image_close (image), 0);
 }
 
 /* --- Open and create ----------------------------------------------------- */
 
 static void
-assert_refused (const struct srv_params *p, int err, const char *part)
+assert_refused (const struct srv_image_params *p, int err, const char *part)
 {
-  struct srv_export *e;
+  struct srv_image *none;
   struct fault f = { 0 };
 
-  assert_int_equal (srv_open (p, &e, &f), -err);
+  assert_int_equal (srv_image_open (p, &none, &f), -err);
   if (!strstr (f.msg, part))
     fail_msg ("\"%s\" does not say \"%s\"", f.msg, part);
 }
@@ -532,7 +542,7 @@ assert_refused (const struct srv_params *p, int err, const char *part)
 static void
 test_bad_parameters_leave_nothing_behind (void **state)
 {
-  struct srv_params p = params_for ("disk", 1 << 20, 3000);
+  struct srv_image_params p = params_for ("disk", 1 << 20, 3000);
 
   assert_refused (&p, EINVAL, "power of two");
   assert_int_equal (access (p.path, F_OK), -1);
@@ -557,7 +567,7 @@ test_bad_parameters_leave_nothing_behind (void **state)
 static void
 test_what_is_no_image_stays_as_it_was (void **state)
 {
-  struct srv_params p = params_for ("disk", 1 << 20, 4096);
+  struct srv_image_params p = params_for ("disk", 1 << 20, 4096);
   static const char text[] = "this is no disk image at all\n";
   int fd = open (p.path, O_CREAT | O_WRONLY, 0600);
   CLEANUP_FREE unsigned char *after = NULL;
@@ -574,50 +584,51 @@ test_what_is_no_image_stays_as_it_was (void **state)
 static void
 test_size_is_for_creation_only (void **state)
 {
-  struct srv_export *e = open_disk (10000, 4096);
+  struct srv_disk *d = open_disk (10000, 4096);
 
-  assert_int_equal (srv_close (e), 0);
-  e = open_disk (50000, 65536);
-  assert_int_equal (srv_size (e), 10000);
-  assert_int_equal (srv_preferred_block (e), 4096);
-  assert_int_equal (srv_close (e), 0);
+  assert_int_equal (srv_image_close (image), 0);
+  d = open_disk (50000, 65536);
+  assert_int_equal (srv_disk_size (d), 10000);
+  assert_int_equal (srv_disk_preferred_block (d), 4096);
+  assert_int_equal (srv_image_close (image), 0);
 }
 
 static void
-test_two_exports_of_one_file_are_refused (void **state)
+test_two_images_of_one_file_are_refused (void **state)
 {
-  struct srv_export *e = open_disk (10000, 4096);
-  struct srv_params p = params_for ("disk", -1, 4096);
+  struct srv_image_params p;
 
+  (void) open_disk (10000, 4096);
+  p = params_for ("disk", -1, 4096);
   assert_refused (&p, EBUSY, "");
   p.read_only = true;
   assert_refused (&p, EBUSY, "");
-  assert_int_equal (srv_close (e), 0);
+  assert_int_equal (srv_image_close (image), 0);
 }
 
 static void
 test_readonly_changes_nothing_also_after_a_crash (void **state)
 {
-  struct srv_export *e = open_disk (1 << 20, 4096);
+  struct srv_disk *d = open_disk (1 << 20, 4096);
   CLEANUP_FREE unsigned char *before = NULL, *after = NULL;
   size_t size_before, size_after;
   unsigned char buf[5000];
 
   memset (buf, 3, sizeof buf);
-  assert_int_equal (srv_pwrite (e, buf, 100, sizeof buf, true), 0);
+  assert_int_equal (srv_pwrite (d, buf, 100, sizeof buf, true), 0);
   copy_file ("disk", "copy");           /* as a crash would leave it */
-  assert_int_equal (srv_close (e), 0);
+  assert_int_equal (srv_image_close (image), 0);
 
   before = read_file ("copy", &size_before);
   assert_true (before[73] & 1);
-  e = open_copy_readonly ("copy");
-  assert_false (srv_writable (e));
-  assert_reads (e, buf, 100, sizeof buf);
-  assert_int_equal (srv_pwrite (e, buf, 0, 1, false), -EROFS);
-  assert_int_equal (srv_zero (e, 0, 1, true, false, false), -EROFS);
-  assert_int_equal (srv_trim (e, 0, 4096, false), -EROFS);
-  assert_int_equal (srv_flush (e), 0);
-  assert_int_equal (srv_close (e), 0);
+  d = open_copy_readonly ("copy");
+  assert_false (srv_disk_writable (d));
+  assert_reads (d, buf, 100, sizeof buf);
+  assert_int_equal (srv_pwrite (d, buf, 0, 1, false), -EROFS);
+  assert_int_equal (srv_zero (d, 0, 1, true, false, false), -EROFS);
+  assert_int_equal (srv_trim (d, 0, 4096, false), -EROFS);
+  assert_int_equal (srv_flush (d), 0);
+  assert_int_equal (srv_image_close (image), 0);
 
   after = read_file ("copy", &size_after);
   assert_int_equal (size_after, size_before);
@@ -632,7 +643,7 @@ test_readonly_changes_nothing_also_after_a_crash (void **state)
 #define WRITER_STEPS 400
 
 struct writer {
-  struct srv_export *e;
+  struct srv_disk *d;
   unsigned nr;
   pthread_t thread;
   unsigned char bytes[STRIPED_BYTES];   /* of its own stripes */
@@ -654,11 +665,11 @@ writer_main (void *opaque)
 
     memset (w->bytes + off, value, STRIPE);
     if (value == 0)
-      assert_int_equal (srv_zero (w->e, off, STRIPE, true, false, false), 0);
+      assert_int_equal (srv_zero (w->d, off, STRIPE, true, false, false), 0);
     else
-      assert_int_equal (srv_pwrite (w->e, w->bytes + off, off, STRIPE,
+      assert_int_equal (srv_pwrite (w->d, w->bytes + off, off, STRIPE,
                                     i % 64 == 0), 0);
-    assert_reads (w->e, w->bytes + off, off, STRIPE);
+    assert_reads (w->d, w->bytes + off, off, STRIPE);
   }
   return NULL;
 }
@@ -675,13 +686,13 @@ merge_stripes (const struct writer *w, unsigned char *want)
 static void
 test_writers_of_the_same_clusters_lose_nothing (void **state)
 {
-  struct srv_export *e = open_disk (STRIPED_BYTES, 4096);
+  struct srv_disk *d = open_disk (STRIPED_BYTES, 4096);
   struct writer *w = calloc (NR_WRITERS, sizeof *w);
   unsigned char want[STRIPED_BYTES];
   unsigned i;
 
   for (i = 0; i < NR_WRITERS; ++i) {
-    w[i].e = e;
+    w[i].d = d;
     w[i].nr = i;
     assert_int_equal (pthread_create (&w[i].thread, NULL, writer_main, &w[i]),
                       0);
@@ -689,11 +700,11 @@ test_writers_of_the_same_clusters_lose_nothing (void **state)
   for (i = 0; i < NR_WRITERS; ++i)
     pthread_join (w[i].thread, NULL);
   merge_stripes (w, want);
-  assert_reads (e, want, 0, sizeof want);
-  assert_int_equal (srv_close (e), 0);
-  e = open_copy_readonly ("disk");
-  assert_reads (e, want, 0, sizeof want);
-  assert_int_equal (srv_close (e), 0);
+  assert_reads (d, want, 0, sizeof want);
+  assert_int_equal (srv_image_close (image), 0);
+  d = open_copy_readonly ("disk");
+  assert_reads (d, want, 0, sizeof want);
+  assert_int_equal (srv_image_close (image), 0);
   free (w);
 }
 
@@ -711,27 +722,27 @@ sleep_ms (unsigned ms)
 static void
 test_commit_timer_makes_writes_durable (void **state)
 {
-  struct srv_export *e = open_disk (1 << 20, 4096);
+  struct srv_disk *d = open_disk (1 << 20, 4096);
   unsigned char buf[5000];
 
   memset (buf, 9, sizeof buf);
-  assert_int_equal (srv_pwrite (e, buf, 100, sizeof buf, false), 0);
+  assert_int_equal (srv_pwrite (d, buf, 100, sizeof buf, false), 0);
   sleep_ms (500);
   copy_file ("disk", "copy");
-  assert_int_equal (srv_close (e), 0);
-  e = open_copy_readonly ("copy");
-  assert_reads (e, buf, 100, sizeof buf);
-  assert_int_equal (srv_close (e), 0);
+  assert_int_equal (srv_image_close (image), 0);
+  d = open_copy_readonly ("copy");
+  assert_reads (d, buf, 100, sizeof buf);
+  assert_int_equal (srv_image_close (image), 0);
 }
 
 static void
-test_idle_export_becomes_clean (void **state)
+test_idle_image_becomes_clean (void **state)
 {
-  struct srv_export *e = open_disk (1 << 20, 4096);
+  struct srv_disk *d = open_disk (1 << 20, 4096);
   struct timespec start, end;
   unsigned i;
 
-  assert_int_equal (srv_pwrite (e, "x", 0, 1, true), 0);
+  assert_int_equal (srv_pwrite (d, "x", 0, 1, true), 0);
   clock_gettime (CLOCK_MONOTONIC, &start);
   assert_true (needs_recovery ());
   for (i = 0; i < 200 && needs_recovery (); ++i)
@@ -739,24 +750,35 @@ test_idle_export_becomes_clean (void **state)
   clock_gettime (CLOCK_MONOTONIC, &end);
   assert_true (end.tv_sec - start.tv_sec >= 2);     /* not before it was idle */
   assert_false (needs_recovery ());
-  assert_int_equal (srv_pwrite (e, "y", 0, 1, true), 0);
+  assert_int_equal (srv_pwrite (d, "y", 0, 1, true), 0);
   assert_true (needs_recovery ());
-  assert_int_equal (srv_close (e), 0);
+  assert_int_equal (srv_image_close (image), 0);
   assert_false (needs_recovery ());
+}
+
+static void
+test_disks_are_found_by_name (void **state)
+{
+  struct srv_disk *d = open_disk (10000, 4096), *other;
+
+  assert_int_equal (srv_image_disk (image, "", &other, NULL), 0);
+  assert_ptr_equal (d, other);
+  assert_int_equal (srv_image_disk (image, "none", &other, NULL),
+                    -ENOENT);
+  assert_int_equal (srv_image_close (image), 0);
 }
 
 static void
 test_close_without_start (void **state)
 {
-  struct srv_params p = params_for ("disk", 10000, 4096);
-  struct srv_export *e;
+  struct srv_image_params p = params_for ("disk", 10000, 4096);
   struct fault f = { 0 };
 
-  assert_int_equal (srv_open (&p, &e, &f), 0);
-  assert_int_equal (srv_pwrite (e, "x", 0, 1, false), 0);
-  assert_int_equal (srv_close (e), 0);
+  assert_int_equal (srv_image_open (&p, &image, &f), 0);
+  assert_int_equal (srv_pwrite (active_disk (), "x", 0, 1, false), 0);
+  assert_int_equal (srv_image_close (image), 0);
   assert_false (needs_recovery ());
-  assert_int_equal (srv_close (NULL), 0);
+  assert_int_equal (srv_image_close (NULL), 0);
 }
 
 #define TEST(name) cmocka_unit_test_teardown (name, remove_files)
@@ -778,11 +800,12 @@ main (void)
     TEST (test_bad_parameters_leave_nothing_behind),
     TEST (test_what_is_no_image_stays_as_it_was),
     TEST (test_size_is_for_creation_only),
-    TEST (test_two_exports_of_one_file_are_refused),
+    TEST (test_two_images_of_one_file_are_refused),
     TEST (test_readonly_changes_nothing_also_after_a_crash),
     TEST (test_writers_of_the_same_clusters_lose_nothing),
     TEST (test_commit_timer_makes_writes_durable),
-    TEST (test_idle_export_becomes_clean),
+    TEST (test_idle_image_becomes_clean),
+    TEST (test_disks_are_found_by_name),
     TEST (test_close_without_start),
   };
 

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What is done to many clusters at once is done part by part, so that nobody
- * waits for all of it behind the image's lock: areas made, checked and freed,
- * clusters coming out of quarantine.  And a part that fails takes nothing with
- * it: no cluster is freed twice, lost, or handed out while it is in use.
+/* Tests that work on many clusters is done in parts, so that nobody waits for
+ * all of it behind the image's lock: areas made, checked and freed, and
+ * clusters leaving quarantine.
+ *
+ * Breaks if: a part is too long, or a part that fails causes a cluster to be
+ * freed twice, lost, or allocated while it is in use.
  *
  * The functions that change many clusters under one hold are wrapped
  * (meson.build), and count.
@@ -15,7 +17,7 @@
 
 #include <cmocka.h>
 
-#include "disk.h"
+#include "pool.h"
 
 #define MOST 4096              /* clusters or runs under one hold */
 #define CLUSTER_BITS 9
@@ -88,7 +90,7 @@ __wrap_qcow2_release_locked (struct qcow2_image *img,
 
 struct world {
   struct io_store *io;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
 };
 
 static void
@@ -159,17 +161,17 @@ end_world (struct world *w)
 }
 
 static void
-refcount_of (struct dedup_disk *d, uint64_t host_idx, uint64_t *refcount,
+refcount_of (struct dedup_pool *d, uint64_t host_idx, uint64_t *refcount,
              bool *anchored)
 {
   struct qcow2_txn txn;
   int r;
 
-  qcow2_txn_begin (d->img, &txn);
+  qcow2_txn_begin (d->base.img, &txn);
   for (;;) {
-    lock_acquire (d->lock);
+    lock_acquire (d->base.lock);
     r = qcow2_get_refcount_locked (&txn, host_idx, refcount, anchored);
-    lock_release (d->lock);
+    lock_release (d->base.lock);
     if (r != -EAGAIN)
       break;
     assert_int_equal (qcow2_txn_load (&txn), 0);
@@ -179,7 +181,7 @@ refcount_of (struct dedup_disk *d, uint64_t host_idx, uint64_t *refcount,
 }
 
 static void
-set_refcount (struct dedup_disk *d, uint64_t host_idx, uint64_t refcount,
+set_refcount (struct dedup_pool *d, uint64_t host_idx, uint64_t refcount,
               bool anchored)
 {
   struct qcow2_change c = {
@@ -189,22 +191,22 @@ set_refcount (struct dedup_disk *d, uint64_t host_idx, uint64_t refcount,
   struct qcow2_txn txn;
   int r;
 
-  assert_int_equal (dedup_change_begin (d), 0);
-  qcow2_txn_begin (d->img, &txn);
+  assert_int_equal (dedup_enter (&d->store.gate), 0);
+  qcow2_txn_begin (d->base.img, &txn);
   for (;;) {
-    lock_acquire (d->lock);
+    lock_acquire (d->base.lock);
     r = qcow2_prepare_host_locked (&txn, host_idx, 1);
     if (r == 0)
-      dedup_change_locked (d, &txn, &c);
-    dedup_journal_end_locked (d->journal);
-    lock_release (d->lock);
+      dedup_change_locked (&d->store, &txn, &c);
+    dedup_journal_end_locked (d->store.journal);
+    lock_release (d->base.lock);
     if (r != -EAGAIN)
       break;
     assert_int_equal (qcow2_txn_load (&txn), 0);
   }
   assert_int_equal (r, 0);
   qcow2_txn_end (&txn);
-  dedup_change_end (d);
+  dedup_leave (&d->store.gate);
 }
 
 /* --- areas ----------------------------------------------------------------- */
@@ -212,7 +214,7 @@ set_refcount (struct dedup_disk *d, uint64_t host_idx, uint64_t refcount,
 #define AREA_CLUSTERS (3 * MOST + 100u)
 
 static void
-assert_area (struct dedup_disk *d, uint64_t host_off, uint64_t want)
+assert_area (struct dedup_pool *d, uint64_t host_off, uint64_t want)
 {
   uint64_t idx = host_off >> CLUSTER_BITS, i, refcount;
   bool anchored;
@@ -231,19 +233,19 @@ test_a_large_area_is_made_and_freed_in_parts (void **state)
   struct world w;
 
   make_world (&w);
-  assert_int_equal (dedup_area_alloc (w.d, AREA_CLUSTERS << CLUSTER_BITS,
+  assert_int_equal (dedup_area_alloc (&w.d->store, AREA_CLUSTERS << CLUSTER_BITS,
                                       &off), 0);
   assert_true (most_changed <= MOST);
   assert_true (nr_changed >= AREA_CLUSTERS);
   assert_area (w.d, off, 1);
   most_changed = nr_changed = 0;
-  assert_int_equal (dedup_area_free (w.d, off, AREA_CLUSTERS << CLUSTER_BITS),
+  assert_int_equal (dedup_area_free (&w.d->store, off, AREA_CLUSTERS << CLUSTER_BITS),
                     0);
   assert_true (most_changed <= MOST);
   assert_int_equal (nr_changed, AREA_CLUSTERS);
   assert_area (w.d, off, 0);
-  assert_int_equal (dedup_drain_quarantine (w.d), 0);
-  assert_int_equal (dedup_area_alloc (w.d, AREA_CLUSTERS << CLUSTER_BITS,
+  assert_int_equal (dedup_drain_quarantine (&w.d->upkeep), 0);
+  assert_int_equal (dedup_area_alloc (&w.d->store, AREA_CLUSTERS << CLUSTER_BITS,
                                       &again), 0);
   assert_int_equal (again, off);
   check_world (&w, AREA_CLUSTERS);     /* no configuration lists it */
@@ -261,17 +263,17 @@ test_an_area_that_fails_half_way_is_free_again (void **state)
   for (n = 1; r == -ENOSPC; n++) {
     make_world (&w);
     fail_prepare = n;
-    r = dedup_area_alloc (w.d, AREA_CLUSTERS << CLUSTER_BITS, &off);
+    r = dedup_area_alloc (&w.d->store, AREA_CLUSTERS << CLUSTER_BITS, &off);
     if (fail_prepare > 0)
       break;                    /* there are not as many calls */
     assert_int_equal (r, -ENOSPC);
     assert_area (w.d, off, 0);
-    assert_int_equal (dedup_drain_quarantine (w.d), 0);
-    assert_int_equal (dedup_area_alloc (w.d, AREA_CLUSTERS << CLUSTER_BITS,
+    assert_int_equal (dedup_drain_quarantine (&w.d->upkeep), 0);
+    assert_int_equal (dedup_area_alloc (&w.d->store, AREA_CLUSTERS << CLUSTER_BITS,
                                         &other), 0);
     assert_int_equal (other, off);       /* nothing of it was lost */
     assert_area (w.d, other, 1);
-    assert_int_equal (dedup_area_free (w.d, other,
+    assert_int_equal (dedup_area_free (&w.d->store, other,
                                        AREA_CLUSTERS << CLUSTER_BITS), 0);
     check_world (&w, 0);
     end_world (&w);
@@ -295,15 +297,15 @@ test_one_wrong_cluster_in_an_area_is_found (void **state)
   bool ok;
 
   make_world (&w);
-  assert_int_equal (dedup_area_check (w.d, &ok), 0);
+  assert_int_equal (dedup_area_check (&w.d->store, &ok), 0);
   assert_true (ok);
   /* As one of the index would be. */
-  assert_int_equal (dedup_area_alloc (w.d, AREA_CLUSTERS << CLUSTER_BITS,
+  assert_int_equal (dedup_area_alloc (&w.d->store, AREA_CLUSTERS << CLUSTER_BITS,
                                       &off), 0);
-  w.d->config->index.limbo[w.d->config->index.nr_limbo++] =
+  w.d->store.config->index.limbo[w.d->store.config->index.nr_limbo++] =
     (struct dedup_limbo_area) {
     .host_off = off, .size_bytes = AREA_CLUSTERS << CLUSTER_BITS };
-  assert_int_equal (dedup_area_check (w.d, &ok), 0);
+  assert_int_equal (dedup_area_check (&w.d->store, &ok), 0);
   assert_true (ok);
   idx = off >> CLUSTER_BITS;
   nr = AREA_CLUSTERS;
@@ -312,10 +314,10 @@ test_one_wrong_cluster_in_an_area_is_found (void **state)
   for (i = 0; i < sizeof where / sizeof where[0]; i++)
     for (k = 0; k < sizeof wrong / sizeof wrong[0]; k++) {
       set_refcount (w.d, where[i], wrong[k].refcount, wrong[k].anchored);
-      assert_int_equal (dedup_area_check (w.d, &ok), 0);
+      assert_int_equal (dedup_area_check (&w.d->store, &ok), 0);
       assert_false (ok);
       set_refcount (w.d, where[i], 1, true);
-      assert_int_equal (dedup_area_check (w.d, &ok), 0);
+      assert_int_equal (dedup_area_check (&w.d->store, &ok), 0);
       assert_true (ok);
     }
   close_world (&w);
@@ -339,26 +341,26 @@ test_many_clusters_leave_quarantine_in_parts (void **state)
     memcpy (buf, &(uint64_t) { i + 1 }, 8);
     assert_int_equal (dedup_write (w.d, 0, buf, i, 1), 0);
   }
-  assert_int_equal (dedup_drain_quarantine (w.d), 0);
+  assert_int_equal (dedup_drain_quarantine (&w.d->upkeep), 0);
   for (i = 0; i < 2 * NR; i += 2)
     assert_int_equal (dedup_unmap (w.d, 0, i, 1, DEDUP_TRIM), 0);
   most_taken = most_released = 0;
-  assert_int_equal (dedup_drain_quarantine (w.d), 0);
+  assert_int_equal (dedup_drain_quarantine (&w.d->upkeep), 0);
   assert_true (most_taken > 1 && most_taken <= MOST);
   assert_true (most_released > 1 && most_released <= MOST);
-  lock_acquire (w.d->lock);
-  assert_int_equal (qcow2_quarantined_locked (w.d->img), 0);
-  frontier = qcow2_frontier_locked (w.d->img);
-  lock_release (w.d->lock);
+  lock_acquire (w.d->base.lock);
+  assert_int_equal (qcow2_quarantined_locked (w.d->base.img), 0);
+  frontier = qcow2_frontier_locked (w.d->base.img);
+  lock_release (w.d->base.lock);
   /* All of them can be used again. */
   for (i = 0; i < 2 * NR; i += 2) {
     memcpy (buf, &(uint64_t) { i + (1 << 20) }, 8);
     assert_int_equal (dedup_write (w.d, 0, buf, i, 1), 0);
   }
-  lock_acquire (w.d->lock);
+  lock_acquire (w.d->base.lock);
   /* Runs of the index are made meanwhile. */
-  assert_true (qcow2_frontier_locked (w.d->img) < frontier + NR);
-  lock_release (w.d->lock);
+  assert_true (qcow2_frontier_locked (w.d->base.img) < frontier + NR);
+  lock_release (w.d->base.lock);
   free (buf);
   check_world (&w, 0);
   end_world (&w);

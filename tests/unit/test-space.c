@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The two lines on lack of space: one when it is gone, one when it is back,
- * however many requests fail, and few where some of them succeed meanwhile.
+/* Tests the two messages on lack of space: one when space is gone and one when
+ * it is back, however many requests fail, and few where some of them succeed
+ * meanwhile.
  */
 #include <stdarg.h>
 #include <setjmp.h>

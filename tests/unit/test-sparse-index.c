@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What an index claims to have it must have: segments and incarnations whose
- * pages are holes of the file are damaged, and take no memory, however much
- * they claim.  Nothing that is right is taken for a hole.
+/* Tests that an index must have the bytes that it claims: segments and
+ * incarnations whose pages are holes of the file are damaged, and take no
+ * memory, however much they claim.  No page with contents is taken for a hole.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "disk.h"
+#include "pool.h"
 #include "index-private.h"
 #include "page-hole.h"
 #include "incarnation-page.h"
@@ -117,7 +117,7 @@ write_claim (struct io_store *io, uint64_t store_id,
   assert_non_null (meta);
   memcpy (meta + end, &blocks, sizeof blocks);
   h.meta_checksum = be64_make (dedup_checksum (meta, len));
-  h.checksum = be64_make (seg_checksum (&h, &h.checksum));
+  h.checksum = be64_make (dedup_page_checksum (&h, &h.checksum));
   assert_int_equal (io_pwrite (io, &h, sizeof h, desc->host_off), 0);
   assert_int_equal (io_pwrite (io, &blocks, sizeof blocks,
                                seg_page_off (desc, nr_pages) + end), 0);
@@ -306,7 +306,7 @@ struct files {
 };
 
 static void
-open_disk (const struct files *x, struct dedup_disk **d)
+open_disk (const struct files *x, struct dedup_pool **d)
 {
   static const struct log_sink sink = { .write = note_line };
   struct dedup_open_params p = { .path = "image", .writable = true,
@@ -324,21 +324,21 @@ claim_much (const struct files *x)
 {
   struct dedup_segment_desc desc = { .hi = UINT32_MAX, .bits = 16,
     .nr_entries = CLAIMED };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
 
   open_disk (x, &d);
-  desc.id = desc.age = d->index->manifest->next_id++;
+  desc.id = desc.age = d->store.index->manifest->next_id++;
   desc.size_bytes = dedup_segment_used (CLAIMED, SHARDS, CLAIMED_WORDS);
-  assert_int_equal (dedup_index_area_alloc (d, desc.size_bytes,
+  assert_int_equal (dedup_index_area_alloc (&d->store, desc.size_bytes,
                                             &desc.host_off), 0);
   assert_int_equal (dedup_in_store_file (desc.host_off), x->store_file != NULL);
   assert_int_equal (io_discard (x->store_file ? x->store_file : x->image,
                                 desc.host_off & ~DEDUP_IN_STORE_FILE,
                                 desc.size_bytes), 0);
-  write_claim (dedup_index_io (d), d->config->store_id, &desc, SHARDS,
+  write_claim (dedup_index_io (&d->store), d->store.config->store_id, &desc, SHARDS,
                CLAIMED_WORDS);
-  assert_int_equal (dedup_manifest_add_segment (&d->config->index, &desc), 0);
-  assert_int_equal (dedup_config_commit (d), 0);
+  assert_int_equal (dedup_manifest_add_segment (&d->store.config->index, &desc), 0);
+  assert_int_equal (dedup_config_commit (&d->store), 0);
   assert_int_equal (dedup_finish (d), 0);
   dedup_free (d);
 }
@@ -347,16 +347,16 @@ static void
 assert_claim_is_dropped (const struct files *x)
 {
   struct dedup_stats s;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   unsigned n;
 
   nr_damaged = 0;
   open_disk (x, &d);
-  assert_int_equal (d->index->manifest->nr_segments, 1);
+  assert_int_equal (d->store.index->manifest->nr_segments, 1);
   for (n = 0; n < 100 && dedup_due (d, NULL) & DEDUP_JOB_FILTERS; n++)
     assert_int_equal (dedup_run (d, DEDUP_JOB_FILTERS), 0);
   dedup_get_stats (d, &s);
-  assert_int_equal (d->index->manifest->nr_segments, 0);
+  assert_int_equal (d->store.index->manifest->nr_segments, 0);
   assert_int_equal (nr_damaged, 1);
   assert_true (s.index_memory_bytes < 1 << 20);
   assert_int_equal (dedup_finish (d), 0);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A device whose bytes nobody knows: what the engine puts there has no need of
- * zeroes, and ends where the device does. */
+/* Tests images on a device with unknown bytes: the engine never needs zeroes
+ * where it puts data, and stays within the size of the device. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,7 +9,8 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "disk.h"
+#include "pool.h"
+#include "upkeep-private.h"
 
 #define DEVICE (UINT64_C (24) << 20)
 #define CLUSTER 4096u
@@ -20,7 +21,7 @@ static const struct dedup_create_params params = {
              .refcount_order = 4 },
 };
 
-static struct dedup_disk *
+static struct dedup_pool *
 open_disk (struct io_store *io)
 {
   struct dedup_open_params p = { .path = "device", .writable = true,
@@ -28,7 +29,7 @@ open_disk (struct io_store *io)
                                  .max_incarnations = -1,
                                  .cache_bytes = 1 << 20 };
   struct fault f = { 0 };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
 
   if (dedup_open (io, &p, &d, &f) < 0)
     fail_msg ("open: %s", f.msg);
@@ -45,7 +46,7 @@ new_device (uint64_t size)
 }
 
 static int
-write_one (struct dedup_disk *d, uint64_t guest_idx, uint64_t content)
+write_one (struct dedup_pool *d, uint64_t guest_idx, uint64_t content)
 {
   uint64_t buf[CLUSTER / 8];
 
@@ -55,7 +56,7 @@ write_one (struct dedup_disk *d, uint64_t guest_idx, uint64_t content)
 }
 
 static void
-assert_reads (struct dedup_disk *d, uint64_t guest_idx, uint64_t content)
+assert_reads (struct dedup_pool *d, uint64_t guest_idx, uint64_t content)
 {
   uint64_t buf[CLUSTER / 8];
 
@@ -67,9 +68,9 @@ assert_reads (struct dedup_disk *d, uint64_t guest_idx, uint64_t content)
 
 /* Bytes of the areas that are neither a block of this journal nor zero. */
 static size_t
-stale_bytes (struct dedup_disk *d, struct io_store *io)
+stale_bytes (struct dedup_pool *d, struct io_store *io)
 {
-  const struct dedup_config *c = d->config;
+  const struct dedup_config *c = d->store.config;
   uint8_t block[DEDUP_BLOCK_SIZE];
   size_t n = 0;
 
@@ -91,22 +92,22 @@ test_new_journal_areas_are_zeroed (void **state)
 {
   struct io_store *io = new_device (DEVICE);
   struct fault f = { 0 };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   uint64_t i;
   uint32_t before;
 
   assert_int_equal (dedup_create (io, &params, &f), 0);
   d = open_disk (io);
   assert_int_equal (stale_bytes (d, io), 0);
-  before = d->config->nr_areas;
-  for (i = 0; i < 5000 && d->config->nr_areas < before + 2; i++) {
+  before = d->store.config->nr_areas;
+  for (i = 0; i < 5000 && d->store.config->nr_areas < before + 2; i++) {
     assert_int_equal (write_one (d, i % 64, i + 1), 0);
     assert_int_equal (dedup_flush (d), 0);
-    pthread_mutex_lock (&d->maintenance);
-    assert_int_equal (dedup_journal_extend (d), 0);
-    pthread_mutex_unlock (&d->maintenance);
+    pthread_mutex_lock (&d->upkeep.maintenance);
+    assert_int_equal (dedup_journal_extend (&d->upkeep), 0);
+    pthread_mutex_unlock (&d->upkeep.maintenance);
   }
-  assert_true (d->config->nr_areas >= before + 2);
+  assert_true (d->store.config->nr_areas >= before + 2);
   assert_int_equal (stale_bytes (d, io), 0);
   assert_int_equal (dedup_finish (d), 0);
   dedup_free (d);
@@ -121,7 +122,7 @@ test_device_is_filled_to_its_end (void **state)
   const uint64_t nr = params.image.virtual_size / CLUSTER;
   struct io_store *io = new_device ((5 << 20) + 1536);
   struct fault f = { 0 };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   uint64_t i, full;
   int r = 0;
 
@@ -152,7 +153,7 @@ test_full_device_keeps_no_job_busy (void **state)
 {
   struct io_store *io = new_device (5 << 20);
   struct fault f = { 0 };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   unsigned urgent, i;
   int r = 0;
 
@@ -186,7 +187,7 @@ test_plain_image_on_stale_bytes (void **state)
 {
   struct io_store *io = new_device (DEVICE);
   struct fault f = { 0 };
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   uint64_t i;
 
   assert_int_equal (qcow2_create (io, &params.image, &f), 0);

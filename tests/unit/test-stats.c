@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The figures of the index, each against an independent count: what was
- * written by a plain model of the disk, pages read by what the byte store was
- * asked for, false positives by asking each filter about hashes that are new.
+/* Tests the figures of the index, each against an independent count: writes
+ * against a plain model of the disk, page reads against calls of the byte
+ * store, false positives by asking each filter about hashes that are new.
  *
  * Breaks if: a counter counts twice, not at all, or something else; or a dead
  * entry is taken for a live one.
@@ -15,7 +15,7 @@
 
 #include <cmocka.h>
 
-#include "disk.h"
+#include "pool.h"
 #include "index-private.h"
 #include "splitmix.h"
 
@@ -32,7 +32,7 @@ rnd (uint64_t n)
 
 struct world {
   struct io_store *io;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   uint64_t nr_clusters;
   uint64_t *contents;            /* of each guest cluster; 0: zeroes */
   uint64_t next;                 /* contents that never was */
@@ -45,7 +45,7 @@ watch_cb (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
 {
   struct world *w = opaque;
   const struct dedup_index_manifest *c =
-    w->d && w->d->index ? w->d->index->manifest : NULL;
+    w->d && w->d->store.index ? w->d->store.index->manifest : NULL;
   uint32_t i;
 
   if (c == NULL || call != IO_PREAD || len != DEDUP_PAGE_SIZE)
@@ -90,7 +90,7 @@ make_world (struct world *w, unsigned order, uint32_t max_incarnations,
 static void
 end_world (struct world *w)
 {
-  struct dedup_disk *d = w->d;
+  struct dedup_pool *d = w->d;
 
   w->d = NULL;
   assert_int_equal (dedup_finish (d), 0);
@@ -119,7 +119,7 @@ put (struct world *w, uint64_t at, uint64_t contents)
 static void
 freeze (struct world *w)
 {
-  if (w->d->index->frozen)
+  if (w->d->store.index->frozen)
     assert_int_equal (dedup_run (w->d, DEDUP_JOB_FREEZE), 0);
   while (dedup_due (w->d, NULL) & DEDUP_JOB_FILTERS)
     assert_int_equal (dedup_run (w->d, DEDUP_JOB_FILTERS), 0);
@@ -130,7 +130,7 @@ freeze (struct world *w)
 static uint64_t
 yes_in_vain (struct world *w, uint64_t contents)
 {
-  struct dedup_index_view *set = w->d->index->view;
+  struct dedup_index_view *set = w->d->store.index->view;
   struct dedup_filter_key key;
   struct dedup_filter_place place;
   uint8_t buf[CLUSTER];
@@ -140,7 +140,7 @@ yes_in_vain (struct world *w, uint64_t contents)
   size_t i;
 
   fill (buf, contents);
-  assert_int_equal (dedup_hash_compute (&w->d->hasher, buf, CLUSTER, &h), 0);
+  assert_int_equal (dedup_hash_compute (&w->d->base.hasher, buf, CLUSTER, &h), 0);
   dedup_filter_key (&h, &key);
   for (i = 0; i < set->nr_segments; i++) {
     dedup_segment_place (set->segments[i], &key, &place);
@@ -158,8 +158,8 @@ check_lookups (unsigned order, uint32_t max_incarnations)
   struct world w;
 
   make_world (&w, order, max_incarnations, 4 * nr);
-  dedup_hints_free (w.d->hints);           /* each block is looked up */
-  w.d->hints = NULL;
+  dedup_hints_free (w.d->writer.hints);           /* each block is looked up */
+  w.d->writer.hints = NULL;
   for (i = 0; i < nr; i++) {
     put (&w, i, w.next++);
     freeze (&w);
@@ -248,8 +248,8 @@ test_hints_and_mismatches_are_counted (void **state)
     put (&w, i, 0);
     put (&w, 1000 + i, 0);
   }
-  dedup_hints_free (w.d->hints);
-  w.d->hints = NULL;
+  dedup_hints_free (w.d->writer.hints);
+  w.d->writer.hints = NULL;
   assert_int_equal (dedup_run (w.d, DEDUP_JOB_CHECKPOINT), 0);
   for (i = 0; i < 4; i++)
     assert_int_equal (dedup_run (w.d, DEDUP_JOB_COMMIT), 0);
@@ -311,14 +311,44 @@ random_work (struct world *w, uint64_t ops)
   }
 }
 
-static struct dedup_census
-take_census (struct world *w)
+/* The list of tables has each table once, and their sums are the figures of the
+ * index. */
+static void
+check_list (struct world *w, const struct dedup_stats *s)
 {
-  struct dedup_census c;
+  struct dedup_index_table *v;
+  uint64_t runs = 0, in[2] = { 0 }, tombstones = 0, segments = 0, bytes = 0;
+  size_t nr, i;
+
+  assert_int_equal (dedup_index_tables (w->d, &v, &nr), 0);
+  for (i = 0; i < nr; i++) {
+    assert_true (v[i].segments > 0);
+    runs += v[i].is_run;
+    segments += v[i].is_run ? v[i].segments : 0;
+    in[v[i].is_run] += v[i].entries;
+    tombstones += v[i].tombstones;
+    bytes += v[i].disk_bytes;
+  }
+  assert_int_equal (runs, s->nr_runs);
+  assert_int_equal (nr - runs, s->nr_incarnations);
+  assert_int_equal (segments, w->d->store.index->manifest->nr_segments);
+  assert_int_equal (in[true], s->run_entries);
+  assert_int_equal (in[false], s->incarnation_entries);
+  assert_in_range (tombstones, 0, s->tombstones);
+  assert_in_range (bytes, 0, s->index_disk_bytes);
+  assert_true (s->nr_runs + s->nr_incarnations == 0 || bytes > 0);
+  free (v);
+}
+
+static struct dedup_live_entries
+count_live_entries (struct world *w)
+{
+  struct dedup_live_entries c;
   struct dedup_stats s;
 
   dedup_get_stats (w->d, &s);
-  assert_int_equal (dedup_take_census (w->d, &c), 0);
+  check_list (w, &s);
+  assert_int_equal (dedup_count_live_entries (w->d, &c), 0);
   assert_int_equal (c.looked_at, s.index_entries);
   assert_int_equal (c.live + c.dead, s.index_entries);
   assert_int_equal (c.live, distinct (w));
@@ -331,36 +361,36 @@ is_half_merged (const struct world *w)
 {
   uint32_t i;
 
-  for (i = 0; i < w->d->index->manifest->nr_segments; i++)
-    if (w->d->index->manifest->segments[i].output)
+  for (i = 0; i < w->d->store.index->manifest->nr_segments; i++)
+    if (w->d->store.index->manifest->segments[i].output)
       return true;
   return false;
 }
 
 static void
-check_census (uint32_t max_incarnations, unsigned order)
+check_live_entries (uint32_t max_incarnations, unsigned order)
 {
   unsigned round, halves = 0;
-  struct dedup_census c;
+  struct dedup_live_entries c;
   struct world w;
   uint64_t i;
 
   make_world (&w, order, max_incarnations, 4000);
   for (round = 0; round < 4; round++) {
     random_work (&w, 700);
-    c = take_census (&w);
+    c = count_live_entries (&w);
   }
   assert_true (c.dead > c.live / 20);
   for (i = 0; i < 3000; i++) {
     put (&w, rnd (w.nr_clusters), w.next++);
     freeze (&w);
-    while (w.d->index->merge_due) {
+    while (w.d->store.index->merge_due) {
       assert_int_equal (dedup_run (w.d, DEDUP_JOB_MERGE), 0);
-      take_census (&w);
+      count_live_entries (&w);
       halves += is_half_merged (&w);
     }
   }
-  take_census (&w);
+  count_live_entries (&w);
   if (order == 4 && max_incarnations == 0)
     assert_true (halves > 0);
   end_world (&w);
@@ -369,16 +399,16 @@ check_census (uint32_t max_incarnations, unsigned order)
 static void
 test_live_entries_are_those_of_what_is_on_disk (void **state)
 {
-  check_census (0, 5);
-  check_census (0, 4);
-  check_census (0, 12);          /* all in the log store */
-  check_census (1000, 4);
+  check_live_entries (0, 5);
+  check_live_entries (0, 4);
+  check_live_entries (0, 12);          /* all in the log store */
+  check_live_entries (1000, 4);
 }
 
 static void
 test_a_sample_tells_about_as_much (void **state)
 {
-  struct dedup_census c;
+  struct dedup_live_entries c;
   struct dedup_stats s;
   struct world w;
   double live;
@@ -386,12 +416,12 @@ test_a_sample_tells_about_as_much (void **state)
   make_world (&w, 8, 0, 12000);
   random_work (&w, 45000);
   dedup_get_stats (w.d, &s);
-  assert_int_equal (dedup_take_census (w.d, &c), 0);
+  assert_int_equal (dedup_count_live_entries (w.d, &c), 0);
   live = (double) distinct (&w);
-  if (s.index_entries < 2 * DEDUP_CENSUS_ENTRIES)
+  if (s.index_entries < 2 * DEDUP_SAMPLE_ENTRIES)
     fail_msg ("only %" PRIu64 " entries", s.index_entries);
-  assert_true (c.looked_at < DEDUP_CENSUS_ENTRIES * 5 / 4 &&
-               c.looked_at > DEDUP_CENSUS_ENTRIES / 2);
+  assert_true (c.looked_at < DEDUP_SAMPLE_ENTRIES * 5 / 4 &&
+               c.looked_at > DEDUP_SAMPLE_ENTRIES / 2);
   assert_int_equal (c.live + c.dead, s.index_entries);
   /* Five times the standard error of 6000 out of two kinds: 3.2 %. */
   if ((double) c.live < live - 0.032 * (double) s.index_entries ||

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The store file (docs/on-disk.md section 9), on byte stores in memory: the
- * index lies there and is found again; whatever happens to the file costs
- * entries and a line, never data; and what is not this image's is refused and
- * left as it was.
+/* Tests the store file (docs/on-disk.md section 9), on byte stores in memory:
+ * the index is written there and found again; a lost or damaged file costs
+ * entries and a message, never data; and a file that is not this image's is
+ * refused and not changed.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -13,7 +13,7 @@
 
 #include "checked.h"
 #include "config.h"
-#include "disk.h"
+#include "pool.h"
 
 #define CLUSTER 4096
 #define NR 1024           /* guest clusters */
@@ -118,7 +118,7 @@ create_disk (unsigned max_incarnations)
 
 static int
 try_open (struct io_store *io, struct io_store *store, bool writable,
-          struct dedup_disk **d, struct fault *f)
+          struct dedup_pool **d, struct fault *f)
 {
   struct dedup_open_params p = {
     .path = "test", .writable = writable, .dedup = true, .verify = false,
@@ -131,10 +131,10 @@ try_open (struct io_store *io, struct io_store *store, bool writable,
   return dedup_open (io, &p, d, f);
 }
 
-static struct dedup_disk *
+static struct dedup_pool *
 open_disk (struct io_store *io, struct io_store *store, bool writable)
 {
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f;
 
   if (try_open (io, store, writable, &d, &f) < 0)
@@ -143,7 +143,7 @@ open_disk (struct io_store *io, struct io_store *store, bool writable)
 }
 
 static void
-run_jobs (struct dedup_disk *d)
+run_jobs (struct dedup_pool *d)
 {
   unsigned due, job, rounds = 0;
 
@@ -156,7 +156,7 @@ run_jobs (struct dedup_disk *d)
 
 /* Contents FIRST, FIRST + 1 and so on at AT. */
 static void
-write_batch (struct dedup_disk *d, uint64_t first, uint64_t at)
+write_batch (struct dedup_pool *d, uint64_t first, uint64_t at)
 {
   uint8_t buf[8 * CLUSTER];
   size_t i, k;
@@ -170,7 +170,7 @@ write_batch (struct dedup_disk *d, uint64_t first, uint64_t at)
 }
 
 static void
-assert_batch (struct dedup_disk *d, uint64_t first, uint64_t at)
+assert_batch (struct dedup_pool *d, uint64_t first, uint64_t at)
 {
   uint8_t want[CLUSTER], got[CLUSTER];
   size_t i;
@@ -183,7 +183,7 @@ assert_batch (struct dedup_disk *d, uint64_t first, uint64_t at)
 }
 
 static void
-close_disk (struct dedup_disk *d)
+close_disk (struct dedup_pool *d)
 {
   assert_int_equal (dedup_finish (d), 0);
   dedup_free (d);
@@ -194,7 +194,7 @@ static uint64_t
 session (struct io_store *io, struct io_store *store, uint64_t first,
          uint64_t at)
 {
-  struct dedup_disk *d = open_disk (io, store, true);
+  struct dedup_pool *d = open_disk (io, store, true);
   struct dedup_stats s;
 
   write_batch (d, first, at);
@@ -208,7 +208,7 @@ session (struct io_store *io, struct io_store *store, uint64_t first,
 static uint64_t
 index_bytes (struct io_store *io, bool in_file, uint64_t *session_nr)
 {
-  struct dedup_disk *d = open_disk (io, NULL, false);
+  struct dedup_pool *d = open_disk (io, NULL, false);
   struct dedup_config *c = calloc (1, sizeof *c);
   struct dedup_ext ext;
   struct fault f = { 0 };
@@ -241,7 +241,7 @@ static void
 assert_clean (struct io_store *io, struct io_store *store)
 {
   struct qcow2_check_params p = { .problem = note_problem };
-  struct dedup_disk *d = open_disk (io, store, false);
+  struct dedup_pool *d = open_disk (io, store, false);
   struct dedup_check_result r;
   struct fault f = { 0 };
 
@@ -299,7 +299,7 @@ incarnations_lie_there_too (void **state)
 static void
 after_damage (struct io_store *io, struct io_store *store, const char *why)
 {
-  struct dedup_disk *d = open_disk (io, store, true);
+  struct dedup_pool *d = open_disk (io, store, true);
   uint64_t stored;
 
   if (why) {
@@ -357,12 +357,12 @@ static void
 void_store_starts_anew (void **state)
 {
   struct io_store *store, *io = two_files (&store);
-  struct dedup_disk *d = open_disk (io, store, false);
+  struct dedup_pool *d = open_disk (io, store, false);
   struct dedup_config *c = malloc (sizeof *c);
-  const struct dedup_ext ext = d->ext;
+  const struct dedup_ext ext = d->store.ext;
 
   assert_non_null (c);
-  *c = *d->config;
+  *c = *d->store.config;
   dedup_free (d);
   c->index.limbo[c->index.nr_limbo++] = (struct dedup_limbo_area) {
     (uint64_t) io_size (io) + 100 * CLUSTER, CLUSTER };   /* not anchored */
@@ -398,7 +398,7 @@ static void
 left_out_it_is_served (void **state)
 {
   struct io_store *store, *io = two_files (&store);
-  struct dedup_disk *d = open_disk (io, NULL, false);
+  struct dedup_pool *d = open_disk (io, NULL, false);
   uint64_t nr;
 
   assert_batch (d, 1, 0);                /* read-only: all the same */
@@ -425,7 +425,7 @@ assert_refused (struct io_store *io, struct io_store *store, bool writable,
                 const char *why)
 {
   struct io_store *io2 = copy_file (io), *store2 = copy_file (store);
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   struct fault f;
 
   assert_int_equal (try_open (io, store, writable, &d, &f), -EINVAL);
@@ -487,7 +487,7 @@ static void
 copies_of_an_image_take_it_over (void **state)
 {
   struct io_store *store, *a = two_files (&store), *b = copy_file (a);
-  struct dedup_disk *d;
+  struct dedup_pool *d;
 
   assert_int_equal (session (a, store, 1001, 300), BATCH);
   assert_int_equal (nr_lost, 0);
@@ -516,7 +516,7 @@ static void
 crash_while_it_begins_loses_nothing (void **state)
 {
   struct io_store *store, *io = two_files (&store), *io2, *store2, *faulty;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   int from;
 
   for (from = 0; from < 6; from++) {
@@ -549,17 +549,17 @@ static void
 no_space_when_it_begins_loses_nothing (void **state)
 {
   struct io_store *store, *io = two_files (&store), *faulty;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
 
   assert_int_equal (io_faulty_new (io, image_cb, NULL, &faulty), 0);
   nr_lost = 0;
   d = open_disk (faulty, store, true);
-  config_place = d->ext;
+  config_place = d->store.ext;
   no_config = true;
-  pthread_mutex_lock (&d->maintenance);
-  assert_false (dedup_store_file_ready (d));
-  assert_false (dedup_store_file_ready (d));
-  pthread_mutex_unlock (&d->maintenance);
+  pthread_mutex_lock (&d->upkeep.maintenance);
+  assert_false (dedup_store_file_ready (&d->store));
+  assert_false (dedup_store_file_ready (&d->store));
+  pthread_mutex_unlock (&d->upkeep.maintenance);
   dedup_free (d);                        /* a crash */
   no_config = false;
   assert_int_equal (session (faulty, store, 1, 600), 0);

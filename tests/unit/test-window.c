@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* index-memory= against a plain model: blocks that are written again and again
- * are never stored twice, however much other data comes; what was written once,
- * long ago, is forgotten, what was written lately is not; and the index never
- * takes more memory than it may.  Through closes, crashes, merges, and whatever
- * kind of tables there are.
+/* Tests index-memory= against a plain model: blocks that are written again and
+ * again are never stored twice, however much other data comes; a block that was
+ * written once, long ago, is forgotten, a recent one is not; and the index
+ * never takes more memory than it may.  This holds through closes, crashes,
+ * merges, and with tables of every kind.
  *
- * Breaks if: a hit does not renew its entry, or hints hide it; merges mix
- * what is old with what is young; what is young is dropped; or something takes
- * memory that is not reckoned with.
+ * Breaks if: a hit does not renew its entry, or hints hide it; merges mix old
+ * entries with young ones; young entries are dropped; or something takes memory
+ * that is not counted.
  *
  * WINDOW_SEED=n
  */
@@ -21,7 +21,7 @@
 
 #include <cmocka.h>
 
-#include "disk.h"
+#include "pool.h"
 #include "index-private.h"
 #include "splitmix.h"
 
@@ -53,7 +53,7 @@ struct kind {
 struct world {
   const struct kind *kind;
   struct io_store *io;
-  struct dedup_disk *d;
+  struct dedup_pool *d;
   uint64_t bound, most;
   uint64_t contents[NR];
   uint64_t next;                 /* contents that never was */
@@ -124,13 +124,13 @@ fill (uint8_t *p, uint64_t contents)
 static uint64_t
 put (struct world *w, uint64_t at, uint64_t contents)
 {
-  const uint64_t before = w->d->stats.stored;
+  const uint64_t before = w->d->writer.counts.stored;
   uint8_t buf[CLUSTER];
 
   fill (buf, contents);
   assert_int_equal (dedup_write (w->d, 0, buf, at, 1), 0);
   w->contents[at] = contents;
-  return w->d->stats.stored - before;
+  return w->d->writer.counts.stored - before;
 }
 
 static void
@@ -243,7 +243,7 @@ least (const struct kind *k)
 
 /* Entries that tables hold in this bound, more or less. */
 static void
-check_window (const struct kind *kind, uint64_t bound)
+check_memory_limit (const struct kind *kind, uint64_t bound)
 {
   struct world *w = make_world (kind);
   uint64_t i, again;
@@ -273,8 +273,8 @@ test_hot_blocks_stay_and_cold_ones_go (void **state)
 {
   const struct kind k = { 5, 0, true };
 
-  check_window (&k, least (&k));
-  check_window (&k, least (&k) * 5 / 4);
+  check_memory_limit (&k, least (&k));
+  check_memory_limit (&k, least (&k) * 5 / 4);
 }
 
 static void
@@ -282,7 +282,7 @@ test_an_exact_index_forgets_as_well (void **state)
 {
   const struct kind k = { 5, 0, false };
 
-  check_window (&k, least (&k));
+  check_memory_limit (&k, least (&k));
 }
 
 static void
@@ -290,7 +290,7 @@ test_incarnations_are_bounded_as_well (void **state)
 {
   const struct kind k = { 5, 1000, true };
 
-  check_window (&k, least (&k));
+  check_memory_limit (&k, least (&k));
 }
 
 /* An index that grew without a bound, with a large bottom and with
@@ -309,9 +309,9 @@ test_a_bound_on_a_large_index (void **state)
     put (w, i, w->next++);
   for (i = 0; i < 7000; i++) {
     if (i == 1000)
-      w->d->index->manifest->max_incarnations = 1000;
+      w->d->store.index->manifest->max_incarnations = 1000;
     if (i == 2000)
-      w->d->index->manifest->max_incarnations = 0;
+      w->d->store.index->manifest->max_incarnations = 0;
     put_stream (w);
     if (i % 16 == 0 && i < 2000)
       work (w);
@@ -336,7 +336,7 @@ test_a_bound_on_a_large_index (void **state)
   for (i = 0; i < HOT; i++)
     put (w, i, w->contents[HOT + i]);
   stream (w, 9000, false);
-  assert_true (w->d->stats.renewed > 0);
+  assert_true (w->d->writer.counts.renewed > 0);
   end_world (w);
 }
 
@@ -352,24 +352,24 @@ test_conversions_stay_within_the_bound (void **state)
   uint64_t i, entries, again;
 
   open_world (w, 0);
-  while (w->d->index->manifest->nr_incarnations < 14) {
+  while (w->d->store.index->manifest->nr_incarnations < 14) {
     put_stream (w);
     run_jobs (w, dedup_due (w->d, NULL) & DEDUP_JOB_FREEZE);
   }
   leave_session (w, false);
   w->kind = &(const struct kind) { 9, 0, true };
   open_world (w, runs_only);
-  w->d->index->manifest->max_incarnations = 0;
+  w->d->store.index->manifest->max_incarnations = 0;
   dedup_get_stats (w->d, &s);
   entries = s.index_entries;
   assert_int_equal (s.nr_incarnations, 14);
-  __atomic_store_n (&w->d->index->merge_due, true, __ATOMIC_RELAXED);
+  __atomic_store_n (&w->d->store.index->merge_due, true, __ATOMIC_RELAXED);
   while (dedup_due (w->d, NULL) & DEDUP_JOB_MERGE)
     run_jobs (w, DEDUP_JOB_MERGE);
   dedup_get_stats (w->d, &s);
   assert_int_equal (s.nr_incarnations, 0);
   assert_int_equal (s.index_entries, entries);
-  dedup_hints_wipe (w->d->hints);
+  dedup_hints_wipe (w->d->writer.hints);
   for (i = 1, again = 0; i <= 4000; i++)
     again += put (w, COLD_AT + rnd (COLD), w->next - i);
   assert_int_equal (again, 0);

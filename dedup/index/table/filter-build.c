@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Building a ribbon filter, shard by shard, from keys in hash order.
+/* Builds a ribbon filter, shard by shard, from keys in hash order.
  *
  * A shard's rows are brought to triangular form as they come: since keys come
  * in the order of their slots, a row is reduced by few others, which are in
  * the cache.  Then the slots are solved from the last to the first.  Where
- * the rows contradict each other (few percent of the shards) the shard is
- * tried again with other rows, and then with more slots: it ends, for a shard
- * with plenty of slots has a solution nearly always.
+ * rows contradict each other (in few percent of the shards) the shard is built
+ * again with other rows, and after four failures with more slots.  That ends,
+ * because a shard with many slots nearly always has a solution.
  *
- * Memory: about 50 bytes an entry of one shard, and the filter twice.
+ * One thread.  Memory: about 50 bytes an entry of one shard, and the filter
+ * twice.
  */
 #include <assert.h>
 #include <errno.h>
@@ -74,8 +75,9 @@ dedup_filter_builder_free (struct dedup_filter_builder *b)
   free (b);
 }
 
+/* Reallocates the array that P points to, for NR elements of SIZE bytes. */
 static int
-grow (void *p, size_t nr, size_t size)
+grow_array (void *p, size_t nr, size_t size)
 {
   void **old = p, *new = realloc (*old, nr * size);
 
@@ -87,7 +89,8 @@ grow (void *p, size_t nr, size_t size)
 
 /* --- The system ---------------------------------------------------------- */
 
-/* Bring one key's row in.  False: it contradicts those that are in. */
+/* Adds one key's row to the system.  Returns false if it contradicts the rows
+ * that are there. */
 static bool
 add_row (struct dedup_filter_builder *b, const struct dedup_filter_key *k,
          size_t slot, uint32_t value)
@@ -121,6 +124,8 @@ add_row (struct dedup_filter_builder *b, const struct dedup_filter_key *k,
   }
 }
 
+/* Makes the system of all keys of the shard.  Returns false if rows contradict
+ * each other. */
 static bool
 add_rows (struct dedup_filter_builder *b, uint32_t nr_blocks, uint32_t seed)
 {
@@ -143,10 +148,11 @@ add_rows (struct dedup_filter_builder *b, uint32_t nr_blocks, uint32_t seed)
   return true;
 }
 
-/* From the last slot to the first; a slot without row is 0. */
+/* Solves the system from the last slot to the first, and writes the words to
+ * OUT; a slot without a row is 0. */
 static inline __attribute__ ((__always_inline__)) void
-solve_any (const struct dedup_filter_builder *b, uint32_t nr_blocks,
-           uint64_t *out, bool popcount)
+solve_with (const struct dedup_filter_builder *b, uint32_t nr_blocks,
+            uint64_t *out, bool popcount)
 {
   const unsigned bits = b->f.bits;
   uint64_t lo[DEDUP_FILTER_MAX_BITS] = { 0 }, hi[DEDUP_FILTER_MAX_BITS] = { 0 };
@@ -175,7 +181,7 @@ static void FILTER_POPCOUNT_TARGET
 solve_popcount (const struct dedup_filter_builder *b, uint32_t nr_blocks,
                 uint64_t *out)
 {
-  solve_any (b, nr_blocks, out, true);
+  solve_with (b, nr_blocks, out, true);
 }
 
 static void
@@ -184,13 +190,14 @@ solve (const struct dedup_filter_builder *b, uint32_t nr_blocks, uint64_t *out)
   if (FILTER_HAS_POPCOUNT)
     solve_popcount (b, nr_blocks, out);
   else
-    solve_any (b, nr_blocks, out, false);
+    solve_with (b, nr_blocks, out, false);
 }
 
 /* --- Shards -------------------------------------------------------------- */
 
+/* Makes room for the system and the words of a shard of NR_BLOCKS blocks. */
 static int
-make_room (struct dedup_filter_builder *b, uint32_t nr_blocks)
+reserve_shard (struct dedup_filter_builder *b, uint32_t nr_blocks)
 {
   const size_t slots = (size_t) nr_blocks * 64;
   const uint64_t words = dedup_filter_words (&b->f) +
@@ -198,23 +205,24 @@ make_room (struct dedup_filter_builder *b, uint32_t nr_blocks)
   int r;
 
   if (slots > b->max_slots) {
-    if ((r = grow (&b->lo, slots, sizeof *b->lo)) < 0 ||
-        (r = grow (&b->hi, slots, sizeof *b->hi)) < 0 ||
-        (r = grow (&b->value, slots, sizeof *b->value)) < 0)
+    if ((r = grow_array (&b->lo, slots, sizeof *b->lo)) < 0 ||
+        (r = grow_array (&b->hi, slots, sizeof *b->hi)) < 0 ||
+        (r = grow_array (&b->value, slots, sizeof *b->value)) < 0)
       return r;
     b->max_slots = slots;
   }
   if (words > b->max_words) {
     const uint64_t max = MAX_OF (words, b->max_words * 5 / 4);
 
-    if ((r = grow (&b->words, max, sizeof *b->words)) < 0)
+    if ((r = grow_array (&b->words, max, sizeof *b->words)) < 0)
       return r;
     b->max_words = max;
   }
   return 0;
 }
 
-/* Blocks for NR entries: 3 % more slots than entries, and one row's width. */
+/* Returns the number of blocks for NR entries after TRIES failures: 3 % more
+ * slots than entries, and one row's width. */
 static uint32_t
 blocks_for (size_t nr, unsigned tries)
 {
@@ -224,6 +232,7 @@ blocks_for (size_t nr, unsigned tries)
   return (uint32_t) div_round_up (slots, 64);
 }
 
+/* Builds the shard whose keys were collected.  -EINVAL, -ENOMEM. */
 static int
 finish_shard (struct dedup_filter_builder *b)
 {
@@ -236,9 +245,9 @@ finish_shard (struct dedup_filter_builder *b)
   s->first_block = first;
   for (tries = 0; b->nr_keys > 0; tries++) {
     if (tries == MAX_TRIES)
-      return -EINVAL;                    /* not keys as hashes make them */
+      return -EINVAL;                    /* these are no uniform hashes */
     nr_blocks = blocks_for (b->nr_keys, tries);
-    r = make_room (b, nr_blocks);
+    r = reserve_shard (b, nr_blocks);
     if (r < 0)
       return r;
     if (add_rows (b, nr_blocks, tries))
@@ -272,7 +281,7 @@ dedup_filter_builder_add (struct dedup_filter_builder *b,
   if (b->nr_keys == b->max_keys) {
     const size_t max = MAX_OF (1024, b->max_keys * 5 / 4);
 
-    if ((r = grow (&b->keys, max, sizeof *b->keys)) < 0)
+    if ((r = grow_array (&b->keys, max, sizeof *b->keys)) < 0)
       return r;
     b->max_keys = max;
   }

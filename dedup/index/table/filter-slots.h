@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Where a key's coefficients start: for filter.c and filter-build.c. */
+/* Computes where a key's coefficients start: for filter.c and
+ * filter-build.c. */
 #ifndef DEDUP_FILTER_SLOTS_H
 #define DEDUP_FILTER_SLOTS_H
 
@@ -9,8 +10,8 @@
 
 __extension__ typedef unsigned __int128 filter_u128;
 
-/* The shard of a hash that starts with POS, whose prefix is in range, and
- * *FRACTION of 2^64: how far inside the shard.  Grows with POS. */
+/* Returns the shard of a hash that starts with POS, whose prefix is in range,
+ * and its place inside the shard as *FRACTION of 2^64.  Both grow with POS. */
 static inline uint32_t
 filter_shard_of (const struct dedup_filter *f, uint64_t pos,
                  uint64_t *fraction)
@@ -23,6 +24,7 @@ filter_shard_of (const struct dedup_filter *f, uint64_t pos,
   return (uint32_t) (x >> 64);
 }
 
+/* Returns the slot of NR_BLOCKS blocks where the row at FRACTION starts. */
 static inline uint64_t
 filter_slot_of (uint64_t fraction, uint32_t nr_blocks)
 {
@@ -31,7 +33,8 @@ filter_slot_of (uint64_t fraction, uint32_t nr_blocks)
   return (uint64_t) ((filter_u128) fraction * nr >> 64);
 }
 
-/* Another row for the same key, where the system had no solution. */
+/* Changes the key's coefficients, so that it has another row, for a shard whose
+ * system had no solution. */
 static inline void
 filter_seed_key (struct dedup_filter_key *k, uint32_t seed)
 {
@@ -41,9 +44,9 @@ filter_seed_key (struct dedup_filter_key *k, uint32_t seed)
   k->hi ^= k->hi >> 31;
 }
 
-/* The parity of a word.  Without the machine's instruction for it, it is most
- * of the cost of a filter: so what calls this is made twice, POPCOUNT constant
- * in each, and the processor is asked once for many words. */
+/* Returns the parity of a word.  Without the machine's instruction, that is
+ * most of the cost of a filter.  So callers are compiled twice, with POPCOUNT
+ * constant in each, and the processor is asked once for many words. */
 static inline __attribute__ ((__always_inline__)) unsigned
 filter_parity (uint64_t x, bool popcount)
 {

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Ribbon filters: see filter.h.  filter-build.c is the other half.
+/* Tests keys in ribbon filters (filter.h).  filter-build.c builds the filters.
  *
  * A key has a row of 128 coefficients that starts at slot S; each slot of the
  * solution has BITS bits, and the exclusive or of those slots whose
  * coefficient is 1 is the key's fingerprint.  64 slots are a block of BITS
  * words, word C with bit C of each slot: so a test takes three words for each
- * bit.  Four bits refuse 15 of 16 hashes that are not in it; those of three
- * blocks are 96 bytes in a row, two lines of the cache.
+ * bit.  Four bits exclude 15 of 16 hashes that are not in the filter; for three
+ * blocks they are 96 bytes in a row, two lines of the cache.
  *
  * Slots follow hash order: a key's slot is its place in the range of hashes,
- * scaled.  No state, no threads: a filter does not change.
+ * scaled.  A filter that is built does not change: any thread may test.
  */
 #include "filter.h"
 
@@ -31,7 +31,8 @@ mix (uint64_t x)
   return x ^ x >> 32;
 }
 
-/* Words 1 to 3, as hashes of 128 bits may repeat or lack words 2 and 3. */
+/* Coefficients and fingerprint come from words 1 to 3 together, because a hash
+ * algorithm of 128 bits may leave words 2 and 3 without information. */
 void
 dedup_filter_key (const struct dedup_hash *h, struct dedup_filter_key *k)
 {
@@ -158,8 +159,9 @@ dedup_filter_find (const struct dedup_filter *f,
   };
 }
 
-/* Is one of the columns of three blocks wrong, NR of each block, from bit
- * FIRST of the fingerprint on? */
+/* Returns true if the key is not in the filter by NR columns, whose words in
+ * three blocks are at W: one of them differs from the fingerprint, whose bits
+ * for them begin at bit FIRST. */
 static inline __attribute__ ((__always_inline__)) bool
 differs (const struct dedup_filter_place *p, const uint64_t *w, unsigned nr,
          unsigned first, bool popcount)
@@ -174,7 +176,8 @@ differs (const struct dedup_filter_place *p, const uint64_t *w, unsigned nr,
   return wrong;
 }
 
-/* The columns behind the first of the block where P begins. */
+/* Returns the columns after the first DEDUP_FILTER_HEAD of the block where P
+ * begins. */
 static const uint64_t *
 tail_of (const struct dedup_filter_place *p)
 {
@@ -184,8 +187,9 @@ tail_of (const struct dedup_filter_place *p)
     (p->bits - DEDUP_FILTER_HEAD);
 }
 
+/* Returns true if the key of P may be in its filter. */
 static inline __attribute__ ((__always_inline__)) bool
-test (const struct dedup_filter_place *p, bool popcount)
+test_one (const struct dedup_filter_place *p, bool popcount)
 {
   const unsigned bits = p->bits;
 
@@ -205,7 +209,7 @@ test_popcount (const struct dedup_filter_place *p, size_t nr, uint16_t *maybe)
 
   for (i = 0; i < nr; i++) {
     maybe[n] = (uint16_t) i;
-    n += test (&p[i], true);
+    n += test_one (&p[i], true);
   }
   return n;
 }
@@ -217,7 +221,7 @@ test_plain (const struct dedup_filter_place *p, size_t nr, uint16_t *maybe)
 
   for (i = 0; i < nr; i++) {
     maybe[n] = (uint16_t) i;
-    n += test (&p[i], false);
+    n += test_one (&p[i], false);
   }
   return n;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A static filter: "is this hash perhaps in the run?", at BITS bits an entry
- * and 2^-BITS false positives, whatever BITS is from 1 to 16.
+/* Declares a static filter, which tells for a hash that it may be in a
+ * segment, or that it is not.  It takes about BITS bits an entry and has
+ * 2^-BITS false positives, for any BITS from 1 to 16.
  *
  * Source: P. C. Dillinger and S. Walzer, "Ribbon filter: practically smaller
  * than Bloom and Xor" (2021): a linear system over GF(2), whose rows are 128
@@ -20,12 +21,13 @@
 #define DEDUP_FILTER_MAX_BITS 16
 #define DEDUP_FILTER_SHARD 32768   /* entries of a shard, about */
 
-/* What filters need of a hash; the same for all of them. */
+/* The parts of a hash that filters use; the same for all filters. */
 struct dedup_filter_key {
   uint64_t pos;                    /* word 0: the place in hash order */
   uint64_t lo, hi;                 /* coefficients */
   uint32_t fingerprint;
 };
+/* Computes the key of a hash. */
 void dedup_filter_key (const struct dedup_hash *h, struct dedup_filter_key *k);
 
 struct dedup_filter_shard {        /* one for each, and one behind the last */
@@ -38,63 +40,71 @@ struct dedup_filter {
   unsigned bits;
   uint32_t nr_shards;
   struct dedup_filter_shard *shards;
-  /* The first columns of each block, which most tests end with, and then the
-   * others; with a block of padding each.  One piece of memory. */
+  /* The first columns of each block, after which most tests end, and then the
+   * others, each with a block of padding.  HEAD owns the memory of both. */
   uint64_t *head, *tail;
   uint64_t inverse;                /* 2^64 / (hi - lo + 1) */
 };
 
 #define DEDUP_FILTER_HEAD 4        /* columns, or all if they are fewer */
 
-/* Shards for so many entries. */
+/* Returns the number of shards for so many entries. */
 uint32_t dedup_filter_shards (uint64_t nr_entries);
-/* Fill in INVERSE after the other numbers are known. */
+/* Fills in INVERSE, when LO and HI are known. */
 void dedup_filter_init (struct dedup_filter *f);
-/* Room for the words, after the shards are known; to be put. */
+/* Allocates HEAD and TAIL, when the shards are known.  The caller fills them
+ * with dedup_filter_put.  -ENOMEM. */
 int dedup_filter_alloc (struct dedup_filter *f) MUST_CHECK;
+/* Frees what F has, and clears it. */
 void dedup_filter_free (struct dedup_filter *f);
 
-/* Words in all, as they are written (docs/on-disk.md section 3.4): block by
- * block, BITS for each. */
+/* Returns the number of all words, as they are written (docs/on-disk.md section
+ * 3.4): block by block, BITS words each. */
 static inline uint64_t
 dedup_filter_words (const struct dedup_filter *f)
 {
   return (uint64_t) f->shards[f->nr_shards].first_block * f->bits;
 }
+/* Stores the words of one block. */
 void dedup_filter_put (struct dedup_filter *f, uint64_t block,
                        const uint64_t *words);
+/* Copies the words of one block, as they were put. */
 void dedup_filter_get (const struct dedup_filter *f, uint64_t block,
                        uint64_t *words);
+/* Returns the bytes of memory that F's tables take. */
 size_t dedup_filter_memory (const struct dedup_filter *f);
 
-/* Where a key's bits are: computed first, for many keys, so that memory has
- * time to bring them. */
+/* The place of a key's bits.  Places are computed for many keys before the
+ * first one is tested, so that memory has time to fetch them. */
 struct dedup_filter_place {
   const uint64_t *head;            /* NULL: not in it */
   const struct dedup_filter *filter;
   uint64_t c[3];
   uint32_t fingerprint;
-  uint32_t bits;                   /* to be compared; 0: it may be in */
+  uint32_t bits;                   /* to be compared; 0: it may be in it */
 };
+/* Computes the place of K in F, and starts to fetch it. */
 void dedup_filter_find (const struct dedup_filter *f,
                         const struct dedup_filter_key *k,
                         struct dedup_filter_place *p);
-/* Test NR places: the positions of those that may be in, in MAYBE (room for
- * NR); returns their number. */
+/* Tests NR places.  Writes the positions of those whose keys may be in their
+ * filters to MAYBE (room for NR), in order; returns their number. */
 size_t dedup_filter_test (const struct dedup_filter_place *p, size_t nr,
                           uint16_t *maybe);
 
-/* --- Building: keys come in hash order --------------------------------- */
+/* --- Building: keys come in hash order ----------------------------------- */
 
 struct dedup_filter_builder;
 
-/* For about NR_ENTRIES keys with prefixes LO to HI. */
+/* Starts to build a filter of about NR_ENTRIES keys with prefixes LO to HI. */
 int dedup_filter_builder_new (uint32_t lo, uint32_t hi, uint64_t nr_entries,
                               unsigned bits,
                               struct dedup_filter_builder **out) MUST_CHECK;
+/* Adds a hash.  -EINVAL: no system of a shard could be solved, as these are no
+ * uniform hashes; -ENOMEM. */
 int dedup_filter_builder_add (struct dedup_filter_builder *b,
                               const struct dedup_hash *h) MUST_CHECK;
-/* The filter is the caller's. */
+/* Builds the last shards; the caller frees *OUT.  Errors as above. */
 int dedup_filter_builder_finish (struct dedup_filter_builder *b,
                                  struct dedup_filter *out) MUST_CHECK;
 void dedup_filter_builder_free (struct dedup_filter_builder *b);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The bytes of an incarnation (docs/on-disk.md 3.3), for the files that
- * write and read them: incarnation-write.c and incarnation.c. */
+/* Declares the bytes of an incarnation (docs/on-disk.md 3.3), for the files
+ * that write and read them: incarnation-write.c and incarnation.c. */
 #ifndef DEDUP_INCARNATION_PAGE_H
 #define DEDUP_INCARNATION_PAGE_H
 
@@ -9,6 +9,7 @@
 #include "checked.h"
 #include "incarnation.h"
 #include "index-limits.h"
+#include "page.h"
 #include "wire.h"
 
 #define INC_HEAD_MAGIC UINT64_C (0x44445550494e4341)   /* "DDUPINCA" */
@@ -61,11 +62,11 @@ _Static_assert (sizeof (struct inc_wire_slot) == 40, "slot");
 _Static_assert (sizeof (struct inc_wire_head) == DEDUP_PAGE_SIZE, "page 0");
 _Static_assert (sizeof (struct inc_wire_page) == DEDUP_PAGE_SIZE, "table page");
 
-struct inc_layout {           /* follows from the order alone */
+struct inc_layout {           /* the order alone determines it */
   uint64_t nr_buckets, nr_slots, filter_pages, table_pages;
 };
 
-/* ORDER is at most DEDUP_MAX_ORDER. */
+/* Returns the layout of an incarnation; ORDER is at most DEDUP_MAX_ORDER. */
 static inline struct inc_layout
 inc_layout_of (unsigned order)
 {
@@ -78,14 +79,15 @@ inc_layout_of (unsigned order)
   return l;
 }
 
-/* At most 173 MiB for DEDUP_MAX_ORDER: can't overflow. */
+/* Returns the size in bytes: at most 173 MiB, for DEDUP_MAX_ORDER, so it can't
+ * overflow. */
 static inline uint64_t
 inc_layout_size (const struct inc_layout *l)
 {
   return (1 + l->filter_pages + l->table_pages) * DEDUP_PAGE_SIZE;
 }
 
-/* Host offset of a table page. */
+/* Returns the offset of table page PAGE in the byte store. */
 static inline uint64_t
 inc_table_off (const struct dedup_incarnation_desc *desc,
                const struct inc_layout *l, uint64_t page)
@@ -93,14 +95,15 @@ inc_table_off (const struct dedup_incarnation_desc *desc,
   return desc->host_off + (1 + l->filter_pages + page) * DEDUP_PAGE_SIZE;
 }
 
+/* Returns the tag that the filter has for HASH; never 0, which means empty. */
 static inline uint16_t
 inc_tag_of (const struct dedup_hash *hash)
 {
   return 0x8000 | (dedup_hash_word (hash, 2) >> 48 & 0x7fff);
 }
 
-/* -EINVAL: an incarnation of this order does not fit DESC's area, or the
- * order is none. */
+/* Checks that an incarnation of this order fits DESC's area.  -EINVAL: it does
+ * not, or the order is out of range. */
 static inline int MUST_CHECK
 inc_check_area (const struct dedup_incarnation_desc *desc, unsigned order)
 {
@@ -111,19 +114,6 @@ inc_check_area (const struct dedup_incarnation_desc *desc, unsigned order)
       !add_u64 (desc->host_off, desc->size_bytes, &end))
     return -EINVAL;
   return 0;
-}
-
-/* Checksum of a page with its checksum field at CHECKSUM taken as 0. */
-static inline uint64_t
-inc_page_checksum (void *page, be64 *checksum)
-{
-  const be64 saved = *checksum;
-  uint64_t r;
-
-  *checksum = be64_make (0);
-  r = dedup_checksum (page, DEDUP_PAGE_SIZE);
-  *checksum = saved;
-  return r;
 }
 
 #endif

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Writes a frozen log store out as an incarnation (docs/on-disk.md 3.3).
  *
- * Slots keep their places, so that this is a walk: page 0 and the filter from
- * one buffer, then the table, batch by batch.  Nothing is synced: the caller
- * does that before it lists the incarnation (law 8), and until then nobody
- * reads these pages, so their order does not matter.
+ * Slots keep their places, so nothing is sorted: page 0 and the filter are
+ * written from one buffer, then the table, batch by batch.  Nothing is synced:
+ * the caller does that before it lists the incarnation (law 8), and until then
+ * nobody reads these pages, so the order of writes does not matter.
  *
- * Runs on one maintenance thread, beside lookups in the same log store.
+ * One editing thread, beside lookups in the same log store.
  */
 #include "aligned.h"
 #include "incarnation-page.h"
@@ -73,10 +73,10 @@ fill_head (const struct writer *w, uint64_t store_id,
   head->filter_pages = be32_make ((uint32_t) w->layout.filter_pages);
   head->table_pages = be64_make (w->layout.table_pages);
   head->filter_checksum = be64_make (filter_checksum);
-  head->checksum = be64_make (inc_page_checksum (head, &head->checksum));
+  head->checksum = be64_make (dedup_page_checksum (head, &head->checksum));
 }
 
-/* Page 0 and the filter: 8 MiB at the most. */
+/* Writes page 0 and the filter.  The buffer takes 8 MiB at most. */
 static int
 write_filter (const struct writer *w, uint64_t store_id)
 {
@@ -125,7 +125,7 @@ fill_page (const struct writer *w, uint64_t number, struct inc_wire_page *page)
   page->number = be64_make (number);
   for (i = 0; i < nr; ++i)
     fill_bucket (w, first + i, page->slots[i]);
-  page->checksum = be64_make (inc_page_checksum (page, &page->checksum));
+  page->checksum = be64_make (dedup_page_checksum (page, &page->checksum));
 }
 
 static int

@@ -1,22 +1,21 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* One incarnation on disk, and its filter in RAM (docs/on-disk.md 3.3).
+/* Reads an incarnation on disk, with its filter in RAM (docs/on-disk.md 3.3).
  *
- * Promises: a lookup gives the value that was written for exactly this hash,
- * or misses; whatever became of the bytes on disk, it never gives another
+ * A lookup returns the value that was written for exactly this hash, or
+ * misses.  Whatever happened to the bytes on disk, it never returns another
  * value, because every page that is used was verified as a whole.  A miss may
- * be false where pages are damaged: the index is advice.  That may uncover
- * what an older incarnation says, so dedup_incarnation_damaged tells those
- * who want to trust hits without comparing bytes.
+ * be false where pages are damaged: the index is advice.  That may uncover an
+ * entry of an older table, so dedup_incarnation_damaged warns those who would
+ * trust hits without comparing bytes.
  *
- * Threads: everything is constant after open but for the filter, which is
+ * Threads: everything is constant after open, except the filter, which is
  * published by one compare-and-exchange (release) and read with acquire, and
- * for counters and marks, which are atomic.  No locks.
+ * except counters and marks, which are atomic.  No locks.
  *
- * incarnation-write.c is the other half.
+ * incarnation-write.c writes incarnations.
  *
- * Left out: keeping pages in memory.  The filter lets about one lookup in
- * 4000 that miss reach the disk, and those that hit are followed by a read of
- * the data anyway.
+ * Left out: keeping pages in memory.  The filter lets about one in 4000 lookups
+ * that miss reach the disk, and a hit is followed by a read of the data anyway.
  */
 #include "aligned.h"
 #include "incarnation-page.h"
@@ -35,9 +34,10 @@ struct dedup_incarnation {
 
   /* Atomic: */
   int refs;
-  uint16_t *filter;           /* tags in host order; NULL until loaded */
-  bool useless;               /* page 0 or the filter is not right */
-  bool damaged;               /* a page can't be read or is not right */
+  uint16_t *filter;           /* tags, in the CPU's byte order; NULL until
+                               * loaded */
+  bool useless;               /* page 0 or the filter is wrong */
+  bool damaged;               /* a page can't be read or is wrong */
   uint64_t page_reads, false_positives;
 };
 
@@ -69,7 +69,7 @@ dedup_incarnation_open (struct io_store *io, uint64_t store_id,
 struct dedup_incarnation *
 dedup_incarnation_get (struct dedup_incarnation *inc)
 {
-  /* Whoever calls this holds a reference, so nothing is ordered by it. */
+  /* Relaxed: the caller has a reference already. */
   __atomic_add_fetch (&inc->refs, 1, __ATOMIC_RELAXED);
   return inc;
 }
@@ -143,7 +143,7 @@ dedup_incarnation_reads (struct dedup_incarnation *inc, uint64_t *page_reads,
 
 /* --- Page 0 and the filter ----------------------------------------------- */
 
-/* NULL, or what is wrong with page 0. */
+/* Returns NULL, or what is wrong with page 0. */
 static const char *
 head_fault (const struct dedup_incarnation *inc, struct inc_wire_head *head)
 {
@@ -151,7 +151,7 @@ head_fault (const struct dedup_incarnation *inc, struct inc_wire_head *head)
 
   if (be64_load (head->magic) != INC_HEAD_MAGIC)
     return "magic";
-  if (be64_load (head->checksum) != inc_page_checksum (head, &head->checksum))
+  if (be64_load (head->checksum) != dedup_page_checksum (head, &head->checksum))
     return "checksum";
   if (be64_load (head->store_id) != inc->store_id)
     return "store id";
@@ -167,8 +167,8 @@ head_fault (const struct dedup_incarnation *inc, struct inc_wire_head *head)
   return NULL;
 }
 
-/* Read page 0 and the filter, verify them.  *TAGS is the caller's, in host
- * order; *WHY is set with -EBADMSG. */
+/* Reads and verifies page 0 and the filter.  The caller frees *TAGS, which are
+ * in the CPU's byte order; *WHY is set with -EBADMSG. */
 static int
 read_filter (struct dedup_incarnation *inc, uint16_t **tags,
              const char **why)
@@ -190,7 +190,7 @@ read_filter (struct dedup_incarnation *inc, uint16_t **tags,
     *why = "size: pages of it are a hole";
   if (*why)
     return -EBADMSG;
-  buf = aligned_new (len);           /* 8 MiB at the most */
+  buf = aligned_new (len);           /* 8 MiB at most */
   if (buf == NULL)
     return -ENOMEM;
   r = io_pread (inc->io, buf, len, inc->desc.host_off + sizeof head);
@@ -225,7 +225,7 @@ dedup_incarnation_load (struct dedup_incarnation *inc)
   }
   if (r < 0)
     return r;
-  /* Where somebody else was faster, ours is as good: free it. */
+  /* If another thread was faster, its filter is the same: free this one. */
   if (__atomic_compare_exchange_n (&inc->filter, &none, tags, false,
                                    __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
     tags = NULL;
@@ -234,14 +234,14 @@ dedup_incarnation_load (struct dedup_incarnation *inc)
 
 /* --- Lookup -------------------------------------------------------------- */
 
-/* NULL, or what is wrong with table page NUMBER. */
+/* Returns NULL, or what is wrong with table page NUMBER. */
 static const char *
 page_fault (const struct dedup_incarnation *inc, uint64_t number,
             struct inc_wire_page *page)
 {
   if (be64_load (page->magic) != INC_PAGE_MAGIC)
     return "magic";
-  if (be64_load (page->checksum) != inc_page_checksum (page, &page->checksum))
+  if (be64_load (page->checksum) != dedup_page_checksum (page, &page->checksum))
     return "checksum";
   if (be64_load (page->id) != inc->desc.id)
     return "incarnation id";
@@ -250,7 +250,7 @@ page_fault (const struct dedup_incarnation *inc, uint64_t number,
   return NULL;
 }
 
-/* Read a table page: 1, 0 if it is damaged, -errno. */
+/* Reads and verifies a table page.  Returns 1, 0 if it is wrong, or -errno. */
 static int
 read_page (struct dedup_incarnation *inc, uint64_t number,
            struct inc_wire_page *page)
@@ -284,7 +284,7 @@ find_in_bucket (const struct inc_wire_page *page, uint64_t bucket,
   return false;
 }
 
-/* May the bucket hold a hash of this tag? */
+/* Returns true if the bucket may have a hash with this tag. */
 static bool
 tag_in_bucket (const uint16_t *filter, uint64_t bucket, uint16_t tag)
 {
@@ -293,10 +293,11 @@ tag_in_bucket (const uint16_t *filter, uint64_t bucket, uint16_t tag)
   return t[0] == tag || t[1] == tag || t[2] == tag || t[3] == tag;
 }
 
-/* Look in those buckets of the page that WANTED says. */
+/* Looks HASH up in page NUMBER, in the buckets that MAY_HAVE it and lie there.
+ * Returns 1 if found, 0 if not, or -errno. */
 static int
 lookup_in_page (struct dedup_incarnation *inc, uint64_t number,
-                const uint64_t bucket[2], const bool wanted[2],
+                const uint64_t bucket[2], const bool may_have[2],
                 const struct dedup_hash *hash, uint64_t *value,
                 unsigned *reads)
 {
@@ -310,7 +311,7 @@ lookup_in_page (struct dedup_incarnation *inc, uint64_t number,
   if (r <= 0)
     return r;
   for (i = 0; i < 2; ++i)
-    if (wanted[i] && bucket[i] / INC_PAGE_BUCKETS == number &&
+    if (may_have[i] && bucket[i] / INC_PAGE_BUCKETS == number &&
         find_in_bucket (&page, bucket[i], hash, value))
       return 1;
   if (dedup_incarnation_loaded (inc))
@@ -326,7 +327,7 @@ dedup_incarnation_lookup (struct dedup_incarnation *inc,
   const uint16_t *filter = filter_of (inc);
   const uint16_t tag = inc_tag_of (hash);
   uint64_t bucket[2];
-  bool wanted[2];
+  bool may_have[2];
   unsigned i;
   int r;
 
@@ -334,15 +335,15 @@ dedup_incarnation_lookup (struct dedup_incarnation *inc,
     return 0;
   dedup_buckets (hash, inc->desc.order, bucket);
   for (i = 0; i < 2; ++i)
-    wanted[i] = filter == NULL || tag_in_bucket (filter, bucket[i], tag);
+    may_have[i] = filter == NULL || tag_in_bucket (filter, bucket[i], tag);
   for (i = 0; i < 2; ++i) {
     const uint64_t number = bucket[i] / INC_PAGE_BUCKETS;
 
-    /* Both in one page: it was read for the first. */
-    if (!wanted[i] ||
-        (i == 1 && wanted[0] && number == bucket[0] / INC_PAGE_BUCKETS))
+    /* If both buckets are in one page, it was read for the first. */
+    if (!may_have[i] ||
+        (i == 1 && may_have[0] && number == bucket[0] / INC_PAGE_BUCKETS))
       continue;
-    r = lookup_in_page (inc, number, bucket, wanted, hash, value, reads);
+    r = lookup_in_page (inc, number, bucket, may_have, hash, value, reads);
     if (r != 0)
       return r;
   }
@@ -381,7 +382,8 @@ struct counts {
   uint32_t entries, deleted;
 };
 
-/* NULL, or what is wrong with a slot whose tag in the filter is TAG. */
+/* Returns NULL, or what is wrong with a slot of BUCKET; TAG is its tag in the
+ * filter.  Counts its entry in N. */
 static const char *
 slot_fault (const struct dedup_incarnation *inc, uint64_t bucket,
             uint16_t tag, const struct inc_wire_slot *s, struct counts *n)

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Every maximum of the index, with its reason. */
+/* Defines the sizes and limits of the index, with their reasons. */
 #ifndef DEDUP_INDEX_LIMITS_H
 #define DEDUP_INDEX_LIMITS_H
 
 #define DEDUP_MAX_INCARNATIONS 1024    /* fits the configuration slot */
 #define DEDUP_MAX_LIMBO 64             /* fits the configuration slot */
 #define DEDUP_MAX_SEGMENTS 352         /* fits the configuration slot */
-#define DEDUP_SPARE_SEGMENTS 16        /* of them, kept for merges that are
-                                        * needed to get below the maximum */
+#define DEDUP_SPARE_SEGMENTS 16        /* of them, kept for the merges that make
+                                        * the list shorter when it is full */
 #define DEDUP_MAX_SHARDS 4096          /* of a filter; merges plan segments of
                                         * 2^26 entries, which are 2048 */
 #define DEDUP_MAX_LEVEL 15             /* of a run */
@@ -18,6 +18,6 @@
                                         * store; more are lost, which costs
                                         * ratio */
 #define DEDUP_PAGE_SIZE 4096           /* of a table on disk */
-#define DEDUP_PAGE_ENTRIES 101         /* of a segment; 100 of an incarnation */
+#define DEDUP_PAGE_ENTRIES 101         /* of a segment; an incarnation: 100 */
 
 #endif

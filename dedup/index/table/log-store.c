@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The log store: one array of slots, four to a bucket, each with a whole
- * hash and its value.  Source: SILT (SOSP 2011) section 4.1 for the cuckoo
- * table, except that whole hashes are kept: an entry that is kicked out
- * knows its other bucket, and no lookup needs the journal to be sure.
+/* Keeps the youngest entries in one array of slots, four to a bucket, each
+ * with a whole hash and its value.  Source: SILT (SOSP 2011) section 4.1 for
+ * the cuckoo table, except that whole hashes are kept: so the other bucket of
+ * an entry that is moved follows from its hash, and no lookup has to read
+ * anything else to be sure.
  *
- * It promises that an entry is never lost: an insertion that finds no place
- * after DEDUP_MAX_KICKS puts everything back.  An entry is in one of its two
- * buckets and nowhere else, at most once; incarnation.c relies on it when it
- * writes the slots out as they stand.
+ * No entry is ever lost: an insertion that finds no place after DEDUP_MAX_KICKS
+ * moves puts everything back.  An entry is in one of its two buckets, once;
+ * incarnation-write.c relies on that when it writes the slots as they are.
  *
- * 16 bits of each hash, which choose neither bucket, stand apart: a word for
- * each bucket.  These words fit in a CPU's cache where the slots do not, and
- * nearly every search that finds nothing ends there.
+ * 16 bits of each hash, which choose neither bucket, are kept apart as tags: a
+ * word for each bucket.  These words fit in a CPU's cache where the slots do
+ * not, and nearly every search that finds nothing ends there.
  *
- * Not thread safe.  A frozen log store no longer changes, so it may be read
- * from several threads.  Entries can't be removed: a tombstone replaces them,
- * which must also hide what older incarnations say.
+ * Not thread safe.  A frozen log store no longer changes, so several threads
+ * may read it.  Left out: removing entries.  A tombstone replaces an entry, as
+ * it must also hide entries of older tables.
  */
 #include "log-store.h"
 
@@ -40,6 +40,7 @@ struct dedup_log_store {
   uint64_t random;                /* chooses victims; never 0 */
   struct slot *slots;
   uint64_t *tags;                 /* of a bucket: 16 bits a slot, 0: empty */
+  struct dedup_log_copy *copies;  /* that are being made */
 };
 
 #define FIRST_RANDOM UINT64_C (0x9e3779b97f4a7c15)
@@ -49,6 +50,7 @@ struct dedup_log_store {
 #define TAG_BITS 16
 #define EACH_TAG UINT64_C (0x0001000100010001)
 
+/* Returns the 16 bits that are kept apart; never 0, which means empty. */
 static uint64_t
 tag_of (const struct dedup_hash *hash)
 {
@@ -57,7 +59,7 @@ tag_of (const struct dedup_hash *hash)
   return tag ? tag : 1;
 }
 
-/* The highest bit of each tag in TAGS that is TAG. */
+/* Returns the highest bit of each of the four tags in TAGS that equals TAG. */
 static uint64_t
 tags_equal (uint64_t tags, uint64_t tag)
 {
@@ -67,7 +69,8 @@ tags_equal (uint64_t tags, uint64_t tag)
   return ~(((x & low) + low) | x | low);
 }
 
-/* Of the lowest bit that is set: in which slot of the bucket. */
+/* Returns the position in its bucket of the slot of the lowest bit that is
+ * set. */
 static unsigned
 position_of (uint64_t bits)
 {
@@ -115,6 +118,7 @@ dedup_log_store_free (struct dedup_log_store *ls)
 {
   if (ls == NULL)
     return;
+  assert (ls->copies == NULL);
   free (ls->slots);
   free (ls->tags);
   free (ls);
@@ -123,6 +127,7 @@ dedup_log_store_free (struct dedup_log_store *ls)
 void
 dedup_log_store_clear (struct dedup_log_store *ls)
 {
+  assert (ls->copies == NULL);
   ls->count = ls->deleted = 0;
   ls->random = FIRST_RANDOM;
   memset (ls->tags, 0, ls->nr_slots / DEDUP_BUCKET_SLOTS * sizeof *ls->tags);
@@ -146,6 +151,7 @@ bucket_slots (const struct dedup_log_store *ls, uint64_t bucket)
   return ls->slots + bucket * DEDUP_BUCKET_SLOTS;
 }
 
+/* Returns the slot that has HASH, or NULL. */
 static struct slot *
 find (const struct dedup_log_store *ls, const struct dedup_hash *hash,
       const uint64_t bucket[2])
@@ -176,11 +182,12 @@ dedup_log_store_prefetch (const struct dedup_log_store *ls,
   dedup_buckets (hash, ls->order, bucket);
   for (i = 0; i < 2; ++i)
     __builtin_prefetch (&ls->tags[bucket[i]]);
-  /* An entry that is found or made is in the first bucket more often. */
+  /* Most entries are in their first bucket. */
   for (i = 0; i < 3; ++i)        /* 160 bytes: three or four lines */
     __builtin_prefetch ((const char *) bucket_slots (ls, bucket[0]) + 64 * i, 1);
 }
 
+/* Returns an empty slot of BUCKET, or NULL. */
 static struct slot *
 find_free (const struct dedup_log_store *ls, uint64_t bucket)
 {
@@ -189,8 +196,9 @@ find_free (const struct dedup_log_store *ls, uint64_t bucket)
   return m ? bucket_slots (ls, bucket) + position_of (m) : NULL;
 }
 
-/* xorshift64: which victim does not matter, only that a chain of kicks does
- * not go round in a circle.  Its own state keeps runs repeatable. */
+/* Returns a random position in a bucket, by xorshift64.  Which entry is moved
+ * does not matter, as long as a chain of moves is not a circle.  The state is
+ * this log store's own, so that runs can be repeated. */
 static unsigned
 random_position (struct dedup_log_store *ls)
 {
@@ -211,14 +219,96 @@ other_bucket (const struct dedup_log_store *ls, const struct slot *s,
   return bucket == b[0] ? b[1] : b[0];
 }
 
+/* --- Copies ---------------------------------------------------------------- */
+
+/* Slots of a part: 5 KiB. */
+#define PART_SLOTS 128u
+
+size_t
+dedup_log_copy_parts (const struct dedup_log_store *ls)
+{
+  return ls ? (ls->nr_slots + PART_SLOTS - 1) / PART_SLOTS : 0;
+}
+
+static void
+copy_part (struct dedup_log_copy *c, size_t part)
+{
+  const size_t end = (part + 1) * PART_SLOTS;
+  struct dedup_entry e;
+  size_t i;
+
+  if (c->copied[part])
+    return;
+  c->copied[part] = 1;
+  for (i = part * PART_SLOTS; i < end && i < c->ls->nr_slots; i++)
+    if (dedup_log_store_slot (c->ls, i, &e.hash, &e.value))
+      c->take (c->opaque, &e);
+}
+
+/* Lets all copies have what is in slot S, which is about to change. */
+static inline void
+before_change (struct dedup_log_store *ls, const struct slot *s)
+{
+  struct dedup_log_copy *c;
+
+  for (c = ls->copies; c != NULL; c = c->other)
+    copy_part (c, (size_t) (s - ls->slots) / PART_SLOTS);
+}
+
+void
+dedup_log_copy_start (struct dedup_log_copy *c, struct dedup_log_store *ls)
+{
+  c->ls = ls;
+  c->next = 0;
+  c->other = ls->copies;
+  ls->copies = c;
+}
+
+void
+dedup_log_copy_stop (struct dedup_log_copy *c)
+{
+  struct dedup_log_copy **p;
+
+  if (c->ls == NULL)
+    return;
+  for (p = &c->ls->copies; *p != c; p = &(*p)->other)
+    ;
+  *p = c->other;
+  c->ls = NULL;
+}
+
+bool
+dedup_log_copy_some (struct dedup_log_copy *c, size_t max)
+{
+  const size_t nr = dedup_log_copy_parts (c->ls);
+
+  for (; c->next < nr && max > 0; c->next++, max--)
+    copy_part (c, c->next);
+  if (c->next < nr)
+    return true;
+  dedup_log_copy_stop (c);
+  return false;
+}
+
+bool
+dedup_log_store_let_copy (struct dedup_log_store *ls, size_t max)
+{
+  if (ls->copies != NULL)
+    (void) dedup_log_copy_some (ls->copies, max);
+  return ls->copies != NULL;
+}
+
+/* --- Changes --------------------------------------------------------------- */
+
 static void
 put (struct dedup_log_store *ls, struct slot *s, const struct slot *new)
 {
+  before_change (ls, s);
   *s = *new;
   set_tag (ls, s);
 }
 
-/* S gets what is in *NEW, and *NEW what was there. */
+/* Exchanges the entries of S and *NEW. */
 static void
 exchange (struct dedup_log_store *ls, struct slot *s, struct slot *new)
 {
@@ -228,9 +318,10 @@ exchange (struct dedup_log_store *ls, struct slot *s, struct slot *new)
   *new = old;
 }
 
-/* Both buckets of NEW are full: put it in the place of an entry of BUCKET,
- * which goes to its other bucket, and so on until there is a free slot.  The
- * path is the undo log. */
+/* Inserts NEW, both of whose buckets are full: puts it in the place of an
+ * entry of BUCKET, moves that to its other bucket, and so on until there is a
+ * free slot. -ENOSPC: none was found; then the path tells how to put all
+ * entries back. */
 static int
 insert_by_kicks (struct dedup_log_store *ls, struct slot new, uint64_t bucket)
 {
@@ -240,7 +331,7 @@ insert_by_kicks (struct dedup_log_store *ls, struct slot new, uint64_t bucket)
 
   for (n = 0; n < DEDUP_MAX_KICKS; ++n) {
     path[n] = bucket_slots (ls, bucket) + random_position (ls);
-    exchange (ls, path[n], &new);       /* NEW is the homeless one now */
+    exchange (ls, path[n], &new);       /* NEW is now the entry to be moved */
     bucket = other_bucket (ls, &new, bucket);
     s = find_free (ls, bucket);
     if (s) {
@@ -279,11 +370,12 @@ dedup_log_store_insert (struct dedup_log_store *ls,
   struct slot *s;
   int r;
 
-  if (value == 0)              /* a journal may say so */
+  if (value == 0)              /* a damaged log may have such a value */
     return -EINVAL;
   dedup_buckets (hash, ls->order, bucket);
   s = find (ls, hash, bucket);
   if (s) {
+    before_change (ls, s);
     ls->deleted -= s->value == DEDUP_DELETED;
     s->value = value;
   }

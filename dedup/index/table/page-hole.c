@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What an index may claim to have, and so what memory its filters may take,
+/* Finds pages of a table that lie in a hole of the file, so that the number of
+ * entries that a table claims to have, and with it the memory for its filter,
  * is bounded by what the file really holds (docs/on-disk.md 3.4).
  *
- * Each page of entries begins with a magic number.  So one that lies in a hole
- * is damaged, whatever made the file sparse, and no right page is ever taken
- * for one: what the host calls a hole is read before it counts.  A hole may
- * begin in the zeroes at the end of a right page; then the next page is next.
+ * Each page of entries begins with a magic number.  So a page in a hole is
+ * damaged, whatever made the file sparse.  No right page is taken for one:
+ * where the host reports a hole, the page is read and must be all zeroes.  A
+ * hole may begin in the zeroes at the end of a right page; then the search
+ * continues with the next page.
+ *
+ * Any thread; no state.
  */
 #include "page-hole.h"
 #include "aligned.h"
@@ -19,7 +23,7 @@ page_is_zero (struct io_store *io, uint64_t host_off)
   size_t i;
 
   if (io_pread (io, page, sizeof page, host_off) < 0)
-    return false;                /* who needs it finds that out */
+    return false;                /* a lookup will find that out */
   for (i = 0; i < sizeof page; i++)
     if (page[i] != 0)
       return false;

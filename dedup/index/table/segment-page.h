@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The bytes of a segment (docs/on-disk.md 3.4), for the files that write and
- * read them: segment-write.c, segment.c, segment-read.c. */
+/* Declares the bytes of a segment (docs/on-disk.md 3.4), for the files that
+ * write and read them: segment-write.c, segment.c, segment-read.c. */
 #ifndef DEDUP_SEGMENT_PAGE_H
 #define DEDUP_SEGMENT_PAGE_H
 
 #include "checked.h"
 #include "index-limits.h"
+#include "page.h"
 #include "segment.h"
 #include "wire.h"
 
@@ -65,20 +66,22 @@ _Static_assert (sizeof (struct seg_wire_entry) == 40, "entry");
 _Static_assert (sizeof (struct seg_wire_head) == DEDUP_PAGE_SIZE, "page 0");
 _Static_assert (sizeof (struct seg_wire_page) == DEDUP_PAGE_SIZE, "page");
 
-/* Pages but the last are full. */
+/* Returns the number of pages of entries; all but the last are full. */
 static inline uint64_t
 seg_pages (uint64_t nr_entries)
 {
   return div_round_up (nr_entries, SEG_PAGE_ENTRIES);
 }
 
+/* Returns the offset of a page of entries in the byte store. */
 static inline uint64_t
 seg_page_off (const struct dedup_segment_desc *d, uint64_t page)
 {
   return d->host_off + (1 + page) * DEDUP_PAGE_SIZE;
 }
 
-/* Fences, shards and one more, words: as they stand behind the pages. */
+/* Returns the bytes of what follows the pages: the fences, the shards of the
+ * filter and one more, and its words. */
 static inline uint64_t
 seg_meta_bytes (uint64_t nr_pages, uint64_t nr_shards, uint64_t nr_words)
 {
@@ -92,27 +95,15 @@ seg_meta_pages (uint64_t nr_pages, uint64_t nr_shards, uint64_t nr_words)
                        DEDUP_PAGE_SIZE);
 }
 
-/* Checksum of a page with its checksum field at CHECKSUM taken as 0. */
-static inline uint64_t
-seg_checksum (void *page, be64 *checksum)
-{
-  const be64 saved = *checksum;
-  uint64_t r;
-
-  *checksum = be64_make (0);
-  r = dedup_checksum (page, DEDUP_PAGE_SIZE);
-  *checksum = saved;
-  return r;
-}
-
-/* --- Between segment.c and segment-read.c --------------------------------- */
+/* --- Between segment.c and segment-read.c -------------------------------- */
 
 struct io_store *seg_io (struct dedup_segment *s);
-/* NULL, or what is wrong with page NUMBER. */
+/* Returns NULL, or what is wrong with page NUMBER. */
 const char *seg_page_fault (const struct dedup_segment *s, uint64_t number,
                             struct seg_wire_page *page);
+/* Notes that a page of S was found damaged. */
 void seg_mark_damaged (struct dedup_segment *s);
-/* The first page that may have entries with this prefix. */
+/* Returns the first page that may have entries with this prefix. */
 uint64_t seg_first_page (struct dedup_segment *s, uint32_t prefix);
 
 #endif

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Reads a segment of a run from some place to its end, in large reads: for
- * merges.  A page that is not right is passed over: its entries are lost,
- * which costs ratio, and the segment is marked.  A page that can't be read
- * counts as one that is not right.
+/* Reads a segment of a run from a prefix to its end, in large reads, for
+ * merges.  A page that is wrong or can't be read is skipped: its entries are
+ * lost, which costs ratio, and the segment is marked as damaged.
  *
  * One thread for each cursor; the segment may be read by others meanwhile.
  */
@@ -50,7 +49,9 @@ dedup_cursor_free (struct dedup_cursor *c)
   free (c);
 }
 
-/* One at a time, after all of them together could not be read. */
+/* Reads the pages of the batch one at a time, after reading all of them
+ * together failed.  Those that can't be read become zeroes, which no right
+ * page is. */
 static void
 read_singly (struct dedup_cursor *c)
 {
@@ -63,6 +64,7 @@ read_singly (struct dedup_cursor *c)
       memset (&c->batch[i], 0, sizeof c->batch[i]);
 }
 
+/* Reads the next batch of pages.  Returns false at the end of the segment. */
 static bool
 read_batch (struct dedup_cursor *c)
 {
@@ -78,7 +80,7 @@ read_batch (struct dedup_cursor *c)
   return true;
 }
 
-/* The next page that is right: true. */
+/* Moves to the next page that is right.  Returns false at the end. */
 static bool
 next_page (struct dedup_cursor *c)
 {
@@ -114,7 +116,7 @@ dedup_cursor_next (struct dedup_cursor *c, const struct dedup_hash **hash,
     if (c->from == 0)
       return 1;
     if (dedup_hash_prefix (&e->hash) >= c->from) {
-      c->from = 0;               /* all that follow are, too */
+      c->from = 0;               /* and so are all that follow */
       return 1;
     }
   }

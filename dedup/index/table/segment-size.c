@@ -1,11 +1,27 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Reckons the bytes that a segment takes, on storage and in memory. */
+/* Computes the bytes that a segment takes, on storage and in memory, and frees
+ * what it has in memory.
+ *
+ * A filter's size is only known when it is built, as shards whose keys
+ * contradict each other get more slots (filter-build.c).  So the size on
+ * storage is an upper bound for the usual case, from which an area is
+ * allocated before the segment is written: an estimate that is too low costs
+ * the segment its filter, and never an entry.  The size in memory is an
+ * average.
+ *
+ * The constants are those of filter-build.c: a shard has about
+ * DEDUP_FILTER_SHARD entries, 3 % more slots than entries, and FILTER_WIDTH -
+ * 1 slots; 64 slots are a block.  A change there needs one here.
+ *
+ * Functions of their arguments: any thread.
+ */
 #include "segment-page.h"
 
 #include <stdlib.h>
 
-/* Where the filter takes more than was reckoned with (many shards had to be
- * built again with more slots), the segment goes without. */
+/* Allows for 6 % more slots than entries, and five blocks for each shard.
+ * Where the filter takes more (many shards had to be built again with more
+ * slots), the segment is written without one. */
 uint64_t
 dedup_segment_size (uint64_t nr_entries, unsigned bits)
 {
@@ -15,7 +31,7 @@ dedup_segment_size (uint64_t nr_entries, unsigned bits)
   return dedup_segment_used (nr_entries, nr_shards, blocks * bits);
 }
 
-/* 128: the structs, which are in segment.c. */
+/* 128 bytes are for struct dedup_segment, which is private to segment.c. */
 uint64_t
 dedup_segment_likely_memory (uint64_t nr_entries, unsigned bits)
 {

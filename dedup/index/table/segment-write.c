@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Writes a segment of a run (docs/on-disk.md 3.4): page after page as the
- * entries come, in large writes; then fences and filter, which stay in memory
- * for who asked; then the first page.
+ * entries come, in large writes; then fences and filter, which are also
+ * returned to the caller; then the first page.
  *
- * Each batch is written out at once (io_write_out), so that no sync of the file
- * has much of it to do.  Nothing is synced: the caller does that before it lists
- * the segment (law 8), and until then nobody reads these pages.
+ * The host is asked to write out each batch at once (io_write_out), so that
+ * a sync of the file has little left to do.  Nothing is synced: the caller
+ * does that before it lists the segment (law 8), and until then nobody reads
+ * these pages.
  *
  * One thread.  Memory: one batch of pages, a shard of the filter being built,
  * and the fences and filter themselves.
@@ -89,6 +90,7 @@ stopped (const struct dedup_segment_writer *w)
 
 /* --- Pages --------------------------------------------------------------- */
 
+/* Completes a page whose entries are in place. */
 static void
 seal_page (struct dedup_segment_writer *w, struct seg_wire_page *p,
            uint64_t number, uint32_t nr_entries)
@@ -97,7 +99,7 @@ seal_page (struct dedup_segment_writer *w, struct seg_wire_page *p,
   p->id = be64_make (w->desc.id);
   p->number = be32_make ((uint32_t) number);
   p->nr_entries = be32_make (nr_entries);
-  p->checksum = be64_make (seg_checksum (p, &p->checksum));
+  p->checksum = be64_make (dedup_page_checksum (p, &p->checksum));
 }
 
 static int
@@ -138,6 +140,8 @@ add_fence (struct dedup_segment_writer *w, uint32_t prefix)
   return 0;
 }
 
+/* Starts the page that begins with HASH; completes the one before.  -ENOSPC:
+ * the area is full. */
 static int
 begin_page (struct dedup_segment_writer *w, const struct dedup_hash *hash)
 {
@@ -176,7 +180,7 @@ dedup_segment_writer_add (struct dedup_segment_writer *w,
   }
   if (w->filter) {
     r = dedup_filter_builder_add (w->filter, hash);
-    if (r == -EINVAL) {          /* it does without */
+    if (r == -EINVAL) {          /* the segment gets no filter */
       dedup_filter_builder_free (w->filter);
       w->filter = NULL;
     }
@@ -193,6 +197,7 @@ dedup_segment_writer_add (struct dedup_segment_writer *w,
 
 /* --- Fences and filter --------------------------------------------------- */
 
+/* Takes the fences, and the filter if the area has room for it, to M. */
 static int
 make_meta (struct dedup_segment_writer *w, struct dedup_segment_meta *m)
 {
@@ -304,7 +309,7 @@ write_head (struct dedup_segment_writer *w, const struct dedup_segment_meta *m,
   h->nr_words = be64_make (m->filter.bits ? dedup_filter_words (&m->filter)
                            : 0);
   h->meta_checksum = be64_make (meta_checksum);
-  h->checksum = be64_make (seg_checksum (h, &h->checksum));
+  h->checksum = be64_make (dedup_page_checksum (h, &h->checksum));
   return io_pwrite (w->io, h, sizeof *h, w->desc.host_off);
 }
 

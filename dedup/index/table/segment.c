@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* One segment of a run on disk, its fences and its filter in RAM
+/* Reads a segment of a run on disk, with its fences and its filter in RAM
  * (docs/on-disk.md 3.4).
  *
- * Promises: as an incarnation's (incarnation.c): a lookup gives the value that
- * was written for exactly this hash, or misses; whatever became of the bytes
- * on disk, it never gives another value, because each page that is used was
- * verified as a whole.  A miss may be false where pages are damaged.
+ * It promises what an incarnation does (incarnation.c): a lookup returns the
+ * value that was written for exactly this hash, or misses.  Whatever happened
+ * to the bytes on disk, it never returns another value, because each page that
+ * is used was verified as a whole.  A miss may be false where pages are
+ * damaged.
  *
- * A lookup reads the last page whose first entry has no higher prefix.  Only
- * where that entry's prefix is the key's own, and its hash above the key's,
- * the page before is read as well.  Before the fences are loaded, the page is
- * found by interpolation, reading.
+ * A lookup reads the last page whose first entry's prefix is not above the
+ * key's. The page before is read as well only where that prefix equals the
+ * key's and that entry's hash is above the key's.  Before the fences are
+ * loaded, pages are read at interpolated places until the right one is found.
  *
- * Threads: as incarnation.c.  segment-write.c and segment-read.c are the other
- * thirds.
+ * Threads: as in incarnation.c.  segment-write.c writes segments,
+ * segment-read.c reads them in order.
  */
 #include "aligned.h"
 #include "segment-page.h"
@@ -151,9 +152,9 @@ dedup_segment_reads (struct dedup_segment *s, uint64_t *page_reads,
 
 /* --- First page, fences, filter ------------------------------------------ */
 
-/* NULL, or what is wrong with the first page.  A filter has half as many slots
- * again as entries at the most, and a row's width for each shard that has any
- * (filter-build.c). */
+/* Returns NULL, or what is wrong with the first page.  A filter may have twice
+ * as many slots as entries, and four blocks for each shard that has entries,
+ * but not more; filter-build.c makes fewer. */
 static const char *
 head_fault (const struct dedup_segment *s, struct seg_wire_head *h)
 {
@@ -164,7 +165,7 @@ head_fault (const struct dedup_segment *s, struct seg_wire_head *h)
 
   if (be64_load (h->magic) != SEG_HEAD_MAGIC)
     return "magic";
-  if (be64_load (h->checksum) != seg_checksum (h, &h->checksum))
+  if (be64_load (h->checksum) != dedup_page_checksum (h, &h->checksum))
     return "checksum";
   if (be64_load (h->store_id) != s->store_id)
     return "store id";
@@ -187,7 +188,8 @@ head_fault (const struct dedup_segment *s, struct seg_wire_head *h)
   return NULL;
 }
 
-/* What a test relies on, so that it stays inside the words. */
+/* Returns true if the blocks of all shards lie inside the words, which a test
+ * of the filter relies on. */
 static bool
 shards_fit (const struct dedup_filter *f, uint64_t nr_words)
 {
@@ -204,6 +206,7 @@ shards_fit (const struct dedup_filter *f, uint64_t nr_words)
     dedup_filter_words (f) == nr_words;
 }
 
+/* Decodes the filter at P; *WHY is set with -EBADMSG. */
 static int
 decode_filter (const struct seg_wire_head *h, const uint8_t *p,
                struct dedup_filter *f, const char **why)
@@ -245,7 +248,8 @@ decode_filter (const struct seg_wire_head *h, const uint8_t *p,
   return 0;
 }
 
-/* Fences grow, so that a search in them ends where it should. */
+/* Decodes the fences at P.  Returns NULL, or what is wrong: they must be in
+ * order, so that they can be searched by halves. */
 static const char *
 decode_fences (const uint8_t *p, struct dedup_segment_meta *m)
 {
@@ -280,6 +284,7 @@ alloc_meta (const struct dedup_segment *s, const struct seg_wire_head *h,
   return m->filter.shards ? 0 : -ENOMEM;
 }
 
+/* Reads and decodes fences and filter; *WHY is set with -EBADMSG. */
 static int
 fill_meta (struct dedup_segment *s, const struct seg_wire_head *h,
            struct dedup_segment_meta *m, const char **why)
@@ -287,7 +292,7 @@ fill_meta (struct dedup_segment *s, const struct seg_wire_head *h,
   const size_t len = seg_meta_pages (s->nr_pages, be32_load (h->nr_shards),
                                      be64_load (h->nr_words)) *
     DEDUP_PAGE_SIZE;
-  /* 4.1 bytes for each entry that the file has, and 2.1 MiB, at the most. */
+  /* At most 4.1 bytes for each entry that the file has, and 2.1 MiB. */
   CLEANUP_FREE uint8_t *buf = aligned_new (len);
   int r;
 
@@ -309,7 +314,8 @@ fill_meta (struct dedup_segment *s, const struct seg_wire_head *h,
     : decode_filter (h, buf + s->nr_pages * 4, &m->filter, why);
 }
 
-/* *WHY is set with -EBADMSG. */
+/* Reads and verifies the first page, fences and filter.  The caller frees *OUT;
+ * *WHY is set with -EBADMSG. */
 static int
 read_meta (struct dedup_segment *s, struct dedup_segment_meta **out,
            const char **why)
@@ -385,7 +391,7 @@ seg_page_fault (const struct dedup_segment *s, uint64_t number,
 {
   if (be64_load (page->magic) != SEG_PAGE_MAGIC)
     return "magic";
-  if (be64_load (page->checksum) != seg_checksum (page, &page->checksum))
+  if (be64_load (page->checksum) != dedup_page_checksum (page, &page->checksum))
     return "checksum";
   if (be64_load (page->id) != s->desc.id)
     return "segment id";
@@ -396,6 +402,7 @@ seg_page_fault (const struct dedup_segment *s, uint64_t number,
   return NULL;
 }
 
+/* Reads and verifies a page.  Returns false if that fails, and marks S. */
 static bool
 read_page (struct dedup_segment *s, uint64_t number,
            struct seg_wire_page *page, unsigned *reads)
@@ -410,7 +417,7 @@ read_page (struct dedup_segment *s, uint64_t number,
   return false;
 }
 
-/* Below, inside or above the page's entries: -1, 0, 1. */
+/* Returns -1, 0 or 1 if H is below, among or above the page's entries. */
 static int
 side_of_page (const struct dedup_segment *s, uint64_t number,
               const struct seg_wire_page *page, const struct dedup_hash *h)
@@ -447,8 +454,8 @@ find_in_page (const struct dedup_segment *s, uint64_t number,
 
 /* --- Lookup -------------------------------------------------------------- */
 
-/* Where in NR things, spread evenly over the prefixes from LO to HI, PREFIX
- * would be. */
+/* Returns the place of PREFIX among NR pages that are spread evenly over the
+ * prefixes from LO to HI. */
 static uint64_t
 interpolate (uint32_t prefix, uint32_t lo, uint32_t hi, uint64_t nr)
 {
@@ -463,8 +470,8 @@ interpolate (uint32_t prefix, uint32_t lo, uint32_t hi, uint64_t nr)
   return (uint64_t) (product / ((uint64_t) hi - lo + 1));
 }
 
-/* The number of fences at or below PREFIX (below it, if STRICTLY): from the
- * interpolated place outwards, then by halves. */
+/* Returns the number of fences at or below PREFIX (below it, if STRICTLY).
+ * Searches from the interpolated place outwards, then by halves. */
 static uint64_t
 count_fences (const struct dedup_segment *s, const struct dedup_segment_meta *m,
               uint32_t prefix, bool strictly)
@@ -524,7 +531,7 @@ lookup_by_fences (struct dedup_segment *s, const struct dedup_segment_meta *m,
   return 0;
 }
 
-/* After so many guesses, by halves. */
+/* Interpolated guesses before the search continues by halves. */
 #define GUESSES 6
 
 static int
@@ -576,13 +583,13 @@ dedup_segment_place (struct dedup_segment *s,
                      const struct dedup_filter_key *key,
                      struct dedup_filter_place *p)
 {
-  static const uint64_t somewhere;
+  static const uint64_t any_word;
   const struct dedup_segment_meta *m = meta_of (s);
 
   if (m && m->filter.bits)
     dedup_filter_find (&m->filter, key, p);
   else {
-    p->head = dedup_segment_useless (s) || s->nr_pages == 0 ? NULL : &somewhere;
+    p->head = dedup_segment_useless (s) || s->nr_pages == 0 ? NULL : &any_word;
     p->bits = 0;
   }
 }
@@ -614,7 +621,7 @@ seg_first_page (struct dedup_segment *s, uint32_t prefix)
   while (lo < hi) {              /* pages before LO begin below PREFIX */
     mid = (lo + hi) / 2;
     if (!read_page (s, mid, &buf, NULL))
-      return 0;                  /* from the start, then: slower, as right */
+      return 0;                  /* the cursor starts at the first page */
     if (dedup_hash_prefix (&buf.entries[0].hash) < prefix)
       lo = mid + 1;
     else
@@ -662,7 +669,7 @@ entry_fault (const struct dedup_segment_meta *m, const struct seg_wire_entry *e,
   uint16_t maybe;
 
   if (be64_load (e->value) == 0)
-    return "an entry without cluster";
+    return "an entry without a value";
   if (c->entries > 0 && memcmp (&c->last, &e->hash, sizeof c->last) >= 0)
     return "entries out of order";
   dedup_filter_key (&e->hash, &key);

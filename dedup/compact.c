@@ -1,0 +1,695 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Empties clusters of which little compressed data is in use (dedup-compact.h).
+ *
+ * First it counts how many clusters are how full.  If more than the permitted share is
+ * dead, this says how full the clusters are that have to be emptied, beginning with the
+ * emptiest: which costs least for what it frees.  Then it goes through the file in parts.
+ * For each part
+ *
+ *   1. a walk over all tables finds how much of each cluster is live, and the clusters
+ *      that are to be emptied are listed, until the list is full or the file ends;
+ *   2. the list is given to the writer: no candidate that touches one of them is linked
+ *      any more, so data that is written again goes elsewhere, and its entry in the index
+ *      with it;
+ *   3. the tables of all disks that clients write to are read, and each guest cluster
+ *      with data in such a cluster is read and written again.
+ *
+ * A piece that crosses into a cluster which is not emptied leaves dead bytes there.  So
+ * it counts again at the end, and perhaps goes through the file once more.
+ *
+ * A guest cluster is moved as by a write of the bytes that it has: the same records, so a
+ * crash leaves some prefix of the moves, each of which changes nothing that a guest can
+ * see.  The last one that leaves a cluster frees it, and its space is given back as that
+ * of trimmed data, when law 6 allows.
+ *
+ * The bytes are what the guest's own entry leads to, never what the index says.  Before
+ * they get a new entry they must be what the index knows for their descriptor, if it can
+ * tell: else rot would be moved to where no scrub can find it.
+ *
+ * Threads: one in dedup_compact_step; figures on any.  The caller's lock keeps requests
+ * off the guest clusters that are moved.
+ */
+#include "aligned.h"
+#include "pool.h"
+#include "qcow2-packed.h"
+#include "value.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Clusters that are emptied together: 8 MiB of memory. */
+#define MAX_CLUSTERS ((size_t) 1 << 20)
+/* Guest clusters that are moved by one operation. */
+#define MAX_MOVE 64u
+/* What is looked at in one call of qcow2_map, and calls in one step. */
+#define EXTENTS 64
+#define MAP_BYTES (UINT64_C (1) << 30)
+#define PER_STEP 64
+
+enum compact_phase {
+  COMPACT_SURVEY,               /* clusters are counted by how full they are */
+  COMPACT_LIST, COMPACT_MOVE, COMPACT_FLUSH,    /* of a part */
+  COMPACT_DONE,
+};
+
+/* The clusters of which so many hundredths are live, and what is dead in them. */
+struct fullness {
+  uint64_t clusters, dead;
+};
+
+/* A cluster that is being counted. */
+struct counted {
+  uint64_t host_idx;
+  uint64_t live, pieces;
+};
+
+struct dedup_compact {
+  struct dedup_pool *pool;      /* constant */
+  struct dedup_compact_params p;
+  enum compact_phase phase;
+  struct qcow2_packed *walk;
+  uint64_t end_off;             /* of the last piece that was counted */
+  struct counted open[3];       /* clusters that later pieces may touch, ascending */
+  unsigned nr_open;
+  uint64_t next;                /* the cluster where the next part begins */
+  uint64_t file_end;            /* clusters of the file when the pass began */
+  struct fullness by_live[101];         /* of the survey, by hundredths */
+  unsigned below;               /* hundredths: clusters with less are emptied */
+  uint64_t moved_before;        /* f.moved_bytes when the pass began */
+  uint64_t *v;                  /* clusters to be emptied, ascending */
+  size_t nr, max;
+  unsigned root, nr_roots;      /* where moving goes on */
+  uint64_t guest_off;
+  uint64_t own_table;           /* the last table that was looked at, + 1 */
+  bool is_own;
+  uint8_t *buf;                 /* a cluster */
+  struct dedup_compact_figures f;       /* atomic */
+};
+
+static void
+add (uint64_t *figure, uint64_t n)
+{
+  __atomic_add_fetch (figure, n, __ATOMIC_RELAXED);
+}
+
+/* --- Choosing ---------------------------------------------------------------- */
+
+/* Returns whether a cluster stays: data is still appended to it, or it is bad, and so
+ * is what would be moved. */
+static bool
+must_stay (struct dedup_compact *c, uint64_t host_idx)
+{
+  struct dedup_pool *pool = c->pool;
+  const struct dedup_pack_run *run;
+  LOCK_FOR_SCOPE (pool->base.lock);
+
+  run = pool->writer.pack.open;
+  return (run && host_idx - run->first < run->count) ||
+    dedup_bad_find_locked (&pool->store.bad, host_idx);
+}
+
+/* Enters a cluster of which all live bytes were counted in the survey, or lists it if it
+ * is to be emptied. */
+static void
+close_cluster (struct dedup_compact *c, const struct counted *k)
+{
+  const uint64_t size = c->pool->base.cluster_size;
+  const unsigned hundredths = (unsigned) (k->live * 100 / size);
+
+  if (k->host_idx < c->next || must_stay (c, k->host_idx))
+    return;
+  if (c->phase == COMPACT_SURVEY) {
+    c->by_live[hundredths].clusters++;
+    c->by_live[hundredths].dead += size - k->live;
+    return;
+  }
+  if (c->nr == c->max || hundredths >= c->below)
+    return;
+  c->v[c->nr++] = k->host_idx;
+  add (&c->f.clusters, 1);
+  add (&c->f.dead_bytes, size - k->live);
+  add (&c->f.to_move_bytes, k->pieces * size);
+}
+
+/* Closes the clusters before HOST_IDX. */
+static void
+close_before (struct dedup_compact *c, uint64_t host_idx)
+{
+  unsigned i, n = 0;
+
+  for (i = 0; i < c->nr_open; i++)
+    if (c->open[i].host_idx < host_idx)
+      close_cluster (c, &c->open[i]);
+    else
+      c->open[n++] = c->open[i];
+  c->nr_open = n;
+}
+
+/* Returns the cluster among those that are counted, which it joins if it is new. */
+static struct counted *
+find_open (struct dedup_compact *c, uint64_t host_idx)
+{
+  unsigned i;
+
+  for (i = 0; i < c->nr_open; i++)
+    if (c->open[i].host_idx == host_idx)
+      return &c->open[i];
+  assert (c->nr_open < 3);      /* a piece touches three clusters in sequence */
+  c->open[c->nr_open] = (struct counted) { .host_idx = host_idx };
+  return &c->open[c->nr_open++];
+}
+
+/* Counts a piece of compressed data.  Pieces come in the order of the file. */
+static void
+count_piece (struct dedup_compact *c, uint64_t descriptor)
+{
+  const struct dedup_base *b = &c->pool->base;
+  uint64_t off, end, first, count, k, from, to;
+  struct counted *n;
+
+  qcow2_compressed_extent (b->img, descriptor, &off, &end);
+  end += off;
+  qcow2_entry_clusters (b->img, descriptor, &first, &count);
+  close_before (c, first);
+  from = MAX_OF (off, c->end_off);
+  for (k = first; k < first + count; k++) {
+    n = find_open (c, k);
+    to = MIN_OF (end, (k + 1) << b->cluster_bits);
+    n->live += to - MIN_OF (to, MAX_OF (from, k << b->cluster_bits));
+    n->pieces += k == first;
+  }
+  c->end_off = MAX_OF (c->end_off, end);
+}
+
+/* Counts the pieces of a window until the list is full.  Returns whether it is: then
+ * the next part begins with the first cluster that was not counted as a whole. */
+static bool
+count_window (struct dedup_compact *c, const struct qcow2_packed_window *w)
+{
+  size_t i;
+
+  for (i = 0; i < w->nr; i++) {
+    count_piece (c, w->v[i]);
+    if (c->phase == COMPACT_LIST && c->nr == c->max) {
+      c->next = c->open[0].host_idx;
+      return true;
+    }
+  }
+  return false;
+}
+
+static int
+begin_walk (struct dedup_compact *c)
+{
+  int r = qcow2_packed_begin (c->pool->base.img, c->p.max_packed, true, &c->walk);
+
+  if (r < 0)
+    return r;
+  /* What begins before the part may reach into it; its bytes are live, too. */
+  qcow2_packed_seek (c->walk, c->next < 2 ? 0 : c->next - 2, c->file_end);
+  c->nr = c->nr_open = 0;
+  c->end_off = 0;
+  return 0;
+}
+
+/* Begins to survey the file. */
+static void
+begin_survey (struct dedup_compact *c)
+{
+  c->phase = COMPACT_SURVEY;
+  c->next = 0;
+  memset (c->by_live, 0, sizeof c->by_live);
+  c->moved_before = c->f.moved_bytes;
+  lock_acquire (c->pool->base.lock);
+  c->file_end = qcow2_frontier_locked (c->pool->base.img);
+  lock_release (c->pool->base.lock);
+}
+
+/* Goes on behind a part that is done. */
+static void
+next_part (struct dedup_compact *c)
+{
+  if (c->next < c->file_end)
+    c->phase = COMPACT_LIST;
+  else if (c->f.moved_bytes == c->moved_before ||
+           c->f.passes == DEDUP_COMPACT_PASSES)
+    c->phase = COMPACT_DONE;
+  else
+    begin_survey (c);
+}
+
+/* Begins a pass: what stays is counted anew. */
+static void
+begin_pass (struct dedup_compact *c)
+{
+  __atomic_add_fetch (&c->f.passes, 1, __ATOMIC_RELAXED);
+  __atomic_store_n (&c->f.left, 0, __ATOMIC_RELAXED);
+  __atomic_store_n (&c->f.doubtful, 0, __ATOMIC_RELAXED);
+}
+
+/* Decides by the survey which clusters are to be emptied; none if little is dead.  Those
+ * that stay may have half of what is permitted, as others are added to it. */
+static void
+end_survey (struct dedup_compact *c)
+{
+  const uint64_t size = c->pool->base.cluster_size;
+  uint64_t packed = 0, dead = 0;
+  unsigned i;
+
+  for (i = 0; i <= 100; i++) {
+    packed += c->by_live[i].clusters * size;
+    dead += c->by_live[i].dead;
+  }
+  __atomic_store_n (&c->f.packed_bytes, packed, __ATOMIC_RELAXED);
+  __atomic_store_n (&c->f.packed_dead_bytes, dead, __ATOMIC_RELAXED);
+  c->phase = COMPACT_DONE;
+  if (dead * 100 <= packed * c->p.percent)
+    return;
+  for (i = 0; i < 100 && dead * 200 > packed * c->p.percent; i++) {
+    packed -= c->by_live[i].dead;       /* the live bytes move elsewhere */
+    dead -= c->by_live[i].dead;
+  }
+  c->below = i;
+  c->phase = COMPACT_LIST;
+  begin_pass (c);
+}
+
+/* Ends the walk of a survey or a part; MORE: the file has not ended. */
+static void
+end_walk (struct dedup_compact *c, bool more)
+{
+  if (!more)
+    close_before (c, UINT64_MAX);
+  qcow2_packed_end (c->walk);
+  c->walk = NULL;
+  c->root = 0;
+  c->guest_off = 0;
+  if (c->phase == COMPACT_SURVEY) {
+    end_survey (c);
+    return;
+  }
+  if (!more)
+    c->next = c->file_end;
+  if (c->nr > 0)
+    c->phase = COMPACT_MOVE;
+  else
+    next_part (c);
+}
+
+/* Gives the list to the writer, or takes it back. */
+static void
+set_emptying (struct dedup_compact *c, bool on)
+{
+  struct dedup_pool *pool = c->pool;
+  LOCK_FOR_SCOPE (pool->base.lock);
+
+  pool->writer.emptying = on ? c->v : NULL;
+  pool->writer.nr_emptying = on ? c->nr : 0;
+  c->nr_roots = qcow2_nr_roots_locked (pool->base.img);
+  c->own_table = 0;
+}
+
+static int
+count_some (struct dedup_compact *c)
+{
+  struct qcow2_packed_window w;
+  int r = c->walk ? 0 : begin_walk (c);
+
+  if (r == 0)
+    r = qcow2_packed_step (c->walk);
+  if (r != 0)
+    return r;
+  qcow2_packed_get (c->walk, &w);
+  if (count_window (c, &w))
+    end_walk (c, true);
+  else if (!qcow2_packed_next (c->walk))
+    end_walk (c, false);
+  if (c->phase == COMPACT_MOVE)
+    set_emptying (c, true);
+  return c->phase != COMPACT_DONE;
+}
+
+/* --- What is moved ------------------------------------------------------------ */
+
+/* Returns whether an L2 entry leads to data in a cluster that is to be emptied. */
+static bool
+is_in_list (const struct dedup_compact *c, uint64_t entry)
+{
+  uint64_t first, count;
+
+  if (!(entry & QCOW2_L2_COMPRESSED))
+    return false;
+  qcow2_entry_clusters (c->pool->base.img, entry, &first, &count);
+  return dedup_any_between (c->v, c->nr, first, count);
+}
+
+struct look {
+  unsigned root;
+  uint64_t guest_idx;
+  uint64_t entry;               /* results */
+  bool anchored;
+};
+
+/* Gets an entry, and finds out whether all clusters that it touches are anchored. */
+static int
+look_locked (struct qcow2_txn *txn, void *opaque)
+{
+  struct look *l = opaque;
+  uint64_t first, count, k, refcount;
+  bool anchored;
+  int r;
+
+  assert (lock_held (qcow2_lock (txn->img)));
+  r = qcow2_get_entry_locked (txn, l->root, l->guest_idx, &l->entry);
+  l->anchored = true;
+  if (r < 0)
+    return r;
+  qcow2_entry_clusters (txn->img, l->entry, &first, &count);
+  for (k = first; k < first + count && r == 0; k++) {
+    r = qcow2_get_refcount_locked (txn, k, &refcount, &anchored);
+    l->anchored &= r == 0 && anchored;
+  }
+  return r;
+}
+
+static bool
+index_is_complete (struct dedup_pool *pool)
+{
+  LOCK_FOR_SCOPE (pool->base.lock);
+  return dedup_index_complete_locked (pool->store.index);
+}
+
+/* Returns whether BYTES may be entered for the data of an entry: they are what the index
+ * knows, or it cannot know them. */
+static bool
+are_right (struct dedup_compact *c, const struct look *l, const uint8_t *bytes)
+{
+  struct dedup_writer *w = &c->pool->writer;
+  const uint64_t value = l->entry & ~QCOW2_L2_COPIED;
+  const struct dedup_hash mark = dedup_unknown_mark (value);
+  struct dedup_hash h;
+
+  if (!l->anchored || !w->dedup || !index_is_complete (c->pool))
+    return true;
+  return dedup_hash_compute (&w->b->hasher, bytes, w->b->cluster_size, &h) == 0 &&
+    (dedup_named_value (w, &h) == value ||
+     dedup_named_value (w, &mark) == value);
+}
+
+/* Decides on a guest cluster.  1: it is to be moved; 0: it stays. */
+static int
+look_at_data (struct dedup_compact *c, uint64_t guest_idx)
+{
+  struct look l = { .root = c->root, .guest_idx = guest_idx };
+  int r = qcow2_txn_run (c->pool->base.img, look_locked, &l);
+
+  if (r == -ENOMEM)
+    return r;
+  if (r < 0 || !is_in_list (c, l.entry))
+    return 0;
+  r = qcow2_compressed_read (c->pool->base.img, l.entry & ~QCOW2_L2_COPIED,
+                             c->buf);
+  if (r == -ENOMEM)
+    return r;
+  if (r == 0 && are_right (c, &l, c->buf))
+    return 1;
+  add (&c->f.left, 1);
+  add (&c->f.doubtful, 1);
+  return 0;
+}
+
+static bool
+avoids_cb (const void *opaque, uint64_t entry)
+{
+  return is_in_list (opaque, entry);
+}
+
+/* Moves N guest clusters from one on, as one operation.  What does not shrink, or finds
+ * no space, stays. */
+static int
+move_run (struct dedup_compact *c, uint64_t guest_idx, size_t n)
+{
+  int r = dedup_pipeline_rewrite (&c->pool->writer, c->root, guest_idx, n,
+                                  avoids_cb, c);
+
+  if (r < 0)
+    return r == -EINVAL ? -ENOENT : r;  /* the root cannot be written any more */
+  add (&c->f.moved_bytes, (uint64_t) r * c->pool->base.cluster_size);
+  add (&c->f.left, n - (size_t) r);
+  return 0;
+}
+
+/* Moves those of NR guest clusters that are to be moved, in runs. */
+static int
+move_locked_range (struct dedup_compact *c, uint64_t guest_idx, size_t nr)
+{
+  size_t i, n = 0;
+  int r = 0;
+
+  for (i = 0; i <= nr && r >= 0; i++) {
+    r = i < nr ? look_at_data (c, guest_idx + i) : 0;
+    if (r == 1)
+      n++;
+    else if (r == 0 && n > 0) {
+      r = move_run (c, guest_idx + i - n, n);
+      n = 0;
+    }
+  }
+  return MIN_OF (r, 0);
+}
+
+static int
+move_range (struct dedup_compact *c, uint64_t guest_idx, size_t nr)
+{
+  int r = c->p.lock ? c->p.lock (c->p.opaque, c->root, guest_idx, nr) : 0;
+
+  if (r < 0)
+    return r;
+  r = move_locked_range (c, guest_idx, nr);
+  if (c->p.lock)
+    c->p.unlock (c->p.opaque);
+  return r;
+}
+
+/* --- The disks ---------------------------------------------------------------- */
+
+/* Returns the size of a root that clients write to, or 0. */
+static uint64_t
+size_of_root (struct dedup_compact *c)
+{
+  struct qcow2_image *img = c->pool->base.img;
+  const struct qcow2_snapshot *v;
+  LOCK_FOR_SCOPE (c->pool->base.lock);
+  const size_t nr = qcow2_snapshots (img, &v);
+
+  if (c->root != QCOW2_ROOT_ACTIVE &&
+      (c->root > nr || v[c->root - 1].dead || v[c->root - 1].named_anchor ||
+       (v[c->root - 1].disk_flags & QCOW2_DISK_DOOMED) ||
+       !(v[c->root - 1].disk_flags & QCOW2_DISK_WRITABLE)))
+    return 0;
+  return qcow2_root_size_locked (img, c->root);
+}
+
+/* Returns whether no other root has the table of a guest cluster. */
+static bool
+is_own_table (struct dedup_compact *c, uint64_t guest_idx)
+{
+  struct qcow2_image *img = c->pool->base.img;
+  const uint64_t table = guest_idx / qcow2_geometry (img)->l2_entries + 1;
+
+  if (c->own_table != table)
+    c->is_own = qcow2_table_is_own (img, c->root, guest_idx);
+  c->own_table = table;
+  return c->is_own;
+}
+
+/* Returns how many of N extents from number I on are one guest cluster after the other,
+ * in one table, all of them to be moved. */
+static int
+run_of (const struct dedup_compact *c, const struct qcow2_extent *ext, int i,
+        int n)
+{
+  const unsigned bits = c->pool->base.cluster_bits;
+  const uint64_t per = qcow2_geometry (c->pool->base.img)->l2_entries;
+  int k;
+
+  for (k = i; k < n && k - i < (int) MAX_MOVE; k++)
+    if (ext[k].kind != QCOW2_COMPRESSED || !is_in_list (c, ext[k].entry) ||
+        ext[k].guest_off != ext[i].guest_off + ((uint64_t) (k - i) << bits) ||
+        (ext[k].guest_off >> bits) / per != (ext[i].guest_off >> bits) / per)
+      break;
+  return k - i;
+}
+
+/* Moves what is to be moved of N extents, and goes on behind them. */
+static int
+move_extents (struct dedup_compact *c, const struct qcow2_extent *ext, int n)
+{
+  const unsigned bits = c->pool->base.cluster_bits;
+  int i, k, r = 0;
+
+  for (i = 0; i < n && r == 0; i += MAX_OF (k, 1)) {
+    const uint64_t guest_idx = ext[i].guest_off >> bits;
+
+    k = run_of (c, ext, i, n);
+    if (k > 0 && is_own_table (c, guest_idx))
+      r = move_range (c, guest_idx, (size_t) k);
+    else
+      add (&c->f.left, (uint64_t) k);
+    if (r == 0)
+      c->guest_off = ext[i + MAX_OF (k, 1) - 1].guest_off +
+        ext[i + MAX_OF (k, 1) - 1].len;
+  }
+  return r;
+}
+
+/* Goes on with the next part of the root.  0: the root is done. */
+static int
+move_in_root (struct dedup_compact *c)
+{
+  const uint64_t size = size_of_root (c);
+  struct qcow2_extent ext[EXTENTS];
+  int n, i, r = 0;
+
+  for (i = 0; i < PER_STEP && c->guest_off < size && r == 0; i++) {
+    const uint64_t before = c->f.moved_bytes;
+
+    n = qcow2_map (c->pool->base.img, c->root, c->guest_off,
+                   MIN_OF (MAP_BYTES, size - c->guest_off), ext, EXTENTS);
+    if (n == -EIO)              /* an entry that is corrupt */
+      c->guest_off = (c->guest_off | (c->pool->base.cluster_size - 1)) + 1;
+    else if (n == -EINVAL)      /* it is smaller or gone by now */
+      return 0;
+    else
+      r = n < 0 ? n : move_extents (c, ext, n);
+    if (c->f.moved_bytes != before)
+      break;                    /* that was an operation, or some */
+  }
+  if (r == -ENOENT)
+    return 0;
+  return r < 0 ? r : c->guest_off < size;
+}
+
+static int
+move_some (struct dedup_compact *c)
+{
+  int r = move_in_root (c);
+
+  if (r != 0)
+    return r;
+  c->guest_off = 0;
+  c->own_table = 0;
+  if (++c->root < c->nr_roots)
+    return 1;
+  set_emptying (c, false);
+  c->phase = COMPACT_FLUSH;
+  return 1;
+}
+
+/* Makes the moves of a part durable, so that their clusters can be freed. */
+static int
+end_part (struct dedup_compact *c)
+{
+  int r = dedup_flush (c->pool);
+
+  if (r < 0)
+    return r;
+  next_part (c);
+  return c->phase != COMPACT_DONE;
+}
+
+/* --- The whole ----------------------------------------------------------------- */
+
+int
+dedup_compact_step (struct dedup_compact *c)
+{
+  switch (c->phase) {
+  case COMPACT_SURVEY: case COMPACT_LIST: return count_some (c);
+  case COMPACT_MOVE: return move_some (c);
+  case COMPACT_FLUSH: return end_part (c);
+  case COMPACT_DONE: break;
+  }
+  return 0;
+}
+
+void
+dedup_compact_figures (struct dedup_compact *c, struct dedup_compact_figures *f)
+{
+  f->clusters = __atomic_load_n (&c->f.clusters, __ATOMIC_RELAXED);
+  f->dead_bytes = __atomic_load_n (&c->f.dead_bytes, __ATOMIC_RELAXED);
+  f->moved_bytes = __atomic_load_n (&c->f.moved_bytes, __ATOMIC_RELAXED);
+  f->to_move_bytes = MAX_OF (__atomic_load_n (&c->f.to_move_bytes,
+                                              __ATOMIC_RELAXED),
+                             f->moved_bytes);
+  f->packed_bytes = __atomic_load_n (&c->f.packed_bytes, __ATOMIC_RELAXED);
+  f->packed_dead_bytes = __atomic_load_n (&c->f.packed_dead_bytes,
+                                          __ATOMIC_RELAXED);
+  f->passes = __atomic_load_n (&c->f.passes, __ATOMIC_RELAXED);
+  f->left = __atomic_load_n (&c->f.left, __ATOMIC_RELAXED);
+  f->doubtful = __atomic_load_n (&c->f.doubtful, __ATOMIC_RELAXED);
+}
+
+/* Takes the one place that there is for a compaction. */
+static int
+claim (struct dedup_pool *pool)
+{
+  LOCK_FOR_SCOPE (pool->base.lock);
+
+  if (!pool->store.has_store || !pool->base.writable || !pool->writer.pack.on)
+    return -ENOTSUP;
+  if (pool->compacting)
+    return -EBUSY;
+  pool->compacting = true;
+  return 0;
+}
+
+int
+dedup_compact_begin (struct dedup_pool *pool,
+                     const struct dedup_compact_params *p,
+                     struct dedup_compact **out)
+{
+  struct dedup_compact *c;
+  int r = claim (pool);
+
+  if (r < 0)
+    return r;
+  c = calloc (1, sizeof *c);
+  if (c) {
+    c->pool = pool;
+    c->p = *p;
+    c->p.percent = p->percent ? p->percent : DEDUP_COMPACT_PERCENT;
+    c->max = p->max_clusters ? p->max_clusters : MAX_CLUSTERS;
+    begin_survey (c);
+    c->v = malloc (c->max * sizeof *c->v);
+    c->buf = aligned_new (pool->base.cluster_size);
+  }
+  if (c == NULL || c->v == NULL || c->buf == NULL) {
+    lock_acquire (pool->base.lock);
+    pool->compacting = false;
+    lock_release (pool->base.lock);
+    if (c) {
+      free (c->v);
+      free (c->buf);
+    }
+    free (c);
+    return -ENOMEM;
+  }
+  *out = c;
+  return 0;
+}
+
+void
+dedup_compact_end (struct dedup_compact *c)
+{
+  if (c == NULL)
+    return;
+  set_emptying (c, false);
+  lock_acquire (c->pool->base.lock);
+  c->pool->compacting = false;
+  lock_release (c->pool->base.lock);
+  qcow2_packed_end (c->walk);
+  free (c->v);
+  free (c->buf);
+  free (c);
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Passes the operations on disks (dedup-disks.h) on to the room that does them.
+ *
+ * Any thread, without locks.
+ */
+#include "pool.h"
+
+#include <errno.h>
+
+int
+dedup_disk_list (struct dedup_pool *pool, struct dedup_disk_info **v,
+                 size_t *nr)
+{
+  return dedup_disks_list (&pool->disks, v, nr);
+}
+
+int
+dedup_disk_find (struct dedup_pool *pool, const char *name, unsigned *root,
+                 struct fault *f)
+{
+  return dedup_disks_find (&pool->disks, name, root, f);
+}
+
+int
+dedup_disk_create (struct dedup_pool *pool, const char *name, uint64_t size,
+                   unsigned *root, struct fault *f)
+{
+  return dedup_disks_create (&pool->disks, name, size, root, f);
+}
+
+int
+dedup_disk_clone (struct dedup_pool *pool, unsigned source, const char *name,
+                  bool writable, unsigned *root, struct fault *f)
+{
+  return dedup_disks_clone (&pool->disks, source, name, writable, root, f);
+}
+
+int
+dedup_disk_reset (struct dedup_pool *pool, unsigned root, unsigned source,
+                  struct fault *f)
+{
+  return dedup_disks_reset (&pool->disks, root, source, f);
+}
+
+int
+dedup_disk_rename (struct dedup_pool *pool, unsigned root, const char *name,
+                   struct fault *f)
+{
+  return dedup_disks_rename (&pool->disks, root, name, f);
+}
+
+int
+dedup_disk_resize (struct dedup_pool *pool, unsigned root, uint64_t size,
+                   struct fault *f)
+{
+  return dedup_disks_resize (&pool->disks, root, size, f);
+}
+
+int
+dedup_disk_delete (struct dedup_pool *pool, unsigned root, struct fault *f)
+{
+  return dedup_disks_delete (&pool->disks, root, f);
+}
+
+bool
+dedup_disks_pending (struct dedup_pool *pool)
+{
+  LOCK_FOR_SCOPE (pool->base.lock);
+
+  return dedup_disks_left_locked (&pool->disks);
+}
+
+void
+dedup_disks_progress (struct dedup_pool *pool, uint64_t *done, uint64_t *total)
+{
+  dedup_disks_get_progress (&pool->disks, done, total);
+}
+
+int
+dedup_disks_settle (struct dedup_pool *pool)
+{
+  int r;
+
+  if (!pool->base.writable || !pool->store.has_store)
+    return 0;
+  do
+    r = dedup_disks_step (&pool->disks);
+  while (r == 1);
+  return r;
+}

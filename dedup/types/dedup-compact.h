@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Compacts an open image: empties clusters of which little is in use any more, because
+ * the compressed data in them was overwritten.  A part of dedup.h, which includes it.
+ *
+ * A cluster with compressed data is free only when nobody uses any of it.  Compaction
+ * finds the clusters with much dead data (qcow2-packed.h), and writes the guest
+ * clusters that use them again, through the pipeline, which compresses and packs them
+ * elsewhere.  Nothing gets new links to such a cluster meanwhile.  For clients, nothing
+ * changes.
+ *
+ * Data of snapshots, and of tables that several disks share, stays where it is: to move
+ * it would take a table of its own for each of them.  So does data that does not shrink.
+ */
+#ifndef DEDUP_DEDUP_COMPACT_H
+#define DEDUP_DEDUP_COMPACT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cleanup.h"
+
+struct dedup_pool;
+struct dedup_compact;
+
+/* So much of what compressed data takes may be dead afterwards, unless something else is
+ * asked for. */
+#define DEDUP_COMPACT_PERCENT 10u
+/* A compaction goes through the file so many times at the most.  Data that it moves may
+ * leave dead bytes in clusters beside those that are emptied. */
+#define DEDUP_COMPACT_PASSES 8u
+
+struct dedup_compact_params {
+  unsigned percent;             /* of dead bytes that are left, 1 to 99; 0: the
+                                 * default */
+  /* Keeps requests off NR guest clusters of a root while they are moved; -ENOENT: the
+   * root is gone.  UNLOCK ends that.  NULL: nobody else uses the image. */
+  int (*lock) (void *opaque, unsigned root, uint64_t guest_idx, size_t nr);
+  void (*unlock) (void *opaque);
+  void *opaque;
+  size_t max_packed, max_clusters;      /* descriptors in memory; clusters that are
+                                         * emptied together.  0: the defaults (for
+                                         * tests) */
+};
+
+struct dedup_compact_figures {
+  uint64_t clusters;            /* of the file that were chosen to be emptied */
+  uint64_t dead_bytes;          /* in them */
+  unsigned passes;              /* through the file, that moved something */
+  uint64_t packed_bytes, packed_dead_bytes;     /* clusters with compressed data, and
+                                                 * what is dead in them, as they were
+                                                 * counted last */
+  uint64_t moved_bytes;         /* of disks, expanded */
+  uint64_t to_move_bytes;       /* in all, as it is known so far */
+  uint64_t left;                /* guest clusters that stay where they are */
+  uint64_t doubtful;            /* of these, those whose data could not be read or is not
+                                 * what the index knows; a scrub tells */
+};
+
+/* Begins a compaction; one at a time (-EBUSY).  -ENOTSUP: the image has no store, is
+ * read-only, or new data is not compressed.  Ended by dedup_compact_end. */
+int dedup_compact_begin (struct dedup_pool *pool,
+                         const struct dedup_compact_params *p,
+                         struct dedup_compact **out) MUST_CHECK;
+/* Does some milliseconds of work.  1: there is more; 0: the end; -errno: the step may
+ * be tried again.  One call at a time. */
+int dedup_compact_step (struct dedup_compact *c) MUST_CHECK;
+/* Any thread. */
+void dedup_compact_figures (struct dedup_compact *c,
+                            struct dedup_compact_figures *f);
+void dedup_compact_end (struct dedup_compact *c);
+
+#endif

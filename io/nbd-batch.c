@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Sends commands to an NBD server and waits for them.
+ *
+ * The calling thread issues all commands of a batch, on the connections that
+ * have the least to do, and then waits once.  A command is complete when libnbd
+ * frees its callback: that happens exactly once for each, also for one that
+ * could not be issued, or whose connection broke or was closed before the
+ * reply.  The callback runs under libnbd's lock of the handle and takes only
+ * the mutex of the batch, which nobody holds while calling libnbd.
+ *
+ * A server that gives no answer at all for three quarters of the time for
+ * reconnecting counts as a broken connection; the last quarter is left to find
+ * another one.  A command that was not answered in all of that time, on however
+ * many connections, is where the store gives up: the connections may be good
+ * each time until the command comes that ends them.
+ */
+#include "nbd-private.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+#include <libnbd.h>
+
+#include "checked.h"
+#include "mutation.h"
+
+/* How long a server may be silent where nothing would be reconnected. */
+#define SILENCE_MS 30000
+/* The link's thread looks so often whether it has to end. */
+#define LOOK_MS 200
+
+struct nbd_batch {
+  pthread_mutex_t mutex;
+  pthread_cond_t done;
+
+  /* Protected by mutex: */
+  size_t pending;
+  int64_t last_ms;            /* when it was begun, or the last answer came */
+
+  /* Of the thread that waits: */
+  unsigned generation;
+  int64_t since_ms;           /* the first loss; 0: there was none */
+  bool given_up;              /* the link was told not to wait any more */
+};
+
+/* --- Completion --------------------------------------------------------- */
+
+/* Returns the -errno of this room for an error of a reply. */
+static int
+reply_error (int err)
+{
+  switch (err) {
+  case ENOSPC: case EFBIG:
+    return -ENOSPC;
+  case EPERM: case EROFS: case ENOMEM: case EOPNOTSUPP:
+    return -err;
+  default:
+    return -EIO;
+  }
+}
+
+/* libnbd says ENOTCONN for a command whose connection broke; a server that is
+ * about to close it says ESHUTDOWN. */
+static int
+completed (void *opaque, int *error)
+{
+  struct nbd_cmd *cmd = opaque;
+
+  if (*error == ENOTCONN || *error == ESHUTDOWN)
+    return 1;
+  cmd->answered = true;
+  cmd->result = *error && !(mutation (MUTATION_NBD_FLUSH_ERROR) && cmd->type == NBD_FLUSH)
+    ? reply_error (*error) : 0;
+  return 1;
+}
+
+static void
+finish (void *opaque)
+{
+  struct nbd_cmd *cmd = opaque;
+  struct nbd_batch *b = cmd->batch;
+
+  __atomic_sub_fetch (&cmd->conn->in_flight, 1, __ATOMIC_RELAXED);
+  pthread_mutex_lock (&b->mutex);
+  b->last_ms = io_nbd_now_ms ();
+  if (--b->pending == 0)
+    pthread_cond_signal (&b->done);
+  pthread_mutex_unlock (&b->mutex);
+}
+
+/* --- Issuing ------------------------------------------------------------ */
+
+/* Returns the connection with the fewest commands under way. */
+static struct nbd_conn *
+least_busy (struct nbd_link *l)
+{
+  struct nbd_conn *best = &l->conns[0];
+  unsigned busy, least = __atomic_load_n (&best->in_flight, __ATOMIC_RELAXED);
+  unsigned i;
+
+  for (i = 1; i < l->nr_conns && least > 0; i++) {
+    busy = __atomic_load_n (&l->conns[i].in_flight, __ATOMIC_RELAXED);
+    if (busy < least) {
+      least = busy;
+      best = &l->conns[i];
+    }
+  }
+  return best;
+}
+
+static int64_t
+issue_on (struct nbd_handle *h, struct nbd_cmd *cmd)
+{
+  const nbd_completion_callback cb = {
+    .callback = completed, .user_data = cmd, .free = finish
+  };
+
+  switch (cmd->type) {
+  case NBD_READ:
+    return nbd_aio_pread (h, cmd->buf, cmd->len, cmd->off, cb, 0);
+  case NBD_WRITE:
+    return nbd_aio_pwrite (h, cmd->buf, cmd->len, cmd->off, cb,
+                           cmd->fua ? LIBNBD_CMD_FLAG_FUA : 0);
+  case NBD_TRIM:
+    return nbd_aio_trim (h, cmd->len, cmd->off, cb, 0);
+  case NBD_FLUSH:
+    return nbd_aio_flush (h, cb, 0);
+  case NBD_EXTENTS:
+    return nbd_aio_block_status (h, cmd->len, cmd->off,
+                                 (nbd_extent_callback) {
+                                   .callback = cmd->extents,
+                                   .user_data = cmd->opaque }, cb, 0);
+  }
+  abort ();
+}
+
+/* Issues CMD.  After that it may be complete at any moment.  One that libnbd
+ * refuses fails, unless that is because the connection broke. */
+static void
+issue (struct io_nbd *n, struct nbd_batch *b, struct nbd_cmd *cmd)
+{
+  struct nbd_conn *c = least_busy (&n->link);
+
+  cmd->conn = c;
+  cmd->batch = b;
+  cmd->result = -EIO;
+  __atomic_add_fetch (&c->in_flight, 1, __ATOMIC_RELAXED);
+  if (issue_on (c->h, cmd) >= 0) {
+    cmd->sent = true;
+    io_nbd_conn_kick (c);
+  }
+  else if (!io_nbd_conn_is_broken (c))
+    cmd->answered = true;
+}
+
+/* Gives the commands entries in the log; one that gets none is answered. */
+static void
+admit (struct io_nbd *n, struct nbd_cmd *cmds, size_t nr)
+{
+  size_t i;
+
+  for (i = 0; i < nr; i++) {
+    cmds[i].result = io_nbd_log_begin (n, &cmds[i]);
+    cmds[i].answered = cmds[i].result < 0;
+  }
+}
+
+/* Issues what is not answered.  The copies for the log are made while the
+ * server works. */
+static void
+issue_all (struct io_nbd *n, struct nbd_batch *b, struct nbd_cmd *cmds,
+           size_t nr, bool first)
+{
+  size_t i;
+
+  if (first)
+    admit (n, cmds, nr);
+  b->given_up = false;
+  b->last_ms = io_nbd_now_ms ();
+  for (i = 0; i < nr; i++)
+    b->pending += !cmds[i].answered;
+  for (i = 0; i < nr; i++) {
+    cmds[i].sent = false;
+    if (!cmds[i].answered)
+      issue (n, b, &cmds[i]);
+  }
+  for (i = 0; i < nr && first; i++)
+    io_nbd_log_fill (&cmds[i]);
+}
+
+/* --- Waiting ------------------------------------------------------------ */
+
+/* Returns when the commands that are pending have waited too long. */
+static int64_t
+deadline_ms (const struct io_nbd *n, const struct nbd_batch *b)
+{
+  const int64_t silence = n->delay_ms > 0 ? n->delay_ms * 3 / 4 : SILENCE_MS;
+  const int64_t by = b->last_ms + silence;
+
+  return b->since_ms > 0 ? MIN_OF (by, b->since_ms + n->delay_ms) : by;
+}
+
+/* Gives up the connections, so that all that is pending completes.  The link's
+ * thread has to close them itself. */
+static void
+stop_waiting (struct io_nbd *n, struct nbd_batch *b, int64_t since_ms)
+{
+  io_nbd_link_lost (n, b->generation, since_ms, "the server does not answer");
+  if (io_nbd_link_is_mine (n)) {
+    io_nbd_conns_close (n->link.conns, n->link.nr_conns, false);
+    n->link.nr_conns = 0;
+  }
+}
+
+static void
+timed_wait (struct nbd_batch *b, int64_t until_ms)
+{
+  const struct timespec until = {
+    .tv_sec = until_ms / 1000, .tv_nsec = until_ms % 1000 * 1000000
+  };
+
+  pthread_cond_timedwait (&b->done, &b->mutex, &until);
+}
+
+static void
+wait_for (struct io_nbd *n, struct nbd_batch *b)
+{
+  const bool mine = io_nbd_link_is_mine (n);
+  int64_t now, since, until;
+
+  pthread_mutex_lock (&b->mutex);
+  while (b->pending > 0) {
+    now = io_nbd_now_ms ();
+    since = b->last_ms;
+    until = deadline_ms (n, b);
+    if (b->given_up)
+      pthread_cond_wait (&b->done, &b->mutex);
+    else if (now < until && !(mine && io_nbd_link_must_end (n)))
+      timed_wait (b, mine ? MIN_OF (until, now + LOOK_MS) : until);
+    else {
+      b->given_up = true;
+      pthread_mutex_unlock (&b->mutex);
+      stop_waiting (n, b, since);
+      pthread_mutex_lock (&b->mutex);
+    }
+  }
+  pthread_mutex_unlock (&b->mutex);
+}
+
+/* --- Running ------------------------------------------------------------ */
+
+static bool
+all_answered (const struct nbd_cmd *cmds, size_t nr)
+{
+  size_t i;
+
+  for (i = 0; i < nr; i++)
+    if (!cmds[i].answered)
+      return false;
+  return true;
+}
+
+static void
+taint (struct io_nbd *n, const struct nbd_cmd *cmds, size_t nr)
+{
+  size_t i;
+
+  for (i = 0; i < nr; i++)
+    if (!cmds[i].answered && cmds[i].sent && io_nbd_taint (n, &cmds[i]) < 0)
+      io_nbd_link_give_up (n, "too many writes were lost with connections");
+}
+
+/* Reports the loss.  Returns whether the commands may be sent again. */
+static bool
+after_loss (struct io_nbd *n, struct nbd_batch *b, const struct nbd_cmd *cmds,
+            size_t nr)
+{
+  const int64_t now = io_nbd_now_ms ();
+
+  taint (n, cmds, nr);
+  if (b->since_ms == 0)
+    b->since_ms = b->given_up ? b->last_ms : now;
+  io_nbd_link_lost (n, b->generation, b->since_ms, "the connection is lost");
+  if (io_nbd_link_is_mine (n))
+    return false;
+  if (now - b->since_ms >= n->delay_ms)
+    io_nbd_link_give_up (n, "a request got no answer on any connection");
+  return true;
+}
+
+static void
+run (struct io_nbd *n, struct nbd_batch *b, struct nbd_cmd *cmds, size_t nr)
+{
+  bool first = true;
+
+  while (io_nbd_link_enter (n, &b->generation) == 0) {
+    issue_all (n, b, cmds, nr, first);
+    io_nbd_link_leave (n);
+    wait_for (n, b);
+    first = false;
+    if (all_answered (cmds, nr) || !after_loss (n, b, cmds, nr))
+      return;
+  }
+}
+
+static void
+init_batch (struct nbd_batch *b)
+{
+  pthread_condattr_t attr;
+
+  *b = (struct nbd_batch) { 0 };
+  pthread_mutex_init (&b->mutex, NULL);
+  pthread_condattr_init (&attr);
+  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
+  pthread_cond_init (&b->done, &attr);
+  pthread_condattr_destroy (&attr);
+}
+
+void
+io_nbd_run (struct io_nbd *n, struct nbd_cmd *cmds, size_t nr)
+{
+  struct nbd_batch b;
+  size_t i;
+
+  init_batch (&b);
+  for (i = 0; i < nr; i++)
+    cmds[i].result = -EIO;
+  run (n, &b, cmds, nr);
+  for (i = 0; i < nr; i++)
+    io_nbd_log_end (n, &cmds[i]);
+  pthread_cond_destroy (&b.done);
+  pthread_mutex_destroy (&b.mutex);
+}

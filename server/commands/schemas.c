@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Lists the tables of this room, in the order of the manual page. */
+#include "commands-private.h"
+
+const struct qmp_schema *const srv_schemas[] = {
+  &srv_image_commands,
+  &srv_disk_commands,
+  &srv_block_commands,
+  &srv_job_commands,
+  &srv_scrub_commands, &srv_compact_commands,
+  &srv_stats_commands,
+  &srv_event_schema,
+};
+
+const size_t srv_nr_schemas = sizeof srv_schemas / sizeof srv_schemas[0];

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Passes events on to the listener of an image (events.c). */
+#ifndef DEDUP_EVENTS_H
+#define DEDUP_EVENTS_H
+
+#include "server-events.h"
+
+/* The listener, for parts of an image that do not know the whole: such a part keeps
+ * a pointer to the listener of its image. */
+struct srv_listener {           /* constant after srv_image_start */
+  void (*event) (void *opaque, const struct srv_event *e);
+  void *opaque;
+};
+
+/* Tells the listener, if L is not NULL and has one.  Any thread; locks may be
+ * held. */
+void srv_notify (const struct srv_listener *l, const struct srv_event *e);
+/* Tells the listener of M. */
+void srv_emit (struct srv_image *m, const struct srv_event *e);
+
+#endif

@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Prints figures of a server in Prometheus' text format.
+ *
+ * Names and units follow Prometheus' conventions: base units (bytes, seconds, ratios
+ * from 0 to 1) at the end of a name, _total behind counters, one HELP and one TYPE line
+ * a metric, all lines of a metric together.  What a server does not know is left out,
+ * and not 0.
+ *
+ * The histograms have the upper bounds of the server's buckets, from 1 us to 2 s: the
+ * shorter ones are counted together.
+ */
+#include "metrics-print.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "checked.h"
+
+#define PREFIX "nbdkit_dedup_"
+#define FIRST_BUCKET 9          /* up to 1024 ns */
+#define LAST_BUCKET (LATENCY_BUCKETS - 2)       /* the last one has no upper bound */
+
+struct metrics {
+  FILE *to;
+  const char *image;            /* or NULL */
+};
+
+/* --- Lines ---------------------------------------------------------------- */
+
+static void
+head (const struct metrics *m, const char *name, const char *type,
+      const char *help)
+{
+  fprintf (m->to, "# HELP " PREFIX "%s %s\n# TYPE " PREFIX "%s %s\n", name, help,
+           name, type);
+}
+
+/* Prints a label's value in quotes. */
+static void
+put_quoted (const struct metrics *m, const char *s)
+{
+  fputc ('"', m->to);
+  for (; *s; s++)
+    if (*s == '\n')
+      fputs ("\\n", m->to);
+    else {
+      if (*s == '"' || *s == '\\')
+        fputc ('\\', m->to);
+      fputc (*s, m->to);
+    }
+  fputc ('"', m->to);
+}
+
+struct label {
+  const char *name, *value;     /* NAME NULL: none */
+};
+
+/* Prints the name of a sample and its labels: IMAGE, and A and B. */
+static void
+begin_sample (const struct metrics *m, const char *name, struct label a,
+              struct label b)
+{
+  const struct label all[] = { { m->image ? "image" : NULL, m->image }, a, b };
+  const char *between = "{";
+
+  fprintf (m->to, PREFIX "%s", name);
+  for (unsigned i = 0; i < 3; i++)
+    if (all[i].name) {
+      fprintf (m->to, "%s%s=", between, all[i].name);
+      put_quoted (m, all[i].value);
+      between = ",";
+    }
+  fputs (between[0] == ',' ? "} " : " ", m->to);
+}
+
+static const struct label none;
+
+static void
+sample_2 (const struct metrics *m, const char *name, struct label a,
+          struct label b, uint64_t value)
+{
+  begin_sample (m, name, a, b);
+  fprintf (m->to, "%" PRIu64 "\n", value);
+}
+
+static void
+sample_real (const struct metrics *m, const char *name, struct label a,
+             struct label b, double value)
+{
+  begin_sample (m, name, a, b);
+  fprintf (m->to, "%.15g\n", value);
+}
+
+/* --- One metric, one sample ----------------------------------------------- */
+
+struct metric {
+  const char *name, *type, *key, *help;
+};
+
+/* Prints those of NR metrics whose member O has. */
+static void
+put_all (const struct metrics *m, const json_t *o, const struct metric *v,
+         size_t nr)
+{
+  for (size_t i = 0; i < nr; i++)
+    if (figure_known (o, v[i].key)) {
+      head (m, v[i].name, v[i].type, v[i].help);
+      sample_2 (m, v[i].name, none, none, figure (o, v[i].key));
+    }
+}
+
+#define NR_OF(v) (sizeof (v) / sizeof (v)[0])
+
+static void
+put_space (const struct metrics *m, const json_t *space)
+{
+  static const struct metric counted[] = {
+    { "disks", "gauge", "disks", "Disks that are served." },
+    { "snapshots", "gauge", "snapshots", "Snapshots that are served." },
+    { "logical_bytes", "gauge", "logical-bytes",
+      "Data mapped in all disks, before deduplication." },
+    { "logical_with_snapshots_bytes", "gauge", "logical-bytes-with-snapshots",
+      "Data mapped in all disks and snapshots." },
+    { "stored_bytes", "gauge", "stored-bytes",
+      "Clusters of the image that hold data." },
+    { "deduplicated_bytes", "gauge", "deduplicated-bytes",
+      "What would be stored without compression." },
+    { "dead_bytes", "gauge", "dead-bytes",
+      "Stored bytes of compressed data that no disk has any more." },
+    { "space_counted_timestamp_seconds", "gauge", "counted-at",
+      "When logical and stored bytes were counted, in seconds since 1970." },
+  };
+  static const struct metric measured[] = {
+    { "image_file_bytes", "gauge", "file-bytes", "Size of the image file." },
+    { "image_allocated_bytes", "gauge", "allocated-bytes",
+      "Space that the image file takes on the host." },
+    { "image_used_bytes", "gauge", "used-bytes",
+      "Clusters of the image in use: data, tables and index." },
+    { "image_free_bytes", "gauge", "free-bytes", "Free clusters in the image." },
+    { "image_quarantined_bytes", "gauge", "quarantined-bytes",
+      "Clusters that are free after the next checkpoint." },
+    { "host_bytes", "gauge", "host-bytes",
+      "Size of the file system or device that has the image." },
+    { "host_free_bytes", "gauge", "host-free-bytes", "Free space there." },
+    { "space_available_bytes", "gauge", "available-bytes",
+      "Space for new data, on the host and in the image." },
+    { "space_low_threshold_bytes", "gauge", "low-bytes",
+      "Space is low when less is available." },
+  };
+
+  if (figure (space, "counted-at") > 0) {
+    put_all (m, space, counted, NR_OF (counted));
+    head (m, "dedup_ratio", "gauge", "Logical bytes by stored bytes.");
+    sample_real (m, "dedup_ratio", none, none, figure_real (space, "ratio"));
+    if (figure_known (space, "compression-ratio")) {
+      head (m, "compression_ratio", "gauge",
+            "Deduplicated bytes by stored bytes.");
+      sample_real (m, "compression_ratio", none, none,
+                   figure_real (space, "compression-ratio"));
+    }
+  }
+  put_all (m, space, measured, NR_OF (measured));
+}
+
+static void
+put_space_status (const struct metrics *m, const json_t *space)
+{
+  static const char *const all[] = { "ok", "low", "gone" };
+  const char *now = figure_text (space, "status");
+
+  head (m, "space_status", "gauge", "The state of the space, which has the value 1.");
+  for (size_t i = 0; i < NR_OF (all); i++)
+    sample_2 (m, "space_status", (struct label) { "status", all[i] }, none,
+              strcmp (all[i], now) == 0);
+}
+
+static void
+put_dedup (const struct metrics *m, const json_t *dedup)
+{
+  static const struct metric v[] = {
+    { "clusters_stored_total", "counter", "clusters-stored",
+      "Clusters that were written and stored." },
+    { "clusters_shared_total", "counter", "clusters-shared",
+      "Clusters that were written and found." },
+    { "hash_mismatches_total", "counter", "mismatches",
+      "Clusters with a hash that was found, and other bytes." },
+    { "clusters_moved_total", "counter", "clusters-moved",
+      "Clusters that defragmentation moved." },
+    { "hint_hits_total", "counter", "hint-hits",
+      "Clusters that were found without the index." },
+    { "index_lookups_total", "counter", "lookups", "Lookups in the index." },
+    { "index_hits_total", "counter", "hits", "Lookups that named a cluster." },
+    { "index_hit_reads_total", "counter", "hit-reads",
+      "Pages of the index that hits read." },
+    { "index_miss_reads_total", "counter", "miss-reads",
+      "Pages of the index that misses read." },
+    { "index_false_positives_total", "counter", "false-positives",
+      "Tables of the index that were read in vain." },
+  };
+
+  put_all (m, dedup, v, NR_OF (v));
+}
+
+static void
+put_index (const struct metrics *m, const json_t *index)
+{
+  static const struct metric v[] = {
+    { "index_entries", "gauge", "entries", "Entries of the index." },
+    { "index_tombstones", "gauge", "tombstones", "Deletions in the index." },
+    { "index_runs", "gauge", "runs", "Runs of the index on disk." },
+    { "index_incarnations", "gauge", "incarnations",
+      "Incarnations of the index on disk." },
+    { "index_memory_bytes", "gauge", "memory-bytes", "Memory of the index." },
+    { "index_disk_bytes", "gauge", "disk-bytes", "Tables of the index on disk." },
+  };
+
+  put_all (m, index, v, NR_OF (v));
+}
+
+static void
+put_rest (const struct metrics *m, const json_t *stats)
+{
+  static const struct metric journal[] = {
+    { "journal_bytes", "gauge", "bytes", "Size of the journal." },
+    { "journal_left_bytes", "gauge", "left-bytes", "Free space in the journal." },
+  };
+  static const struct metric tables[] = {
+    { "table_cache_bytes", "gauge", "cache-bytes",
+      "Memory of the cache of qcow2 tables." },
+    { "table_cache_max_bytes", "gauge", "cache-max-bytes",
+      "What that cache may hold of unchanged tables." },
+    { "table_cache_dirty_bytes", "gauge", "cache-dirty-bytes",
+      "Changed tables that are not written yet." },
+    { "table_reads_total", "counter", "reads",
+      "Pieces of tables that were read because the cache did not have them." },
+  };
+  static const struct metric top[] = {
+    { "start_time_seconds", "gauge", "started",
+      "When the image was opened, in seconds since 1970." },
+    { "clients", "gauge", "clients", "NBD clients that are connected." },
+  };
+
+  put_all (m, stats, top, NR_OF (top));
+  head (m, "read_only", "gauge", "1 if nobody can write to the image.");
+  sample_2 (m, "read_only", none, none,
+            json_is_true (json_object_get (stats, "read-only")));
+  head (m, "needs_recovery", "gauge",
+        "1 while only this program can open the image.");
+  sample_2 (m, "needs_recovery", none, none,
+            json_is_true (json_object_get (stats, "needs-recovery")));
+  put_all (m, json_object_get (stats, "journal"), journal, NR_OF (journal));
+  put_all (m, json_object_get (stats, "tables"), tables, NR_OF (tables));
+}
+
+/* --- Requests ------------------------------------------------------------- */
+
+static struct label
+type_of (const json_t *request)
+{
+  return (struct label) { "type", figure_text (request, "type") };
+}
+
+static void
+put_by_type (const struct metrics *m, const json_t *stats, const char *name,
+             const char *key, const char *help)
+{
+  const json_t *v;
+  size_t i;
+
+  head (m, name, "counter", help);
+  json_array_foreach (json_object_get (stats, "requests"), i, v)
+    sample_2 (m, name, type_of (v), none, figure (v, key));
+}
+
+static void
+put_bucket (const struct metrics *m, const json_t *request, const char *bound,
+            uint64_t nr)
+{
+  sample_2 (m, "request_duration_seconds_bucket", type_of (request),
+            (struct label) { "le", bound }, nr);
+}
+
+static void
+put_histogram (const struct metrics *m, const json_t *request)
+{
+  struct latency l;
+  uint64_t nr = 0;
+  char bound[32];
+
+  figure_latency (request, &l);
+  for (unsigned i = 0; i <= LAST_BUCKET; i++) {
+    nr += l.v[i];
+    if (i < FIRST_BUCKET)
+      continue;
+    snprintf (bound, sizeof bound, "%.10g",
+              (double) (UINT64_C (1) << (i + 1)) / 1e9);
+    put_bucket (m, request, bound, nr);
+  }
+  nr = latency_count (&l);
+  put_bucket (m, request, "+Inf", nr);
+  sample_real (m, "request_duration_seconds_sum", type_of (request), none,
+               (double) figure (request, "total-ns") / 1e9);
+  sample_2 (m, "request_duration_seconds_count", type_of (request), none, nr);
+}
+
+static void
+put_requests (const struct metrics *m, const json_t *stats)
+{
+  const json_t *v;
+  size_t i;
+
+  put_by_type (m, stats, "request_errors_total", "errors",
+               "Requests that were answered with an error.");
+  put_by_type (m, stats, "request_bytes_total", "bytes",
+               "Bytes of the requests that were answered without an error.");
+  head (m, "request_duration_max_seconds", "gauge",
+        "The slowest request since the image was opened.");
+  json_array_foreach (json_object_get (stats, "requests"), i, v)
+    sample_real (m, "request_duration_max_seconds", type_of (v), none,
+                 (double) figure (v, "max-ns") / 1e9);
+  head (m, "request_duration_seconds", "histogram",
+        "How long requests took, those with errors as well.");
+  json_array_foreach (json_object_get (stats, "requests"), i, v)
+    put_histogram (m, v);
+}
+
+/* --- Disks and jobs ------------------------------------------------------- */
+
+static void
+put_disk_gauge (const struct metrics *m, const json_t *disks, const char *name,
+                const char *key, const char *help)
+{
+  const json_t *v;
+  size_t i;
+
+  head (m, name, "gauge", help);
+  json_array_foreach (disks, i, v)
+    if (figure_known (v, key))
+      sample_2 (m, name, (struct label) { "disk", figure_text (v, "name") }, none,
+                figure (v, key));
+}
+
+static void
+put_disk_counter (const struct metrics *m, const json_t *disks,
+                  const char *name, const char *key, const char *help)
+{
+  const json_t *v, *request;
+  size_t i, j;
+
+  head (m, name, "counter", help);
+  json_array_foreach (disks, i, v)
+    json_array_foreach (json_object_get (v, "requests"), j, request)
+      sample_2 (m, name, (struct label) { "disk", figure_text (v, "name") },
+                type_of (request), figure (request, key));
+}
+
+static void
+put_disks (const struct metrics *m, const json_t *disks)
+{
+  if (json_array_size (disks) == 0)
+    return;
+  put_disk_gauge (m, disks, "disk_size_bytes", "size", "Size of a disk.");
+  put_disk_gauge (m, disks, "disk_mapped_bytes", "mapped-bytes",
+                  "Data mapped in a disk, before deduplication.");
+  put_disk_gauge (m, disks, "disk_clients", "clients", "NBD clients of a disk.");
+  put_disk_counter (m, disks, "disk_requests_total", "requests",
+                    "Requests to a disk that were answered.");
+  put_disk_counter (m, disks, "disk_request_errors_total", "errors",
+                    "Requests to a disk that were answered with an error.");
+  put_disk_counter (m, disks, "disk_request_bytes_total", "bytes",
+                    "Bytes of the requests to a disk without an error.");
+}
+
+static void
+put_jobs (const struct metrics *m, const json_t *jobs)
+{
+  const json_t *v;
+  size_t i;
+
+  if (json_array_size (jobs) == 0)
+    return;
+  head (m, "job_progress_ratio", "gauge", "How much of a job is done.");
+  json_array_foreach (jobs, i, v) {
+    const double total = (double) figure (v, "total-progress");
+
+    sample_real (m, "job_progress_ratio",
+                 (struct label) { "job", figure_text (v, "id") },
+                 (struct label) { "type", figure_text (v, "type") }, total > 0 ?
+                 (double) figure (v, "current-progress") / total : 0);
+  }
+}
+
+void
+metrics_print (FILE *to, const char *image, const struct server_figures *s)
+{
+  const struct metrics m = { .to = to, .image = image };
+  const json_t *space = json_object_get (s->stats, "space");
+
+  put_rest (&m, s->stats);
+  put_space (&m, space);
+  put_space_status (&m, space);
+  put_dedup (&m, json_object_get (s->stats, "dedup"));
+  put_index (&m, json_object_get (s->stats, "index"));
+  put_requests (&m, s->stats);
+  put_disks (&m, s->disks);
+  put_jobs (&m, s->jobs);
+}
