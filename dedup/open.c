@@ -466,6 +466,7 @@ set_compress (struct dedup_pool *pool, enum dedup_compress asked, struct fault *
   if (asked > DEDUP_COMPRESS_OFF && why)
     return fault_usage (f, "compress=%s cannot be used with this image: %s",
                         compress_names[asked], why);
+  dedup_set_may_pack (&pool->store);    /* as it was read */
   if (on != c->compress) {
     c->compress = on;
     c->may_pack = c->may_pack || on;

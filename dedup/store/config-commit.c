@@ -135,6 +135,18 @@ dedup_config_owed (const struct dedup_store *s)
   return __atomic_load_n (&s->owed.any, __ATOMIC_RELAXED);
 }
 
+bool
+dedup_may_pack (const struct dedup_store *s)
+{
+  return __atomic_load_n (&s->may_pack, __ATOMIC_RELAXED);
+}
+
+void
+dedup_set_may_pack (struct dedup_store *s)
+{
+  __atomic_store_n (&s->may_pack, s->config->may_pack, __ATOMIC_RELAXED);
+}
+
 static void
 set_owed (struct dedup_store *s, bool any)
 {
@@ -161,6 +173,7 @@ take_effect (struct dedup_store *s)
   add_areas_locked (s);
   s->checkpoint = s->config->checkpoint;
   lock_release (s->b->lock);
+  dedup_set_may_pack (s);
   set_owed (s, false);
   dedup_index_committed (s->index);
 }

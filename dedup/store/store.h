@@ -54,6 +54,7 @@ struct dedup_store {
   /* Maintenance: */
   struct dedup_config *config;       /* as last written, but for what is owed */
   struct dedup_owed owed;
+  bool may_pack;                     /* as in the durable configuration; atomic */
   bool places_only;                  /* a replay would find only records that
                                       * name places (begin-disks.c) */
   /* Protected by the image lock: */
@@ -135,6 +136,11 @@ int dedup_config_add_area (struct dedup_store *s,
 /* Commits if a configuration is owed. */
 int dedup_config_settle (struct dedup_store *s) MUST_CHECK;
 bool dedup_config_owed (const struct dedup_store *s);
+/* Returns whether the durable configuration allows records of compressed data.  Any
+ * thread. */
+bool dedup_may_pack (const struct dedup_store *s);
+/* Notes what the configuration says of that, which is durable. */
+void dedup_set_may_pack (struct dedup_store *s);
 /* Writes both slots and does no more; used at open. */
 int dedup_config_save (struct dedup_store *s) MUST_CHECK;
 

@@ -523,12 +523,10 @@ count_packable (const struct op *op)
   return nr;
 }
 
-/* While a configuration is owed, the one in the file may not say yet that there are
- * records of compressed data. */
 static bool
 may_pack (const struct op *op)
 {
-  return op->w->pack.on && !op->short_of_space && !dedup_config_owed (op->w->s);
+  return op->w->pack.on && !op->short_of_space && dedup_may_pack (op->w->s);
 }
 
 int

@@ -40,6 +40,7 @@ struct world {
   uint8_t writes[MAX_SECTORS];
   uint64_t fail_from;           /* writes from this byte of the file on find no space;
                                  * 0: none */
+  uint64_t fail_until;          /* and before this one; 0: to the end */
   bool fail_reads;              /* behind the next write */
   unsigned written, syncs;      /* behind it: how many calls */
 };
@@ -51,7 +52,8 @@ see_call (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
   const struct dedup_pack_run *run;
   uint64_t i;
 
-  if (call == IO_PWRITE && w->fail_from && host_off >= w->fail_from)
+  if (call == IO_PWRITE && w->fail_from && host_off >= w->fail_from &&
+      (!w->fail_until || host_off < w->fail_until))
     return -ENOSPC;
   if (w->fail_reads && w->written && call == IO_PREAD)
     return -EIO;
@@ -706,6 +708,25 @@ a_full_host_delays_compression (void **state)
   free_world (w);
 }
 
+/* A commit that is under way, or owed, delays compression only if it is the one that
+ * allows it. */
+static void
+data_is_compressed_while_a_configuration_is_owed (void **state)
+{
+  struct world *w = new_world ();
+
+  write_new (w, 0, 1, 1);
+  w->fail_from = w->pool->store.ext.config_off;
+  w->fail_until = w->fail_from + 2 * DEDUP_CONFIG_SLOT;
+  assert_int_equal (dedup_run (w->pool, DEDUP_JOB_CHECKPOINT), -ENOSPC);
+  w->fail_from = 0;
+  assert_true (dedup_config_owed (&w->pool->store));
+  write_new (w, 1, 2, 1);
+  assert_true (is_packed (w, 1));
+  assert_true (dedup_config_owed (&w->pool->store));
+  free_world (w);
+}
+
 static void
 narrow_refcounts_are_refused (void **state)
 {
@@ -802,6 +823,7 @@ main (void)
     cmocka_unit_test (a_cluster_is_emptied_by_storing_its_data_again),
     cmocka_unit_test (the_image_remembers_whether_to_compress),
     cmocka_unit_test (a_full_host_delays_compression),
+    cmocka_unit_test (data_is_compressed_while_a_configuration_is_owed),
     cmocka_unit_test (narrow_refcounts_are_refused),
     cmocka_unit_test (another_compression_type_is_refused),
     cmocka_unit_test (a_write_that_finds_no_space_leaves_nothing),
