@@ -596,6 +596,9 @@ size_t qcow2_coalesce (struct qcow2_run *runs, size_t nr);
 void qcow2_release_locked (struct qcow2_image *img,
                            const struct qcow2_run *runs, size_t nr);
 uint64_t qcow2_quarantined_locked (struct qcow2_image *img);  /* clusters */
+/* Returns whether a table was moved and the header in the file lacks its new place: then
+ * nothing leaves quarantine until a writeback has written the header. */
+bool qcow2_quarantine_shut_locked (struct qcow2_image *img);
 /* Returns whether clusters were freed that could not be quarantined because
  * memory was short.  They are not used until the next open. */
 bool qcow2_frees_lost_locked (struct qcow2_image *img);

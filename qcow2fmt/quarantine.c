@@ -109,6 +109,13 @@ qcow2_coalesce (struct qcow2_run *runs, size_t nr)
   return n;
 }
 
+bool
+qcow2_quarantine_shut_locked (struct qcow2_image *img)
+{
+  assert (lock_held (&img->lock));
+  return img->header_dirty || img->header_writing;
+}
+
 size_t
 qcow2_quarantine_take_locked (struct qcow2_image *img, uint64_t seq,
                               struct qcow2_run *runs, size_t max)
@@ -117,7 +124,7 @@ qcow2_quarantine_take_locked (struct qcow2_image *img, uint64_t seq,
   size_t n;
 
   assert (lock_held (&img->lock));
-  if (img->header_dirty || img->header_writing)
+  if (qcow2_quarantine_shut_locked (img))
     return 0;
   for (n = 0; n < max && a->q_len > 0 && a->q[a->q_head].seq <= seq; ++n) {
     runs[n] = a->q[a->q_head].run;

@@ -35,7 +35,8 @@ dedup_upkeep_due (struct dedup_upkeep *u, unsigned *urgent)
       dedup_reserve_due_locked (&u->reserve) ||
       dedup_prewrite_due_locked (&u->prewrite))
     now |= DEDUP_JOB_COMMIT;
-  if (dedup_checkpoint_due_locked (u) || dedup_config_owed (u->s))
+  if (dedup_checkpoint_due_locked (u) || dedup_config_owed (u->s) ||
+      dedup_quarantine_shut_locked (u->s))
     now |= DEDUP_JOB_CHECKPOINT;
   if (dedup_index_frozen_locked (u->s->index))
     now |= DEDUP_JOB_FREEZE;

@@ -3,7 +3,9 @@
  *
  * A cluster may be used again when a durable block says that the record which
  * freed it is durable, and another durable block says so of that block
- * (law 6).  On the way from quarantine to the free ones an exact index forgets
+ * (law 6).  While the header in the file lacks the new place of a table that was moved,
+ * nothing leaves quarantine, so commits do not help: a checkpoint, which writes the
+ * header, is due instead.  On the way from quarantine to the free ones an exact index forgets
  * the cluster (forget.c), and the space of a trimmed one is given back to the
  * host.  Whoever does that counts as freeing (freeing.c), since the cluster is
  * in neither place meanwhile.
@@ -39,7 +41,8 @@ uint64_t
 dedup_quarantined_locked (struct dedup_store *s)
 {
   assert (lock_held (s->b->lock));
-  return dedup_config_owed (s) ? 0 : qcow2_quarantined_locked (s->b->img);
+  return dedup_config_owed (s) || qcow2_quarantine_shut_locked (s->b->img) ? 0
+    : qcow2_quarantined_locked (s->b->img);
 }
 
 static uint64_t
@@ -54,6 +57,15 @@ dedup_quarantine_due_locked (struct dedup_store *s)
 {
   assert (lock_held (s->b->lock));
   return quarantined_bytes_locked (s) > quarantine_high_locked (s->b);
+}
+
+bool
+dedup_quarantine_shut_locked (struct dedup_store *s)
+{
+  assert (lock_held (s->b->lock));
+  return qcow2_quarantine_shut_locked (s->b->img) &&
+    qcow2_quarantined_locked (s->b->img) << s->b->cluster_bits >
+    quarantine_high_locked (s->b);
 }
 
 /* --- Release ------------------------------------------------------------- */

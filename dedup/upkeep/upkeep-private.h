@@ -87,11 +87,14 @@ int dedup_release_quarantine (struct dedup_upkeep *u) MUST_CHECK;
 /* The same, where only tables are in quarantine; it does not set bit 48. */
 int dedup_release_tables (struct dedup_upkeep *u) MUST_CHECK;
 /* Returns the number of clusters that commits make usable.  It is 0 while a
- * configuration is owed: else commits would be due all the time, each with a
- * block of the journal. */
+ * configuration is owed, or the header in the file lacks a table's new place: else
+ * commits would be due all the time, each with a block of the journal. */
 uint64_t dedup_quarantined_locked (struct dedup_store *s);
 /* Returns true if there are so many that a commit is due. */
 bool dedup_quarantine_due_locked (struct dedup_store *s);
+/* Returns true if there are so many that a checkpoint is due, because nothing leaves
+ * quarantine before it has written the header. */
+bool dedup_quarantine_shut_locked (struct dedup_store *s);
 
 /* --- freeze-job.c, drop-young.c; maintenance ----------------------------- */
 

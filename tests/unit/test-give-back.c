@@ -94,7 +94,7 @@ setup (void **state)
 {
   struct dedup_create_params p = {
     .image = { .virtual_size = NR * CLUSTER, .cluster_bits = 12,
-               .refcount_order = 4 },
+               .refcount_order = 5 },
     .order = 16,             /* a journal of some MiB */
   };
   struct world *w = calloc (1, sizeof *w);
@@ -395,6 +395,36 @@ test_quarantine_makes_no_commits_while_a_configuration_is_owed (void **state)
   assert_int_equal (blocks_with_data (w), NR);
 }
 
+/* A new disk moves the snapshot table.  Nothing leaves quarantine until a checkpoint has
+ * written the new place into the header; so that is due, and no commit. */
+static void
+test_quarantine_asks_for_a_checkpoint_while_the_header_lacks_a_place (void **state)
+{
+  struct world *w = *state;
+  struct fault f = { 0 };
+  unsigned i, urgent, root, syncs;
+
+  write_new (w, 0, NR);
+  assert_int_equal (dedup_disk_create (w->d, "a", CLUSTER, &root, &f), 0);
+  assert_int_equal (dedup_flush (w->d), 0);
+  dedup_due (w->d, &urgent);
+  assert_false (urgent & DEDUP_JOB_CHECKPOINT);
+  for (i = 0; i < 16; i++) {
+    write_new (w, 0, NR);
+    assert_int_equal (dedup_flush (w->d), 0);
+  }
+  syncs = w->syncs;
+  write_new (w, 0, 8);
+  assert_int_equal (w->syncs, syncs);
+  assert_int_equal (dedup_flush (w->d), 0);
+  assert_false (dedup_due (w->d, &urgent) & DEDUP_JOB_COMMIT);
+  assert_true (urgent & DEDUP_JOB_CHECKPOINT);
+  assert_int_equal (dedup_run (w->d, DEDUP_JOB_CHECKPOINT), 0);
+  assert_true (dedup_due (w->d, &urgent) & DEDUP_JOB_COMMIT);
+  rest (w);
+  assert_int_equal (blocks_with_data (w), NR);
+}
+
 /* --- Refcounts that are wrong ----------------------------------------------- */
 
 /* Let the file say that the cluster of guest cluster GUEST_IDX is free: refcount
@@ -677,6 +707,7 @@ main (void)
     TEST (test_a_writer_waits_for_stale_clusters_that_are_emptied),
     TEST (test_a_writer_waits_for_trimmed_clusters_that_are_emptied),
     TEST (test_quarantine_makes_no_commits_while_a_configuration_is_owed),
+    TEST (test_quarantine_asks_for_a_checkpoint_while_the_header_lacks_a_place),
     TEST (test_what_an_entry_names_is_not_emptied),
     TEST (test_what_a_copied_table_names_is_not_emptied),
     TEST (test_tables_in_the_file_may_be_old),
