@@ -88,7 +88,10 @@ packed_sectors (const struct replay *rp, const struct dedup_record *rec,
 
 /* Compares compressed data with its record and, if it is there, writes its sectors
  * again, as rewrite_data does.  They have no data of a durable record (law 16), but
- * where two operations stored the same data; and the same bytes are written there. */
+ * where two operations stored the same data; and the same bytes are written there.  The
+ * medium may write larger blocks as a whole than the one that the data was written to,
+ * from which the image may have been copied: then such a block has other data, too, which
+ * is written again as it is. */
 static int
 packed_is_there (struct replay *rp, const struct dedup_record *rec)
 {

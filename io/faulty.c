@@ -136,6 +136,12 @@ faulty_max_size (struct io_store *s)
   return io_max_size (((struct io_faulty *) s)->below);
 }
 
+static unsigned
+faulty_block_size (struct io_store *s)
+{
+  return io_block_size (((struct io_faulty *) s)->below);
+}
+
 static bool
 faulty_host_space (struct io_store *s, uint64_t *bytes_left, uint64_t *bytes)
 {
@@ -184,6 +190,7 @@ static const struct io_ops faulty_ops = {
   .will_need = faulty_will_need,
   .size = faulty_size,
   .max_size = faulty_max_size,
+  .block_size = faulty_block_size,
   .host_space = faulty_host_space,
   .next_data = faulty_next_data,
   .close = faulty_close,

@@ -43,6 +43,7 @@ struct io_file {
   int fd;
   bool writable;
   bool block_device;
+  unsigned block_size;          /* of io_block_size */
   bool no_locks;                /* there are none, where some were asked for */
 
   /* Protected by lock: the last range that was found to have no hole, since to
@@ -429,6 +430,12 @@ file_max_size (struct io_store *s)
   return size < 0 ? UINT64_MAX : (uint64_t) size;
 }
 
+static unsigned
+file_block_size (struct io_store *s)
+{
+  return ((struct io_file *) s)->block_size;
+}
+
 /* Asks the file system that the descriptor is on. */
 static bool
 file_host_space (struct io_store *s, uint64_t *bytes_left, uint64_t *bytes)
@@ -543,6 +550,7 @@ static const struct io_ops file_ops = {
   .will_need = file_will_need,
   .size = file_size,
   .max_size = file_max_size,
+  .block_size = file_block_size,
   .host_space = file_host_space,
   .next_hole = file_next_hole,
   .next_data = file_next_data,
@@ -650,6 +658,17 @@ open_fd (int dirfd, const char *path, bool follow, int flags,
   return fd == -1 ? path_failed (dirfd, path, errno, f) : fd;
 }
 
+/* Returns the physical block of the device.  Of a regular file it is a sector: its file
+ * system writes whole pages whatever is asked for, and answers for what is in them. */
+static unsigned
+find_block_size (const struct io_file *file)
+{
+  unsigned size;
+
+  return file->block_device && ioctl (file->fd, BLKPBSZGET, &size) == 0 &&
+    is_pow2 (size) ? size : IO_SECTOR;
+}
+
 /* Checks the type of the opened file again, which may no longer be the one that
  * check_path_type saw, and takes the lock. */
 static int
@@ -664,6 +683,7 @@ finish_open (struct io_file *file, enum io_file_lock lock, struct fault *f)
   if (r < 0)
     return r;
   file->block_device = S_ISBLK (st.st_mode);
+  file->block_size = find_block_size (file);
   r = io_file_lock_take (file->fd, lock, f);
   file->no_locks = r == 1;
   return r < 0 ? r : 0;

@@ -241,6 +241,14 @@ io_max_size (struct io_store *s)
   return s->ops->max_size ? s->ops->max_size (s) : UINT64_MAX;
 }
 
+unsigned
+io_block_size (struct io_store *s)
+{
+  const unsigned block = s->ops->block_size ? s->ops->block_size (s) : 1;
+
+  return MIN_OF (MAX_OF (block, IO_SECTOR), IO_MAX_BLOCK);
+}
+
 bool
 io_host_space (struct io_store *s, uint64_t *bytes_left, uint64_t *bytes)
 {

@@ -50,6 +50,7 @@ struct io_ops {
                      bool around);
   int64_t (*size) (struct io_store *s);
   uint64_t (*max_size) (struct io_store *s);   /* or NULL: UINT64_MAX */
+  unsigned (*block_size) (struct io_store *s); /* or NULL: 1 */
   bool (*host_space) (struct io_store *s, uint64_t *bytes_left,
                       uint64_t *bytes);                            /* or NULL */
   uint64_t (*next_hole) (struct io_store *s, uint64_t host_off);   /* or NULL */
@@ -152,6 +153,14 @@ int64_t io_size (struct io_store *s) MUST_CHECK;
 /* Returns the size that the store cannot grow past: that of a device.
  * UINT64_MAX: no limit is known. */
 uint64_t io_max_size (struct io_store *s);
+
+/* Returns the bytes that the store writes as a whole: a write of a part of such a block
+ * writes the rest of it again, which a crash may tear.  A power of two from IO_SECTOR to
+ * IO_MAX_BLOCK: the physical block of a device, the minimum block of an NBD export, and
+ * IO_SECTOR for a regular file. */
+unsigned io_block_size (struct io_store *s);
+#define IO_SECTOR 512u
+#define IO_MAX_BLOCK 65536u
 
 /* Sets *BYTES to the size of the file system that holds the store, and
  * *BYTES_LEFT to what this user can still write there.  False: there is no such
@@ -322,6 +331,9 @@ int io_memory_new (uint64_t size, struct io_store **out) MUST_CHECK;
  * contents. */
 int io_memory_new_device (uint64_t size, uint8_t fill, struct io_store **out)
   MUST_CHECK;
+
+/* Sets what io_block_size returns for a store in memory. */
+void io_memory_set_block (struct io_store *s, unsigned size);
 
 /* --- faulty.c: wraps another store, for tests -------------------------- */
 

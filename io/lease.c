@@ -251,6 +251,12 @@ leased_max_size (struct io_store *s)
   return MIN_OF (max, ls->limit);
 }
 
+static unsigned
+leased_block_size (struct io_store *s)
+{
+  return io_block_size (((struct io_leased *) s)->below);
+}
+
 static bool
 leased_host_space (struct io_store *s, uint64_t *bytes_left, uint64_t *bytes)
 {
@@ -423,6 +429,7 @@ static const struct io_ops leased_ops = {
   .will_need = leased_will_need,
   .size = leased_size,
   .max_size = leased_max_size,
+  .block_size = leased_block_size,
   .host_space = leased_host_space,
   .next_hole = leased_next_hole,
   .next_data = leased_next_data,

@@ -31,6 +31,7 @@ struct io_memory {
   uint64_t capacity;      /* of the mapping; a power of two */
 
   bool device;            /* constant */
+  unsigned block_size;    /* constant in use; 0: that of a sector */
 };
 
 static uint64_t
@@ -223,6 +224,18 @@ memory_max_size (struct io_store *s)
   return m->device ? m->size : UINT64_MAX;
 }
 
+static unsigned
+memory_block_size (struct io_store *s)
+{
+  return ((struct io_memory *) s)->block_size;
+}
+
+void
+io_memory_set_block (struct io_store *s, unsigned size)
+{
+  ((struct io_memory *) s)->block_size = size;
+}
+
 /* memory_next_data finds the first block of this size that is not all zero, as
  * a host would that stores no zeroes. */
 #define DATA_BLOCK UINT64_C (4096)
@@ -264,6 +277,7 @@ static const struct io_ops memory_ops = {
   .truncate = memory_truncate,
   .size = memory_size,
   .max_size = memory_max_size,
+  .block_size = memory_block_size,
   .next_data = memory_next_data,
   .close = memory_close,
 };

@@ -432,6 +432,12 @@ nbd_max_size (struct io_store *s)
   return ((struct io_nbd *) s)->export.size;
 }
 
+static unsigned
+nbd_block_size (struct io_store *s)
+{
+  return ((struct io_nbd *) s)->export.min_block;
+}
+
 /* --- Opening and closing ------------------------------------------------ */
 
 static void
@@ -477,6 +483,7 @@ static const struct io_ops nbd_ops = {
   .will_need = io_nbd_will_need,
   .size = nbd_size,
   .max_size = nbd_max_size,
+  .block_size = nbd_block_size,
   .next_hole = io_nbd_next_hole,
   .next_data = io_nbd_next_data,
   .lacks_space = nbd_lacks_space,

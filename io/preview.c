@@ -157,6 +157,12 @@ preview_max_size (struct io_store *s)
   return io_max_size (((struct io_preview *) s)->below);
 }
 
+static unsigned
+preview_block_size (struct io_store *s)
+{
+  return io_block_size (((struct io_preview *) s)->below);
+}
+
 static void
 preview_close (struct io_store *s)
 {
@@ -172,6 +178,7 @@ static const struct io_ops preview_ops = {
   .read_many = preview_read_many,
   .size = preview_size,
   .max_size = preview_max_size,
+  .block_size = preview_block_size,
   .close = preview_close,
 };
 

@@ -189,6 +189,12 @@ recording_max_size (struct io_store *s)
   return io_max_size (((struct io_recording *) s)->below);
 }
 
+static unsigned
+recording_block_size (struct io_store *s)
+{
+  return io_block_size (((struct io_recording *) s)->below);
+}
+
 static int64_t
 recording_size (struct io_store *s)
 {
@@ -224,6 +230,7 @@ static const struct io_ops recording_ops = {
   .truncate = recording_truncate,
   .size = recording_size,
   .max_size = recording_max_size,
+  .block_size = recording_block_size,
   .next_data = recording_next_data,
   .close = recording_close,
 };

@@ -18,8 +18,7 @@
 #define DEDUP_SAMPLE_ENTRIES 8192      /* looked at to tell live from dead */
 #define DEDUP_SAMPLE_BYTES (256u << 20)   /* of data read for them */
 
-/* What a disk writes whole or not at all, in bytes; the unit of qcow2's compressed
- * data. */
+/* The unit of qcow2's compressed data, in bytes. */
 #define DEDUP_SECTOR 512u
 
 /* Records of an operation, a cluster: its link, the drop of its old reference

@@ -5,8 +5,8 @@
  * There is one open run of host clusters, which are neighbours, for all threads.  An
  * operation compresses its new clusters without the lock, takes as many bytes of the
  * run as it needs under the lock, and writes them with one call without it: no byte
- * waits in memory for other data.  What it takes begins and ends with a whole sector,
- * so no sector is written twice (law 16), and two operations never write to the same
+ * waits in memory for other data.  What it takes begins and ends with a whole block,
+ * so no block is written twice (law 16), and two operations never write to the same
  * one.  Within an operation data follows data without a gap, and crosses from one
  * cluster of the run into the next.
  *
@@ -56,15 +56,34 @@ struct dedup_codec_list {
   struct dedup_codec_list *next;
 };
 
+/* Returns the bytes that an operation takes at least, and is rounded up to: what the
+ * medium writes as a whole.  Where that is more than a cluster, plain data shares such
+ * blocks, too. */
+static size_t
+block_of (const struct dedup_base *b)
+{
+  return MIN_OF (io_block_size (b->io), b->cluster_size);
+}
+
 /* Returns the most bytes that compressed data may have to be stored so.  An eighth of
- * the cluster must be saved, because it costs time to expand it; and a sector, because
- * a small operation is rounded up to that. */
+ * the cluster must be saved, because it costs time to expand it; and a sector, in which
+ * descriptors count. */
 static size_t
 max_packed (const struct dedup_base *b)
 {
   const size_t size = b->cluster_size;
 
   return size - MIN_OF (size, MAX_OF (size / 8, DEDUP_SECTOR));
+}
+
+/* Returns whether an eighth is still saved where LEN compressed bytes of NR clusters
+ * fill whole blocks. */
+static bool
+are_worth_it (const struct dedup_base *b, size_t nr, size_t len)
+{
+  const size_t plain = nr * b->cluster_size;
+
+  return round_up_pow2 (len, block_of (b)) <= plain - plain / 8;
 }
 
 static size_t
@@ -279,7 +298,8 @@ may_be_packed (const struct slot *s)
     s->own == 0;
 }
 
-/* Compresses the data of all slots that shrink.  The others are stored plain. */
+/* Compresses the data of all slots that shrink.  The others are stored plain; all are
+ * if together they save too little. */
 static void
 compress_all (struct packing *pk, struct qcow2_codec *codec)
 {
@@ -303,6 +323,9 @@ compress_all (struct packing *pk, struct qcow2_codec *codec)
     pk->v[pk->nr++] = (struct packed) { i, at, n };
     at += n;
   }
+  if (!are_worth_it (b, pk->nr, at))
+    while (pk->nr > 0)
+      op->slots[pk->v[--pk->nr].i].plain = true;
 }
 
 /* Returns how many of the data from K on have room in the open run, as one piece, and
@@ -387,7 +410,7 @@ take_locked (struct packing *pk, size_t k, struct dedup_pack_run **spare,
   *piece = (struct dedup_pack_piece) { p->open->fill, p->open->fill + len,
                                        p->writing };
   if (!mutation (MUTATION_LAW_16))
-    piece->end = round_up_pow2 (piece->end, DEDUP_SECTOR);
+    piece->end = round_up_pow2 (piece->end, block_of (b));
   p->open->fill = piece->end;
   p->open->users += n;
   p->writing = piece;
@@ -417,21 +440,23 @@ written_locked (struct packing *pk, struct dedup_pack_piece *piece,
   dedup_journal_end_locked (pk->op->w->s->journal);
 }
 
-/* Writes a piece: the data, and zeroes up to the end of the sector. */
+/* Writes a piece: the data, and zeroes up to the end of the block. */
 static int
 write_piece (const struct packing *pk, size_t k, size_t n,
              const struct dedup_pack_piece *piece)
 {
-  static const uint8_t zeroes[DEDUP_SECTOR];
+  static const uint8_t zeroes[4096];
   const struct packed *last = &pk->v[k + n - 1];
   const size_t len = last->at + last->len - pk->v[k].at;
-  const struct iovec iov[2] = {
+  struct iovec iov[1 + IO_MAX_BLOCK / sizeof zeroes] = {
     { pk->buf + pk->v[k].at, len },
-    { (void *) zeroes, piece->end - piece->host_off - len },
   };
+  size_t rest = piece->end - piece->host_off - len;
+  int cnt = 1;
 
-  return io_pwritev (pk->op->w->b->io, iov, iov[1].iov_len > 0 ? 2 : 1,
-                     piece->host_off);
+  for (; rest > 0; rest -= iov[cnt++].iov_len)
+    iov[cnt] = (struct iovec) { (void *) zeroes, MIN_OF (rest, sizeof zeroes) };
+  return io_pwritev (pk->op->w->b->io, iov, cnt, piece->host_off);
 }
 
 /* Gives N slots their places in a piece that was written. */
@@ -539,7 +564,7 @@ dedup_pack_all (struct op *op)
   struct packing pk = { .op = op };
   struct dedup_codec_list *codec;
 
-  if (nr == 0)
+  if (nr == 0 || !are_worth_it (p->b, nr, 1))
     return 0;
   codec = get_codec (p);
   pk.buf = buf = malloc (nr * p->b->cluster_size);

@@ -117,6 +117,12 @@ noting_max_size (struct io_store *s)
   return io_max_size (below (s));
 }
 
+static unsigned
+noting_block_size (struct io_store *s)
+{
+  return io_block_size (below (s));
+}
+
 static uint64_t
 noting_next_hole (struct io_store *s, uint64_t off)
 {
@@ -153,7 +159,8 @@ static const struct io_ops noting_ops = {
   .pwritev_sync = noting_pwritev_sync, .discard = noting_discard,
   .allocate = noting_allocate, .truncate = noting_truncate,
   .read_many = noting_read_many, .will_need = noting_will_need, .size = noting_size,
-  .max_size = noting_max_size, .next_hole = noting_next_hole,
+  .max_size = noting_max_size, .block_size = noting_block_size,
+  .next_hole = noting_next_hole,
   .next_data = noting_next_data, .tainted = noting_tainted,
   .forget_taint = noting_forget_taint, .close = noting_close,
 };

@@ -3,8 +3,9 @@
 # Images are made and served on block devices that hold bytes of an earlier use:
 # random ones, and a former image of the same kind.
 # Breaks if: space is looked for behind the end of the file, anything counts on
-# bytes there being zero, or a device that holds something is overwritten
-# without --force.
+# bytes there being zero, a device that holds something is overwritten
+# without --force, or compressed data is appended within a block that the device writes
+# as a whole.
 
 . "$(dirname "$0")/lib.sh"
 need nbdkit qemu-img nbdcopy nbdsh losetup mkfs.ext4 blockdev
@@ -107,6 +108,31 @@ PY
   crash_and_compare
   stop_server
   check_clean "$LOOP"
+
+  say "sectors of $sector: compressed data begins at a new one with each request"
+  tool create --force -o compress=zstd "$LOOP" 48M
+  start_server "$LOOP"
+  nbdsh -u "$URI" -c - <<'PY'
+for i in range (40):
+    h.pwrite (b"".join (b"%d %d;" % (i, n) for n in range (2000))[:8192], 8192 * i)
+    h.flush ()
+PY
+  kill_server
+  tool recover "$LOOP" >/dev/null
+  check_clean "$LOOP"
+  $PY - "$LOOP" $sector <<'PY'
+import struct, sys
+with open (sys.argv[1], "rb") as f:
+    f.seek (40)
+    f.seek (struct.unpack (">Q", f.read (8))[0])      # the L1 table
+    f.seek (struct.unpack (">Q", f.read (8))[0] & 0xfffffffffffe00)
+    entries = struct.unpack (">80Q", f.read (640))
+assert all (e >> 62 == 1 for e in entries), entries
+starts = [e & (1 << 58) - 1 for e in entries[::2]]    # clusters of 4 KiB
+assert all (s % int (sys.argv[2]) == 0 for s in starts), starts
+if sys.argv[2] == "512":                              # else the test shows nothing
+    assert any (s % 4096 for s in starts), starts
+PY
   losetup -d "$LOOP"
 done
 

@@ -498,6 +498,7 @@ the_size_is_that_of_the_export (void **state)
 
   assert_int_equal (io_size (s), 1000100);
   assert_int_equal (io_max_size (s), 1000100);
+  assert_int_equal (io_block_size (s), IO_SECTOR);
   assert_int_equal (io_truncate (s, 1000100), 0);
   assert_int_equal (io_truncate (s, 5), 0);
   assert_int_equal (io_truncate (s, 1000101), -ENOSPC);
@@ -525,6 +526,7 @@ a_size_that_is_no_whole_block_is_rounded_down (void **state)
   uint8_t buf[5000];
 
   assert_int_equal (io_size (s), 999424);
+  assert_int_equal (io_block_size (s), 4096);
   memset (buf, 0xee, sizeof buf);
   assert_int_equal (io_pread (s, buf, sizeof buf, 999424 - 1), 0);
   assert_zeroes (buf, sizeof buf);

@@ -6,7 +6,7 @@
  * On a byte store in memory.
  *
  * Breaks if: data does not read back; a host cluster is counted wrong, freed while data
- * in it is in use, or never; a sector is written twice; stale data in a cluster that is
+ * in it is in use, or never; a block of the medium is written twice; stale data in a cluster that is
  * appended to is linked; or a crash loses what was flushed.
  */
 #include <errno.h>
@@ -36,7 +36,9 @@ struct world {
   struct dedup_pool *pool;
   enum dedup_compress compress;
   uint64_t ids[NR];             /* contents; 0: zeroes */
-  bool watch;                   /* count writes of sectors in the open run */
+  bool watch;                   /* count writes of sectors in the open run, which are of
+                                 * whole blocks */
+  unsigned block;               /* bytes; 0: a sector */
   uint8_t writes[MAX_SECTORS];
   uint64_t fail_from;           /* writes from this byte of the file on find no space;
                                  * 0: none */
@@ -65,8 +67,8 @@ see_call (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
   if (run == NULL || host_off < run->first * CLUSTER ||
       host_off >= (run->first + run->count) * CLUSTER)
     return 0;
-  assert_int_equal (host_off % SECTOR, 0);
-  assert_int_equal (len % SECTOR, 0);
+  assert_int_equal (host_off % MAX_OF (w->block, SECTOR), 0);
+  assert_int_equal (len % MAX_OF (w->block, SECTOR), 0);
   for (i = host_off / SECTOR; i < (host_off + len) / SECTOR; i++) {
     assert_true (i < MAX_SECTORS);
     w->writes[i]++;
@@ -388,6 +390,70 @@ no_sector_is_written_twice (void **state)
     nr += w->writes[i];
   }
   assert_true (nr >= 59 * 3);
+  free_world (w);
+}
+
+/* Sets what the medium writes as a whole. */
+static void
+set_block (struct world *w, unsigned block)
+{
+  w->block = MIN_OF (block, CLUSTER);
+  io_memory_set_block (w->memory, block);
+}
+
+/* Where the medium writes larger blocks as a whole, each operation begins at a new one of
+ * those; but at a new cluster where they are larger than that. */
+static void
+no_block_of_the_medium_is_written_twice (void **state)
+{
+  unsigned block, g, i, nr;
+
+  for (block = 1024; block <= 4 * CLUSTER; block *= 2) {
+    struct world *w = new_world ();
+
+    set_block (w, block);
+    write_new (w, 0, 1, 6);     /* opens a run */
+    w->watch = true;
+    for (g = 6; g < 120; g += 6) {
+      write_new (w, g, 1 + g, 6);
+      assert_true (is_packed (w, g) && is_packed (w, g + 5));
+      if (g % 4 == 0)
+        assert_int_equal (dedup_flush (w->pool), 0);
+    }
+    for (i = nr = 0; i < MAX_SECTORS; i++) {
+      assert_true (w->writes[i] <= 1);
+      nr += w->writes[i];
+    }
+    assert_true (nr >= 19 * 3 * w->block / SECTOR);
+    w->watch = false;
+    assert_int_equal (dedup_flush (w->pool), 0);
+    crash (w);                  /* the next session may lie elsewhere */
+    set_block (w, 0);
+    write_new (w, 200, 500, 6);
+    assert_int_equal (dedup_flush (w->pool), 0);
+    crash (w);
+    free_world (w);
+  }
+}
+
+/* Data that saves too little because its operation takes whole blocks is plain. */
+static void
+what_saves_no_block_is_plain (void **state)
+{
+  struct world *w = new_world ();
+  unsigned g;
+
+  set_block (w, CLUSTER);
+  write_new (w, 0, 1, 1);
+  assert_false (is_packed (w, 0));
+  write_ids (w, 1, (const uint64_t[]) { 2, UINT64_C (1) << 33 }, 2);
+  assert_false (is_packed (w, 1));
+  write_new (w, 3, 4, 8);
+  for (g = 3; g < 11; g++)
+    assert_true (is_packed (w, g));
+  set_block (w, CLUSTER / 2);
+  write_new (w, 20, 20, 1);
+  assert_true (is_packed (w, 20));
   free_world (w);
 }
 
@@ -813,6 +879,8 @@ main (void)
     cmocka_unit_test (runs_are_filled_to_their_ends),
     cmocka_unit_test (equal_data_is_linked_at_once),
     cmocka_unit_test (no_sector_is_written_twice),
+    cmocka_unit_test (no_block_of_the_medium_is_written_twice),
+    cmocka_unit_test (what_saves_no_block_is_plain),
     cmocka_unit_test (a_dropped_cluster_stays_until_the_run_is_closed),
     cmocka_unit_test (a_clean_image_is_closed_without_a_record),
     cmocka_unit_test (a_crash_keeps_what_was_flushed),
