@@ -683,8 +683,10 @@ dedup_link (struct op *op)
   for (;;) {
     lock_acquire (w->b->lock);
     r = try_prepare (op);
-    if (r == 0)
+    if (r == 0) {
       change_all (op);
+      dedup_pack_settled_locked (op);
+    }
     dedup_journal_end_locked (w->s->journal);
     lock_release (w->b->lock);
     if (r == 0 || r == -ERANGE)

@@ -76,6 +76,7 @@ struct op {
   struct dedup_lookups counted;   /* not in the store's figures yet */
   bool short_of_space;   /* the host was found to be full */
   bool corrupt;          /* a refcount was found to be 0 */
+  struct dedup_pack_piece *pieces;      /* what it has written compressed; a list */
   dedup_avoids *avoids;  /* of a rewrite: what is not linked; else NULL */
   const void *avoids_opaque;
 
@@ -169,6 +170,9 @@ int dedup_pack_all (struct op *op) MUST_CHECK;
 /* Makes the compressed data durable that the operation has written and not linked.  Before
  * its claims end; without the lock. */
 void dedup_pack_settle (struct op *op);
+/* Notes that the compressed data which the operation has written is linked, or durable:
+ * values may lead to it from now on. */
+void dedup_pack_settled_locked (struct op *op);
 /* Changes tables and appends records, as one group.  -ERANGE: nothing changed;
  * some slots became SLOT_NEW or SLOT_FOLLOW, as their candidate can take no
  * more references. */

@@ -17,10 +17,10 @@
  * are free again, and those in which nothing is left in use are freed.
  *
  * Values that lead to bytes which may still be written are not linked (law 17): the
- * index may have some from when a cluster had other data.  For the same reason the data
- * of an operation that fails is made durable before its claims end: until then nobody
- * else links the same content, and afterwards a link may lead there by such a value, with
- * no record that has a replay compare the data.
+ * index may have some from when a cluster had other data.  Nor are those that lead to
+ * bytes which their operation has written and not linked: no record before such a link
+ * would have a replay compare them.  So the data of an operation that fails is made
+ * durable before its claims end and others may link what is there.
  *
  * Any thread.  No lock beside the image lock.
  */
@@ -256,7 +256,7 @@ dedup_pack_unfinished_locked (const struct dedup_pack *p, uint64_t value)
     qcow2_compressed_extent (p->b->img, value, &off, &len);
   if (p->open && off < end_of (p->b, p->open) && p->open->fill < off + len)
     return true;
-  for (w = p->writing; w; w = w->next)
+  for (w = p->unsettled; w; w = w->next)
     if (off < w->end && w->host_off < off + len)
       return true;
   return false;
@@ -380,9 +380,8 @@ open_run_locked (struct packing *pk, size_t k, struct dedup_pack_run *run,
   return 0;
 }
 
-/* Takes bytes of a run for as much of the data from K on as has room, and notes that
- * they are being written.  Returns how many slots; 0: a run has no room for the
- * first. */
+/* Takes bytes of a run for as much of the data from K on as has room, which become
+ * PIECE.  Returns how many slots; 0: a run has no room for the first. */
 static ssize_t
 take_locked (struct packing *pk, size_t k, struct dedup_pack_run **spare,
              struct dedup_pack_piece *piece, struct dedup_pack_run **run,
@@ -408,30 +407,38 @@ take_locked (struct packing *pk, size_t k, struct dedup_pack_run **spare,
   }
   *run = p->open;
   *piece = (struct dedup_pack_piece) { p->open->fill, p->open->fill + len,
-                                       p->writing };
+                                       p->unsettled, pk->op->pieces };
   if (!mutation (MUTATION_LAW_16))
     piece->end = round_up_pow2 (piece->end, block_of (b));
   p->open->fill = piece->end;
   p->open->users += n;
-  p->writing = piece;
+  p->unsettled = pk->op->pieces = piece;
   return (ssize_t) n;
 }
 
-/* Ends the write of a piece for N slots.  If it failed, they have no place, and
- * nothing more is appended to that run. */
+/* Takes the last piece of the operation from the list, and frees it. */
 static void
-written_locked (struct packing *pk, struct dedup_pack_piece *piece,
-                struct dedup_pack_run *run, size_t n, bool ok)
+settle_piece_locked (struct op *op)
 {
-  struct dedup_pack *p = &pk->op->w->pack;
-  struct dedup_pack_piece **at = &p->writing;
+  struct dedup_pack_piece *piece = op->pieces, **at = &op->w->pack.unsettled;
 
-  assert (lock_held (p->b->lock));
+  assert (lock_held (op->w->b->lock));
   while (*at != piece)
     at = &(*at)->next;
   *at = piece->next;
-  if (ok)
-    return;
+  op->pieces = piece->next_own;
+  free (piece);
+}
+
+/* Gives up N slots of the last piece, whose write failed, and which is durable as it is.
+ * They have no place, and nothing more is appended to that run. */
+static void
+give_up_locked (struct packing *pk, struct dedup_pack_run *run, size_t n)
+{
+  struct dedup_pack *p = &pk->op->w->pack;
+
+  assert (lock_held (p->b->lock));
+  settle_piece_locked (pk->op);
   run->users++;                 /* so that it lives until here is done */
   if (p->open == run)
     dedup_pack_close_locked (&pk->op->txn, p);
@@ -492,35 +499,41 @@ static ssize_t
 pack_piece (struct packing *pk, size_t k)
 {
   struct dedup_writer *w = pk->op->w;
+  CLEANUP_FREE struct dedup_pack_piece *spare_piece = malloc (sizeof *spare_piece);
   struct dedup_pack_run *spare = calloc (1, sizeof *spare), *run = NULL;
-  struct dedup_pack_piece piece;
+  const struct dedup_pack_piece *piece = spare_piece;
   bool guarded = false;
   ssize_t n;
   int r;
 
-  if (spare == NULL)
+  if (spare == NULL || spare_piece == NULL) {
+    free (spare);
     return -ENOMEM;
+  }
   lock_acquire (w->b->lock);
-  n = take_locked (pk, k, &spare, &piece, &run, &guarded);
+  n = take_locked (pk, k, &spare, spare_piece, &run, &guarded);
   lock_release (w->b->lock);
   free (spare);
   if (guarded)
     dedup_contradiction (&w->s->gate);
   if (n <= 0)
     return n == -ENOSPC ? 0 : n;
-  r = write_piece (pk, k, (size_t) n, &piece);
+  spare_piece = NULL;           /* it is the operation's now */
+  r = write_piece (pk, k, (size_t) n, piece);
+  if (r < 0)
+    make_durable (w);
+  else
+    place_slots (pk, k, (size_t) n, piece, run);
   lock_acquire (w->b->lock);
-  written_locked (pk, &piece, run, (size_t) n, r == 0);
-  if (r == 0) {
+  if (r < 0)
+    give_up_locked (pk, run, (size_t) n);
+  else {
     w->pack.stored += (uint64_t) n;
-    w->pack.stored_bytes += piece.end - piece.host_off;
+    w->pack.stored_bytes += piece->end - piece->host_off;
   }
   lock_release (w->b->lock);
-  if (r < 0) {                  /* plain data may find space, or another place */
-    make_durable (w);
+  if (r < 0)                    /* plain data may find space, or another place */
     return r == -ENOSPC || r == -ESTALE ? 0 : r;
-  }
-  place_slots (pk, k, (size_t) n, &piece, run);
   return n;
 }
 
@@ -589,4 +602,11 @@ dedup_pack_settle (struct op *op)
       return;
     }
   }
+}
+
+void
+dedup_pack_settled_locked (struct op *op)
+{
+  while (op->pieces != NULL)
+    settle_piece_locked (op);
 }

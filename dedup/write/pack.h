@@ -22,23 +22,25 @@ struct dedup_pack_run {
                                          * the run holds it (qcow2_hold_locked) */
 };
 
-/* Bytes of a run that are being written. */
+/* Bytes of a run that an operation writes, until their data is linked or durable. */
 struct dedup_pack_piece {
   uint64_t host_off, end;
-  struct dedup_pack_piece *next;
+  struct dedup_pack_piece *next;        /* of all operations */
+  struct dedup_pack_piece *next_own;    /* of this one */
 };
 
 struct dedup_pack {
   const struct dedup_base *b;
   bool on;                     /* constant once there are other threads */
   struct dedup_pack_run *open; /* NULL: none */
-  struct dedup_pack_piece *writing;     /* a list */
+  struct dedup_pack_piece *unsettled;   /* a list */
   struct dedup_codec_list *codecs;      /* that nobody uses */
   uint64_t stored;             /* clusters of data since open */
   uint64_t stored_bytes;       /* what they take */
 };
 
-/* Returns whether bytes that VALUE leads to may still be written (law 17). */
+/* Returns whether bytes that VALUE leads to may still be written, or are written by an
+ * operation that has neither linked them nor made them durable (law 17). */
 bool dedup_pack_unfinished_locked (const struct dedup_pack *p, uint64_t value);
 /* Notes that host cluster HOST_IDX of a run is in use: it gets a hold.  Its refcount
  * is prepared, and 2 or more. */

@@ -172,6 +172,7 @@ finish (struct op *op)
 
   dedup_pack_settle (op);
   lock_acquire (w->b->lock);
+  dedup_pack_settled_locked (op);
   for (i = 0; i < op->nr; i++)
     finish_slot_locked (op, &op->slots[i]);
   dedup_journal_end_locked (w->s->journal); /* unhold may have freed */

@@ -44,6 +44,7 @@ struct world {
                                  * 0: none */
   uint64_t fail_until;          /* and before this one; 0: to the end */
   bool fail_reads;              /* behind the next write */
+  void (*between) (struct world *w);    /* is called before such a read, once */
   unsigned written, syncs;      /* behind it: how many calls */
 };
 
@@ -57,6 +58,12 @@ see_call (void *opaque, enum io_call call, uint64_t host_off, uint64_t len)
   if (call == IO_PWRITE && w->fail_from && host_off >= w->fail_from &&
       (!w->fail_until || host_off < w->fail_until))
     return -ENOSPC;
+  if (w->between && w->written && call == IO_PREAD) {
+    void (*between) (struct world *w) = w->between;
+
+    w->between = NULL;
+    between (w);
+  }
   if (w->fail_reads && w->written && call == IO_PREAD)
     return -EIO;
   w->written += call == IO_PWRITE;
@@ -576,6 +583,68 @@ stale_data_in_the_open_run_is_not_linked (void **state)
   free_world (w);
 }
 
+static bool
+is_unfinished (struct world *w, uint64_t value)
+{
+  LOCK_FOR_SCOPE (w->pool->base.lock);
+  return dedup_pack_unfinished_locked (&w->pool->writer.pack, value);
+}
+
+/* Writes the bytes of the first cluster of the run to guest cluster 10, when the index has
+ * an entry from when that cluster had them as plain data. */
+static void
+write_what_the_run_has (struct world *w)
+{
+  const uint64_t first = w->pool->writer.pack.open->first;
+  uint8_t buf[CLUSTER];
+  struct dedup_hash h;
+
+  assert_true (w->pool->writer.pack.open->fill >= (first + 1) * CLUSTER);
+  assert_true (is_unfinished (w, first));
+  assert_int_equal (io_pread (w->memory, buf, CLUSTER, first * CLUSTER), 0);
+  assert_int_equal (dedup_hash_compute (&w->pool->base.hasher, buf, CLUSTER, &h), 0);
+  lock_acquire (w->pool->base.lock);
+  dedup_index_insert_locked (w->pool->store.index, &h, first);
+  lock_release (w->pool->base.lock);
+  assert_int_equal (dedup_write (w->pool, 0, buf, 10, 1), 0);
+}
+
+/* Of data that its operation has written and not linked, nobody knows whether a crash
+ * keeps it: a link by a stale entry would have no record that tells. */
+static void
+written_data_is_not_linked_by_others_before_its_operation_does (void **state)
+{
+  unsigned fails;
+
+  for (fails = 0; fails < 2; fails++) {
+    struct world *w = new_world ();
+    uint8_t buf[6 * CLUSTER];
+    uint64_t first;
+    unsigned i;
+
+    write_new (w, 600, 1, 1);
+    reopen (w);
+    write_new (w, 0, 2, 1);     /* links the first data of the run */
+    first = w->pool->writer.pack.open->first;
+    for (i = 0; i < 6; i++)
+      fill_third_random (buf + i * CLUSTER, CLUSTER, 3 + i);
+    w->written = 0;
+    w->between = write_what_the_run_has;        /* before the L2 table is read */
+    w->fail_reads = fails;
+    assert_int_equal (dedup_write (w->pool, 0, buf, 601, 6), fails ? -EIO : 0);
+    w->fail_reads = false;
+    assert_null (w->between);
+    assert_true (get_entry (w->pool, 10) != 0);
+    assert_true ((get_entry (w->pool, 10) & QCOW2_OFFSET_MASK) != first * CLUSTER);
+    assert_false (is_unfinished (w, first));
+    assert_int_equal (dedup_unmap (w->pool, 0, 10, 1, DEDUP_TRIM), 0);
+    for (i = 0; i < 6 && !fails; i++)
+      w->ids[601 + i] = 3 + i;
+    assert_contents (w);
+    free_world (w);
+  }
+}
+
 /* --- The index ------------------------------------------------------------------ */
 
 static void
@@ -836,7 +905,7 @@ a_write_that_finds_no_space_leaves_nothing (void **state)
   fill_third_random (buf, CLUSTER, 2);
   assert_int_equal (dedup_write (w->pool, 0, buf, 1, 1), -ENOSPC);
   assert_null (w->pool->writer.pack.open);
-  assert_null (w->pool->writer.pack.writing);
+  assert_null (w->pool->writer.pack.unsettled);
   w->fail_from = 0;
   assert_contents (w);
   write_new (w, 1, 2, 1);
@@ -886,6 +955,7 @@ main (void)
     cmocka_unit_test (a_crash_keeps_what_was_flushed),
     cmocka_unit_test (a_replay_compares_expanded_data),
     cmocka_unit_test (stale_data_in_the_open_run_is_not_linked),
+    cmocka_unit_test (written_data_is_not_linked_by_others_before_its_operation_does),
     cmocka_unit_test (marks_of_its_clusters_do_not_end_entries),
     cmocka_unit_test (plain_data_is_compressed_later),
     cmocka_unit_test (a_cluster_is_emptied_by_storing_its_data_again),
