@@ -7,7 +7,7 @@
  * until the journal is replayed.  An image that was closed with work left has bit
  * 48 set, too, but nothing to replay, and is checked.
  */
-#include "tool.h"
+#include "tool-image.h"
 
 #include <inttypes.h>
 #include <jansson.h>

@@ -5,7 +5,7 @@
  * empty; dedup/make.c writes the image, or the pool for many disks.  A file that holds data is never
  * overwritten, and a device that does only with --force.
  */
-#include "tool.h"
+#include "tool-image.h"
 
 #include <errno.h>
 #include <getopt.h>

@@ -5,7 +5,7 @@
 #define DEDUP_TOOL_DISK_H
 
 #include "dedup.h"
-#include "tool.h"
+#include "tool-image.h"
 
 #define DISK_MAX_OPERANDS 2     /* fixed ones after POOL; delete takes more */
 

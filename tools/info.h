@@ -5,7 +5,7 @@
 
 #include "dedup.h"
 #include "pool-figures.h"
-#include "tool.h"
+#include "tool-image.h"
 
 /* The clusters of the active disk, by kind. */
 struct usage {

@@ -6,7 +6,7 @@
  * arithmetic is in dedup/measure.c, beside the code that lays out an image, so
  * that the two cannot differ.  No image is opened, nothing is read or written.
  */
-#include "tool.h"
+#include "tool-image.h"
 
 #include <getopt.h>
 #include <inttypes.h>

@@ -35,20 +35,26 @@ head (const struct metrics *m, const char *name, const char *type,
            name, type);
 }
 
+static void
+put (const struct metrics *m, const char *s)
+{
+  fputs_unlocked (s, m->to);
+}
+
 /* Prints a label's value in quotes. */
 static void
 put_quoted (const struct metrics *m, const char *s)
 {
-  fputc ('"', m->to);
-  for (; *s; s++)
-    if (*s == '\n')
-      fputs ("\\n", m->to);
-    else {
-      if (*s == '"' || *s == '\\')
-        fputc ('\\', m->to);
-      fputc (*s, m->to);
-    }
-  fputc ('"', m->to);
+  size_t run;
+
+  put (m, "\"");
+  for (; *s; s += run + (s[run] != '\0')) {
+    run = strcspn (s, "\n\"\\");
+    fwrite_unlocked (s, 1, run, m->to);
+    if (s[run] != '\0')
+      put (m, s[run] == '\n' ? "\\n" : s[run] == '"' ? "\\\"" : "\\\\");
+  }
+  put (m, "\"");
 }
 
 struct label {
@@ -63,14 +69,17 @@ begin_sample (const struct metrics *m, const char *name, struct label a,
   const struct label all[] = { { m->image ? "image" : NULL, m->image }, a, b };
   const char *between = "{";
 
-  fprintf (m->to, PREFIX "%s", name);
+  put (m, PREFIX);
+  put (m, name);
   for (unsigned i = 0; i < 3; i++)
     if (all[i].name) {
-      fprintf (m->to, "%s%s=", between, all[i].name);
+      put (m, between);
+      put (m, all[i].name);
+      put (m, "=");
       put_quoted (m, all[i].value);
       between = ",";
     }
-  fputs (between[0] == ',' ? "} " : " ", m->to);
+  put (m, between[0] == ',' ? "} " : " ");
 }
 
 static const struct label none;

@@ -11,7 +11,7 @@
 #include <jansson.h>
 #include <stdio.h>
 
-#include "tool.h"
+#include "tool-image.h"
 
 static int
 count_disks (struct dedup_pool *d, struct pool_figures *p)

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* qcow2-dedup: the main function, which runs the subcommand that is named.
  *
- * Each subcommand is in a file of its own and works on one image of nbdkit's
- * dedup plugin.  The exit status is that of the subcommand, or 1 if there is
- * none of that name.
+ * Each subcommand is in a file of its own.  Those that only ask a server are in this
+ * program.  The others work on an image, and are in the program qcow2-dedup-image, which
+ * takes the place of this one: it needs libraries that take the dynamic linker longer
+ * than a server takes to tell its figures.  The exit status is that of the subcommand, or
+ * 1 if there is none of that name.
  */
 #include "tool.h"
 
@@ -11,22 +13,22 @@
 
 static const struct {
   const char *name;
-  int (*run) (int argc, char *argv[]);
+  int (*run) (int argc, char *argv[]);  /* NULL: in the other program */
 } subcommands[] = {
-  { "create", tool_create },
-  { "info", tool_info },
-  { "check", tool_check },
-  { "recover", tool_recover },
-  { "index", tool_index },
-  { "compact", tool_compact },
-  { "measure", tool_measure },
-  { "disk", tool_disk },
-  { "report", tool_report },
+  { "create", NULL },
+  { "info", NULL },
+  { "check", NULL },
+  { "recover", NULL },
+  { "index", NULL },
+  { "compact", NULL },
+  { "measure", NULL },
+  { "disk", NULL },
+  { "report", NULL },
   { "status", tool_status },
   { "metrics", tool_metrics },
   { "control", tool_control },
-  { "scrub", tool_scrub },
-  { "unlock", tool_unlock },
+  { "scrub", NULL },
+  { "unlock", NULL },
 };
 
 static void
@@ -93,7 +95,8 @@ main (int argc, char *argv[])
   }
   for (i = 0; i < sizeof subcommands / sizeof subcommands[0]; i++)
     if (strcmp (argv[1], subcommands[i].name) == 0)
-      return subcommands[i].run (argc - 1, argv + 1);
+      return subcommands[i].run ? subcommands[i].run (argc - 1, argv + 1)
+        : tool_become_image_program (argv);
   return tool_error (NULL, "'%s' is not a subcommand; try "
                      "'qcow2-dedup --help'", argv[1]);
 }

@@ -7,7 +7,7 @@
  * clear is not opened for writing, because that would give it a store if it has
  * none.
  */
-#include "tool.h"
+#include "tool-image.h"
 
 #include <string.h>
 

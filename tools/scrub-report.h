@@ -4,7 +4,7 @@
 #define DEDUP_SCRUB_REPORT_H
 
 #include "dedup.h"
-#include "tool.h"
+#include "tool-image.h"
 
 /* Ranges that are listed; the summary counts all clusters. */
 #define SCRUB_MAX_PLACES 100000u

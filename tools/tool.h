@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The code that the subcommands of qcow2-dedup share: messages, progress,
- * arguments, and a look at an image before it is opened. */
+/* The code that the subcommands of qcow2-dedup share: messages, progress and
+ * arguments.  tool-image.h has what those share that open images. */
 #ifndef DEDUP_TOOL_H
 #define DEDUP_TOOL_H
 
@@ -10,9 +10,7 @@
 
 #include "cleanup.h"
 #include "fault.h"
-#include "io.h"
 #include "log.h"
-#include "qcow2.h"
 
 /* Exit codes.  Those of check have the meanings of qemu-img check's. */
 enum {
@@ -23,25 +21,17 @@ enum {
   TOOL_INTERRUPTED = 130,     /* as a shell reports the end by SIGINT */
 };
 
-/* Size of the table cache: holds the L2 tables of 32 GiB at 4 KiB clusters. */
-#define TOOL_CACHE_BYTES (64u << 20)
-
 /* Each runs one subcommand and returns the exit code.  ARGV[0] is the
- * subcommand's name. */
-int tool_create (int argc, char *argv[]);
-int tool_info (int argc, char *argv[]);
-int tool_check (int argc, char *argv[]);
-int tool_recover (int argc, char *argv[]);
-int tool_index (int argc, char *argv[]);
-int tool_compact (int argc, char *argv[]);
-int tool_measure (int argc, char *argv[]);
-int tool_disk (int argc, char *argv[]);
-int tool_report (int argc, char *argv[]);
+ * subcommand's name.  tool-image.h has the others. */
 int tool_status (int argc, char *argv[]);
 int tool_metrics (int argc, char *argv[]);
 int tool_control (int argc, char *argv[]);
-int tool_scrub (int argc, char *argv[]);
-int tool_unlock (int argc, char *argv[]);
+
+/* --- image-program.c ------------------------------------------------------ */
+
+/* Replaces this program by qcow2-dedup-image, with the same arguments.  It
+ * returns only if that cannot be run: TOOL_FAILED after a message. */
+int tool_become_image_program (char *argv[]);
 
 /* --- Messages --------------------------------------------------------- */
 
@@ -116,40 +106,11 @@ struct tool_args {
  * -1 if the subcommand is to run, else the exit code: 0 after --help and
  * --version, TOOL_FAILED after a message about wrong usage. */
 int tool_parse_args (int argc, char *argv[], struct tool_args *a);
-/* Parses the command line, opens FILE read-only under QEMU's locks for readers,
- * and hands it to RUN.  Returns the exit code. */
-int tool_on_image (int argc, char *argv[], struct tool_args *a,
-                   int (*run) (struct io_store *io,
-                               const struct tool_args *a));
-
-/* Opens the store file at PATH, which must exist.  *OUT is NULL if PATH is.
- * -errno with F filled, which names the option. */
-int tool_open_store (const char *path, bool writable, struct io_store **out,
-                     struct fault *f) MUST_CHECK;
 
 /* Parses the argument of --output.  False if it is neither human nor json. */
 bool tool_parse_output (const char *s, bool *json) MUST_CHECK;
 
 void tool_version (void);
-
-struct dedup_create_params;
-/* Sets the defaults of the options of create. */
-void tool_create_defaults (struct dedup_create_params *p);
-/* Parses ARG, the argument of -o of create and measure, and writes into it.
- * SUBCOMMAND is named in messages.  Returns -1 if ARG is valid, else the exit
- * code. */
-int tool_create_options (const char *subcommand, char *arg,
-                         struct dedup_create_params *p);
-
-/* --- Images --------------------------------------------------------------- */
-
-/* Tells whether bit 48 is set and whether the anchor was applied as a snapshot
- * (qcow2_anchor_was_applied).  Changes nothing.  -errno with F filled. */
-int tool_look (struct io_store *io, const char *path, bool *needs_recovery,
-               bool *no_disk, struct fault *f) MUST_CHECK;
-/* Tells whether bit 48 is set.  Changes nothing.  -errno with F filled. */
-int tool_needs_recovery (struct io_store *io, const char *path,
-                         bool *needs_recovery, struct fault *f) MUST_CHECK;
 
 /* Writes BYTES in the form "1.5 GiB" into BUF.  Returns BUF. */
 const char *tool_human (uint64_t bytes, char buf[32]);

@@ -5,7 +5,7 @@
  * cannot tell whether its holder still runs, so nothing is taken away without
  * --force.
  */
-#include "tool.h"
+#include "tool-image.h"
 
 #include <getopt.h>
 #include <string.h>

@@ -8,7 +8,7 @@
 #define DEDUP_WHOLE_IMAGE_H
 
 #include "dedup.h"
-#include "tool.h"
+#include "tool-image.h"
 
 /* Size of the table cache: holds the L2 tables and refcount blocks of 100 GiB
  * at 4 KiB clusters.  Of a larger disk some are read more than once. */

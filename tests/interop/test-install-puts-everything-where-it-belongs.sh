@@ -3,11 +3,13 @@
 # `ninja install`, into DESTDIR, installs plugin, program, manual pages and
 # systemd units, an AppArmor profile and completion for bash.  The units are valid
 # for systemd, confine the server (an exposure of at most 2.0), and have the
-# settings that keep guests safe.  A second install replaces the plugin's file and does not
+# settings that keep guests safe.  The program that asks servers finds the one that opens
+# images, also below DESTDIR, and needs no library but jansson.  A second install replaces the plugin's file and does not
 # write into it, because a running server has it mapped.
-# Breaks if: a file is not installed, or a unit has a word that systemd ignores.
+# Breaks if: a file is not installed, a unit has a word that systemd ignores, or asking a
+# server loads the libraries that only images need.
 . "$(dirname "$0")/lib.sh"
-need meson ninja pkg-config systemd-analyze apparmor_parser
+need meson ninja pkg-config readelf systemd-analyze apparmor_parser
 
 [ -e "$BUILD_DIR/build.ninja" ] || skip 'not a build directory of meson'
 dest=$TMP/dest
@@ -42,6 +44,26 @@ if pkg-config --exists systemd; then
   equal 'the place of the units' "$(dirname "${service#"$dest"}")" \
     "$(pkg-config --variable=systemdsystemunitdir systemd)"
 fi
+
+say 'the two programs'
+front=$(find "$dest" -path '*/bin/qcow2-dedup')
+image_program=$(installed qcow2-dedup-image)
+case ${image_program#"$dest"} in
+  */nbdkit-dedup/qcow2-dedup-image) ;;
+  *) die "the program for images is ${image_program#"$dest"}" ;;
+esac
+ln -s "$front" "$TMP/link"
+"$TMP/link" measure 1M | has 'required size' || die 'measure does not run'
+"$image_program" --help >"$TMP/refused" 2>&1 && die 'that is no program for users'
+has 'is a part of qcow2-dedup' <"$TMP/refused" || die "it says $(cat "$TMP/refused")"
+# Each library of a sanitizer, and libgcc, comes with the compiler.
+needed=$(readelf -d "$front" | sed -n 's/.*(NEEDED).*\[\(lib[a-z]*\).*/\1/p' |
+         grep -vxE 'lib(c|m|pthread|gcc|asan|ubsan|tsan)' || true)
+equal 'the libraries for asking a server' "$needed" libjansson
+mv "$image_program" "$TMP/elsewhere"
+refused "$front" measure 1M
+one_error_line qcow2-dedup-image 'No such file'
+mv "$TMP/elsewhere" "$image_program"
 
 before=$(stat -c %i "$plugin")
 exec 7<"$plugin"                # keeps the inode's number from being used again
