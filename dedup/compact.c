@@ -7,7 +7,8 @@
  * For each part
  *
  *   1. a walk over all tables finds how much of each cluster is live, and the clusters
- *      that are to be emptied are listed, until the list is full or the file ends;
+ *      that are to be emptied are listed, until the list is full or the file ends.  One
+ *      with data that cannot be moved would not become free, so it is not listed;
  *   2. the list is given to the writer: no candidate that touches one of them is linked
  *      any more, so data that is written again goes elsewhere, and its entry in the index
  *      with it;
@@ -62,6 +63,7 @@ struct fullness {
 struct counted {
   uint64_t host_idx;
   uint64_t live, pieces;
+  bool stays;                   /* it has data that is not moved */
 };
 
 struct dedup_compact {
@@ -75,6 +77,7 @@ struct dedup_compact {
   uint64_t next;                /* the cluster where the next part begins */
   uint64_t file_end;            /* clusters of the file when the pass began */
   struct fullness by_live[101];         /* of the survey, by hundredths */
+  struct fullness shared;       /* ... and those with data that is not moved */
   unsigned below;               /* hundredths: clusters with less are emptied */
   uint64_t moved_before;        /* f.moved_bytes when the pass began */
   uint64_t *v;                  /* clusters to be emptied, ascending */
@@ -116,15 +119,16 @@ close_cluster (struct dedup_compact *c, const struct counted *k)
 {
   const uint64_t size = c->pool->base.cluster_size;
   const unsigned hundredths = (unsigned) (k->live * 100 / size);
+  struct fullness *f = k->stays ? &c->shared : &c->by_live[hundredths];
 
   if (k->host_idx < c->next || must_stay (c, k->host_idx))
     return;
   if (c->phase == COMPACT_SURVEY) {
-    c->by_live[hundredths].clusters++;
-    c->by_live[hundredths].dead += size - k->live;
+    f->clusters++;
+    f->dead += size - k->live;
     return;
   }
-  if (c->nr == c->max || hundredths >= c->below)
+  if (c->nr == c->max || hundredths >= c->below || k->stays)
     return;
   c->v[c->nr++] = k->host_idx;
   add (&c->f.clusters, 1);
@@ -162,9 +166,10 @@ find_open (struct dedup_compact *c, uint64_t host_idx)
 
 /* Counts a piece of compressed data.  Pieces come in the order of the file. */
 static void
-count_piece (struct dedup_compact *c, uint64_t descriptor)
+count_piece (struct dedup_compact *c, uint64_t found)
 {
   const struct dedup_base *b = &c->pool->base;
+  const uint64_t descriptor = found & ~QCOW2_PACKED_STAYS;
   uint64_t off, end, first, count, k, from, to;
   struct counted *n;
 
@@ -178,6 +183,7 @@ count_piece (struct dedup_compact *c, uint64_t descriptor)
     to = MIN_OF (end, (k + 1) << b->cluster_bits);
     n->live += to - MIN_OF (to, MAX_OF (from, k << b->cluster_bits));
     n->pieces += k == first;
+    n->stays |= found != descriptor;
   }
   c->end_off = MAX_OF (c->end_off, end);
 }
@@ -206,6 +212,7 @@ begin_walk (struct dedup_compact *c)
 
   if (r < 0)
     return r;
+  qcow2_packed_tell_stays (c->walk);
   /* What begins before the part may reach into it; its bytes are live, too. */
   qcow2_packed_seek (c->walk, c->next < 2 ? 0 : c->next - 2, c->file_end);
   c->nr = c->nr_open = 0;
@@ -220,6 +227,7 @@ begin_survey (struct dedup_compact *c)
   c->phase = COMPACT_SURVEY;
   c->next = 0;
   memset (c->by_live, 0, sizeof c->by_live);
+  c->shared = (struct fullness) { 0 };
   c->moved_before = c->f.moved_bytes;
   lock_acquire (c->pool->base.lock);
   c->file_end = qcow2_frontier_locked (c->pool->base.img);
@@ -249,7 +257,8 @@ begin_pass (struct dedup_compact *c)
 }
 
 /* Decides by the survey which clusters are to be emptied; none if little is dead.  Those
- * that stay may have half of what is permitted, as others are added to it. */
+ * that stay may have half of what is permitted, as others are added to it.  What is
+ * permitted is a share of what can be freed. */
 static void
 end_survey (struct dedup_compact *c)
 {
@@ -261,8 +270,10 @@ end_survey (struct dedup_compact *c)
     packed += c->by_live[i].clusters * size;
     dead += c->by_live[i].dead;
   }
-  __atomic_store_n (&c->f.packed_bytes, packed, __ATOMIC_RELAXED);
-  __atomic_store_n (&c->f.packed_dead_bytes, dead, __ATOMIC_RELAXED);
+  __atomic_store_n (&c->f.packed_bytes, packed + c->shared.clusters * size,
+                    __ATOMIC_RELAXED);
+  __atomic_store_n (&c->f.packed_dead_bytes, dead + c->shared.dead, __ATOMIC_RELAXED);
+  __atomic_store_n (&c->f.shared_dead_bytes, c->shared.dead, __ATOMIC_RELAXED);
   c->phase = COMPACT_DONE;
   if (dead * 100 <= packed * c->p.percent)
     return;
@@ -624,6 +635,8 @@ dedup_compact_figures (struct dedup_compact *c, struct dedup_compact_figures *f)
                              f->moved_bytes);
   f->packed_bytes = __atomic_load_n (&c->f.packed_bytes, __ATOMIC_RELAXED);
   f->packed_dead_bytes = __atomic_load_n (&c->f.packed_dead_bytes,
+                                          __ATOMIC_RELAXED);
+  f->shared_dead_bytes = __atomic_load_n (&c->f.shared_dead_bytes,
                                           __ATOMIC_RELAXED);
   f->passes = __atomic_load_n (&c->f.passes, __ATOMIC_RELAXED);
   f->left = __atomic_load_n (&c->f.left, __ATOMIC_RELAXED);

@@ -37,6 +37,8 @@ struct qcow2_packed {
   size_t nr, room;
   bool left_out;
   bool tolerant;               /* tables that cannot be read are left out */
+  bool tell_stays;
+  uint64_t stays;              /* QCOW2_PACKED_STAYS or 0: of the table's descriptors */
   bool any;                    /* a compressed entry was met, wherever it leads */
   int failed;                  /* -errno of a callback */
   struct qcow2_bitset *seen;   /* tables that were read for this window */
@@ -86,8 +88,10 @@ sort (struct qcow2_packed *p)
     return;
   qsort_r (p->v, p->nr, sizeof *p->v, compare, p->w.img);
   for (i = 0; i < p->nr; i++)
-    if (n == 0 || p->v[i] != p->v[n - 1])
+    if (n == 0 || (p->v[i] ^ p->v[n - 1]) & ~QCOW2_PACKED_STAYS)
       p->v[n++] = p->v[i];
+    else
+      p->v[n - 1] |= p->v[i];
   p->nr = n;
 }
 
@@ -159,7 +163,7 @@ take_entry (struct usage_walk *w, const struct usage_entry *e)
   if (e->host_idx >= p->to)    /* it may be shorter now */
     p->next = MIN_OF (p->next, e->host_idx);
   else if (p->failed == 0 && p->nr < p->max)
-    p->v[p->nr++] = e->packed;
+    p->v[p->nr++] = e->packed | p->stays;
 }
 
 /* --- The walk ---------------------------------------------------------------- */
@@ -172,6 +176,16 @@ was_seen (struct qcow2_packed *p, uint64_t host_idx)
   return qcow2_bitset_set (p->seen, host_idx, 1) > 0;   /* never above 0 */
 }
 
+/* Returns whether entries of the table can be changed for one root alone. */
+static bool
+is_own (const struct usage_walk *w, const struct usage_table *t)
+{
+  uint64_t paths;
+
+  return w->root.writable && !w->root.doomed &&
+    usage_references (w->img, t->host_idx, &paths) == 0 && paths == 1;
+}
+
 static int
 take_table (struct usage_walk *w, const struct usage_table *t)
 {
@@ -180,6 +194,7 @@ take_table (struct usage_walk *w, const struct usage_table *t)
 
   if (was_seen (p, t->host_idx))
     return 0;
+  p->stays = p->tell_stays && !is_own (w, t) ? QCOW2_PACKED_STAYS : 0;
   p->bytes += w->img->header.geo.cluster_size;
   r = usage_walk_table (w, t);
   return r < 0 && !(r == -EIO && p->tolerant) ? r : p->failed;
@@ -227,6 +242,12 @@ qcow2_packed_begin (struct qcow2_image *img, size_t max, bool tolerant,
   }
   *out = p;
   return 0;
+}
+
+void
+qcow2_packed_tell_stays (struct qcow2_packed *p)
+{
+  p->tell_stays = true;
 }
 
 /* Looks at the root that is next.  A root that is gone has no tables. */

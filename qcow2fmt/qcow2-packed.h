@@ -31,6 +31,11 @@ struct qcow2_packed;
  * -ENOMEM; -errno of the host. */
 int qcow2_packed_begin (struct qcow2_image *img, size_t max, bool tolerant,
                         struct qcow2_packed **out) MUST_CHECK;
+/* Has the walk set QCOW2_PACKED_STAYS in each descriptor that lies in a table which several
+ * L1 entries name, or which is of a root that nobody writes to, perhaps among others.
+ * Before the first step. */
+void qcow2_packed_tell_stays (struct qcow2_packed *p);
+#define QCOW2_PACKED_STAYS (UINT64_C (1) << 63)
 /* Reads some tables: those that one piece of an L1 table names, or 4 MiB.  1: the window
  * needs more; 0: it is complete.  -ENOMEM, -EIO: the next call begins the window
  * again. */

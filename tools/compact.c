@@ -99,16 +99,19 @@ freed (const struct outcome *o)
 static void
 print_human (const struct tool_args *a, const struct outcome *o)
 {
-  char moved[32], space[32], dead[32];
+  char moved[32], space[32], dead[32], shared[32];
 
   printf ("%s: %s were freed, %s moved; %s of compressed data are dead\n",
           a->path, tool_human (freed (o), space),
           tool_human (o->f.moved_bytes, moved),
           tool_human (qcow2_usage_dead (&o->after), dead));
-  if (o->f.left)
+  if (o->f.shared_dead_bytes)
+    printf ("%s: %s of these lie beside data that snapshots have or clones share, and "
+            "become free with that\n", a->path,
+            tool_human (o->f.shared_dead_bytes, shared));
+  if (o->f.left > o->f.doubtful)
     printf ("%s: %" PRIu64 " clusters of disks stay where they are, because "
-            "snapshots or clones share their tables, or they do not shrink\n", a->path,
-            o->f.left - o->f.doubtful);
+            "they do not shrink\n", a->path, o->f.left - o->f.doubtful);
 }
 
 static void
@@ -129,6 +132,7 @@ print_json (const struct tool_args *a, const struct outcome *o)
   set (j, "passes", o->f.passes);
   set (j, "dead-bytes-before", qcow2_usage_dead (&o->before));
   set (j, "dead-bytes", qcow2_usage_dead (&o->after));
+  set (j, "shared-dead-bytes", o->f.shared_dead_bytes);
   set (j, "stored-bytes", o->after.stored_bytes);
   set (j, "clusters-left", o->f.left);
   set (j, "doubtful-clusters", o->f.doubtful);

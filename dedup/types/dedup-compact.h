@@ -8,8 +8,9 @@
  * elsewhere.  Nothing gets new links to such a cluster meanwhile.  For clients, nothing
  * changes.
  *
- * Data of snapshots, and of tables that several disks share, stays where it is: to move
- * it would take a table of its own for each of them.  So does data that does not shrink.
+ * Data of snapshots, and of tables that several disks share, stays where it is
+ * (docs/on-disk.md 14.4).  A cluster that has some can't be freed, so all that is in it
+ * stays.  So does data that does not shrink.
  */
 #ifndef DEDUP_DEDUP_COMPACT_H
 #define DEDUP_DEDUP_COMPACT_H
@@ -50,6 +51,8 @@ struct dedup_compact_figures {
   uint64_t packed_bytes, packed_dead_bytes;     /* clusters with compressed data, and
                                                  * what is dead in them, as they were
                                                  * counted last */
+  uint64_t shared_dead_bytes;   /* of these, those in clusters that hold data of snapshots,
+                                 * or of what several disks share: they can't be freed */
   uint64_t moved_bytes;         /* of disks, expanded */
   uint64_t to_move_bytes;       /* in all, as it is known so far */
   uint64_t left;                /* guest clusters that stay where they are */

@@ -18,6 +18,7 @@
 #include <cmocka.h>
 
 #include "checked.h"
+#include "entries.h"
 #include "image.h"
 #include "op.h"
 #include "pool.h"
@@ -346,17 +347,69 @@ what_clones_share_stays (void **state)
   assert_int_equal (dedup_disk_clone (w->pool, a, "b", true, &b, &fault), 0);
   before = usage (w);
   f = compact (w, 0);
-  assert_true (f.left > NR / 4);
+  assert_int_equal (f.clusters, 0);
   assert_int_equal (f.moved_bytes, 0);
+  assert_true (f.shared_dead_bytes > before.packed_bytes / 5);
+  assert_true (f.shared_dead_bytes <= f.packed_dead_bytes);
   after = usage (w);
   assert_int_equal (after.stored_bytes, before.stored_bytes);
   assert_int_equal (dedup_disk_delete (w->pool, b, &fault), 0);
   assert_int_equal (dedup_disks_settle (w->pool), 0);
   f = compact (w, 0);
   assert_int_equal (f.left, 0);
+  assert_int_equal (f.shared_dead_bytes, 0);
   assert_true (f.moved_bytes > NR / 4 * CLUSTER);
   run_jobs (w);
   assert_compact (w);
+  free_world (w);
+}
+
+/* What a disk has beside data of a snapshot is not moved either: it would take more
+ * space, and no cluster would be free.  Other clusters are emptied. */
+static void
+what_lies_beside_shared_data_stays (void **state)
+{
+  struct world *w = new_world ();
+  struct dedup_compact_figures f;
+  struct qcow2_pool_usage before, after;
+  struct fault fault = { 0 };
+  uint64_t entries[NR / 2];
+  unsigned g, a, b;
+
+  assert_int_equal (dedup_disk_create (w->pool, "a", NR * CLUSTER, &a, &fault),
+                    0);
+  w->roots[1] = a;
+  for (g = 0; g < NR; g++)
+    write_id (w, 1, g, w->next_id++);
+  for (g = 0; g < NR / 2; g++)  /* data that stays in use, of the active disk, too */
+    write_id (w, 0, g, w->ids[1][2 * g + 1]);
+  for (g = 0; g < NR; g += 2)
+    write_id (w, 1, g, w->next_id++);
+  run_jobs (w);
+  assert_int_equal (dedup_disk_clone (w->pool, a, "a@b", false, &b, &fault), 0);
+  assert_int_equal (dedup_disks_settle (w->pool), 0);
+  for (g = 0; g < NR / 2; g++)
+    entries[g] = get_entry (w->pool, g);
+
+  f = compact (w, 0);
+  assert_int_equal (f.clusters + f.moved_bytes, 0);
+  assert_true (f.shared_dead_bytes > 0);
+  for (g = NR / 2; g < NR; g++)
+    write_id (w, 0, g, w->next_id++);
+  for (g = NR / 2; g < NR; g += 2)
+    write_id (w, 0, g, w->next_id++);
+  run_jobs (w);
+  before = usage (w);
+  f = compact (w, 0);
+  assert_true (f.moved_bytes > NR / 8 * CLUSTER);
+  assert_true (f.moved_bytes <= NR / 2 * CLUSTER);
+  run_jobs (w);
+  after = usage (w);
+  assert_true (after.stored_bytes < before.stored_bytes);
+  assert_true (qcow2_usage_dead (&after) <=
+               f.shared_dead_bytes + after.packed_bytes / 10 + 2 * CLUSTER);
+  for (g = 0; g < NR / 2; g++)
+    assert_int_equal (get_entry (w->pool, g), entries[g]);
   free_world (w);
 }
 
@@ -430,6 +483,7 @@ main (void)
     cmocka_unit_test (a_crash_at_any_step_loses_nothing),
     cmocka_unit_test (clients_go_on_meanwhile),
     cmocka_unit_test (what_clones_share_stays),
+    cmocka_unit_test (what_lies_beside_shared_data_stays),
     cmocka_unit_test (rot_is_not_moved),
     cmocka_unit_test (it_needs_compression_of_new_data),
   };
