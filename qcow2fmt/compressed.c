@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Locates, reads and decompresses compressed clusters.
- *
- * The descriptor counts sectors, not bytes: the bytes that are read may end in
- * the middle of the next compressed cluster.  So both decoders stop after one
- * cluster's worth of output and ignore the rest of the input.  Any other amount
- * of output than exactly one cluster is -EIO.
+/* Locates and reads compressed clusters; decoder.c expands them.
  *
  * It changes nothing and may run in any thread, without a lock.  A call takes
  * memory for the compressed bytes (two clusters at the most, by the width of
@@ -13,16 +8,8 @@
  */
 #include <errno.h>
 
-#include <zlib.h>
-#include <zstd.h>
-
 #include "aligned.h"
 #include "image.h"
-
-/* Selects raw deflate (by the sign) with the largest window.  QEMU compresses
- * with a window of 2^12; the largest one reads that and the output of all other
- * tools. */
-#define INFLATE_WINDOW_BITS (-15)
 
 void
 qcow2_compressed_extent (const struct qcow2_image *img, uint64_t entry,
@@ -54,52 +41,18 @@ qcow2_entry_clusters (const struct qcow2_image *img, uint64_t entry,
   *count = *first != 0;
 }
 
-static int
-expand_zlib (const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len)
-{
-  z_stream s = { 0 };
-  int r;
-
-  s.next_in = (uint8_t *) in;
-  s.avail_in = in_len;
-  s.next_out = out;
-  s.avail_out = out_len;
-  if (inflateInit2 (&s, INFLATE_WINDOW_BITS) != Z_OK)
-    return -ENOMEM;
-  r = inflate (&s, Z_FINISH);
-  inflateEnd (&s);
-  /* Z_BUF_ERROR: the output is full before the end of the stream, or the
-   * input ended too soon; avail_out tells them apart. */
-  if ((r == Z_STREAM_END || r == Z_BUF_ERROR) && s.avail_out == 0)
-    return 0;
-  return r == Z_MEM_ERROR ? -ENOMEM : -EIO;
-}
-
-/* Decompresses a zstd frame in one call, which, unlike streaming, allocates no
- * window of the size that the frame asks for. */
-static int
-expand_zstd (const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len)
-{
-  size_t frame = ZSTD_findFrameCompressedSize (in, in_len);
-  size_t n;
-
-  if (ZSTD_isError (frame))
-    return -EIO;
-  n = ZSTD_decompress (out, out_len, in, frame);
-  if (ZSTD_isError (n) || n != out_len)
-    return -EIO;
-  return 0;
-}
-
 int
-qcow2_compressed_expand (const struct qcow2_image *img, const uint8_t *in,
+qcow2_compressed_expand (struct qcow2_image *img, const uint8_t *in,
                          size_t len, uint8_t *out)
 {
-  const struct qcow2_geometry *g = &img->header.geo;
+  struct qcow2_decoder *d = qcow2_decoder_get (img);
+  int r;
 
-  return g->compression_type == 0
-    ? expand_zlib (in, len, out, g->cluster_size)
-    : expand_zstd (in, len, out, g->cluster_size);
+  if (d == NULL)
+    return -ENOMEM;
+  r = qcow2_decoder_expand (img, d, in, len, out);
+  qcow2_decoder_put (img, d);
+  return r;
 }
 
 int

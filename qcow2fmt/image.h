@@ -695,6 +695,15 @@ struct qcow2_expanded {
   struct qcow2_expanded_slot v[QCOW2_MAX_EXPANDED];
 };
 
+struct qcow2_decoder;
+
+struct qcow2_decoders {        /* decoder.c */
+  struct lock lock;            /* protects the rest */
+  struct qcow2_decoder *unused;
+  unsigned nr;                 /* that are unused */
+  uint64_t bytes;              /* of memory in these */
+};
+
 struct qcow2_holds {           /* hash table, open addressing */
   struct qcow2_hold *v;
   size_t nr, max;              /* max is a power of two, or 0 */
@@ -801,6 +810,19 @@ struct qcow2_backing {         /* the file below an image */
 int qcow2_backing_open (struct qcow2_image *img, char **path, bool *is_qcow2,
                         struct fault *f) MUST_CHECK;
 
+/* --- decoder.c ----------------------------------------------------------- */
+void qcow2_decoders_init (struct qcow2_image *img);
+void qcow2_decoders_free (struct qcow2_image *img);
+/* Returns how many bytes of memory are kept. */
+uint64_t qcow2_decoders_bytes (struct qcow2_image *img);
+/* Takes a decoder for the image's compression type, which the second gives back.  NULL:
+ * out of memory. */
+struct qcow2_decoder *qcow2_decoder_get (struct qcow2_image *img);
+void qcow2_decoder_put (struct qcow2_image *img, struct qcow2_decoder *d);
+/* As qcow2_compressed_expand. */
+int qcow2_decoder_expand (const struct qcow2_image *img, struct qcow2_decoder *d,
+                          const uint8_t *in, size_t len, uint8_t *out) MUST_CHECK;
+
 /* --- expanded.c ---------------------------------------------------------- */
 void qcow2_expanded_init (struct qcow2_image *img);
 void qcow2_expanded_free (struct qcow2_image *img);
@@ -884,6 +906,7 @@ struct qcow2_image {
   struct qcow2_table_reserve table_reserve;
   struct qcow2_holds holds;
   struct qcow2_expanded expanded;   /* has a lock of its own */
+  struct qcow2_decoders decoders;   /* has a lock of its own */
   struct qcow2_disks disks;    /* disks.c */
   struct qcow2_dirty_bitmaps bitmaps;
   struct qcow2_unlogged unlogged;  /* .on: constant once writing starts */

@@ -286,7 +286,7 @@ int qcow2_compressed_read (struct qcow2_image *img, uint64_t entry,
                            uint8_t *out) MUST_CHECK;
 
 /* Expands LEN bytes IN, as they were read, to OUT.  -EIO as above; -ENOMEM. */
-int qcow2_compressed_expand (const struct qcow2_image *img, const uint8_t *in,
+int qcow2_compressed_expand (struct qcow2_image *img, const uint8_t *in,
                              size_t len, uint8_t *out) MUST_CHECK;
 
 /* Reads LEN bytes of that cluster from byte WITHIN on, and keeps it expanded for a while

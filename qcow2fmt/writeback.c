@@ -473,6 +473,6 @@ qcow2_memory_bytes_locked (struct qcow2_image *img)
   assert (lock_held (&img->lock));
   return qcow2_cache_memory (img) + qcow2_anchor_memory (img) +
     qcow2_alloc_memory (img) + img->holds.max * sizeof *img->holds.v +
-    qcow2_expanded_bytes (img) +
+    qcow2_expanded_bytes (img) + qcow2_decoders_bytes (img) +
     (img->l1.nr + img->reftable.nr + img->anchor.l1.nr) * sizeof (uint64_t);
 }

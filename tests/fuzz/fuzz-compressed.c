@@ -26,10 +26,12 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t len)
     entry = (entry & ~((UINT64_C (1) << (62 - (g->cluster_bits - 8))) - 1)) |
       entry % 512;
   img.io = store_of (in.p, in.left);
+  qcow2_decoders_init (&img);
   out = malloc (g->cluster_size);
   MUST (out);
   r = qcow2_compressed_read (&img, entry | QCOW2_L2_COMPRESSED, out);
   (void) r;
+  qcow2_decoders_free (&img);
   io_close (img.io);
   return 0;
 }
