@@ -285,6 +285,17 @@ void qcow2_compressed_extent (const struct qcow2_image *img, uint64_t entry,
 int qcow2_compressed_read (struct qcow2_image *img, uint64_t entry,
                            uint8_t *out) MUST_CHECK;
 
+struct qcow2_compressed_part {
+  uint64_t entry;
+  uint8_t *out;                /* one cluster */
+  int result;
+};
+/* Does so for NR entries, each of which gets a result, also where another one fails.
+ * Returns the first that is not 0, or 0. */
+int qcow2_compressed_read_many (struct qcow2_image *img,
+                                struct qcow2_compressed_part *v,
+                                size_t nr) MUST_CHECK;
+
 /* Expands LEN bytes IN, as they were read, to OUT.  -EIO as above; -ENOMEM. */
 int qcow2_compressed_expand (struct qcow2_image *img, const uint8_t *in,
                              size_t len, uint8_t *out) MUST_CHECK;

@@ -3,8 +3,9 @@
  *
  * A run of contiguous host clusters is one part of a scattered read
  * (io_read_many), directly into the caller's buffer: so a request whose
- * clusters lie apart waits once, not for each of them.  Only a compressed
- * cluster that is read in part needs a buffer of its own.  The lock is held by
+ * clusters lie apart waits once, not for each of them.  Compressed clusters
+ * are read together, too, and expanded there (compressed.c).  Only one that is
+ * read in part needs a buffer of its own.  The lock is held by
  * the map alone, never during a read: the extents stay valid because the
  * caller keeps the range from being rewritten, and a cluster is never
  * rewritten in place.  qcow2_will_need has no such caller, and needs none:
@@ -18,27 +19,42 @@
 #include "image.h"
 
 /* Limits the extents of one call of the map: as many as a MiB in clusters of 4
- * KiB can have.  They take 18 KiB of stack in all. */
+ * KiB can have.  They take 24 KiB of stack in all. */
 #define EXTENTS_PER_MAP 256
 
-static int
-read_compressed (struct qcow2_image *img, const struct qcow2_extent *e,
-                 uint8_t *buf)
+/* Returns whether the extent is a whole compressed cluster: more of it will hardly be
+ * asked for soon, so nothing of it is kept. */
+static bool
+is_whole (const struct qcow2_image *img, const struct qcow2_extent *e)
 {
-  const uint64_t size = img->header.geo.cluster_size;
-
-  if (e->len == size)          /* more of it will hardly be asked for soon */
-    return qcow2_compressed_read (img, e->entry, buf);
-  return qcow2_expanded_read (img, e->entry, buf, e->guest_off % size, e->len);
+  return e->kind == QCOW2_COMPRESSED && e->len == img->header.geo.cluster_size;
 }
 
-/* Reads an extent that is not plain data of this image. */
+/* Reads the compressed clusters that are whole. */
+static int
+read_whole (struct qcow2_image *img, const struct qcow2_extent *ext, int nr,
+            uint8_t *buf)
+{
+  struct qcow2_compressed_part v[EXTENTS_PER_MAP];
+  size_t n = 0;
+  int i;
+
+  for (i = 0; i < nr; buf += ext[i++].len)
+    if (is_whole (img, &ext[i]))
+      v[n++] = (struct qcow2_compressed_part) { .entry = ext[i].entry, .out = buf };
+  return qcow2_compressed_read_many (img, v, n);
+}
+
+/* Reads an extent that is neither plain data of this image nor a whole compressed
+ * cluster. */
 static int
 read_other (struct qcow2_image *img, const struct qcow2_extent *e,
             uint8_t *buf)
 {
   if (e->kind == QCOW2_COMPRESSED)
-    return read_compressed (img, e, buf);
+    return qcow2_expanded_read (img, e->entry, buf,
+                                e->guest_off % img->header.geo.cluster_size,
+                                e->len);
   if (e->kind == QCOW2_UNALLOCATED && img->backing)
     return img->backing->read (img->backing, buf, e->guest_off, e->len);
   if (e->kind == QCOW2_UNALLOCATED && img->header.geo.has_backing)
@@ -112,8 +128,10 @@ read_extents (struct qcow2_image *img, const struct qcow2_extent *ext, int nr,
   if (n > 0)
     r = has_data (img) ? io_read_many (qcow2_data_io (img), v, n)
       : -EIO;                   /* the data file was not opened */
+  if (r == 0)
+    r = read_whole (img, ext, nr, buf);
   for (i = 0; i < nr && r == 0; buf += ext[i++].len)
-    if (ext[i].kind != QCOW2_DATA)
+    if (ext[i].kind != QCOW2_DATA && !is_whole (img, &ext[i]))
       r = read_other (img, &ext[i], buf);
   return r;
 }
