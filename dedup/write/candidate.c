@@ -9,7 +9,8 @@
  * more, and the write succeeds.
  *
  * Candidates that lie apart are read side by side (io_read_many).  Compressed ones
- * are expanded, one by one.
+ * are read so, too, and expanded; of a small operation by way of the expanded clusters
+ * that are kept, because a guest may write the same small part again and again.
  */
 #include "aligned.h"
 #include "op.h"
@@ -252,25 +253,83 @@ announce_compressed (const struct op *op, const size_t *idx, size_t nr,
     (void) io_will_need (b->io, v, nr, true);
 }
 
-/* Compares NR slots with their compressed candidates, each of which is expanded to
- * TMP.  One that does not expand is not the same.  That says nothing of the host
- * clusters: they may hold other compressed data by now. */
+/* Compares slot I with its compressed candidate, whose BYTES were read with RESULT.  One
+ * that does not expand is not the same.  That says nothing of the host clusters: they may
+ * hold other compressed data by now. */
 static void
-compare_compressed (struct op *op, const size_t *idx, size_t nr, uint8_t *tmp,
-                    struct io_part *v)
+compare_expanded (struct op *op, size_t i, int result, const uint8_t *bytes)
+{
+  struct slot *s = &op->slots[i];
+
+  s->same = result == 0 &&
+    memcmp (bytes, slot_data (op, i), op->w->b->cluster_size) == 0;
+  if (!s->same && s->kind == SLOT_JOIN)
+    dedup_leave_named (s);
+}
+
+/* Compressed candidates that are expanded before they are compared. */
+#define EXPAND_AT_ONCE 32
+
+/* Compares NR slots, at most EXPAND_AT_ONCE, with their compressed candidates, which are
+ * expanded to TMP.  What is the candidate of several slots is expanded once. */
+static void
+compare_some_compressed (struct op *op, const size_t *idx, size_t nr, uint8_t *tmp)
+{
+  const struct dedup_base *b = op->w->b;
+  struct qcow2_compressed_part v[EXPAND_AT_ONCE];
+  size_t part_of[EXPAND_AT_ONCE], n = 0, k, p;
+  int r;
+
+  for (k = 0; k < nr; k++) {
+    const uint64_t value = op->slots[idx[k]].value;
+
+    for (p = 0; p < n && v[p].entry != value; p++)
+      ;
+    part_of[k] = p;
+    if (p == n)
+      v[n++] = (struct qcow2_compressed_part) {
+        .entry = value, .out = tmp + p * b->cluster_size,
+      };
+  }
+  r = qcow2_compressed_read_many (b->img, v, n);
+  (void) r;                     /* each part has a result of its own */
+  WORK_WITHOUT_LOCK (COMPARE);
+  for (k = 0; k < nr; k++)
+    compare_expanded (op, idx[k], v[part_of[k]].result, v[part_of[k]].out);
+}
+
+/* Compares slots of a small operation with their compressed candidates, which are kept
+ * expanded. */
+static void
+compare_kept (struct op *op, const size_t *idx, size_t nr, uint8_t *tmp)
 {
   const struct dedup_base *b = op->w->b;
   size_t k;
+  int r;
+
+  for (k = 0; k < nr; k++) {
+    r = qcow2_expanded_read (b->img, op->slots[idx[k]].value, tmp, 0,
+                             b->cluster_size);
+    compare_expanded (op, idx[k], r, tmp);
+  }
+}
+
+/* Compares NR slots with their compressed candidates, at most MAX at a time, for which
+ * TMP has room. */
+static void
+compare_compressed (struct op *op, const size_t *idx, size_t nr, uint8_t *tmp,
+                    size_t max, struct io_part *v)
+{
+  size_t k, n;
 
   announce_compressed (op, idx, nr, v);
-  for (k = 0; k < nr; k++) {
-    struct slot *s = &op->slots[idx[k]];
-
-    s->same = qcow2_expanded_read (b->img, s->value, tmp, 0,
-                                   b->cluster_size) == 0 &&
-      memcmp (tmp, slot_data (op, idx[k]), b->cluster_size) == 0;
-    if (!s->same && s->kind == SLOT_JOIN)
-      dedup_leave_named (s);
+  if (op->nr <= DEDUP_FEW_SLOTS) {
+    compare_kept (op, idx, nr, tmp);
+    return;
+  }
+  for (k = 0; k < nr; k += n) {
+    n = MIN_OF (nr - k, MIN_OF (max, EXPAND_AT_ONCE));
+    compare_some_compressed (op, idx + k, n, tmp);
   }
 }
 
@@ -342,7 +401,7 @@ dedup_compare_candidates (struct op *op, enum slot_kind kind,
   if (tmp == NULL || parts == NULL)
     return -ENOMEM;
   compare_slots (op, idx, plain, tmp, max, parts);
-  compare_compressed (op, idx + plain, nr - plain, tmp, parts);
+  compare_compressed (op, idx + plain, nr - plain, tmp, max, parts);
   for (i = 0; i < nr && op->slots[idx[i]].same; i++)
     ;
   if (i < nr) {

@@ -1520,6 +1520,96 @@ what_is_kept_is_bounded (void **state)
   free_world (w);
 }
 
+/* --- Several at once ---------------------------------------------------------------- */
+
+static void
+assert_contents_at (struct world *w, unsigned g, unsigned nr, uint64_t most_reads)
+{
+  uint8_t *got = malloc (nr * CLUSTER), want[CLUSTER];
+  const uint64_t before = w->reads;
+  unsigned i;
+
+  assert_int_equal (dedup_read (w->pool, 0, got, g * CLUSTER, nr * CLUSTER), 0);
+  assert_in_range (w->reads - before, 1, most_reads);
+  for (i = 0; i < nr; i++) {
+    fill_third_random (want, CLUSTER, w->ids[g + i]);
+    assert_memory_equal (got + i * CLUSTER, want, CLUSTER);
+  }
+  free (got);
+}
+
+/* Neighbours in the file are read with one call, for a client and for a comparison. */
+static void
+neighbours_are_read_together (void **state)
+{
+  struct world *w = new_world ();
+  struct packed p;
+  uint8_t *buf = malloc (60 * CLUSTER);
+  uint64_t before;
+  unsigned k, i;
+
+  pack (w, &p, 1, 60);
+  put_all (w, 0, &p);
+  assert_contents_at (w, 0, 60, 1);
+  index_all (w);
+  before = w->reads;
+  for (i = 0; i < 60; i++) {
+    w->ids[400 + i] = p.ids[i];
+    fill_third_random (buf + i * CLUSTER, CLUSTER, p.ids[i]);
+  }
+  assert_int_equal (dedup_write (w->pool, 0, buf, 400, 60), 0);
+  assert_true (w->reads - before <= 4);
+  for (i = 0; i < 60; i++)
+    assert_int_equal (get_entry (w->pool, 400 + i), p.entries[i]);
+  for (i = 0; i < 60; i++) {             /* in another order */
+    put (w, 300 + i, p.entries[i * 17 % 60]);
+    w->ids[300 + i] = p.ids[i * 17 % 60];
+  }
+  assert_contents_at (w, 300, 60, 60);
+  for (k = 1; k < 4; k++) {
+    pack (w, &p, 1 + k * 60, 60);
+    put_all (w, k * 60, &p);
+  }
+  assert_contents_at (w, 0, 240, 12);    /* more than are read at a time */
+  free (buf);
+  free_world (w);
+}
+
+/* A bad sector between others harms only what lies in it. */
+static void
+a_bad_neighbour_harms_no_other (void **state)
+{
+  struct world *w = new_world ();
+  struct qcow2_compressed_part v[60];
+  struct packed p;
+  uint8_t *got = malloc (60 * CLUSTER), want[CLUSTER];
+  uint64_t first, count;
+  unsigned i, bad = 0;
+
+  pack (w, &p, 1, 60);
+  put_all (w, 0, &p);
+  for (i = 0; i < 60; i++)
+    v[i] = (struct qcow2_compressed_part) { .entry = p.entries[i],
+                                            .out = got + i * CLUSTER };
+  w->fail_at = p.first + 3;
+  assert_int_equal (qcow2_compressed_read_many (w->pool->base.img, v, 60), -EIO);
+  w->fail_at = 0;
+  for (i = 0; i < 60; i++) {
+    qcow2_entry_clusters (w->pool->base.img, p.entries[i], &first, &count);
+    if (p.first + 3 - first < count) {
+      assert_int_equal (v[i].result, -EIO);
+      bad++;
+      continue;
+    }
+    assert_int_equal (v[i].result, 0);
+    fill_third_random (want, CLUSTER, p.ids[i]);
+    assert_memory_equal (v[i].out, want, CLUSTER);
+  }
+  assert_in_range (bad, 1, 10);
+  free (got);
+  free_world (w);
+}
+
 /* --- Holds ------------------------------------------------------------------------ */
 
 static int
@@ -1623,6 +1713,8 @@ main (void)
     cmocka_unit_test (pieces_of_a_cluster_expand_it_once),
     cmocka_unit_test (what_is_kept_goes_with_its_clusters),
     cmocka_unit_test (what_is_kept_is_bounded),
+    cmocka_unit_test (neighbours_are_read_together),
+    cmocka_unit_test (a_bad_neighbour_harms_no_other),
     cmocka_unit_test (held_data_is_freed_with_its_hold),
     cmocka_unit_test (an_entry_is_held_as_a_whole_or_not_at_all),
   };
