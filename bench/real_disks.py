@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Raw disks with real data, and the plugin that serves an image for them."""
+import hashlib
 import os
 import subprocess
 
@@ -30,15 +31,30 @@ def blocks_of(path):
                 pos += len(buf)
 
 
-class Server:
-    """The plugin on IMAGE: a context manager."""
+def make_data(path, mib, raws):
+    """Makes a file of distinct blocks of the raw files."""
+    seen, nr = set(), mib * MIB // BLOCK
+    with open(path, 'wb') as f:
+        for raw in raws:
+            for b in blocks_of(raw):
+                h = hashlib.blake2b(b, digest_size=16).digest()
+                if len(seen) < nr and h not in seen:
+                    seen.add(h)
+                    f.write(b)
+    if len(seen) < nr:
+        raise servers.BenchError(f'only {len(seen) * BLOCK // MIB} MiB of data')
 
-    def __init__(self, args, image, *keys):
+
+class Server:
+    """The plugin on IMAGE, or on an image on the export URI: a context manager."""
+
+    def __init__(self, args, image, *keys, uri=None):
         self.sock = image + '.sock'
         # pylint: disable=consider-using-with
         self.process = subprocess.Popen(
             [servers.find_nbdkit(), '-f', '-U', self.sock,
-             f'{args.build}/plugin/nbdkit-dedup-plugin.so', image, *keys],
+             f'{args.build}/plugin/nbdkit-dedup-plugin.so',
+             'uri=' + uri if uri else image, *keys],
             stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def uri(self, export=''):
@@ -59,7 +75,16 @@ class Server:
                 pass
         raise servers.BenchError('the server does not listen')
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self.process.terminate()
-        if self.process.wait(servers.TIMEOUT_S) != 0:
-            raise servers.BenchError('the server did not end well')
+        status = self.process.wait(servers.TIMEOUT_S)
+        if os.path.exists(self.sock):
+            os.unlink(self.sock)
+        if status != 0 and kind is None:
+            raise servers.BenchError(f'the server ended with status {status}')
+
+    def peak_mib(self):
+        """Returns the most memory that the process has had so far."""
+        with open(f'/proc/{self.process.pid}/status', encoding='ascii') as f:
+            return next(int(line.split()[1]) / 1024 for line in f
+                        if line.startswith('VmHWM:'))
