@@ -92,11 +92,13 @@ unlock_cb (void *opaque)
 /* --- The job ----------------------------------------------------------------- */
 
 static void
-log_done (const struct srv_compact *x)
+note_done (struct srv_compact *x)
 {
   struct dedup_compact_figures f;
 
   dedup_compact_figures (x->c, &f);
+  srv_compact_due_ended (&x->image->compaction.due, f.moved_bytes,
+                         f.packed_dead_bytes, f.packed_bytes);
   log_line (x->image->log, f.doubtful ? LOG_ERROR : LOG_INFO, "%s: compacted: %"
             PRIu64 " bytes of disks were moved; %" PRIu64 " of %" PRIu64
             " bytes of compressed data are dead, %" PRIu64 " of them beside data that "
@@ -112,7 +114,7 @@ step (void *opaque)
   int r = dedup_compact_step (x->c);
 
   if (r == 0)
-    log_done (x);
+    note_done (x);
   return r;
 }
 

@@ -4,6 +4,7 @@
 #define DEDUP_IMAGE_INTERNAL_H
 
 #include "clients.h"
+#include "compact-due.h"
 #include "defragment.h"
 #include "events.h"
 #include "exports.h"
@@ -36,8 +37,7 @@ struct srv_image {
   struct srv_defragment defragment;     /* of its job */
   struct {                      /* compact=auto; of the thread of WATCH */
     bool on;
-    bool ran;                   /* since the last count */
-    uint64_t floor_bytes;       /* that were dead when a job had ended */
+    struct srv_compact_due due;
   } compaction;
 
   /* Lock themselves: */

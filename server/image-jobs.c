@@ -223,23 +223,15 @@ start_compact (struct srv_image *m, const char *id, unsigned percent,
   return r;
 }
 
-#define DEAD_SHARE 10           /* of what is stored */
-#define DEAD_GROWTH 20
-
-/* What a compaction has left cannot be moved, or it would have been. */
 void
 srv_image_compact_if_due (struct srv_image *m, uint64_t dead_bytes,
                           uint64_t stored_bytes)
 {
-  uint64_t *floor = &m->compaction.floor_bytes;
+  struct srv_compact_due *due = &m->compaction.due;
 
-  if (!m->compaction.on || srv_jobs_has (&m->jobs, &srv_job_compact))
-    return;
-  *floor = m->compaction.ran ? dead_bytes : MIN_OF (*floor, dead_bytes);
-  m->compaction.ran = false;
-  if (dead_bytes > stored_bytes / DEAD_SHARE &&
-      dead_bytes - *floor > stored_bytes / DEAD_GROWTH)
-    m->compaction.ran = start_compact (m, NULL, 0, NULL, true, NULL) == 0;
+  if (m->compaction.on && !srv_jobs_has (&m->jobs, &srv_job_compact) &&
+      srv_compact_due (due, dead_bytes, stored_bytes))
+    due->ran = start_compact (m, NULL, 0, NULL, true, NULL) == 0;
 }
 
 int
