@@ -4,13 +4,16 @@
  *   dedup-job-progress index IMAGE           the job index-existing
  *   dedup-job-progress clone IMAGE DISK [N]  "disks", after N clones of DISK (1)
  *   dedup-job-progress delete IMAGE DISK     "disks", after DISK was deleted
+ *   dedup-job-progress scrub IMAGE           the job scrub
+ *   dedup-job-progress compact IMAGE         the job compact: no dead bytes are to stay
+ *   dedup-job-progress import IMAGE URI      the job import, of the NBD export URI
  *
  * Serves IMAGE in this process without clients, starts the work, and notes the
  * progress every few milliseconds until the job has ended.  Prints, for each tenth
  * of the time that it took, how far it said to be, and at the end how far that was
  * from the truth at half way and at the most; and the same of the time that the
- * process had a processor, which other load on the machine changes less.  The image
- * is changed.
+ * process had a processor, which other load on the machine changes less (for an import,
+ * it is not the time of the server that it reads from).  The image is changed.
  *
  * Two threads: this one and the loop's.
  */
@@ -88,22 +91,60 @@ watch (struct srv_image *m)
 }
 
 static void
-start_work (struct srv_image *m, int argc, char **argv)
+start_clones (struct srv_image *m, const char *disk, int nr_clones)
 {
-  const int nr_clones = argc > 4 ? atoi (argv[4]) : 1;
   struct fault f = { 0 };
   char name[64];
 
-  if (strcmp (argv[1], "index") == 0)
-    must (srv_index_existing_start (m, NULL, NULL, &f), "index", &f);
-  else if (strcmp (argv[1], "delete") == 0)
-    must (srv_disk_delete (m, argv[3], false, &f), "delete", &f);
+  for (int i = 0; i < nr_clones; i++) {
+    snprintf (name, sizeof name, "clone-%" PRIu64, clock_ns (CLOCK_REALTIME));
+    must (srv_disk_clone (m, disk, name, &f), "clone", &f);
+  }
+}
+
+static int
+start_import (struct srv_image *m, const char *uri, struct fault *f)
+{
+  const struct srv_import_params p = { .name = "imported", .uri = uri };
+
+  return srv_import_start (m, NULL, &p, NULL, f);
+}
+
+static void
+start_work (struct srv_image *m, int argc, char **argv)
+{
+  const char *what = argv[1], *with = argv[3];
+  struct fault f = { 0 };
+  int r = 0;
+
+  if (strcmp (what, "index") == 0)
+    r = srv_index_existing_start (m, NULL, NULL, &f);
+  else if (strcmp (what, "scrub") == 0)
+    r = srv_scrub_start (m, NULL, true, NULL, &f);
+  else if (strcmp (what, "compact") == 0)
+    r = srv_compact_start (m, NULL, 1, NULL, &f);
+  else if (strcmp (what, "import") == 0)
+    r = start_import (m, with, &f);
+  else if (strcmp (what, "delete") == 0)
+    r = srv_disk_delete (m, with, false, &f);
   else
-    for (int i = 0; i < nr_clones; i++) {
-      snprintf (name, sizeof name, "clone-%" PRIu64,
-                clock_ns (CLOCK_REALTIME));
-      must (srv_disk_clone (m, argv[3], name, &f), "clone", &f);
-    }
+    start_clones (m, with, argc > 4 ? atoi (argv[4]) : 1);
+  must (r, what, &f);
+}
+
+/* Returns the number of operands of the command NAME, 0 if there is none. */
+static int
+nr_operands (const char *name)
+{
+  static const struct { const char *name; int nr; } all[] = {
+    { "index", 1 }, { "scrub", 1 }, { "compact", 1 },
+    { "clone", 2 }, { "delete", 2 }, { "import", 2 },
+  };
+
+  for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+    if (strcmp (name, all[i].name) == 0)
+      return all[i].nr;
+  return 0;
 }
 
 static uint64_t
@@ -145,9 +186,10 @@ main (int argc, char **argv)
   struct srv_image *m = NULL;
   struct fault f = { 0 };
 
-  if (argc < 3 || (strcmp (argv[1], "index") != 0 && argc < 4)) {
-    fprintf (stderr, "usage: dedup-job-progress index|clone|delete IMAGE "
-             "[DISK [N]]\n");
+  if (argc < 3 || nr_operands (argv[1]) == 0 || argc < 2 + nr_operands (argv[1])) {
+    fprintf (stderr, "usage: dedup-job-progress index|scrub|compact IMAGE\n"
+             "       dedup-job-progress clone|delete IMAGE DISK [N]\n"
+             "       dedup-job-progress import IMAGE URI\n");
     return EXIT_FAILURE;
   }
   samples = calloc (MAX_SAMPLES, sizeof *samples);
