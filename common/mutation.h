@@ -80,6 +80,8 @@ enum mutation {
   MUTATION_LAW_16,                /* compressed data is appended within a sector */
   MUTATION_LAW_17,                /* values are linked that reach bytes which are
                                    * still to be written */
+  MUTATION_REWRITE_TWO_GROUPS,    /* what is stored again is dropped in a group of its
+                                   * own, before it is linked */
   MUTATION_HEAL_NO_SYNC,          /* healed data is linked before it is durable */
   MUTATION_HEAL_USED_AGAIN        /* a bad cluster with new data stays bad, and is
                                    * healed without a look at it */

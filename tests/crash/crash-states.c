@@ -149,6 +149,8 @@ static const struct {
   M (LAW_16, "compressed data is appended within a sector", "packed, torn", "packed"),
   M (LAW_17, "values are linked that reach bytes which are still to be written",
      "packed, reused soon", "packed, large, reused"),
+  M (REWRITE_TWO_GROUPS, "what is stored again is dropped before it is linked",
+     "packed, compacted, torn", "packed, again, torn"),
   M (HEAL_NO_SYNC, "healed data is linked before it is durable",
      "healed, torn"),
   M (HEAL_USED_AGAIN, "bad clusters with new data are healed", "healed"),
