@@ -54,7 +54,8 @@ forget_now (struct dedup_upkeep *u, const struct dedup_entry *e)
 }
 
 static int
-forget_those (struct dedup_upkeep *u, const struct dedup_walked *v, size_t nr)
+look_at_those (struct dedup_upkeep *u, const struct dedup_walked *v, size_t nr,
+               void (*keep) (void *opaque, const struct dedup_entry *e), void *opaque)
 {
   struct touched t;
   size_t i;
@@ -65,12 +66,16 @@ forget_those (struct dedup_upkeep *u, const struct dedup_walked *v, size_t nr)
     r = qcow2_txn_run (u->b->img, look_locked, &t);
     if (r == 0 && t.out_of_date)
       r = forget_now (u, &v[i].entry);
+    else if (r == 0)
+      keep (opaque, &v[i].entry);
   }
   return r;
 }
 
 int
-dedup_forget_descriptors (struct dedup_upkeep *u)
+dedup_forget_descriptors (struct dedup_upkeep *u,
+                          void (*keep) (void *opaque, const struct dedup_entry *e),
+                          void *opaque)
 {
   struct dedup_walked v[DEDUP_WALK_ENTRIES];
   struct dedup_index_walk *w;
@@ -82,7 +87,7 @@ dedup_forget_descriptors (struct dedup_upkeep *u)
   if (r < 0)
     return r;
   while ((r = dedup_index_walk_next (w, v, &nr)) == 1)
-    if ((r = forget_those (u, v, nr)) < 0)
+    if ((r = look_at_those (u, v, nr, keep, opaque)) < 0)
       break;
   dedup_index_walk_end (w);
   return r;

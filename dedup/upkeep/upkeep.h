@@ -98,9 +98,12 @@ bool dedup_room_locked (struct dedup_upkeep *u, size_t nr, size_t nr_inserts);
 int dedup_make_room (struct dedup_upkeep *u) MUST_CHECK;
 
 /* Makes the index forget all descriptors that touch clusters which are not anchored
- * (forget-descriptors.c).  It reads the whole index once.  Without locks, and not inside the
- * gate. */
-int dedup_forget_descriptors (struct dedup_upkeep *u) MUST_CHECK;
+ * (forget-descriptors.c).  It reads the whole index once, and calls KEEP for each entry of
+ * a descriptor that stays; older ones for the same hash are among them.  Without locks, and
+ * not inside the gate. */
+int dedup_forget_descriptors (struct dedup_upkeep *u,
+                              void (*keep) (void *opaque, const struct dedup_entry *e),
+                              void *opaque) MUST_CHECK;
 /* Finds the space that there is, by scan, quarantine and clusters that are
  * about to be free; for a writer, after -ENOSPC. */
 int dedup_find_space (struct dedup_upkeep *u) MUST_CHECK;

@@ -89,9 +89,16 @@ look_at_cluster_locked (struct op *op, uint64_t host_idx, bool *anchored,
   return 0;
 }
 
-/* Decides whether slot I's data is indexed (own) or left alone.  That a cluster is
- * anchored says that it is known already; but of compressed data in it, some may not
- * be. */
+/* Returns whether data in anchored clusters is in the index.  Compressed data may not be:
+ * its clusters are anchored by other data in them, too. */
+static bool
+is_known_locked (const struct dedup_writer *w, uint64_t own)
+{
+  assert (lock_held (w->b->lock));
+  return !dedup_value_is_compressed (own) || dedup_known_has (&w->known, own);
+}
+
+/* Decides whether slot I's data is indexed (own) or left alone. */
 static int
 look_at_slot_locked (const struct look *l, size_t i)
 {
@@ -114,7 +121,7 @@ look_at_slot_locked (const struct look *l, size_t i)
     r = look_at_cluster_locked (op, first + k, &anchored, &fit);
   if (r < 0)
     return r;
-  if (anchored && !dedup_value_is_compressed (own) && !l->all) {
+  if (anchored && !l->all && is_known_locked (op->w, own)) {
     l->res->known++;
     return 0;
   }
@@ -451,25 +458,50 @@ index_range (struct op *op, uint8_t *buf, bool all,
   return 0;
 }
 
+struct keeping {
+  struct dedup_writer *w;
+  struct dedup_known known;
+};
+
+/* Adds a descriptor that a lookup leads to.  A mark says that it has no entry. */
+static void
+keep_cb (void *opaque, const struct dedup_entry *e)
+{
+  struct keeping *k = opaque;
+  const struct dedup_hash mark = dedup_unknown_mark (e->value);
+
+  if (!dedup_hash_equal (&mark, &e->hash) &&
+      dedup_named_value (k->w, &e->hash) == e->value)
+    dedup_known_add (&k->known, e->value);
+}
+
 /* Makes the index forget the descriptors that are out of date, before compressed data
  * of another program is taken over for the first time in this session.  While its
  * clusters are not anchored, such an entry is known to be out of date.  When they are,
  * it could lead to data that has the same descriptor, and that nobody has indexed:
  * then a scrub would take that for rot.  In later sessions the other program may have
- * written again. */
+ * written again.  Those that are not out of date are noted as known. */
 static int
 forget_out_of_date (struct dedup_writer *w)
 {
+  struct keeping k = { .w = w };
   bool done;
   int r;
 
   lock_acquire (w->b->lock);
   done = w->descriptors_current;
   lock_release (w->b->lock);
-  r = done ? 0 : dedup_forget_descriptors (w->u);
-  if (r < 0 || done)
+  if (done)
+    return 0;
+  r = dedup_forget_descriptors (w->u, keep_cb, &k);
+  if (r < 0) {
+    dedup_known_free (&k.known);
     return r;
+  }
+  dedup_known_sort (&k.known);
   lock_acquire (w->b->lock);
+  dedup_known_free (&w->known);
+  w->known = k.known;
   w->descriptors_current = true;
   lock_release (w->b->lock);
   return 0;

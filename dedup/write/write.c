@@ -242,5 +242,6 @@ dedup_writer_destroy (struct dedup_writer *w)
   dedup_hints_free (w->hints);
   dedup_claims_free (&w->claims);
   dedup_pack_free (&w->pack);
+  dedup_known_free (&w->known);
   pthread_cond_destroy (&w->claims.changed);
 }

@@ -16,6 +16,7 @@
 
 #include "claim.h"
 #include "hints.h"
+#include "known.h"
 #include "pack.h"
 #include "upkeep.h"
 
@@ -30,6 +31,7 @@ struct dedup_writer {
   /* Protected by the image lock: */
   bool descriptors_current;          /* the index has none that is out of date, but
                                       * for what this session has dropped */
+  struct dedup_known known;          /* those that it led to when that became so */
   const uint64_t *emptying;          /* clusters that get no new links, as they are
                                       * being emptied (../compact.c), ascending */
   size_t nr_emptying;
