@@ -7,14 +7,16 @@
  * requests that touch the same guest cluster apart, unless both read, and
  * runs the background jobs that dedup_due names.
  *
- * dedup-compact.h, dedup-create.h, dedup-disks.h, dedup-figures.h and dedup-scrub.h
- * belong to this header: space of dead compressed data, new images, disks beside the
- * active one, figures and checks, and comparing all data with the index.
+ * dedup-compact.h, dedup-compress.h, dedup-create.h, dedup-disks.h, dedup-figures.h and
+ * dedup-scrub.h belong to this header: space of dead compressed data, compressing what is
+ * stored plain, new images, disks beside the active one, figures and checks, and comparing
+ * all data with the index.
  */
 #ifndef DEDUP_DEDUP_H
 #define DEDUP_DEDUP_H
 
 #include "dedup-compact.h"
+#include "dedup-compress.h"
 #include "dedup-create.h"
 #include "dedup-disks.h"
 #include "dedup-figures.h"
@@ -36,6 +38,8 @@ struct dedup_open_params {
                                     * store; for one that has none */
   bool verify;                     /* compare bytes before linking */
   enum dedup_compress compress;    /* whether new data is compressed, from now on */
+  bool compress_later;             /* ... not when it is written, but by
+                                    * dedup-compress.h */
   enum dedup_hash_alg hash;        /* must be the store's, if it has one */
   bool hash_given;                 /* else HASH is for a new store only */
   bool no_disk_ok;                 /* open also an image whose anchor was

@@ -8,6 +8,7 @@
  *
  * One thread.
  */
+#include "fresh.h"
 #include "pool.h"
 
 #include <errno.h>
@@ -455,7 +456,8 @@ cannot_compress (const struct dedup_pool *pool, enum dedup_compress asked)
 /* Decides whether new data is compressed, and records that.  The configuration says so
  * before the first record of such data. */
 static int
-set_compress (struct dedup_pool *pool, enum dedup_compress asked, struct fault *f)
+set_compress (struct dedup_pool *pool, enum dedup_compress asked, bool later,
+              struct fault *f)
 {
   struct dedup_config *c = pool->store.config;
   const char *why = cannot_compress (pool, asked);
@@ -473,8 +475,12 @@ set_compress (struct dedup_pool *pool, enum dedup_compress asked, struct fault *
     r = dedup_config_commit (&pool->store);
   }
   pool->writer.pack.on = on && !why;
+  pool->writer.pack.rewrites_only = later;
   if (r == -ENOSPC)             /* owed: until then new data is stored plain (pack.c) */
-    return 0;
+    r = 0;
+  if (r == 0 && pool->writer.pack.on && later &&
+      (pool->fresh = dedup_fresh_new ()) == NULL)
+    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
   return r < 0 ? fault_io (f, -r, UINT64_MAX, "writing the store's "
                            "configuration: %s", strerror (-r)) : 0;
 }
@@ -488,7 +494,7 @@ prepare_writing (struct dedup_pool *pool, const struct dedup_open_params *p,
 
   if ((r = set_memory_limit (&pool->store, p, f)) < 0 ||
       (r = give_up_exact (&pool->writer, f)) < 0 ||
-      (r = set_compress (pool, p->compress, f)) < 0 ||
+      (r = set_compress (pool, p->compress, p->compress_later, f)) < 0 ||
       (r = mend_index (&pool->upkeep, f)) < 0 ||
       (r = dedup_grow_tables (&pool->upkeep, f)) < 0)
     return r;
@@ -581,6 +587,7 @@ dedup_free (struct dedup_pool *pool)
   pthread_cond_destroy (&pool->store.gate.opened);
   free (pool->store.config);
   free (pool->samples);
+  free (pool->fresh);
   free (pool->base.path);
   free (pool);
 }

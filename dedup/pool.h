@@ -14,6 +14,7 @@
 #include "write.h"
 
 struct dedup_ops;
+struct dedup_fresh;
 
 struct dedup_pool {
   struct dedup_base base;
@@ -24,6 +25,9 @@ struct dedup_pool {
   const struct dedup_ops *ops;       /* constant after open: how it is served */
   bool session_begun;                /* storeless.c; maintenance mutex */
   bool compacting;                   /* compact.c; the image lock */
+  bool compressing;                  /* compress-idle.c; the image lock */
+  struct dedup_fresh *fresh;         /* fresh.h; NULL: clients' writes are compressed at
+                                      * once, or not at all; constant after open */
   struct dedup_sample_list *samples; /* NULL: not read; maintenance mutex */
 };
 

@@ -4,6 +4,7 @@
  *
  * Any thread.  Nothing is locked here but the maintenance mutex, at the end.
  */
+#include "fresh.h"
 #include "pool.h"
 
 #include <errno.h>
@@ -25,6 +26,7 @@ dedup_read (struct dedup_pool *pool, unsigned root, void *buf,
             uint64_t guest_off, size_t len)
 {
   dedup_disks_note_request (&pool->disks);
+  dedup_fresh_note_read (pool->fresh);
   return qcow2_read (pool->base.img, root, buf, guest_off, len);
 }
 
@@ -56,9 +58,13 @@ int
 dedup_write (struct dedup_pool *pool, unsigned root, const void *buf,
              uint64_t guest_idx, size_t nr)
 {
+  int r;
+
   note_bitmaps (pool, root, guest_idx, nr);
   dedup_disks_note_request (&pool->disks);
-  return pool->ops->write (pool, root, buf, guest_idx, nr);
+  r = pool->ops->write (pool, root, buf, guest_idx, nr);
+  dedup_fresh_note (pool->fresh, root, guest_idx, nr);
+  return r;
 }
 
 int

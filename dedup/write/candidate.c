@@ -44,6 +44,18 @@ leave_candidate (struct slot *s, bool may_hold)
   s->kind = SLOT_NEW;
 }
 
+/* Leaves a candidate that a rewrite avoids.  A plain cluster that the slot's own entry
+ * leads to is freed when that was the last one; else it loses its entry. */
+static void
+leave_avoided (struct slot *s)
+{
+  const bool is_own = s->value == s->again && !dedup_value_is_compressed (s->value);
+
+  if (is_own)
+    s->moved = s->value;
+  leave_candidate (s, !is_own);
+}
+
 /* Leaves a candidate that gets no new links. */
 static void
 leave_bad (struct op *op, struct slot *s)
@@ -125,7 +137,7 @@ dedup_hold_candidates (struct op *op, enum slot_kind kind)
     if (s->kind != kind || s->held)
       continue;
     if (op->avoids && op->avoids (op->avoids_opaque, h.entry)) {
-      leave_candidate (s, true);
+      leave_avoided (s);
       continue;
     }
     r = qcow2_txn_retry_locked (&op->txn, hold_locked, &h);

@@ -51,7 +51,7 @@ struct slot {        /* one guest cluster of the operation */
   uint64_t moved;    /* the cluster that these bytes are moved from, or 0 */
   uint64_t full;     /* the value that had no room for this slot, or 0 */
   struct dedup_claim *claim;
-  bool again;        /* of a rewrite: its data is stored again */
+  uint64_t again;    /* of a rewrite: the value whose data is stored again, or 0 */
   bool plain;        /* its data is not worth compressing */
   struct dedup_pack_run *run;   /* the one with value, of which the slot has a use;
                                  * NULL: value is not of this slot, or plain */

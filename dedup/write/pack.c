@@ -564,7 +564,10 @@ count_packable (const struct op *op)
 static bool
 may_pack (const struct op *op)
 {
-  return op->w->pack.on && !op->short_of_space && dedup_may_pack (op->w->s);
+  const struct dedup_pack *p = &op->w->pack;
+
+  return p->on && (op->avoids || !p->rewrites_only) && !op->short_of_space &&
+    dedup_may_pack (op->w->s);
 }
 
 int

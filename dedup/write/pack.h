@@ -31,7 +31,10 @@ struct dedup_pack_piece {
 
 struct dedup_pack {
   const struct dedup_base *b;
-  bool on;                     /* constant once there are other threads */
+  /* Constant once there are other threads: */
+  bool on;
+  bool rewrites_only;          /* clients' writes are stored plain, and compressed
+                                * later (../compress-idle.c) */
   struct dedup_pack_run *open; /* NULL: none */
   struct dedup_pack_piece *unsettled;   /* a list */
   struct dedup_codec_list *codecs;      /* that nobody uses */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Stores the data of guest clusters again, compressed and in another place, so that the
- * places where it is now can be freed.
+ * places where it is now can be freed.  The caller says which places these are; or they
+ * are all plain clusters (dedup_pipeline_compress).
  *
  * One operation reads the guest clusters whose entries the caller avoids, and does what a
  * write of the same bytes does, with two differences.  A candidate that the caller avoids
@@ -25,6 +26,9 @@ struct rewrite {
   uint8_t *buf;                 /* a cluster for each slot */
   size_t nr_looked;             /* slots that were decided on */
   size_t nr_avoided;
+  /* Of dedup_pipeline_compress: */
+  struct dedup_compressed *res; /* else NULL */
+  bool keep_shared;
 };
 
 /* Returns the value that an entry leads to; 0: it has no whole cluster of data. */
@@ -35,6 +39,37 @@ value_of (const struct dedup_base *b, uint64_t entry)
     return entry;
   return entry & (QCOW2_L2_ZERO | QCOW2_L2_PARTIAL) ? 0
     : (entry & QCOW2_OFFSET_MASK) >> b->cluster_bits;
+}
+
+/* Returns whether an entry leads to a plain cluster: dedup_avoids. */
+static bool
+is_plain (const void *opaque, uint64_t entry)
+{
+  (void) opaque;
+  return !(entry & QCOW2_L2_COMPRESSED);
+}
+
+/* Decides whether the plain cluster of a slot is to be compressed.  1: it is; 0: it
+ * stays, as others need it too, or a scrub has found it bad. */
+static int
+may_compress_locked (struct qcow2_txn *txn, struct rewrite *rw, struct slot *s,
+                     uint64_t host_idx)
+{
+  struct dedup_writer *w = rw->op.w;
+  uint64_t refcount;
+  int r = qcow2_get_refcount_locked (txn, host_idx, &refcount, &s->anchored);
+
+  assert (lock_held (w->b->lock));
+  if (r < 0)
+    return r;
+  if (rw->keep_shared && refcount > (s->anchored ? 2 : 1)) {
+    rw->res->shared++;
+    return 0;
+  }
+  if (!dedup_bad_find_locked (&w->s->bad, host_idx))
+    return 1;
+  rw->res->doubtful++;
+  return 0;
 }
 
 /* Decides which slots are stored again; a qcow2_step. */
@@ -57,10 +92,17 @@ look_on_locked (struct qcow2_txn *txn, void *opaque)
     if (value == 0 ||
         !op->avoids (op->avoids_opaque, dedup_value_entry (op->w->b, value)))
       continue;
-    op->slots[rw->nr_looked].again = true;
+    if (rw->res) {
+      r = may_compress_locked (txn, rw, &op->slots[rw->nr_looked], value);
+      if (r < 0)
+        break;
+      if (r == 0)
+        continue;
+    }
+    op->slots[rw->nr_looked].again = value;
     rw->nr_avoided++;
   }
-  return r;
+  return MIN_OF (r, 0);
 }
 
 static uint64_t
@@ -108,6 +150,57 @@ drop_first (struct op *op)
   return r;
 }
 
+static bool
+index_is_complete (struct dedup_writer *w)
+{
+  LOCK_FOR_SCOPE (w->b->lock);
+  return dedup_index_complete_locked (w->s->index);
+}
+
+/* Finds out whether the bytes of slot I are what the index knows for their cluster, or
+ * it cannot know them.  Keeps their hash for the pipeline, which has no use for that of
+ * zeroes. */
+static int
+is_known (struct rewrite *rw, size_t i)
+{
+  struct dedup_writer *w = rw->op.w;
+  struct slot *s = &rw->op.slots[i];
+  const struct dedup_hash mark = dedup_unknown_mark (s->again);
+  int r = dedup_hash_slot (&rw->op, i);
+
+  if (r < 0)
+    return r;
+  s->hashed = !all_zero (slot_data (&rw->op, i), w->b->cluster_size);
+  return dedup_named_for (w, &s->hash) == s->again ||
+    dedup_named_for (w, &mark) == s->again;
+}
+
+/* Leaves the slots alone whose bytes have rotted as far as the index can tell: else they
+ * would get an entry, and look good to every later scrub. */
+static int
+leave_doubtful (struct rewrite *rw)
+{
+  struct op *op = &rw->op;
+  size_t i;
+  int r;
+
+  if (!op->w->dedup || !index_is_complete (op->w))
+    return 0;
+  for (i = 0; i < op->nr; i++) {
+    if (!op->slots[i].again || !op->slots[i].anchored)
+      continue;
+    r = is_known (rw, i);
+    if (r < 0)
+      return r;
+    if (r > 0)
+      continue;
+    op->slots[i].again = 0;
+    op->slots[i].hashed = false;
+    rw->res->doubtful++;
+  }
+  return 0;
+}
+
 /* Returns how many slots lead to another place now. */
 static int
 count_moved (const struct op *op)
@@ -120,6 +213,27 @@ count_moved (const struct op *op)
   return nr;
 }
 
+/* Returns the figure that a slot counts in whose data was to be compressed. */
+static size_t *
+figure_of (const struct slot *s, struct dedup_compressed *res)
+{
+  if (s->kind != SLOT_KEEP)
+    return s->kind == SLOT_ZERO || dedup_value_is_compressed (s->value) ? &res->moved
+      : &res->raced;
+  return s->plain || (s->leader && s->leader->plain) ? &res->too_large
+    : &res->no_space;
+}
+
+static void
+count_compressed (const struct rewrite *rw)
+{
+  size_t i;
+
+  for (i = 0; i < rw->op.nr; i++)
+    if (rw->op.slots[i].again)
+      ++*figure_of (&rw->op.slots[i], rw->res);
+}
+
 static int
 look_and_rewrite (struct rewrite *rw)
 {
@@ -130,31 +244,58 @@ look_and_rewrite (struct rewrite *rw)
   if ((r = dedup_admit (rw->op.w->s)) < 0 ||
       (r = read_all (rw)) < 0 ||
       (mutation (MUTATION_REWRITE_TWO_GROUPS) && (r = drop_first (&rw->op)) < 0) ||
+      (rw->res && (r = leave_doubtful (rw)) < 0) ||
       (r = dedup_op_run (&rw->op)) < 0)
     return r;
+  if (rw->res)
+    count_compressed (rw);
   return count_moved (&rw->op);
+}
+
+/* Runs a rewrite whose op has what the caller chooses. */
+static int
+run (struct rewrite *rw)
+{
+  struct op *op = &rw->op;
+  CLEANUP_FREE uint8_t *buf = NULL;
+  int r;
+
+  assert (op->nr > 0 && op->nr <= DEDUP_CHUNK_CLUSTERS);
+  if (!op->w->pack.on)
+    return -ENOTSUP;
+  buf = aligned_new (op->nr * op->w->b->cluster_size);
+  rw->buf = buf;
+  op->buf = buf;
+  op->zero_entry = dedup_zero_entry (op->w->b);
+  op->trimmed = true;
+  r = dedup_op_alloc (op);
+  if (r == 0)
+    r = buf ? look_and_rewrite (rw) : -ENOMEM;
+  dedup_op_free (op);
+  return r;
 }
 
 int
 dedup_pipeline_rewrite (struct dedup_writer *w, unsigned root, uint64_t guest_idx,
                         size_t nr, dedup_avoids *avoids, const void *opaque)
 {
-  CLEANUP_FREE uint8_t *buf = NULL;
   struct rewrite rw = { .op = {
       .w = w, .root = root, .guest_idx = guest_idx, .nr = nr,
-      .zero_entry = dedup_zero_entry (w->b), .trimmed = true,
       .avoids = avoids, .avoids_opaque = opaque } };
-  int r;
 
-  assert (nr > 0 && nr <= DEDUP_CHUNK_CLUSTERS);
-  if (!w->pack.on)
-    return -ENOTSUP;
-  buf = aligned_new (nr * w->b->cluster_size);
-  rw.buf = buf;
-  rw.op.buf = buf;
-  r = dedup_op_alloc (&rw.op);
-  if (r == 0)
-    r = buf ? look_and_rewrite (&rw) : -ENOMEM;
-  dedup_op_free (&rw.op);
-  return r;
+  return run (&rw);
+}
+
+int
+dedup_pipeline_compress (struct dedup_writer *w, unsigned root, uint64_t guest_idx,
+                         size_t nr, bool keep_shared, struct dedup_compressed *res)
+{
+  struct rewrite rw = {
+    .op = { .w = w, .root = root, .guest_idx = guest_idx, .nr = nr,
+            .avoids = is_plain },
+    .res = res, .keep_shared = keep_shared,
+  };
+
+  *res = (struct dedup_compressed) { 0 };
+  return MIN_OF (run (&rw), 0);
 }

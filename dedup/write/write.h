@@ -71,6 +71,22 @@ int dedup_pipeline_unmap (struct dedup_writer *w, unsigned root,
 int dedup_pipeline_rewrite (struct dedup_writer *w, unsigned root, uint64_t guest_idx,
                             size_t nr, dedup_avoids *avoids, const void *opaque)
   MUST_CHECK;
+struct dedup_compressed {            /* guest clusters with plain data */
+  size_t moved;                      /* lead to compressed data now */
+  size_t too_large;                  /* stay, as their data does not shrink */
+  size_t shared;                     /* ... others refer to their cluster, too */
+  size_t doubtful;                   /* ... their data is bad, or not what the index
+                                      * knows */
+  size_t no_space;                   /* ... no space was found */
+  size_t raced;                      /* lead to what a client has just written plain */
+};
+/* Compresses the data of those of NR guest clusters (at most DEDUP_CHUNK_CLUSTERS) that
+ * is stored plain, as dedup_pipeline_rewrite stores data again: what somebody else links
+ * later is the compressed data.  KEEP_SHARED: only clusters with one reference.  Counts
+ * in *RES. */
+int dedup_pipeline_compress (struct dedup_writer *w, unsigned root,
+                             uint64_t guest_idx, size_t nr, bool keep_shared,
+                             struct dedup_compressed *res) MUST_CHECK;
 /* Finds the next range of data, and takes a range into the index:
  * dedup_existing_next and dedup_existing_index of dedup.h. */
 int dedup_take_in_next (struct dedup_writer *w, uint64_t *guest_idx,

@@ -39,6 +39,7 @@ open_disk (const struct world *w, struct io_store *io, bool writable,
     .index_memory = w->cfg.index_memory, .cache_bytes = 1 << 20, .order = w->cfg.order,
     .journal_areas = w->cfg.journal_areas, .log = &sink,
     .compress = w->cfg.compress,
+    .compress_later = w->cfg.compress_one_in > 0,
   };
 
   if (w->cfg.store_file) {

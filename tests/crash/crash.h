@@ -89,6 +89,8 @@ struct cfg {
   unsigned scrub_one_in;       /* after an operation: a step of a scrub, which
                                 * must find nothing bad */
   unsigned compact_one_in;     /* ... a step of a compaction */
+  unsigned compress_one_in;    /* ... of compressing what was written plain; 0: new data
+                                * is compressed at once, if it is */
   unsigned sample_one_in;      /* ... a sample of the past */
   unsigned rotten_one_in;      /* contents of the base (rotten.c) that were lost,
                                 * and found bad; 0: there is no such base */
@@ -326,15 +328,18 @@ struct dedup_scrub;
 /* Makes a step of a scrub, if it is its turn: *SC is the one that runs, or NULL. */
 int scrub_some (struct world *w, struct dedup_pool *d, struct rng *r,
                 struct dedup_scrub **sc);
-/* Makes a step of a compaction likewise; DISK is the only one that clients write to
- * meanwhile. */
+/* Makes a step of a compaction likewise, or of compressing what is plain; DISK is the only
+ * one that clients write to meanwhile. */
 struct srv_disk;
 struct compacting {
   struct dedup_compact *c;     /* NULL: none runs */
+  struct dedup_compress_work *z;        /* likewise */
   struct srv_disk *disk;
   struct srv_range range;      /* held while clusters are moved */
 };
 int compact_some (struct world *w, struct rng *r, struct compacting *k);
+int compress_some (struct world *w, struct rng *r, struct compacting *k);
+void end_compacting (struct compacting *k);
 /* Adds a sample, if it is its turn. */
 int sample_some (struct world *w, struct dedup_pool *d, struct rng *r);
 /* Scrubs all of an image.  Returns how many clusters look bad, or -errno. */

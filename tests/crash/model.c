@@ -106,7 +106,7 @@ world_init (struct world *w, const struct cfg *cfg, uint64_t seed)
   /* A client may link a cluster that is just being moved elsewhere; and of equal data
    * a part may be stored again. */
   w->twice = (cfg->move_one_in > 0 && cfg->clients > 1) || cfg->rewrite_one_in > 0 ||
-    cfg->compact_one_in > 0;
+    cfg->compact_one_in > 0 || cfg->compress_one_in > 0;
   w->next_id = ID_UNIQUE + (seed & 0xffff) * 0x10000;
   w->fault_from = w->fault_to = NEVER;
   pthread_mutex_init (&w->mutex, NULL);

@@ -96,6 +96,35 @@ compact_some (struct world *w, struct rng *r, struct compacting *k)
   return res < 0 && res != -ENOSPC ? result (w, "compaction", res) : 0;
 }
 
+/* Likewise.  A session looks at all data now and then. */
+int
+compress_some (struct world *w, struct rng *r, struct compacting *k)
+{
+  const struct dedup_compress_params p = {
+    .all = chance (r, 4), .lock = lock_cb, .unlock = unlock_cb, .opaque = k,
+  };
+  int res = 0;
+
+  if (w->cfg.compress_one_in == 0 || !chance (r, w->cfg.compress_one_in))
+    return 0;
+  if (k->z == NULL)
+    res = dedup_compress_begin (k->disk->pool, &p, &k->z);
+  if (res == 0)
+    res = dedup_compress_step (k->z);
+  if (res <= 0 || chance (r, 60)) {
+    dedup_compress_end (k->z);
+    k->z = NULL;
+  }
+  return res < 0 && res != -ENOSPC ? result (w, "compressing", res) : 0;
+}
+
+void
+end_compacting (struct compacting *k)
+{
+  dedup_compact_end (k->c);
+  dedup_compress_end (k->z);
+}
+
 int
 scrub_all (struct dedup_pool *d)
 {

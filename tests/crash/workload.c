@@ -528,12 +528,12 @@ run_single (struct world *w, struct srv_disk *disk, struct rng *r, unsigned nr)
     if (w->cfg.rewrite_one_in && chance (r, w->cfg.rewrite_one_in) &&
         rewrite_some (w, disk, r) < 0)
       break;
-    if (compact_some (w, r, &k) < 0)
+    if (compact_some (w, r, &k) < 0 || compress_some (w, r, &k) < 0)
       break;
     if (chance (r, w->cfg.job_one_in) && some_jobs (w, disk->pool, r) < 0)
       break;
   }
-  dedup_compact_end (k.c);
+  end_compacting (&k);
   dedup_scrub_end (sc);
 }
 
@@ -579,13 +579,13 @@ jobs_thread (void *opaque)
       break;
     if (c->w->cfg.move_one_in && move_some (c->w, c->disk, &c->rng) < 0)
       break;
-    if (compact_some (c->w, &c->rng, &k) < 0)
+    if (compact_some (c->w, &c->rng, &k) < 0 || compress_some (c->w, &c->rng, &k) < 0)
       break;
     if (some_jobs (c->w, c->disk->pool, &c->rng) < 0)
       break;
     usleep (100 + (useconds_t) rnd (&c->rng, 200 * c->w->cfg.job_one_in));
   }
-  dedup_compact_end (k.c);
+  end_compacting (&k);
   dedup_scrub_end (sc);
   return NULL;
 }

@@ -291,6 +291,25 @@ do_compact (struct world *w)
   dedup_compact_end (c);
 }
 
+/* Compresses likewise what is plain. */
+static void
+do_compress (struct world *w)
+{
+  const struct dedup_compress_params p = { .all = false };
+  struct dedup_compress_work *c;
+  int i, r = ENGINE (w, dedup_compress_begin (w->d, &p, &c));
+
+  if (r == -ENOTSUP)            /* the image could not record that it compresses */
+    return;
+  if (known (w, r, "compressing") < 0)
+    return;
+  for (i = 0, r = 1; i < 40 && r == 1; i++) {
+    r = ENGINE (w, dedup_compress_step (c));
+    (void) known (w, MIN_OF (r, 0), "a step of compressing");
+  }
+  dedup_compress_end (c);
+}
+
 /* --- sessions ------------------------------------------------------------ */
 
 /* Open; false: it failed. */
@@ -364,6 +383,8 @@ one_step (struct world *w)
     do_index (w);
   if (w->shape->compress && rnd (&w->rng, 20) == 0)
     do_compact (w);
+  if (w->shape->later && rnd (&w->rng, 5) == 0)
+    do_compress (w);
   if (rnd (&w->rng, 6) == 0)
     do_read (w);
   check_state (w);

@@ -249,6 +249,7 @@ open_params (const struct shape *s, struct dedup_open_params *p)
     .max_incarnations = s->max_incarnations, .cache_bytes = 1 << 16,
     .order = s->order, .journal_areas = s->journal_areas, .log = &sink,
     .compress = s->compress ? DEDUP_COMPRESS_ZLIB : DEDUP_COMPRESS_KEEP,
+    .compress_later = s->later,
   };
 }
 

@@ -41,6 +41,7 @@ struct shape {                  /* a workload */
   bool indexes;                /* what is there is indexed again */
   bool whole;                  /* every call fails once, at any scale: short */
   bool compress;               /* new data is compressed */
+  bool later;                  /* ... when it is plain already */
   bool direct;                 /* without a store: fault-direct.c */
   unsigned disks;              /* the clusters are those of so many: fault-disks.c */
 

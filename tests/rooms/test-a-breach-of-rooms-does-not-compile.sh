@@ -76,7 +76,7 @@ ROOMS
 public=' dedup-types.h dedup-disks.h hash.h index.h index-upkeep.h index-limits.h storage.h
   manifest.h incarnation.h segment.h log-store.h journal.h journal-read.h
   journal-limits.h record.h store.h gate.h value.h config.h area.h samples.h dedup-limits.h upkeep.h
-  write.h claim.h hints.h disks.h bad.h dedup-compact.h dedup-scrub.h scrub.h '
+  write.h claim.h hints.h disks.h bad.h dedup-compact.h dedup-compress.h dedup-scrub.h scrub.h '
 while read -r header; do
   name=$(basename "$header")
   [[ $public != *[[:space:]]"$name"[[:space:]]* ]] || continue
