@@ -233,6 +233,18 @@ config_defragment (const char *key, const char *value)
 }
 
 static int
+config_compress_when (const char *key, const char *value)
+{
+  if (strcasecmp (value, "idle") == 0)
+    config.params.compress_idle = true;
+  else if (strcasecmp (value, "write") == 0)
+    config.params.compress_idle = false;
+  else
+    return bad_value (key, value, "must be write or idle");
+  return 0;
+}
+
+static int
 config_compact (const char *key, const char *value)
 {
   if (strcasecmp (value, "auto") == 0)
@@ -347,6 +359,7 @@ static const struct {
   { "cluster-size", config_cluster_size },
   { "dedup", config_dedup },
   { "compress", config_compress },
+  { "compress-when", config_compress_when },
   { "hash", config_hash },
   { "verify", config_verify },
   { "backing", config_backing },

@@ -46,6 +46,8 @@ void config_free (void);
   "compress=zstd|zlib|off  Compress new data from now on, as the image's\n"     \
   "                      compression type says (default: as before, off in an\n" \
   "                      image that is created).\n"                          \
+  "compress-when=write|idle  Compress new data when it is written (default), or\n" \
+  "                      store it plain and compress it when idle.\n"           \
   "hash=<NAME>           Hash that identifies blocks: sha256 (default),\n"   \
   "                      sha3-256, skein-256-256 or xxh3-128.\n"             \
   "verify=on|off         Compare bytes before sharing (default on).\n"       \

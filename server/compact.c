@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Compacts an image while it is served; the job "compact" (dedup-compact.h).
  *
- * While guest clusters are moved, the job counts as a client of their disk, has entered
- * its gate as a request does, and holds the range lock.  So the disk is neither deleted
- * nor reset under it, and requests for these clusters wait for the move.
- *
  * The job ends with the server.  What it did is kept, and another one finds what is
  * left.
  *
@@ -18,78 +14,13 @@
 #include <stdlib.h>
 
 #include "image-internal.h"
-
-#define MAX_NAME 1024
+#include "root-lock.h"
 
 struct srv_compact {
   struct srv_image *image;      /* constant */
   struct dedup_compact *c;
-  struct srv_disk *disk;        /* whose guest clusters are locked */
-  struct srv_range range;
+  struct srv_root_lock lock;
 };
-
-/* --- Locks ------------------------------------------------------------------- */
-
-static void
-put_disk (struct srv_compact *x)
-{
-  if (x->disk->root != QCOW2_ROOT_ACTIVE)
-    srv_exports_put (&x->image->exports, x->disk);
-  x->disk = NULL;
-}
-
-/* Gets the disk of a root.  -ENOENT: it has none, or has got another name just now. */
-static int
-get_disk (struct srv_compact *x, unsigned root)
-{
-  struct srv_exports *e = &x->image->exports;
-  struct fault f = { 0 };
-  char name[MAX_NAME];
-
-  x->disk = e->active;
-  if (root == QCOW2_ROOT_ACTIVE)
-    return 0;
-  srv_exports_name (e, root, name, sizeof name);
-  if (name[0] == '\0' || srv_exports_get (e, name, &x->disk, &f) < 0)
-    return -ENOENT;
-  if (x->disk->root == root && x->disk->writable)
-    return 0;
-  srv_exports_put (e, x->disk);
-  return -ENOENT;
-}
-
-static int
-lock_cb (void *opaque, unsigned root, uint64_t guest_idx, size_t nr)
-{
-  struct srv_compact *x = opaque;
-  int r = get_disk (x, root);
-
-  if (r < 0)
-    return r;
-  if (srv_gate_enter (&x->disk->gate) < 0) {
-    put_disk (x);
-    return -ENOENT;
-  }
-  r = srv_range_acquire (&x->disk->ranges, &x->range, guest_idx,
-                         guest_idx + nr - 1, true);
-  if (r < 0) {
-    srv_gate_leave (&x->disk->gate);
-    put_disk (x);
-  }
-  return r;
-}
-
-static void
-unlock_cb (void *opaque)
-{
-  struct srv_compact *x = opaque;
-
-  srv_range_release (&x->disk->ranges, &x->range);
-  srv_gate_leave (&x->disk->gate);
-  put_disk (x);
-}
-
-/* --- The job ----------------------------------------------------------------- */
 
 static void
 note_done (struct srv_compact *x)
@@ -162,13 +93,15 @@ srv_compact_new (struct srv_image *image, unsigned percent,
 {
   struct srv_compact *x = calloc (1, sizeof *x);
   const struct dedup_compact_params q = {
-    .percent = percent, .lock = lock_cb, .unlock = unlock_cb, .opaque = x,
+    .percent = percent, .lock = srv_root_lock, .unlock = srv_root_unlock,
+    .opaque = &x->lock,
   };
   int r;
 
   if (x == NULL)
     return -ENOMEM;
   x->image = image;
+  x->lock.exports = &image->exports;
   r = dedup_compact_begin (image->pool, &q, &x->c);
   if (r < 0) {
     free (x);

@@ -2,8 +2,8 @@
 /* Connects the jobs of an image with the rest of it: the calls of server-jobs.h, the
  * listener, and the jobs that start by themselves.
  *
- * "disks" and "defragment" start whenever the loop finds that they have something to
- * do, unless they run already.  "index-existing" starts once, with the server, if a
+ * "disks", "defragment" and "compress" start whenever the loop finds that they have
+ * something to do, unless they run already.  "index-existing" starts once, with the server, if a
  * parameter asks for it or an earlier server was ended before it had.  A failure to
  * start one, for lack of memory, is no error: the next look tries again.
  *
@@ -17,6 +17,7 @@
 
 #include "checked.h"
 #include "compact-job.h"
+#include "compress-job.h"
 #include "image-internal.h"
 #include "import-job.h"
 #include "job-disks.h"
@@ -55,6 +56,17 @@ start_by_itself (struct srv_image *m, const struct srv_job_ops *ops, void *job)
     return;                     /* the next look tries again */
 }
 
+static void
+start_to_compress (struct srv_image *m)
+{
+  struct srv_compress *x;
+
+  if (srv_jobs_has (&m->jobs, &srv_job_compress) || srv_compress_new (m, &x) < 0)
+    return;                     /* the next look tries again */
+  if (srv_jobs_start (&m->jobs, NULL, &srv_job_compress, x, NULL, true, NULL) < 0)
+    srv_job_compress.end (x, -ENOMEM);
+}
+
 void
 srv_image_jobs_due (void *opaque, unsigned due, const struct srv_moment *moment)
 {
@@ -65,6 +77,8 @@ srv_image_jobs_due (void *opaque, unsigned due, const struct srv_moment *moment)
   if (m->exports.active->scattered.marks && moment->idle &&
       srv_defragment_is_due (&m->defragment))
     start_by_itself (m, &srv_job_defragment, &m->defragment);
+  if (moment->idle && dedup_compress_due (m->pool))
+    start_to_compress (m);
 }
 
 static int

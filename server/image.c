@@ -119,12 +119,16 @@ begin_marks (struct srv_image *m)
   return 0;
 }
 
-/* Tells that compress= has no effect on an image without a store. */
+/* Tells that compress= has no effect on an image without a store, nor compress-when= where
+ * nothing is compressed. */
 static void
 tell_of_compress (struct srv_image *m, const struct srv_image_params *p)
 {
   struct dedup_stats s;
 
+  if (p->compress_idle && m->writable && !dedup_compress_due (m->pool))
+    log_line (m->log, LOG_INFO, "%s: compress-when=idle is not used: new data is not "
+              "compressed", m->path);
   if (p->compress == NULL || !m->writable)
     return;
   dedup_get_stats (m->pool, &s);
@@ -194,6 +198,7 @@ open_pool (struct srv_image *m, const struct srv_image_params *p,
     .dedup = p->dedup,
     .verify = p->verify,
     .compress = compress,
+    .compress_later = p->compress_idle,
     .hash = hash,
     .hash_given = p->hash != NULL,
     .max_incarnations = p->max_incarnations,

@@ -19,8 +19,10 @@
  * without AUTO_DISMISS, when it is dismissed.  Each change is told to the
  * listener (server-events.h) as SRV_EVENT_JOB_STATUS.
  *
- * Some jobs start by themselves when there is something to do, and are not cancelled:
- * "disks" (counts references after clones, frees deleted disks) and "defragment".
+ * Some jobs start by themselves when there is something to do: "disks" (counts
+ * references after clones, frees deleted disks) and "defragment", which are not cancelled,
+ * and "compress" (compresses what was written plain), which starts again after that when
+ * a client has written something.
  * "index-existing" starts with the server, if the image was opened with that
  * parameter, or by srv_index_existing_start; then it starts again with the next
  * server if it has not ended.  "scrub" is started by srv_scrub_start,

@@ -59,6 +59,7 @@ struct srv_image_params {
   bool cluster_size_given;      /* false: cluster_size is the default */
   bool dedup, verify;
   const char *compress;         /* zstd, zlib or off; NULL: as recorded in the image */
+  bool compress_idle;           /* not when it is written, but when idle */
   const char *hash;             /* NULL: as stored, sha256 for a new store */
   const char *backing;          /* which files that the image names are opened:
                                  * off (also NULL), same-dir or any */

@@ -71,6 +71,9 @@ srv_log_unused_keys (const struct srv_image_params *p, const struct srv_disk *d)
   if (p->compress && p->read_only)
     log_line (p->log, LOG_INFO, "%s: compress=%s is not used: the image is opened "
               "read-only", p->path, p->compress);
+  if (p->compress_idle && p->read_only)
+    log_line (p->log, LOG_INFO, "%s: compress-when=idle is not used: the image is opened "
+              "read-only", p->path);
   if (p->defragment && p->read_only)
     log_line (p->log, LOG_INFO, "%s: defragment=idle is not used: the image is "
               "opened read-only", p->path);

@@ -220,7 +220,8 @@ static const struct qmp_member job_info[] = {
   { "id", "str", false, "The job." },
   { "type", "str", false, "What it does: \"index-existing\", \"disks\" (counts "
     "references after clones, and frees deleted disks), \"defragment\", "
-    "\"import\", \"scrub\"." },
+    "\"import\", \"scrub\", \"compact\", \"compress\" (compresses what was written "
+    "plain)." },
   { "status", "JobStatus", false, "Its state." },
   { "current-progress", "size", false, "How much is done, in bytes that were "
     "worked on." },

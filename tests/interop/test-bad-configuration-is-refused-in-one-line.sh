@@ -65,6 +65,7 @@ bad verify 'on or off' "$good" verify=2
 bad readonly 'on, off or auto' "$good" readonly=maybe
 bad index-existing 'on or off' "$good" index-existing=all
 bad defragment 'idle or off' "$good" defragment=on
+bad compress-when 'write or idle' "$good" compress-when=never
 bad hash 'md5.*sha256.*xxh3-128' "$good" hash=md5
 bad good 'verify=off.*xxh3-128' "$good" hash=xxh3-128 verify=off
 bad new 'verify=off.*xxh3-128' "$TMP/new" size=1G hash=xxh3-128 verify=off

@@ -9,7 +9,7 @@ plain () # ARGS: nbdkit with the plugin, no server
 {
   (if [ -n "$preload" ]; then export LD_PRELOAD=$preload; fi; nbdkit "$@")
 }
-keys='backing cluster-size commit-interval compact compress connections control dedup defragment fenced file hash'
+keys='backing cluster-size commit-interval compact compress compress-when connections control dedup defragment fenced file hash'
 keys="$keys index-existing index-memory l2-cache-size lease max-incarnations readonly reconnect-delay size"
 keys="$keys space-low store uri verify"
 help=$(plain "$PLUGIN" --help | sed '1,/^plugin: dedup/d' |

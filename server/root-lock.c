@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Keeps requests off guest clusters that a job stores again: "compact" and "compress".
+ *
+ * Meanwhile the job counts as a client of their disk, has entered its gate as a request
+ * does, and holds the range lock.  So the disk is neither deleted nor reset under it, and
+ * requests for these clusters wait for the operation.
+ *
+ * Threads: one at a time for each struct.
+ */
+#include "root-lock.h"
+
+#include <errno.h>
+
+#define MAX_NAME 1024
+
+static void
+put_disk (struct srv_root_lock *x)
+{
+  if (x->disk->root != QCOW2_ROOT_ACTIVE)
+    srv_exports_put (x->exports, x->disk);
+  x->disk = NULL;
+}
+
+/* Gets the disk of a root.  -ENOENT: it has none, or has got another name just now. */
+static int
+get_disk (struct srv_root_lock *x, unsigned root)
+{
+  struct srv_exports *e = x->exports;
+  struct fault f = { 0 };
+  char name[MAX_NAME];
+
+  x->disk = e->active;
+  if (root == QCOW2_ROOT_ACTIVE)
+    return 0;
+  srv_exports_name (e, root, name, sizeof name);
+  if (name[0] == '\0' || srv_exports_get (e, name, &x->disk, &f) < 0)
+    return -ENOENT;
+  if (x->disk->root == root && x->disk->writable)
+    return 0;
+  srv_exports_put (e, x->disk);
+  return -ENOENT;
+}
+
+int
+srv_root_lock (void *opaque, unsigned root, uint64_t guest_idx, size_t nr)
+{
+  struct srv_root_lock *x = opaque;
+  int r = get_disk (x, root);
+
+  if (r < 0)
+    return r;
+  if (srv_gate_enter (&x->disk->gate) < 0) {
+    put_disk (x);
+    return -ENOENT;
+  }
+  r = srv_range_acquire (&x->disk->ranges, &x->range, guest_idx,
+                         guest_idx + nr - 1, true);
+  if (r < 0) {
+    srv_gate_leave (&x->disk->gate);
+    put_disk (x);
+  }
+  return r;
+}
+
+void
+srv_root_unlock (void *opaque)
+{
+  struct srv_root_lock *x = opaque;
+
+  srv_range_release (&x->disk->ranges, &x->range);
+  srv_gate_leave (&x->disk->gate);
+  put_disk (x);
+}
