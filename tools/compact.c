@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* qcow2-dedup compact: gives back the space of compressed data that no disk has any
- * more, by emptying the clusters of which little is in use (dedup-compact.h).
+ * more, by emptying the clusters of which little is in use (dedup-compact.h).  With
+ * --compress it first compresses what is stored plain (dedup-compress.h).
  *
  * One thread, which runs the maintenance jobs that become urgent in between.  A signal
  * only asks the loop to end, so the image is closed as at the end, and what was done is
@@ -21,10 +22,12 @@
 struct compact_args {
   struct tool_args common;      /* the first member: pointers to it are of the whole */
   uint64_t percent;             /* 0: the default */
+  bool compress;
 };
 
 struct outcome {
   struct dedup_compact_figures f;
+  struct dedup_compress_figures z;
   struct qcow2_pool_usage before, after;
   bool complete;
 };
@@ -32,14 +35,15 @@ struct outcome {
 static void
 help (void)
 {
-  printf ("qcow2-dedup compact [--dead=PERCENT] [--store=PATH] [--output=human|json]\n"
-          "                    FILE\n"
+  printf ("qcow2-dedup compact [--dead=PERCENT] [--compress] [--store=PATH]\n"
+          "                    [--output=human|json] FILE\n"
           "\n"
           "Give back the space of compressed data that no disk has any more: move the "
           "data\nthat is in use out of clusters that hold little of it.\n"
           "\n"
           "    --dead=PERCENT  how much of the space of compressed data may stay dead "
           "(%u)\n"
+          "    --compress      before that, compress data that is stored plain\n"
           "    --store=PATH    the store file, for an image that is served with "
           "store=\n"
           "\n"
@@ -68,6 +72,38 @@ work (struct dedup_pool *d, struct dedup_compact *c, struct outcome *o)
 }
 
 static int
+work_on_plain (struct dedup_pool *d, struct dedup_compress_work *c, struct outcome *o)
+{
+  struct tool_progress progress = { .what = "Compressing" };
+  int r = 1;
+
+  while (!tool_interrupted () && (r = dedup_compress_step (c)) == 1) {
+    r = whole_run_urgent (d);
+    if (r < 0)
+      break;
+    dedup_compress_figures (c, &o->z);
+    tool_progress_step (&progress, o->z.read_bytes, o->z.found_bytes);
+  }
+  tool_progress_clear (&progress);
+  dedup_compress_figures (c, &o->z);
+  return MIN_OF (r, 0);
+}
+
+static int
+compress (struct dedup_pool *d, struct outcome *o)
+{
+  const struct dedup_compress_params p = { .all = true };
+  struct dedup_compress_work *c;
+  int r = dedup_compress_begin (d, &p, &c);
+
+  if (r < 0)
+    return r;
+  r = work_on_plain (d, c, o);
+  dedup_compress_end (c);
+  return r;
+}
+
+static int
 compact (struct dedup_pool *d, const struct compact_args *a, struct outcome *o)
 {
   const struct dedup_compact_params p = {
@@ -76,6 +112,8 @@ compact (struct dedup_pool *d, const struct compact_args *a, struct outcome *o)
   struct dedup_compact *c;
   int r = qcow2_pool_usage (dedup_image (d), NULL, &o->before);
 
+  if (r == 0 && a->compress)
+    r = compress (d, o);
   if (r == 0)
     r = dedup_compact_begin (d, &p, &c);
   if (r < 0)
@@ -97,10 +135,24 @@ freed (const struct outcome *o)
 }
 
 static void
+print_compressed (const struct tool_args *a, const struct outcome *o)
+{
+  char done[32];
+
+  printf ("%s: %s of plain data were compressed\n", a->path,
+          tool_human (o->z.compressed_bytes, done));
+  if (o->z.shared)
+    printf ("%s: %" PRIu64 " clusters of disks stay plain, because snapshots or clones "
+            "may need them\n", a->path, o->z.shared);
+}
+
+static void
 print_human (const struct tool_args *a, const struct outcome *o)
 {
   char moved[32], space[32], dead[32], shared[32];
 
+  if (((const struct compact_args *) a)->compress)
+    print_compressed (a, o);
   printf ("%s: %s were freed, %s moved; %s of compressed data are dead\n",
           a->path, tool_human (freed (o), space),
           tool_human (o->f.moved_bytes, moved),
@@ -120,6 +172,12 @@ set (json_t *o, const char *key, uint64_t v)
   json_object_set_new (o, key, json_integer ((json_int_t) v));
 }
 
+static uint64_t
+doubtful (const struct outcome *o)
+{
+  return o->f.doubtful + o->z.doubtful;
+}
+
 static void
 print_json (const struct tool_args *a, const struct outcome *o)
 {
@@ -135,7 +193,12 @@ print_json (const struct tool_args *a, const struct outcome *o)
   set (j, "shared-dead-bytes", o->f.shared_dead_bytes);
   set (j, "stored-bytes", o->after.stored_bytes);
   set (j, "clusters-left", o->f.left);
-  set (j, "doubtful-clusters", o->f.doubtful);
+  set (j, "doubtful-clusters", doubtful (o));
+  if (((const struct compact_args *) a)->compress) {
+    set (j, "compressed-bytes", o->z.compressed_bytes);
+    set (j, "plain-clusters", o->z.too_large);
+    set (j, "plain-clusters-shared", o->z.shared);
+  }
   json_dumpf (j, stdout, JSON_INDENT (4) | JSON_PRESERVE_ORDER);
   putchar ('\n');
   json_decref (j);
@@ -156,10 +219,10 @@ report (const struct tool_args *a, const struct outcome *o, int r)
     print_json (a, o);
   else
     print_human (a, o);
-  if (o->f.doubtful)
+  if (doubtful (o))
     code = tool_error (a->path, "%" PRIu64 " clusters were left as they are, because "
                        "their data cannot be read or is not what was stored; run "
-                       "'qcow2-dedup scrub' on the image", o->f.doubtful);
+                       "'qcow2-dedup scrub' on the image", doubtful (o));
   if (!o->complete) {
     tool_error (a->path, "interrupted; run the command again to continue");
     code = TOOL_INTERRUPTED;
@@ -196,7 +259,10 @@ take_option (struct tool_args *common, int c, const char *arg)
 {
   struct compact_args *a = (struct compact_args *) common;
 
-  (void) c;                     /* there is only one */
+  if (c == 'c') {
+    a->compress = true;
+    return -1;
+  }
   return tool_parse_number (arg, 1, 99, &a->percent) ? -1
     : tool_usage_error ("compact", "--dead must be 1 to 99, not '%s'", arg);
 }
@@ -206,6 +272,7 @@ tool_compact (int argc, char *argv[])
 {
   static const struct option options[] = {
     { "dead", required_argument, NULL, 'd' },
+    { "compress", no_argument, NULL, 'c' },
     { NULL },
   };
   struct compact_args a = { .common = {
