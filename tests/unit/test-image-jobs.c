@@ -321,31 +321,39 @@ wait_for_job (void)
 }
 
 struct sample {
-  uint64_t cpu_ns;
-  unsigned percent;
+  double cpu_ns;
+  double percent;
 };
 
-/* Returns how far the progress of the job that runs is off at half way. */
+/* Returns how far the progress of the job that runs is off at half way, in percent of
+ * what was left at the first look: on a busy machine that may come late, and so may the
+ * looks before and behind half way, between which it is interpolated. */
 static int
 off_at_half_way (void)
 {
   static struct sample v[100000];
   struct srv_job_info info;
+  double half, mid, left;
   struct timespec t;
   size_t nr = 0, i;
 
   while (look (&info) && nr < sizeof v / sizeof v[0]) {
     clock_gettime (CLOCK_PROCESS_CPUTIME_ID, &t);
     v[nr++] = (struct sample) {
-      .cpu_ns = (uint64_t) t.tv_sec * 1000000000 + (uint64_t) t.tv_nsec,
-      .percent = info.total ? (unsigned) (100 * info.done / info.total) : 0,
+      .cpu_ns = 1e9 * (double) t.tv_sec + (double) t.tv_nsec,
+      .percent = info.total ? 100 * (double) info.done / (double) info.total : 0,
     };
     usleep (200);
   }
   assert_true (nr > 10);
-  for (i = 0; v[i].cpu_ns - v[0].cpu_ns < (v[nr - 1].cpu_ns - v[0].cpu_ns) / 2;)
-    i++;
-  return (int) v[i].percent - 50;
+  half = (v[0].cpu_ns + v[nr - 1].cpu_ns) / 2;
+  for (i = 1; v[i].cpu_ns < half; i++)
+    ;
+  mid = v[i - 1].percent + (v[i].percent - v[i - 1].percent) *
+    (half - v[i - 1].cpu_ns) / MAX_OF (v[i].cpu_ns - v[i - 1].cpu_ns, 1);
+  left = 100 - v[0].percent;
+  assert_true (left > 10);
+  return (int) (100 * (mid - v[0].percent) / left) - 50;
 }
 
 static void
