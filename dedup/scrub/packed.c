@@ -394,6 +394,7 @@ read_again (struct dedup_scrub *sc, struct suspect *s, uint8_t *in,
 struct final {
   struct dedup_scrub *sc;
   struct suspect *s;
+  enum verdict read;           /* what the bytes said: IS_BAD or IS_DOUBTFUL */
   enum verdict v;              /* result */
 };
 
@@ -420,7 +421,7 @@ decide_locked (struct qcow2_txn *txn, void *opaque)
     x->s->anchored &= r == 0 && anchored && refcount >= 2 &&
       !qcow2_guarded_locked (sc->b->img, k, 1);
   }
-  x->v = changed || (!x->s->torn && !x->s->anchored) ? IS_UNKNOWN : IS_BAD;
+  x->v = changed || (!x->s->torn && !x->s->anchored) ? IS_UNKNOWN : x->read;
   if (x->v == IS_BAD && !x->s->torn &&
       (sc->lossy || !dedup_index_complete_locked (sc->s->index)))
     x->v = IS_DOUBTFUL;
@@ -437,8 +438,9 @@ prove_one (struct dedup_scrub *sc, struct suspect *s, uint8_t *in,
 
   if (sc->s->has_store)
     forget_hidden (sc, s);
-  r = read_again (sc, s, in, bytes, &x.v);
-  if (r == 0 && x.v == IS_BAD)
+  r = read_again (sc, s, in, bytes, &x.read);
+  x.v = x.read;
+  if (r == 0 && (x.read == IS_BAD || x.read == IS_DOUBTFUL))
     r = qcow2_txn_run (sc->b->img, decide_locked, &x);
   if (r < 0)
     return r;

@@ -92,6 +92,7 @@ struct final {
   struct dedup_scrub *sc;
   struct suspect *s;
   bool named;                   /* the index names it for one of its hashes */
+  enum verdict read;            /* what the bytes said: IS_BAD or IS_DOUBTFUL */
   enum verdict v;               /* result */
 };
 
@@ -125,7 +126,7 @@ enter_locked (struct final *x)
   (void) dedup_bad_add_locked (&x->sc->s->bad, &c);
 }
 
-/* Decides on a suspect that looks bad; a qcow2_step.  A cluster that is freed
+/* Decides on a suspect that looks bad or doubtful; a qcow2_step.  A cluster that is freed
  * between two looks, and used again, has PRINT_CHANGED. */
 static int
 decide_locked (struct qcow2_txn *txn, void *opaque)
@@ -146,6 +147,10 @@ decide_locked (struct qcow2_txn *txn, void *opaque)
   if ((r == 0 && refcount == 0) || (!data && !s->unreadable) ||
       print_load (sc, s->host_idx - sc->from) == PRINT_CHANGED)
     return 0;
+  if (x->read == IS_DOUBTFUL) {
+    x->v = IS_DOUBTFUL;
+    return 0;
+  }
   sure = data && is_sure_locked (x);
   s->healable = sure && s->nr == 1 && !s->marked;
   x->v = sure || s->unreadable ? IS_BAD : IS_DOUBTFUL;
@@ -200,11 +205,12 @@ static int
 verify_one (struct dedup_scrub *sc, struct suspect *s, uint8_t *bytes)
 {
   struct final x = { .sc = sc, .s = s };
-  int r = read_again (sc, s, bytes, &x.v);
+  int r = read_again (sc, s, bytes, &x.read);
 
   if (r < 0)
     return r;
-  if (x.v == IS_BAD) {
+  x.v = x.read;
+  if (x.read == IS_BAD || x.read == IS_DOUBTFUL) {
     x.named = sc->s->has_store && scrub_is_named (sc, s, s->host_idx);
     r = qcow2_txn_run (sc->b->img, decide_locked, &x);
     if (r < 0)
