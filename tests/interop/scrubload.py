@@ -327,9 +327,7 @@ def judge(found, figures, rot, still_before, still_after):
                      (k, place))
     good, different, unreadable, _, changed, doubtful = figures
     assert different == len(at), (different, len(at))
-    # A cluster that gets new data between two reads may be doubtful, which is no
-    # finding; of the closed image none is.
-    assert unreadable == 0 and doubtful <= 2, figures
+    assert unreadable == doubtful == 0, figures
     print('-- %d clusters are good, %d bad, %d changed meanwhile' %
           (good, different, changed), flush=True)
     return good
