@@ -15,6 +15,7 @@
 #include "lease-steps.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "mutation.h"
@@ -72,12 +73,57 @@ lease_take (struct lease *l, bool force, struct fault *f)
 
 /* --- Holding -------------------------------------------------------------- */
 
+/* Logs that the lease is in trouble, once until it is renewed again: when its term ends,
+ * clients get errors that do not say why.  WHY begins with "its lease". */
+static void
+tell_trouble (struct lease *l, const char *why)
+{
+  if (!__atomic_exchange_n (&l->troubled, true, __ATOMIC_RELAXED))
+    log_line (l->log, LOG_ERROR, "%s: %s; nothing is read or written when its term is "
+              "over", l->path, why);
+}
+
+/* Reports the result of renewing the lease, which is returned. */
+static int
+note_renewal (struct lease *l, int r)
+{
+  char why[100];
+
+  if (r == 0 && __atomic_exchange_n (&l->troubled, false, __ATOMIC_RELAXED))
+    log_line (l->log, LOG_INFO, "%s: the lease is renewed again", l->path);
+  if (r < 0 && r != -ESTALE && r != -ETIME) {
+    snprintf (why, sizeof why, "its lease cannot be renewed: %s", strerror (-r));
+    tell_trouble (l, why);
+  }
+  return r;
+}
+
 static int
 renew_once (struct lease *l)
 {
   CLEANUP_FREE struct lease_view *v = lease_view_new ();
 
-  return v ? lease_renew_with (l, v) : -ENOMEM;
+  return note_renewal (l, v ? lease_renew_with (l, v) : -ENOMEM);
+}
+
+/* Gets a lease again that has ended. */
+static int
+take_again (struct lease *l)
+{
+  struct fault f = { 0 };
+  int r = lease_get (l, true, false, &f);
+
+  if (r < 0 && r != -ESTALE) {
+    (void) fault_io (&f, -r, UINT64_MAX, "its lease cannot be taken again: %s",
+                     strerror (-r));
+    tell_trouble (l, f.msg);
+  }
+  if (r == 0) {
+    __atomic_store_n (&l->troubled, false, __ATOMIC_RELAXED);
+    log_line (l->log, LOG_INFO, "%s: the lease could not be renewed in time; "
+              "nobody else has taken it, so it was taken again", l->path);
+  }
+  return r;
 }
 
 /* Renews the lease or, if it ended, gets it again. */
@@ -88,13 +134,7 @@ keep (struct lease *l)
 
   if (r == -ETIME && lease_now (l) < lease_until (l))
     r = renew_once (l);
-  if (r != -ETIME)
-    return r;
-  r = lease_get (l, true, false, NULL);
-  if (r == 0)
-    log_line (l->log, LOG_INFO, "%s: the lease could not be renewed in time; "
-              "nobody else has taken it, so it was taken again", l->path);
-  return r;
+  return r == -ETIME ? take_again (l) : r;
 }
 
 int

@@ -23,6 +23,7 @@ struct lease {
   uint64_t until_ns;
   bool lost;                   /* for ever */
   bool busy;                   /* a thread renews it or gets it again */
+  bool troubled;               /* a line says that it cannot be renewed */
 
   /* Protected by lock: */
   struct lock lock;

@@ -65,10 +65,9 @@ refuse (struct taking *t, const struct io_lease_holder *h)
 static int
 give_up (struct taking *t, const char *why)
 {
-  if (t->again)
-    return -EIO;
-  return fault_set (t->f, FAULT_BUSY, EBUSY, UINT64_MAX, "its lease could not "
-                    "be taken: %s", why);
+  (void) fault_set (t->f, FAULT_BUSY, EBUSY, UINT64_MAX, "its lease could not be "
+                    "taken%s: %s", t->again ? " again" : "", why);
+  return t->again ? -EIO : -EBUSY;
 }
 
 /* --- Claiming ------------------------------------------------------------- */
