@@ -31,6 +31,7 @@
  * off the guest clusters that are moved.
  */
 #include "aligned.h"
+#include "compact-plan.h"
 #include "pool.h"
 #include "qcow2-packed.h"
 #include "value.h"
@@ -47,6 +48,8 @@
 #define EXTENTS 64
 #define MAP_BYTES (UINT64_C (1) << 30)
 #define PER_STEP 64
+/* Clusters in the sample from which the work is foretold: 1 MiB of memory. */
+#define MAX_PLAN 32768u
 
 enum compact_phase {
   COMPACT_SURVEY,               /* clusters are counted by how full they are */
@@ -54,17 +57,6 @@ enum compact_phase {
   COMPACT_DONE,
 };
 
-/* The clusters of which so many hundredths are live, and what is dead in them. */
-struct fullness {
-  uint64_t clusters, dead;
-};
-
-/* A cluster that is being counted. */
-struct counted {
-  uint64_t host_idx;
-  uint64_t live, pieces;
-  bool stays;                   /* it has data that is not moved */
-};
 
 struct dedup_compact {
   struct dedup_pool *pool;      /* constant */
@@ -72,12 +64,13 @@ struct dedup_compact {
   enum compact_phase phase;
   struct qcow2_packed *walk;
   uint64_t end_off;             /* of the last piece that was counted */
-  struct counted open[3];       /* clusters that later pieces may touch, ascending */
+  struct dedup_plan_cluster open[3];       /* clusters that later pieces may touch, ascending */
   unsigned nr_open;
   uint64_t next;                /* the cluster where the next part begins */
   uint64_t file_end;            /* clusters of the file when the pass began */
-  struct fullness by_live[101];         /* of the survey, by hundredths */
-  struct fullness shared;       /* ... and those with data that is not moved */
+  struct dedup_fullness by_live[101];   /* of the survey, by hundredths */
+  struct dedup_fullness shared; /* ... and those with data that is not moved */
+  struct dedup_plan plan;       /* ... and a sample of them */
   unsigned below;               /* hundredths: clusters with less are emptied */
   uint64_t moved_before;        /* f.moved_bytes when the pass began */
   uint64_t *v;                  /* clusters to be emptied, ascending */
@@ -112,20 +105,55 @@ must_stay (struct dedup_compact *c, uint64_t host_idx)
     dedup_bad_find_locked (&pool->store.bad, host_idx);
 }
 
+struct count_refs {
+  uint64_t host_idx;
+  uint64_t refs;                /* result: but for the anchor's */
+};
+
+static int
+count_refs_locked (struct qcow2_txn *txn, void *opaque)
+{
+  struct count_refs *k = opaque;
+  bool anchored = false;
+  int r;
+
+  assert (lock_held (qcow2_lock (txn->img)));
+  r = qcow2_get_refcount_locked (txn, k->host_idx, &k->refs, &anchored);
+  k->refs -= k->refs > 0 && anchored;
+  return r;
+}
+
+/* Enters a cluster in the sample, if that is to have it.  What cannot be read is foretold
+ * as if it were shared by none. */
+static void
+add_to_plan (struct dedup_compact *c, const struct dedup_plan_cluster *k)
+{
+  struct count_refs n = { .host_idx = k->host_idx };
+  struct dedup_plan_cluster with_refs = *k;
+
+  if (!dedup_plan_next (&c->plan))
+    return;
+  if (qcow2_txn_run (c->pool->base.img, count_refs_locked, &n) < 0)
+    n.refs = 0;
+  with_refs.refs = (uint32_t) MAX_OF (n.refs, k->pieces);
+  dedup_plan_add (&c->plan, &with_refs);
+}
+
 /* Enters a cluster of which all live bytes were counted in the survey, or lists it if it
  * is to be emptied. */
 static void
-close_cluster (struct dedup_compact *c, const struct counted *k)
+close_cluster (struct dedup_compact *c, const struct dedup_plan_cluster *k)
 {
   const uint64_t size = c->pool->base.cluster_size;
   const unsigned hundredths = (unsigned) (k->live * 100 / size);
-  struct fullness *f = k->stays ? &c->shared : &c->by_live[hundredths];
+  struct dedup_fullness *f = k->stays ? &c->shared : &c->by_live[hundredths];
 
   if (k->host_idx < c->next || must_stay (c, k->host_idx))
     return;
   if (c->phase == COMPACT_SURVEY) {
     f->clusters++;
     f->dead += size - k->live;
+    add_to_plan (c, k);
     return;
   }
   if (c->nr == c->max || hundredths >= c->below || k->stays)
@@ -133,7 +161,6 @@ close_cluster (struct dedup_compact *c, const struct counted *k)
   c->v[c->nr++] = k->host_idx;
   add (&c->f.clusters, 1);
   add (&c->f.dead_bytes, size - k->live);
-  add (&c->f.to_move_bytes, k->pieces * size);
 }
 
 /* Closes the clusters before HOST_IDX. */
@@ -151,7 +178,7 @@ close_before (struct dedup_compact *c, uint64_t host_idx)
 }
 
 /* Returns the cluster among those that are counted, which it joins if it is new. */
-static struct counted *
+static struct dedup_plan_cluster *
 find_open (struct dedup_compact *c, uint64_t host_idx)
 {
   unsigned i;
@@ -160,7 +187,7 @@ find_open (struct dedup_compact *c, uint64_t host_idx)
     if (c->open[i].host_idx == host_idx)
       return &c->open[i];
   assert (c->nr_open < 3);      /* a piece touches three clusters in sequence */
-  c->open[c->nr_open] = (struct counted) { .host_idx = host_idx };
+  c->open[c->nr_open] = (struct dedup_plan_cluster) { .host_idx = host_idx };
   return &c->open[c->nr_open++];
 }
 
@@ -170,8 +197,8 @@ count_piece (struct dedup_compact *c, uint64_t found)
 {
   const struct dedup_base *b = &c->pool->base;
   const uint64_t descriptor = found & ~QCOW2_PACKED_STAYS;
-  uint64_t off, end, first, count, k, from, to;
-  struct counted *n;
+  uint64_t off, end, first, count, k, from, to, here;
+  struct dedup_plan_cluster *n;
 
   qcow2_compressed_extent (b->img, descriptor, &off, &end);
   end += off;
@@ -181,8 +208,13 @@ count_piece (struct dedup_compact *c, uint64_t found)
   for (k = first; k < first + count; k++) {
     n = find_open (c, k);
     to = MIN_OF (end, (k + 1) << b->cluster_bits);
-    n->live += to - MIN_OF (to, MAX_OF (from, k << b->cluster_bits));
-    n->pieces += k == first;
+    here = to - MAX_OF (off, k << b->cluster_bits);
+    n->live += (uint32_t) (to - MIN_OF (to, MAX_OF (from, k << b->cluster_bits)));
+    n->pieces++;
+    if (k > first)
+      n->head = (uint32_t) MAX_OF (n->head, here);
+    if (k + 1 < first + count)
+      n->tail = (uint32_t) MAX_OF (n->tail, here);
     n->stays |= found != descriptor;
   }
   c->end_off = MAX_OF (c->end_off, end);
@@ -227,7 +259,8 @@ begin_survey (struct dedup_compact *c)
   c->phase = COMPACT_SURVEY;
   c->next = 0;
   memset (c->by_live, 0, sizeof c->by_live);
-  c->shared = (struct fullness) { 0 };
+  c->shared = (struct dedup_fullness) { 0 };
+  dedup_plan_clear (&c->plan);
   c->moved_before = c->f.moved_bytes;
   lock_acquire (c->pool->base.lock);
   c->file_end = qcow2_frontier_locked (c->pool->base.img);
@@ -256,8 +289,19 @@ begin_pass (struct dedup_compact *c)
   __atomic_store_n (&c->f.doubtful, 0, __ATOMIC_RELAXED);
 }
 
-/* Decides by the survey which clusters are to be emptied; none if little is dead.  Those
- * that stay may have half of what is permitted, as others are added to it.  What is
+/* Sets how much is to be moved, in all, by what the survey found. */
+static void
+foretell (struct dedup_compact *c)
+{
+  const uint64_t size = c->pool->base.cluster_size;
+  const uint64_t moves = dedup_plan_moves (&c->plan, size, c->p.percent,
+                                           DEDUP_COMPACT_PASSES - c->f.passes);
+
+  __atomic_store_n (&c->f.to_move_bytes, c->f.handled_bytes + moves * size,
+                    __ATOMIC_RELAXED);
+}
+
+/* Decides by the survey which clusters are to be emptied; none if little is dead.  What is
  * permitted is a share of what can be freed. */
 static void
 end_survey (struct dedup_compact *c)
@@ -274,16 +318,11 @@ end_survey (struct dedup_compact *c)
                     __ATOMIC_RELAXED);
   __atomic_store_n (&c->f.packed_dead_bytes, dead + c->shared.dead, __ATOMIC_RELAXED);
   __atomic_store_n (&c->f.shared_dead_bytes, c->shared.dead, __ATOMIC_RELAXED);
-  c->phase = COMPACT_DONE;
-  if (dead * 100 <= packed * c->p.percent)
-    return;
-  for (i = 0; i < 100 && dead * 200 > packed * c->p.percent; i++) {
-    packed -= c->by_live[i].dead;       /* the live bytes move elsewhere */
-    dead -= c->by_live[i].dead;
-  }
-  c->below = i;
-  c->phase = COMPACT_LIST;
-  begin_pass (c);
+  foretell (c);
+  c->below = dedup_plan_below (c->by_live, size, c->p.percent);
+  c->phase = c->below > 0 ? COMPACT_LIST : COMPACT_DONE;
+  if (c->below > 0)
+    begin_pass (c);
 }
 
 /* Ends the walk of a survey or a part; MORE: the file has not ended. */
@@ -408,6 +447,14 @@ are_right (struct dedup_compact *c, const struct look *l, const uint8_t *bytes)
      dedup_named_value (w, &mark) == value);
 }
 
+/* Counts guest clusters that were to be moved, and stay. */
+static void
+leave (struct dedup_compact *c, uint64_t nr)
+{
+  add (&c->f.left, nr);
+  add (&c->f.handled_bytes, nr * c->pool->base.cluster_size);
+}
+
 /* Decides on a guest cluster.  1: it is to be moved; 0: it stays. */
 static int
 look_at_data (struct dedup_compact *c, uint64_t guest_idx)
@@ -425,7 +472,7 @@ look_at_data (struct dedup_compact *c, uint64_t guest_idx)
     return r;
   if (r == 0 && are_right (c, &l, c->buf))
     return 1;
-  add (&c->f.left, 1);
+  leave (c, 1);
   add (&c->f.doubtful, 1);
   return 0;
 }
@@ -447,7 +494,8 @@ move_run (struct dedup_compact *c, uint64_t guest_idx, size_t n)
   if (r < 0)
     return r == -EINVAL ? -ENOENT : r;  /* the root cannot be written any more */
   add (&c->f.moved_bytes, (uint64_t) r * c->pool->base.cluster_size);
-  add (&c->f.left, n - (size_t) r);
+  add (&c->f.handled_bytes, (uint64_t) r * c->pool->base.cluster_size);
+  leave (c, n - (size_t) r);
   return 0;
 }
 
@@ -547,7 +595,7 @@ move_extents (struct dedup_compact *c, const struct qcow2_extent *ext, int n)
     if (k > 0 && is_own_table (c, guest_idx))
       r = move_range (c, guest_idx, (size_t) k);
     else
-      add (&c->f.left, (uint64_t) k);
+      leave (c, (uint64_t) k);
     if (r == 0)
       c->guest_off = ext[i + MAX_OF (k, 1) - 1].guest_off +
         ext[i + MAX_OF (k, 1) - 1].len;
@@ -630,9 +678,10 @@ dedup_compact_figures (struct dedup_compact *c, struct dedup_compact_figures *f)
   f->clusters = __atomic_load_n (&c->f.clusters, __ATOMIC_RELAXED);
   f->dead_bytes = __atomic_load_n (&c->f.dead_bytes, __ATOMIC_RELAXED);
   f->moved_bytes = __atomic_load_n (&c->f.moved_bytes, __ATOMIC_RELAXED);
+  f->handled_bytes = __atomic_load_n (&c->f.handled_bytes, __ATOMIC_RELAXED);
   f->to_move_bytes = MAX_OF (__atomic_load_n (&c->f.to_move_bytes,
                                               __ATOMIC_RELAXED),
-                             f->moved_bytes);
+                             f->handled_bytes);
   f->packed_bytes = __atomic_load_n (&c->f.packed_bytes, __ATOMIC_RELAXED);
   f->packed_dead_bytes = __atomic_load_n (&c->f.packed_dead_bytes,
                                           __ATOMIC_RELAXED);
@@ -657,6 +706,25 @@ claim (struct dedup_pool *pool)
   return 0;
 }
 
+static void
+free_all (struct dedup_compact *c)
+{
+  dedup_plan_destroy (&c->plan);
+  free (c->v);
+  free (c->buf);
+  free (c);
+}
+
+static int
+make_room (struct dedup_compact *c)
+{
+  c->v = malloc (c->max * sizeof *c->v);
+  c->buf = aligned_new (c->pool->base.cluster_size);
+  if (c->v == NULL || c->buf == NULL)
+    return -ENOMEM;
+  return dedup_plan_init (&c->plan, c->p.max_plan ? c->p.max_plan : MAX_PLAN);
+}
+
 int
 dedup_compact_begin (struct dedup_pool *pool,
                      const struct dedup_compact_params *p,
@@ -674,18 +742,14 @@ dedup_compact_begin (struct dedup_pool *pool,
     c->p.percent = p->percent ? p->percent : DEDUP_COMPACT_PERCENT;
     c->max = p->max_clusters ? p->max_clusters : MAX_CLUSTERS;
     begin_survey (c);
-    c->v = malloc (c->max * sizeof *c->v);
-    c->buf = aligned_new (pool->base.cluster_size);
+    r = make_room (c);
   }
-  if (c == NULL || c->v == NULL || c->buf == NULL) {
+  if (c == NULL || r < 0) {
     lock_acquire (pool->base.lock);
     pool->compacting = false;
     lock_release (pool->base.lock);
-    if (c) {
-      free (c->v);
-      free (c->buf);
-    }
-    free (c);
+    if (c)
+      free_all (c);
     return -ENOMEM;
   }
   *out = c;
@@ -702,7 +766,5 @@ dedup_compact_end (struct dedup_compact *c)
   c->pool->compacting = false;
   lock_release (c->pool->base.lock);
   qcow2_packed_end (c->walk);
-  free (c->v);
-  free (c->buf);
-  free (c);
+  free_all (c);
 }

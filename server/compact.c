@@ -56,7 +56,7 @@ progress (void *opaque, uint64_t *done, uint64_t *total)
   struct dedup_compact_figures f;
 
   dedup_compact_figures (x->c, &f);
-  *done = f.moved_bytes;
+  *done = f.handled_bytes;
   *total = f.to_move_bytes;
 }
 

@@ -63,7 +63,7 @@ work (struct dedup_pool *d, struct dedup_compact *c, struct outcome *o)
     if (r < 0)
       break;
     dedup_compact_figures (c, &o->f);
-    tool_progress_step (&progress, o->f.moved_bytes, o->f.to_move_bytes);
+    tool_progress_step (&progress, o->f.handled_bytes, o->f.to_move_bytes);
   }
   tool_progress_clear (&progress);
   dedup_compact_figures (c, &o->f);

@@ -39,9 +39,10 @@ struct dedup_compact_params {
   int (*lock) (void *opaque, unsigned root, uint64_t guest_idx, size_t nr);
   void (*unlock) (void *opaque);
   void *opaque;
-  size_t max_packed, max_clusters;      /* descriptors in memory; clusters that are
-                                         * emptied together.  0: the defaults (for
-                                         * tests) */
+  size_t max_packed, max_clusters, max_plan;    /* descriptors in memory; clusters that
+                                                 * are emptied together, and that the work
+                                                 * is foretold from.  0: the defaults (for
+                                                 * tests) */
 };
 
 struct dedup_compact_figures {
@@ -54,7 +55,9 @@ struct dedup_compact_figures {
   uint64_t shared_dead_bytes;   /* of these, those in clusters that hold data of snapshots,
                                  * or of what several disks share: they can't be freed */
   uint64_t moved_bytes;         /* of disks, expanded */
-  uint64_t to_move_bytes;       /* in all, as it is known so far */
+  uint64_t handled_bytes;       /* the same, with what was to be moved and stayed */
+  uint64_t to_move_bytes;       /* what that will be in all, foretold by each pass; 0: not
+                                 * known yet */
   uint64_t left;                /* guest clusters that stay where they are */
   uint64_t doubtful;            /* of these, those whose data could not be read or is not
                                  * what the index knows; a scrub tells */

@@ -341,6 +341,26 @@ fitting (const struct packing *pk, size_t k, uint64_t room, uint64_t *len)
   return n;
 }
 
+/* Reserves a whole run for data that compaction moves.  The free clusters of an image that
+ * needs it are alone or few together, and a run that is as short as these loses the end of
+ * its last cluster: so that data would have to be moved again.  The file may become twice
+ * as long as what is in use, since the host is given back what was emptied.  A host that
+ * takes nothing back, or is full, is not asked for more. */
+static bool
+reserve_for_moved_locked (struct op *op, struct qcow2_run *got)
+{
+  const struct dedup_writer *w = op->w;
+  const uint64_t used = qcow2_in_use_locked (w->b->img);
+
+  assert (lock_held (w->b->lock));
+  if (op->avoids == NULL || w->emptying == NULL || w->u->give.unable ||
+      w->pack.no_room_behind)
+    return false;
+  got->count = RUN_CLUSTERS;
+  return qcow2_reserve_run_locked (w->b->img, got->count, 2 * used, used / 16,
+                                   &got->host_idx) == 0;
+}
+
 /* Opens a run with room for the data from K on, as far as a run may be that long. */
 static int
 open_run_locked (struct packing *pk, size_t k, struct dedup_pack_run *run,
@@ -357,9 +377,10 @@ open_run_locked (struct packing *pk, size_t k, struct dedup_pack_run *run,
   int r = 0;
 
   assert (lock_held (w->b->lock));
-  if (left > SMALL_RUN_BYTES ||
-      !dedup_prewrite_take_locked (&w->u->prewrite,
-                                   MAX_OF (SMALL_RUN_BYTES >> bits, 1), &got))
+  if (!reserve_for_moved_locked (pk->op, &got) &&
+      (left > SMALL_RUN_BYTES ||
+       !dedup_prewrite_take_locked (&w->u->prewrite,
+                                    MAX_OF (SMALL_RUN_BYTES >> bits, 1), &got)))
     r = qcow2_reserve_locked (w->b->img, MIN_OF (wanted, DEDUP_PACK_MAX),
                               &got);
   if (r < 0)
@@ -430,14 +451,15 @@ settle_piece_locked (struct op *op)
   free (piece);
 }
 
-/* Gives up N slots of the last piece, whose write failed, and which is durable as it is.
+/* Gives up N slots of the last piece, whose write failed with R, and which is durable as it is.
  * They have no place, and nothing more is appended to that run. */
 static void
-give_up_locked (struct packing *pk, struct dedup_pack_run *run, size_t n)
+give_up_locked (struct packing *pk, struct dedup_pack_run *run, size_t n, int r)
 {
   struct dedup_pack *p = &pk->op->w->pack;
 
   assert (lock_held (p->b->lock));
+  p->no_room_behind |= r == -ENOSPC;
   settle_piece_locked (pk->op);
   run->users++;                 /* so that it lives until here is done */
   if (p->open == run)
@@ -526,7 +548,7 @@ pack_piece (struct packing *pk, size_t k)
     place_slots (pk, k, (size_t) n, piece, run);
   lock_acquire (w->b->lock);
   if (r < 0)
-    give_up_locked (pk, run, (size_t) n);
+    give_up_locked (pk, run, (size_t) n, r);
   else {
     w->pack.stored += (uint64_t) n;
     w->pack.stored_bytes += piece->end - piece->host_off;

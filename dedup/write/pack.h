@@ -38,6 +38,7 @@ struct dedup_pack {
   struct dedup_pack_run *open; /* NULL: none */
   struct dedup_pack_piece *unsettled;   /* a list */
   struct dedup_codec_list *codecs;      /* that nobody uses */
+  bool no_room_behind;         /* the host had none for a run of moved data */
   uint64_t stored;             /* clusters of data since open */
   uint64_t stored_bytes;       /* what they take */
 };
