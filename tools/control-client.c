@@ -256,19 +256,10 @@ control_command (struct control_client *c, const char *name, json_t *args,
   return exchange (c, name, args, ret, f);
 }
 
-/* Returns a copy of the member KEY of the last item of LIST, NULL if there is none. */
-static json_t *
-key_of_last (const json_t *list, const char *key)
-{
-  const size_t nr = json_array_size (list);
-
-  return nr == 0 ? NULL
-    : json_deep_copy (json_object_get (json_array_get (list, nr - 1), key));
-}
-
 int
-control_list (struct control_client *c, const char *name, const char *key,
-              size_t max, json_t **ret, struct fault *f)
+control_list (struct control_client *c, const char *name,
+              json_t *(*key_of) (const json_t *item), size_t max, json_t **ret,
+              struct fault *f)
 {
   json_t *all = json_array (), *page, *after, *args = NULL;
   size_t nr;
@@ -280,7 +271,7 @@ control_list (struct control_client *c, const char *name, const char *key,
       break;
     nr = json_array_size (page);
     json_array_extend (all, page);
-    after = key_of_last (page, key);
+    after = nr > 0 ? key_of (json_array_get (page, nr - 1)) : NULL;
     args = after ? json_pack ("{s:o}", "after", after) : NULL;
     json_decref (page);
   } while (nr > 0 && args && json_array_size (all) < max);

@@ -27,9 +27,11 @@ int control_command (struct control_client *c, const char *name, json_t *args,
                      json_t **ret, struct fault *f) MUST_CHECK;
 
 /* Runs a command that lists in pages, and puts all pages together: as long as a page
- * has items, the next one is asked for with the argument "after", which is the member
- * KEY of the last item.  At most MAX items. */
-int control_list (struct control_client *c, const char *name, const char *key,
-                  size_t max, json_t **ret, struct fault *f) MUST_CHECK;
+ * has items, the next one is asked for with the argument "after", which is what KEY_OF
+ * returns for the last item (a new reference; NULL: there are no more).  At most MAX
+ * items. */
+int control_list (struct control_client *c, const char *name,
+                  json_t *(*key_of) (const json_t *item), size_t max, json_t **ret,
+                  struct fault *f) MUST_CHECK;
 
 #endif

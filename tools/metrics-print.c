@@ -11,10 +11,13 @@
  */
 #include "metrics-print.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "checked.h"
+#include "disk-line.h"
 
 #define PREFIX "nbdkit_dedup_"
 #define FIRST_BUCKET 9          /* up to 1024 ns */
@@ -88,8 +91,14 @@ static void
 sample_2 (const struct metrics *m, const char *name, struct label a,
           struct label b, uint64_t value)
 {
+  char s[24], *p = s + sizeof s;
+
   begin_sample (m, name, a, b);
-  fprintf (m->to, "%" PRIu64 "\n", value);
+  *--p = '\n';
+  do
+    *--p = (char) ('0' + value % 10);
+  while ((value /= 10) > 0);
+  fwrite_unlocked (p, 1, (size_t) (s + sizeof s - p), m->to);
 }
 
 static void
@@ -335,49 +344,107 @@ put_requests (const struct metrics *m, const json_t *stats)
 
 /* --- Disks and jobs ------------------------------------------------------- */
 
+/* Prints one line for each disk of which a figure is known. */
 static void
-put_disk_gauge (const struct metrics *m, const json_t *disks, const char *name,
-                const char *key, const char *help)
+put_disk_gauge (const struct metrics *m, const struct disk_line *v, size_t nr,
+                const char *name, uint64_t (*get) (const struct disk_line *d),
+                const char *help)
 {
-  const json_t *v;
-  size_t i;
-
   head (m, name, "gauge", help);
-  json_array_foreach (disks, i, v)
-    if (figure_known (v, key))
-      sample_2 (m, name, (struct label) { "disk", figure_text (v, "name") }, none,
-                figure (v, key));
+  for (size_t i = 0; i < nr; i++) {
+    const uint64_t n = get (&v[i]);
+
+    if (n != UINT64_MAX)
+      sample_2 (m, name, (struct label) { "disk", v[i].name }, none, n);
+  }
 }
 
 static void
-put_disk_counter (const struct metrics *m, const json_t *disks,
-                  const char *name, const char *key, const char *help)
+put_disk_counter (const struct metrics *m, const struct disk_line *v, size_t nr,
+                  const char *name, uint64_t (*get) (const struct disk_requests *q),
+                  const char *help)
 {
-  const json_t *v, *request;
-  size_t i, j;
-
   head (m, name, "counter", help);
-  json_array_foreach (disks, i, v)
-    json_array_foreach (json_object_get (v, "requests"), j, request)
-      sample_2 (m, name, (struct label) { "disk", figure_text (v, "name") },
-                type_of (request), figure (request, key));
+  for (size_t i = 0; i < nr; i++)
+    for (size_t j = 0; j < v[i].nr; j++)
+      sample_2 (m, name, (struct label) { "disk", v[i].name },
+                (struct label) { "type", v[i].v[j].type }, get (&v[i].v[j]));
+}
+
+static uint64_t
+size_of (const struct disk_line *d)
+{
+  return d->size;
+}
+
+static uint64_t
+mapped_of (const struct disk_line *d)
+{
+  return d->mapped_known ? d->mapped_bytes : UINT64_MAX;
+}
+
+static uint64_t
+clients_of (const struct disk_line *d)
+{
+  return d->clients;
+}
+
+static uint64_t
+requests_of (const struct disk_requests *q)
+{
+  return q->requests;
+}
+
+static uint64_t
+errors_of (const struct disk_requests *q)
+{
+  return q->errors;
+}
+
+static uint64_t
+bytes_of (const struct disk_requests *q)
+{
+  return q->bytes;
 }
 
 static void
-put_disks (const struct metrics *m, const json_t *disks)
+put_disk_lines (const struct metrics *m, const struct disk_line *v, size_t nr)
 {
-  if (json_array_size (disks) == 0)
-    return;
-  put_disk_gauge (m, disks, "disk_size_bytes", "size", "Size of a disk.");
-  put_disk_gauge (m, disks, "disk_mapped_bytes", "mapped-bytes",
+  put_disk_gauge (m, v, nr, "disk_size_bytes", size_of, "Size of a disk.");
+  put_disk_gauge (m, v, nr, "disk_mapped_bytes", mapped_of,
                   "Data mapped in a disk, before deduplication.");
-  put_disk_gauge (m, disks, "disk_clients", "clients", "NBD clients of a disk.");
-  put_disk_counter (m, disks, "disk_requests_total", "requests",
+  put_disk_gauge (m, v, nr, "disk_clients", clients_of, "NBD clients of a disk.");
+  put_disk_counter (m, v, nr, "disk_requests_total", requests_of,
                     "Requests to a disk that were answered.");
-  put_disk_counter (m, disks, "disk_request_errors_total", "errors",
+  put_disk_counter (m, v, nr, "disk_request_errors_total", errors_of,
                     "Requests to a disk that were answered with an error.");
-  put_disk_counter (m, disks, "disk_request_bytes_total", "bytes",
+  put_disk_counter (m, v, nr, "disk_request_bytes_total", bytes_of,
                     "Bytes of the requests to a disk without an error.");
+}
+
+/* Returns whether the figures of all disks could be printed: there is memory. */
+static bool
+put_disks (const struct metrics *m, const struct server_figures *s)
+{
+  const json_t *const list = s->disks ? s->disks : s->lines;
+  const size_t max = json_array_size (list);
+  struct disk_line *v = malloc (MAX_OF (max, 1) * sizeof *v);
+  size_t nr = 0, i;
+  const char *line;
+
+  if (v == NULL)
+    return false;
+  for (i = 0; i < max; i++)
+    if (s->disks)
+      disk_line_of_object (json_array_get (list, i), &v[nr++]);
+    else {
+      line = json_string_value (json_array_get (list, i));
+      nr += line && disk_line_read (line, &v[nr]);
+    }
+  if (nr > 0)
+    put_disk_lines (m, v, nr);
+  free (v);
+  return true;
 }
 
 static void
@@ -399,7 +466,7 @@ put_jobs (const struct metrics *m, const json_t *jobs)
   }
 }
 
-void
+int
 metrics_print (FILE *to, const char *image, const struct server_figures *s)
 {
   const struct metrics m = { .to = to, .image = image };
@@ -411,6 +478,6 @@ metrics_print (FILE *to, const char *image, const struct server_figures *s)
   put_dedup (&m, json_object_get (s->stats, "dedup"));
   put_index (&m, json_object_get (s->stats, "index"));
   put_requests (&m, s->stats);
-  put_disks (&m, s->disks);
   put_jobs (&m, s->jobs);
+  return put_disks (&m, s) ? 0 : -ENOMEM;
 }

@@ -5,7 +5,9 @@
 
 #include "status.h"
 
-/* IMAGE is a label of all metrics if it is not NULL. */
-void metrics_print (FILE *to, const char *image, const struct server_figures *s);
+/* IMAGE is a label of all metrics if it is not NULL.  -ENOMEM; whether it was written, TO
+ * tells. */
+int metrics_print (FILE *to, const char *image, const struct server_figures *s)
+  MUST_CHECK;
 
 #endif

@@ -86,8 +86,9 @@ print_to (int fd, const char *image, const struct server_figures *s)
     close (fd);
     return r;
   }
-  metrics_print (to, image, s);
-  r = fflush (to) == 0 && !ferror (to) ? 0 : -errno;
+  r = metrics_print (to, image, s);
+  if (r == 0)
+    r = fflush (to) == 0 && !ferror (to) ? 0 : -errno;
   if (fclose (to) != 0 && r == 0)
     r = -errno;
   return r;
@@ -138,7 +139,8 @@ print (const struct options *o, const struct server_figures *s)
 {
   if (o->output)
     return replace_file (o->output, o->image, s);
-  metrics_print (stdout, o->image, s);
+  if (metrics_print (stdout, o->image, s) < 0)
+    return tool_error (NULL, "out of memory");
   return tool_finish_stdout (TOOL_OK);
 }
 
@@ -160,7 +162,7 @@ tool_metrics (int argc, char *argv[])
     return tool_error (NULL, "out of memory");
   r = control_connect (path, TIMEOUT_MS, &c, &f);
   if (r == 0)
-    r = server_figures_get (c, &s, &f);
+    r = server_figures_get (c, true, &s, &f);
   control_close (c);
   if (r < 0)
     return tool_fault (path, r, &f);

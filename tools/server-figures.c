@@ -5,6 +5,7 @@
  * or empty; nothing that a server sends can make a reader here fail.
  */
 #include "clock.h"
+#include "disk-line.h"
 #include "status.h"
 
 #include <errno.h>
@@ -26,8 +27,28 @@ allow_missing (int r, json_t **list, struct fault *f)
   return 0;
 }
 
+static json_t *
+key_of_disk (const json_t *disk)
+{
+  return json_deep_copy (json_object_get (disk, "name"));
+}
+
+/* Asks for lines on the disks, or for objects, as older servers have no lines. */
+static int MUST_CHECK
+get_disks (struct control_client *c, bool lines, struct server_figures *s,
+           struct fault *f)
+{
+  int r = lines ? control_list (c, "query-disk-lines", disk_line_key, MAX_DISKS,
+                                &s->lines, f) : -ENOTSUP;
+
+  if (r != -ENOTSUP)
+    return r;
+  *f = (struct fault) { 0 };
+  return control_list (c, "query-disk-stats", key_of_disk, MAX_DISKS, &s->disks, f);
+}
+
 int
-server_figures_get (struct control_client *c, struct server_figures *s,
+server_figures_get (struct control_client *c, bool lines, struct server_figures *s,
                     struct fault *f)
 {
   int r;
@@ -39,7 +60,7 @@ server_figures_get (struct control_client *c, struct server_figures *s,
     r = allow_missing (control_command (c, "query-jobs", NULL, &s->jobs, f),
                        &s->jobs, f);
   if (r == 0)
-    r = control_list (c, "query-disk-stats", "name", MAX_DISKS, &s->disks, f);
+    r = get_disks (c, lines, s, f);
   if (r < 0)
     server_figures_free (s);
   return r;
@@ -51,6 +72,7 @@ server_figures_free (struct server_figures *s)
   json_decref (s->stats);
   json_decref (s->jobs);
   json_decref (s->disks);
+  json_decref (s->lines);
   memset (s, 0, sizeof *s);
 }
 

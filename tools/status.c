@@ -178,7 +178,7 @@ show_next (const struct options *o, const char *path, struct control_client *c,
   rest (o->watch_seconds ? o->watch_seconds * 1000 : SAMPLE_MS);
   if (tool_interrupted ())
     return 0;
-  r = server_figures_get (c, &now, f);
+  r = server_figures_get (c, false, &now, f);
   if (r < 0)
     return r;
   show (o, path, before, &now);
@@ -192,7 +192,7 @@ watch (const struct options *o, const char *path, struct control_client *c,
        struct fault *f)
 {
   struct server_figures before;
-  int r = server_figures_get (c, &before, f);
+  int r = server_figures_get (c, false, &before, f);
 
   if (r < 0)
     return r;

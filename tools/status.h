@@ -17,12 +17,14 @@ struct server_figures {
   uint64_t taken_ns;            /* CLOCK_MONOTONIC */
   json_t *stats;                /* query-stats */
   json_t *jobs;                 /* query-jobs; an empty list where there is none */
-  json_t *disks;                /* query-disk-stats, all of them */
+  json_t *disks;                /* query-disk-stats, all of them; or NULL, and */
+  json_t *lines;                /* query-disk-lines (disk-line.h) */
 };
 
-/* Asks the server.  -errno with F filled. */
-int server_figures_get (struct control_client *c, struct server_figures *s,
-                        struct fault *f) MUST_CHECK;
+/* Asks the server; LINES: for lines of the disks, if it has them.  -errno with F
+ * filled. */
+int server_figures_get (struct control_client *c, bool lines,
+                        struct server_figures *s, struct fault *f) MUST_CHECK;
 void server_figures_free (struct server_figures *s);
 
 /* Returns the member KEY of O as a number, 0 if it is none.  O may be NULL. */

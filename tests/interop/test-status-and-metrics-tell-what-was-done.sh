@@ -65,6 +65,11 @@ space = c.ok('count-space')
 stats = c.ok('query-stats')
 disks = {d['name']: d for d in c.ok('query-disk-stats')}
 clients = c.ok('query-clients')
+def line(d):
+    requests = ['{type}:{requests}:{errors}:{bytes}'.format(**r) for r in d['requests']]
+    return '%d %s %d %s %s' % (d['size'], d.get('mapped-bytes', '-'), d['clients'],
+                               ','.join(requests) or '-', d['name'])
+equal('lines on the disks', c.ok('query-disk-lines'), [line(d) for d in disks.values()])
 
 def by_type(o):
     return {r['type']: r for r in o['requests']}

@@ -75,7 +75,21 @@ elif mode == 'events':
         send(json.dumps({'return': ret, 'id': o['id']}).encode() + b'\n')
 elif mode == 'pages':
     serve({'query-stats': {'return': {}},
+           'query-disk-lines': {'return': ['1 2 3 - the same'] * 100},
            'query-disk-stats': {'return': [{'name': 'the same'}] * 100}})
+elif mode == 'lines':
+    serve({'query-stats': {'return': {}},
+           'query-disk-lines': lambda o: {'return': [] if 'arguments' in o else [
+               '', ' ', '-', '1', '1 2 3', '1 2 3 ', '1 2 3 write', '1 2 3 write:1:2 x',
+               '1 2 3 write:1:2:3, x', '1 2 3 %s:1:2:3 x' % ('w' * 99), 'x 2 3 - x', 7,
+               '1 2 3 %s x' % ','.join(['write:1:2:3'] * 9), {}, None,
+               '4711 - 1 read:1:0:512,write:2:1:1024 with  spaces ']}})
+elif mode == 'older':
+    serve({'query-stats': {'return': {}},
+           'query-disk-lines': {'error': {'class': 'CommandNotFound', 'desc': 'what'}},
+           'query-disk-stats': lambda o: {'return': [] if 'arguments' in o else [
+               {'name': 'x', 'size': 4711, 'clients': 1, 'requests': [
+                   {'type': 'write', 'requests': 2, 'errors': 1, 'bytes': 1024}] * 9}]}})
 elif mode == 'silent':
     f.readline()
 PYTHON
@@ -124,14 +138,30 @@ grep -q $'\033' out && die "an escape sequence of the server was passed on"
 fake types "$TOOL" metrics
 equal "status of metrics" $rc 0
 
+say "lines that are none, and a server without lines"
+fake lines "$TOOL" metrics
+equal "status of metrics" $rc 0
+equal "disks" "$(grep '^[^#].*disk_size' out)" \
+  'nbdkit_dedup_disk_size_bytes{disk="with  spaces "} 4711'
+equal "requests" "$(grep -c '^[^#].*disk_request' out)" 6
+grep -q '^[^#].*disk_mapped' out && die "a figure was printed that is not known"
+fake older "$TOOL" metrics
+equal "status of metrics" $rc 0
+equal "disks" "$(grep '^[^#].*disk_size' out)" \
+  'nbdkit_dedup_disk_size_bytes{disk="x"} 4711'
+grep -qx 'nbdkit_dedup_disk_request_bytes_total{disk="x",type="write"} 1024' out ||
+  die "the requests are missing"
+
 say "events and replies to others"
 fake events "$TOOL" status
 equal "status" $rc 0
 grep -q 'clients 4711' out || die "another reply was taken: $(cat out)"
 
 say "pages without end"
-fake pages timeout 60 "$TOOL" status
-equal "status" $rc 0
+for command in status metrics; do
+  fake pages timeout 60 "$TOOL" $command
+  equal "status of $command" $rc 0
+done
 
 say "silence"
 start=$SECONDS
