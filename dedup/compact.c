@@ -696,10 +696,10 @@ dedup_compact_figures (struct dedup_compact *c, struct dedup_compact_figures *f)
 static int
 claim (struct dedup_pool *pool)
 {
-  LOCK_FOR_SCOPE (pool->base.lock);
-
-  if (!pool->store.has_store || !pool->base.writable || !pool->writer.pack.on)
+  if (!pool->store.has_store || !pool->base.writable ||
+      !dedup_packs_any (&pool->writer.pack))
     return -ENOTSUP;
+  LOCK_FOR_SCOPE (pool->base.lock);
   if (pool->compacting)
     return -EBUSY;
   pool->compacting = true;

@@ -89,8 +89,8 @@ slot_of (struct dedup_compress_work *c, bool *exists)
   return c->root == QCOW2_ROOT_ACTIVE || !*exists ? NULL : &v[c->root - 1];
 }
 
-/* Returns the size of a root that clients write to, or 0.  Notes that there are
- * snapshots. */
+/* Returns the size of a root that clients write to and whose data is to be compressed, or
+ * 0.  Notes that there are snapshots, or disks whose data is not. */
 static uint64_t
 size_of_root (struct dedup_compress_work *c)
 {
@@ -98,7 +98,8 @@ size_of_root (struct dedup_compress_work *c)
   bool exists;
   const struct qcow2_snapshot *s = slot_of (c, &exists);
 
-  if (s && !(s->disk_flags & QCOW2_DISK_WRITABLE))
+  if (exists && ((s && !(s->disk_flags & QCOW2_DISK_WRITABLE)) ||
+                 !dedup_packs_locked (&c->pool->writer.pack, c->root)))
     c->keep_shared = true;
   else if (exists)
     return qcow2_root_size_locked (c->pool->base.img, c->root);
@@ -353,7 +354,7 @@ dedup_compress_figures (struct dedup_compress_work *c,
 bool
 dedup_compress_due (struct dedup_pool *pool)
 {
-  return pool->writer.pack.on && dedup_fresh_is_due (pool->fresh);
+  return dedup_fresh_is_due (pool->fresh) && dedup_packs_any (&pool->writer.pack);
 }
 
 bool
@@ -366,11 +367,10 @@ dedup_compress_met_readers (struct dedup_pool *pool)
 static int
 claim (struct dedup_pool *pool, bool all)
 {
-  LOCK_FOR_SCOPE (pool->base.lock);
-
-  if (!pool->store.has_store || !pool->base.writable || !pool->writer.pack.on ||
-      (!all && pool->fresh == NULL))
+  if (!pool->store.has_store || !pool->base.writable ||
+      !dedup_packs_any (&pool->writer.pack) || (!all && pool->fresh == NULL))
     return -ENOTSUP;
+  LOCK_FOR_SCOPE (pool->base.lock);
   if (pool->compressing)
     return -EBUSY;
   pool->compressing = true;

@@ -61,6 +61,8 @@ struct dedup_open_params {
 
 /* Parses "off", "zlib" or "zstd"; -EINVAL for anything else. */
 int dedup_compress_parse (const char *name, enum dedup_compress *c) MUST_CHECK;
+/* Returns that name of OFF, ZLIB or ZSTD. */
+const char *dedup_compress_name (enum dedup_compress c);
 
 /* Opens the image in IO (which stays the caller's), and recovers it if it was
  * not closed.  If it is WRITABLE and has no store, makes one.  Read-only:

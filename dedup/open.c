@@ -418,73 +418,6 @@ mend_index (struct dedup_upkeep *u, struct fault *f)
                            "%s", strerror (-r)) : 0;
 }
 
-static const char *const compress_names[] = {
-  [DEDUP_COMPRESS_OFF] = "off",
-  [DEDUP_COMPRESS_ZLIB] = "zlib",
-  [DEDUP_COMPRESS_ZSTD] = "zstd",
-};
-
-int
-dedup_compress_parse (const char *name, enum dedup_compress *c)
-{
-  size_t i;
-
-  for (i = DEDUP_COMPRESS_OFF; i <= DEDUP_COMPRESS_ZSTD; i++)
-    if (strcmp (name, compress_names[i]) == 0) {
-      *c = (enum dedup_compress) i;
-      return 0;
-    }
-  return -EINVAL;
-}
-
-/* Returns why new data in this image is not compressed as ASKED, NULL if it can be.
- * Many references to one host cluster need refcounts of 16 bits (pack.c). */
-static const char *
-cannot_compress (const struct dedup_pool *pool, enum dedup_compress asked)
-{
-  const struct qcow2_geometry *g = qcow2_geometry (pool->base.img);
-
-  if (asked == DEDUP_COMPRESS_ZLIB && g->compression_type != 0)
-    return "its compression type is zstd";
-  if (asked == DEDUP_COMPRESS_ZSTD && g->compression_type != 1)
-    return "its compression type is zlib";
-  return g->refcount_bits < 16 ? "its refcounts have less than 16 bits"
-    : g->cluster_size < 1024 ? "its clusters have only 512 bytes"
-    : !pool->writer.dedup ? "it is not deduplicated" : NULL;
-}
-
-/* Decides whether new data is compressed, and records that.  The configuration says so
- * before the first record of such data. */
-static int
-set_compress (struct dedup_pool *pool, enum dedup_compress asked, bool later,
-              struct fault *f)
-{
-  struct dedup_config *c = pool->store.config;
-  const char *why = cannot_compress (pool, asked);
-  const bool on = asked == DEDUP_COMPRESS_KEEP ? c->compress
-    : asked != DEDUP_COMPRESS_OFF;
-  int r = 0;
-
-  if (asked > DEDUP_COMPRESS_OFF && why)
-    return fault_usage (f, "compress=%s cannot be used with this image: %s",
-                        compress_names[asked], why);
-  dedup_set_may_pack (&pool->store);    /* as it was read */
-  if (on != c->compress) {
-    c->compress = on;
-    c->may_pack = c->may_pack || on;
-    r = dedup_config_commit (&pool->store);
-  }
-  pool->writer.pack.on = on && !why;
-  pool->writer.pack.rewrites_only = later;
-  if (r == -ENOSPC)             /* owed: until then new data is stored plain (pack.c) */
-    r = 0;
-  if (r == 0 && pool->writer.pack.on && later &&
-      (pool->fresh = dedup_fresh_new ()) == NULL)
-    return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
-  return r < 0 ? fault_io (f, -r, UINT64_MAX, "writing the store's "
-                           "configuration: %s", strerror (-r)) : 0;
-}
-
 /* Makes ready for writing what was opened with its store. */
 static int
 prepare_writing (struct dedup_pool *pool, const struct dedup_open_params *p,
@@ -494,7 +427,7 @@ prepare_writing (struct dedup_pool *pool, const struct dedup_open_params *p,
 
   if ((r = set_memory_limit (&pool->store, p, f)) < 0 ||
       (r = give_up_exact (&pool->writer, f)) < 0 ||
-      (r = set_compress (pool, p->compress, p->compress_later, f)) < 0 ||
+      (r = dedup_set_compress (pool, p->compress, p->compress_later, f)) < 0 ||
       (r = mend_index (&pool->upkeep, f)) < 0 ||
       (r = dedup_grow_tables (&pool->upkeep, f)) < 0)
     return r;

@@ -84,6 +84,13 @@ int dedup_load_store (struct dedup_writer *w, bool adopted,
 /* Ends the index's exactness. */
 void dedup_doubt_index (struct dedup_store *s);
 
+/* --- compress-setting.c ------------------------------------------------- */
+
+/* Decides at open whether new data is compressed, as ASKED or as the image says, and
+ * records that.  LATER: clients' writes are stored plain at first. */
+int dedup_set_compress (struct dedup_pool *pool, enum dedup_compress asked, bool later,
+                        struct fault *f) MUST_CHECK;
+
 /* --- save-bitmaps.c ----------------------------------------------------- */
 
 /* Writes to the file what was noted in persistent bitmaps.  At close, before

@@ -107,6 +107,24 @@ qcow2_root_writable_locked (struct qcow2_image *img, unsigned root)
     QCOW2_DISK_WRITABLE;
 }
 
+unsigned
+qcow2_root_compress_locked (struct qcow2_image *img, unsigned root)
+{
+  const struct qcow2_snapshot_table *t = &img->snapshots;
+
+  assert (lock_held (&img->lock));
+  if (root == QCOW2_ROOT_ACTIVE || root > t->nr || t->v[root - 1].dead)
+    return QCOW2_COMPRESS_AS_IMAGE;
+  return t->v[root - 1].compress;
+}
+
+size_t
+qcow2_nr_compress_on_locked (struct qcow2_image *img)
+{
+  assert (lock_held (&img->lock));
+  return img->snapshots.nr_compress_on;
+}
+
 /* --- COPIED of the active disk -------------------------------------------- */
 
 static void

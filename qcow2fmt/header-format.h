@@ -126,7 +126,8 @@ struct qcow2_wire_disk {
   uint8_t uuid[16];
   uint8_t origin[16];
   be64 created;                /* seconds since 1970 */
-  be64 reserved;
+  uint8_t compress;            /* QCOW2_COMPRESS_* */
+  uint8_t reserved[7];
 };
 WIRE_FIELD_AT (struct qcow2_wire_disk, disk_size, 8);
 WIRE_FIELD_AT (struct qcow2_wire_disk, icount, 16);
@@ -136,7 +137,8 @@ WIRE_FIELD_AT (struct qcow2_wire_disk, flags, 36);
 WIRE_FIELD_AT (struct qcow2_wire_disk, uuid, 40);
 WIRE_FIELD_AT (struct qcow2_wire_disk, origin, 56);
 WIRE_FIELD_AT (struct qcow2_wire_disk, created, 72);
-WIRE_FIELD_AT (struct qcow2_wire_disk, reserved, 80);
+WIRE_FIELD_AT (struct qcow2_wire_disk, compress, 80);
+WIRE_FIELD_AT (struct qcow2_wire_disk, reserved, 81);
 _Static_assert (sizeof (struct qcow2_wire_disk) == 88, "extra data of a disk");
 
 /* --- The walk over the extensions (header.c) ------------------------- */

@@ -60,7 +60,16 @@ struct qcow2_snapshot_table {
   int anchor;                  /* slot of the anchor, -1: none */
   uint64_t host_off;           /* of the table that the slots agree with */
   size_t raw_len;              /* its length in bytes */
+  size_t nr_compress_on;       /* slots of which qcow2_says_compress_on */
 };
+/* Returns whether S is a disk that can be written to, and whose new data is to be
+ * compressed whatever the image's setting is. */
+static inline bool
+qcow2_says_compress_on (const struct qcow2_snapshot *s)
+{
+  return s->is_disk && !s->dead && s->compress == QCOW2_COMPRESS_ON &&
+    (s->disk_flags & (QCOW2_DISK_WRITABLE | QCOW2_DISK_DOOMED)) == QCOW2_DISK_WRITABLE;
+}
 
 /* Reads the snapshot table that the header names, and finds the anchor. */
 int qcow2_snapshot_load (struct qcow2_image *img, struct fault *f) MUST_CHECK;

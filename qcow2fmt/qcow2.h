@@ -162,11 +162,16 @@ struct qcow2_snapshot {
   uint8_t origin[16];          /* the uuid of the disk that it is a clone of;
                                 * 0: of none */
   uint64_t created;            /* seconds since 1970 */
+  uint8_t compress;            /* its new data: QCOW2_COMPRESS_*; other values are kept,
+                                * and count as AS_IMAGE */
 };
 #define QCOW2_MAX_SLOTS 65536u /* of the snapshot table */
 #define QCOW2_DISK_WRITABLE 1u /* else it is a snapshot of a disk */
 #define QCOW2_DISK_DOOMED   2u /* it was deleted, and its space is being freed */
 #define QCOW2_DISK_KNOWN    3u
+#define QCOW2_COMPRESS_AS_IMAGE 0u     /* as that of the active disk */
+#define QCOW2_COMPRESS_OFF      1u
+#define QCOW2_COMPRESS_ON       2u
 /* Returns the number of snapshots, and the snapshots themselves in *OUT. */
 size_t qcow2_snapshots (const struct qcow2_image *img,
                         const struct qcow2_snapshot **out);
@@ -194,6 +199,11 @@ uint64_t qcow2_root_size_locked (struct qcow2_image *img, unsigned root);
  * for writing, or a writable disk that is not being deleted, if there is a
  * log. */
 bool qcow2_root_writable_locked (struct qcow2_image *img, unsigned root);
+
+/* Returns what the entry of a root says of new data in it: QCOW2_COMPRESS_*. */
+unsigned qcow2_root_compress_locked (struct qcow2_image *img, unsigned root);
+/* Returns how many disks that can be written to say QCOW2_COMPRESS_ON. */
+size_t qcow2_nr_compress_on_locked (struct qcow2_image *img);
 
 /* Tell when a checkpoint begins and when it is complete.  In an image with disks
  * a replay copies tables again, so their bytes are kept until a checkpoint that
@@ -849,6 +859,7 @@ struct qcow2_root_edit {
   uint32_t flags;              /* QCOW2_DISK_* */
   uint8_t uuid[16], origin[16];
   uint64_t created;            /* seconds since 1970 */
+  uint8_t compress;            /* QCOW2_COMPRESS_* */
   enum qcow2_l1_from l1;
   unsigned source;             /* root, may be the active disk if it lends */
 };

@@ -213,6 +213,7 @@ set_fields (struct builder *b, struct qcow2_switch_edit *edit)
   memcpy (s->uuid, e->uuid, sizeof s->uuid);
   memcpy (s->origin, e->origin, sizeof s->origin);
   s->created = e->created;
+  s->compress = e->compress;
   return set_strings (b, edit, old);
 }
 

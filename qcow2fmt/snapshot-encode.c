@@ -173,6 +173,7 @@ put_disk (const struct qcow2_snapshot *s, struct qcow2_wire_snapshot *w,
   memcpy (x->uuid, s->uuid, sizeof x->uuid);
   memcpy (x->origin, s->origin, sizeof x->origin);
   x->created = be64_make (s->created);
+  x->compress = s->compress;
 }
 
 int

@@ -128,6 +128,7 @@ take_disk (const struct qcow2_geometry *g, const struct qcow2_wire_disk *w,
   memcpy (s->uuid, w->uuid, sizeof s->uuid);
   memcpy (s->origin, w->origin, sizeof s->origin);
   s->created = be64_load (w->created);
+  s->compress = w->compress;
   if ((s->disk_flags & ~QCOW2_DISK_KNOWN) != 0 || !l1_maps_disk (g, s))
     s->disk_flags &= ~QCOW2_DISK_WRITABLE;
 }
@@ -335,6 +336,8 @@ load_table (struct qcow2_image *img, uint64_t table_off, size_t nr,
   r = load_entries (&rd, nr);
   if (r == 0)
     r = lock_doubtful (&rd);
+  for (size_t i = 0; i < t->nr; i++)
+    t->nr_compress_on += qcow2_says_compress_on (&t->v[i]);
   free (rd.buf);
   return r;
 }

@@ -342,6 +342,7 @@ end_slot (struct qcow2_snapshot_table *t, size_t slot)
 {
   free (t->raw[slot].bytes);
   t->raw[slot] = (struct qcow2_snapshot_raw) { 0 };
+  t->nr_compress_on -= qcow2_says_compress_on (&t->v[slot]);
   t->v[slot].dead = true;
 }
 
@@ -349,9 +350,12 @@ end_slot (struct qcow2_snapshot_table *t, size_t slot)
 static void
 fill_slot (struct qcow2_snapshot_table *t, struct qcow2_switch_edit *edit)
 {
-  if (edit->slot < t->nr)
+  if (edit->slot < t->nr) {
+    t->nr_compress_on -= qcow2_says_compress_on (&t->v[edit->slot]);
     free_slot (t, edit->slot);
+  }
   t->v[edit->slot] = edit->s;
+  t->nr_compress_on += qcow2_says_compress_on (&edit->s);
   t->raw[edit->slot] = edit->raw;
   t->nr = MAX_OF (t->nr, edit->slot + 1);
   edit->s.id = edit->s.name = NULL;

@@ -322,6 +322,30 @@ srv_disk_rename (struct srv_image *m, const char *name, const char *new_name,
   return end (m, rename_disk (m, name, new_name, f));
 }
 
+/* --- Compression ------------------------------------------------------------ */
+
+static int MUST_CHECK
+set_compress (struct srv_image *m, const char *name, const char *compress,
+              struct fault *f)
+{
+  enum dedup_compress c = DEDUP_COMPRESS_KEEP;
+  unsigned root;
+  int r;
+
+  if (strcmp (compress, "pool") != 0 && dedup_compress_parse (compress, &c) < 0)
+    return fault_usage (f, "compress=%s: must be zstd, zlib, off or pool", compress);
+  r = find_other (m, name, &root, f);
+  return r < 0 ? r : dedup_disk_set_compress (m->pool, root, c, f);
+}
+
+int
+srv_disk_set_compress (struct srv_image *m, const char *name, const char *compress,
+                       struct fault *f)
+{
+  begin (m);
+  return end (m, set_compress (m, name, compress, f));
+}
+
 /* --- Delete ----------------------------------------------------------------- */
 
 static int MUST_CHECK

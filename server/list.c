@@ -31,6 +31,8 @@
 struct item {
   char *name;                   /* owned */
   struct srv_root root;
+  enum dedup_compress compress;
+  bool compress_is_own;
   unsigned nr_clients;
   uint64_t mapped_bytes;
   struct srv_counters counters;
@@ -70,6 +72,7 @@ add_item_locked (struct srv_exports *x, struct list *l, const char *name,
   if (!i->root.exists)
     return 0;
   i->root.writable &= x->writable;
+  i->compress = dedup_compress_said (x->pool, i->root.compress, &i->compress_is_own);
   i->nr_clients = srv_exports_nr_clients_locked (x, root);
   i->mapped_bytes = srv_exports_mapped_locked (x, root);
   srv_exports_counters_locked (x, root, &i->counters);
@@ -179,6 +182,7 @@ info_of (const struct list *l, const struct item *i)
     .writable = r->writable,
     .is_snapshot = r->is_snapshot,
     .origin = name_of_origin (l, i), .created = r->created,
+    .compress = dedup_compress_name (i->compress), .compress_is_own = i->compress_is_own,
     .nr_clients = i->nr_clients, .mapped_bytes = i->mapped_bytes,
     .counters = i->counters,
   };

@@ -38,6 +38,7 @@ srv_root_look (struct qcow2_image *img, unsigned root, struct srv_root *out)
     return;
   out->size = qcow2_root_size_locked (img, root);
   out->writable = qcow2_root_writable_locked (img, root);
+  out->compress = qcow2_root_compress_locked (img, root);
 }
 
 bool

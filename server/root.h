@@ -16,6 +16,7 @@ struct srv_root {
   bool writable;                /* it can be written to in this session */
   uint8_t uuid[16], origin[16]; /* 0: none */
   uint64_t created;             /* seconds since 1970; 0: not known */
+  unsigned compress;            /* QCOW2_COMPRESS_*: what it says of new data */
 };
 
 /* Fills *OUT.  Takes the image lock; any thread. */

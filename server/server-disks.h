@@ -39,6 +39,8 @@ struct srv_disk_info {
   const char *origin;           /* the export name of the disk or snapshot that it
                                  * was cloned from; NULL: none, or it is gone */
   uint64_t created;             /* seconds since 1970; 0: not known */
+  const char *compress;         /* of new data: "zstd", "zlib" or "off" */
+  bool compress_is_own;         /* that is the disk's setting, else the pool's */
   unsigned nr_clients;
   uint64_t mapped_bytes;        /* as of the last count (server-stats.h);
                                  * UINT64_MAX: not known */
@@ -85,6 +87,10 @@ int srv_disk_rename (struct srv_image *m, const char *name,
  * they connect again; FORCE is for smaller ones. */
 int srv_disk_resize (struct srv_image *m, const char *name, uint64_t size,
                      bool force, struct fault *f) MUST_CHECK;
+/* Sets whether new data of a disk is compressed: "zstd", "zlib", "off", or "pool", which
+ * ends the disk's own setting.  Its clients go on, and what it holds stays as it is. */
+int srv_disk_set_compress (struct srv_image *m, const char *name, const char *compress,
+                           struct fault *f) MUST_CHECK;
 /* Deletes a disk or snapshot.  Its space is freed in the background. */
 int srv_disk_delete (struct srv_image *m, const char *name, bool force,
                      struct fault *f) MUST_CHECK;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The commands of qcow2-dedup disk that change the set of disks: create, clone,
- * snapshot, reset, rename, resize and delete.
+ * snapshot, reset, rename, resize, set and delete.
  *
  * Each is one call of dedup/, which checks names and sizes and makes the change
  * durable as a whole.  What takes several calls (a disk and its snapshots renamed,
@@ -259,6 +259,54 @@ disk_resize (const struct disk_args *a)
   int r = disk_parse_size (a, a->operands[1], &size);
 
   return r >= 0 ? r : disk_with_pool (a, true, resize);
+}
+
+/* --- set ------------------------------------------------------------------ */
+
+/* Parses "compress=VALUE", where "pool" is the setting of the pool.  -1 if it is valid,
+ * else the exit code. */
+static int
+parse_setting (const struct disk_args *a, enum dedup_compress *compress)
+{
+  static const char key[] = "compress=";
+  const char *s = a->operands[1], *value = s + strlen (key);
+
+  *compress = DEDUP_COMPRESS_KEEP;
+  if (strncmp (s, key, strlen (key)) != 0)
+    return tool_usage_error (a->command, "'%s' is not a setting: it must be "
+                             "compress=zstd, zlib, off or pool", s);
+  if (strcmp (value, "pool") == 0 || dedup_compress_parse (value, compress) == 0)
+    return -1;
+  return tool_usage_error (a->command, "compress=%s: must be zstd, zlib, off or pool",
+                           value);
+}
+
+static int
+set (struct disk_pool *p)
+{
+  struct fault f = { 0 };
+  enum dedup_compress compress;
+  unsigned root;
+  int r = parse_setting (p->args, &compress);
+
+  if (r >= 0)
+    return r;
+  if (*p->args->operands[0] == '\0')
+    return tool_error (p->args->path, "the active disk has no setting of its own: a "
+                       "server with compress= changes that of the pool");
+  r = dedup_disk_find (p->d, p->args->operands[0], &root, &f);
+  if (r == 0)
+    r = dedup_disk_set_compress (p->d, root, compress, &f);
+  return r < 0 ? disk_fault (p, r, &f) : TOOL_OK;
+}
+
+int
+disk_set (const struct disk_args *a)
+{
+  enum dedup_compress compress;
+  int r = parse_setting (a, &compress);
+
+  return r >= 0 ? r : disk_with_pool (a, true, set);
 }
 
 /* --- delete --------------------------------------------------------------- */

@@ -22,6 +22,8 @@ static const struct {
   { "rename", "POOL NAME NEW", "rename a disk and its snapshots" },
   { "resize", "POOL NAME SIZE",
     "make a disk larger, or with --shrink smaller" },
+  { "set", "POOL NAME compress=zstd|zlib|off|pool",
+    "compress new data of a disk, or do not" },
   { "delete", "POOL NAME...", "delete disks and snapshots" },
   { "import", "POOL NAME FILE", "make a disk from a raw or qcow2 file" },
   { "export", "POOL NAME FILE", "write a disk to a raw or qcow2 file" },

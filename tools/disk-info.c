@@ -116,6 +116,9 @@ print_one (const struct one *o)
   print_bytes ("shared:", o->u.shared_bytes, ", with other disks or snapshots");
   if (origin)
     print_name ("clone of:", origin);
+  print_label ("compress:");
+  printf ("%s%s\n", dedup_compress_name (d->compress), d->compress_is_own ? ""
+          : ", as the pool");
   if (d->root != QCOW2_ROOT_ACTIVE) {
     print_names (o, "snapshots:", true);
     print_names (o, "clones:", false);

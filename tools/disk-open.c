@@ -36,6 +36,7 @@ active_disk (struct disk_pool *p, struct dedup_disk_info *info)
   *info = (struct dedup_disk_info) {
     .root = QCOW2_ROOT_ACTIVE, .name = strdup (""), .writable = true,
     .size = qcow2_geometry (dedup_image (p->d))->virtual_size,
+    .compress = dedup_disk_compress (p->d, QCOW2_ROOT_ACTIVE, NULL),
   };
   return info->name ? 0 : -ENOMEM;
 }

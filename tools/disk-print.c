@@ -151,6 +151,8 @@ disk_to_json (const struct disk_table *t, const struct dedup_disk_info *info)
   set_uuid (o, "uuid", info->uuid);
   set_uuid (o, "origin-uuid", info->origin);
   disk_json_set (o, "created", info->created);
+  disk_json_set_string (o, "compress", dedup_compress_name (info->compress));
+  disk_json_set_string (o, "compress-source", info->compress_is_own ? "disk" : "pool");
   return o;
 }
 

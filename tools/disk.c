@@ -39,6 +39,8 @@ static const struct command commands[] = {
   { "resize", "disk resize", 2, 2, 0, DISK_OPT_NO_WAIT | DISK_OPT_SHRINK,
     disk_resize,
     "POOL, NAME and SIZE are needed" },
+  { "set", "disk set", 2, 2, 0, DISK_OPT_NO_WAIT, disk_set,
+    "POOL, NAME and compress=VALUE are needed" },
   { "delete", "disk delete", 1, -1, 0, DISK_OPT_NO_WAIT, disk_delete,
     "POOL and at least one NAME are needed" },
   { "import", "disk import", 2, 2, 0, DISK_OPT_JSON | DISK_OPT_NO_WAIT |

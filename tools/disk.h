@@ -49,6 +49,7 @@ int disk_snapshot (const struct disk_args *a);
 int disk_reset (const struct disk_args *a);
 int disk_rename (const struct disk_args *a);
 int disk_resize (const struct disk_args *a);
+int disk_set (const struct disk_args *a);
 int disk_delete (const struct disk_args *a);
 int disk_list (const struct disk_args *a);
 int disk_info (const struct disk_args *a);

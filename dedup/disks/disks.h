@@ -94,6 +94,12 @@ int dedup_disks_resize (struct dedup_disks *d, unsigned root, uint64_t size,
                         struct fault *f) MUST_CHECK;
 int dedup_disks_delete (struct dedup_disks *d, unsigned root, struct fault *f)
   MUST_CHECK;
+/* Records what a disk says of its new data: QCOW2_COMPRESS_*. */
+int dedup_disks_set_compress (struct dedup_disks *d, unsigned root, uint8_t compress,
+                              struct fault *f) MUST_CHECK;
+/* As dedup_compress_said. */
+enum dedup_compress dedup_disks_compress (const struct dedup_disks *d, unsigned says,
+                                          bool *own);
 int dedup_disks_list (struct dedup_disks *d, struct dedup_disk_info **v,
                       size_t *nr) MUST_CHECK;
 int dedup_disks_find (struct dedup_disks *d, const char *name, unsigned *root,

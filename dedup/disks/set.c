@@ -7,6 +7,7 @@
  *            old ones
  *   rename   another name
  *   resize   another size, and a larger L1 table where that is needed
+ *   compress what the root says of new data
  *   delete   the root is doomed
  *
  * A root that was deleted has no name any more, and no user sees it.
@@ -49,8 +50,19 @@ is_writable (const struct qcow2_snapshot *s)
   return s->is_disk && (s->disk_flags & QCOW2_DISK_WRITABLE);
 }
 
+enum dedup_compress
+dedup_disks_compress (const struct dedup_disks *d, unsigned says, bool *own)
+{
+  const struct qcow2_geometry *g = qcow2_geometry (d->b->img);
+
+  *own = says == QCOW2_COMPRESS_OFF || says == QCOW2_COMPRESS_ON;
+  if (*own ? says == QCOW2_COMPRESS_OFF : !d->s->config->compress)
+    return DEDUP_COMPRESS_OFF;
+  return g->compression_type == 1 ? DEDUP_COMPRESS_ZSTD : DEDUP_COMPRESS_ZLIB;
+}
+
 static int
-copy_info (const struct qcow2_snapshot *s, unsigned root,
+copy_info (const struct dedup_disks *d, const struct qcow2_snapshot *s, unsigned root,
            struct dedup_disk_info *out)
 {
   *out = (struct dedup_disk_info) {
@@ -60,6 +72,7 @@ copy_info (const struct qcow2_snapshot *s, unsigned root,
   };
   memcpy (out->uuid, s->uuid, sizeof out->uuid);
   memcpy (out->origin, s->origin, sizeof out->origin);
+  out->compress = dedup_disks_compress (d, s->compress, &out->compress_is_own);
   return out->name ? 0 : -ENOMEM;
 }
 
@@ -79,7 +92,7 @@ dedup_disks_list (struct dedup_disks *d, struct dedup_disk_info **v,
   for (unsigned root = 1; root <= max && r == 0; root++) {
     s = dedup_root_locked (d, root);
     if (s)
-      r = copy_info (s, root, &(*v)[(*nr)++]);
+      r = copy_info (d, s, root, &(*v)[(*nr)++]);
   }
   if (r < 0) {
     dedup_disk_list_free (*v, *nr);
@@ -228,7 +241,7 @@ edit_of (unsigned root, const struct qcow2_snapshot *s)
 {
   struct qcow2_root_edit e = {
     .root = root, .size = s->disk_size, .flags = s->disk_flags,
-    .created = s->created, .l1 = QCOW2_L1_KEEP,
+    .created = s->created, .compress = s->compress, .l1 = QCOW2_L1_KEEP,
   };
 
   memcpy (e.uuid, s->uuid, sizeof e.uuid);
@@ -346,6 +359,7 @@ dedup_disks_clone (struct dedup_disks *d, unsigned source, const char *name,
       (r = check_new_name (d, name, !writable, f)) < 0)
     return r;
   e.size = s.disk_size;
+  e.compress = s.compress;
   memcpy (e.origin, s.uuid, sizeof e.origin);
   r = new_uuid (e.uuid);
   return r < 0 ? fault_io (f, -r, UINT64_MAX, "no random numbers")
@@ -422,6 +436,23 @@ dedup_disks_resize (struct dedup_disks *d, unsigned root, uint64_t size,
   e.size = size;
   if (div_round_up (size, g->l2_entries * g->cluster_size) > s.l1_entries)
     e.l1 = QCOW2_L1_GROW;
+  return change_set (d, &e, 1, NULL, note_nothing_locked, f);
+}
+
+int
+dedup_disks_set_compress (struct dedup_disks *d, unsigned root, uint8_t compress,
+                          struct fault *f)
+{
+  struct qcow2_root_edit e;
+  struct qcow2_snapshot s;
+  int r;
+  CHANGE_FOR_SCOPE (d);
+
+  if ((r = check_image (d, f)) < 0 ||
+      (r = look_at (d, root, true, &s, f)) < 0)
+    return r;
+  e = edit_of (root, &s);
+  e.compress = compress;
   return change_set (d, &e, 1, NULL, note_nothing_locked, f);
 }
 

@@ -29,6 +29,7 @@
 #include <stdint.h>
 
 #include "cleanup.h"
+#include "dedup-types.h"
 #include "fault.h"
 
 struct dedup_pool;
@@ -44,6 +45,8 @@ struct dedup_disk_info {
   uint8_t uuid[16];             /* 0 where it is not of this program */
   uint8_t origin[16];           /* of what it was cloned from; 0: nothing */
   uint64_t created;             /* seconds since 1970 */
+  enum dedup_compress compress; /* of new data: OFF, ZLIB or ZSTD */
+  bool compress_is_own;         /* that is the disk's setting, else the pool's */
 };
 
 /* Checks a name: 1 to 255 bytes of UTF-8 without control characters, '/' or
@@ -79,6 +82,18 @@ int dedup_disk_rename (struct dedup_pool *pool, unsigned root,
  * unmapped. */
 int dedup_disk_resize (struct dedup_pool *pool, unsigned root, uint64_t size,
                        struct fault *f) MUST_CHECK;
+/* Sets whether new data of a disk is compressed; KEEP: as the pool's setting says.  What
+ * it holds stays as it is.  Clones and snapshots that are made of it later inherit the
+ * setting.  -EINVAL also if the image's compression type is another one. */
+int dedup_disk_set_compress (struct dedup_pool *pool, unsigned root,
+                             enum dedup_compress compress, struct fault *f) MUST_CHECK;
+/* Returns what is done with new data of a root: OFF, ZLIB or ZSTD.  *OWN (may be NULL)
+ * becomes whether that is the setting of the disk, and not the pool's. */
+enum dedup_compress dedup_disk_compress (struct dedup_pool *pool, unsigned root,
+                                         bool *own);
+/* Returns the same for a root that SAYS so (QCOW2_COMPRESS_*).  Takes no lock. */
+enum dedup_compress dedup_compress_said (const struct dedup_pool *pool, unsigned says,
+                                         bool *own);
 /* Deletes a disk or snapshot.  Its name can be used again at once; its space is
  * freed in the background. */
 int dedup_disk_delete (struct dedup_pool *pool, unsigned root, struct fault *f)

@@ -318,7 +318,7 @@ try_prepare (struct op *op)
   if (!dedup_room_locked (w->u, op->nr, nr_inserts (op)))
     return -EBUSY;
   /* New compressed data touches two clusters at most. */
-  r = qcow2_holds_reserve_locked (w->b->img, op->nr * (w->pack.on ? 2 : 1));
+  r = qcow2_holds_reserve_locked (w->b->img, op->nr * (dedup_may_pack (w->s) ? 2 : 1));
   if (r == 0)
     r = prepare_all (op);
   return r < 0 ? r : check_limits (op);

@@ -583,13 +583,40 @@ count_packable (const struct op *op)
   return nr;
 }
 
+bool
+dedup_packs_locked (const struct dedup_pack *p, unsigned root)
+{
+  const unsigned says = qcow2_root_compress_locked (p->b->img, root);
+
+  return p->able && says != QCOW2_COMPRESS_OFF && (p->on || says == QCOW2_COMPRESS_ON);
+}
+
+bool
+dedup_packs_any (const struct dedup_pack *p)
+{
+  LOCK_FOR_SCOPE (p->b->lock);
+
+  return p->on || (p->able && qcow2_nr_compress_on_locked (p->b->img) > 0);
+}
+
+static bool
+packs (const struct dedup_pack *p, unsigned root)
+{
+  LOCK_FOR_SCOPE (p->b->lock);
+
+  return dedup_packs_locked (p, root);
+}
+
+/* What is stored again is compressed whatever its disk says: else its cluster would not
+ * become free. */
 static bool
 may_pack (const struct op *op)
 {
   const struct dedup_pack *p = &op->w->pack;
 
-  return p->on && (op->avoids || !p->rewrites_only) && !op->short_of_space &&
-    dedup_may_pack (op->w->s);
+  if (!p->able || op->short_of_space || !dedup_may_pack (op->w->s))
+    return false;
+  return op->avoids ? true : !p->rewrites_only && packs (p, op->root);
 }
 
 int

@@ -32,7 +32,8 @@ struct dedup_pack_piece {
 struct dedup_pack {
   const struct dedup_base *b;
   /* Constant once there are other threads: */
-  bool on;
+  bool able;                   /* data of this image can be compressed */
+  bool on;                     /* ... and new data is, unless its disk says otherwise */
   bool rewrites_only;          /* clients' writes are stored plain, and compressed
                                 * later (../compress-idle.c) */
   struct dedup_pack_run *open; /* NULL: none */
@@ -43,6 +44,10 @@ struct dedup_pack {
   uint64_t stored_bytes;       /* what they take */
 };
 
+/* Return whether new data of a root is compressed, at once or later; and whether that of
+ * any root is. */
+bool dedup_packs_locked (const struct dedup_pack *p, unsigned root);
+bool dedup_packs_any (const struct dedup_pack *p);
 /* Returns whether bytes that VALUE leads to may still be written, or are written by an
  * operation that has neither linked them nor made them durable (law 17). */
 bool dedup_pack_unfinished_locked (const struct dedup_pack *p, uint64_t value);

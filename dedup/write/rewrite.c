@@ -261,7 +261,7 @@ run (struct rewrite *rw)
   int r;
 
   assert (op->nr > 0 && op->nr <= DEDUP_CHUNK_CLUSTERS);
-  if (!op->w->pack.on)
+  if (!dedup_packs_any (&op->w->pack))
     return -ENOTSUP;
   buf = aligned_new (op->nr * op->w->b->cluster_size);
   rw->buf = buf;

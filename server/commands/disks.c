@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The commands on the disks of a pool: list, create, clone, snapshot, reset, rename,
- * resize and delete.
+ * resize, set and delete.
  *
  * Each is one call of server-disks.h, which checks it and makes it durable as a whole,
  * so that a reply without an error says that the change survives a crash.  What would
@@ -45,10 +45,12 @@ kind_of (const struct srv_disk_info *i)
 static json_t *
 describe_disk (const struct srv_disk_info *i)
 {
-  json_t *o = json_pack ("{s:s, s:s, s:I, s:b, s:I}", "name", i->name,
+  json_t *o = json_pack ("{s:s, s:s, s:I, s:b, s:I, s:s, s:s}", "name", i->name,
                          "kind", kind_of (i), "size", (json_int_t) i->size,
                          "writable", i->writable,
-                         "clients", (json_int_t) i->nr_clients);
+                         "clients", (json_int_t) i->nr_clients,
+                         "compress", i->compress,
+                         "compress-source", i->compress_is_own ? "disk" : "pool");
 
   if (o && i->origin)
     json_object_set_new (o, "origin", json_string (i->origin));
@@ -223,6 +225,20 @@ run_resize (void *opaque, const struct qmp_caller *caller, json_t *args,
 }
 
 static int
+run_set (void *opaque, const struct qmp_caller *caller, json_t *args,
+         json_t **ret, struct qmp_error *e)
+{
+  const char *name = srv_arg_string (args, "name");
+  const char *compress = srv_arg_string (args, "compress");
+  struct fault f = { 0 };
+  int r = srv_command_result (srv_disk_set_compress (srv_control_image (opaque), name,
+                                                     compress, &f), &f, e);
+
+  srv_command_log (opaque, caller, r, e, "disk-set '%s', compress=%s", name, compress);
+  return r;
+}
+
+static int
 run_delete (void *opaque, const struct qmp_caller *caller, json_t *args,
             json_t **ret, struct qmp_error *e)
 {
@@ -282,6 +298,12 @@ static const struct qmp_member resize_args[] = {
     "new end is lost.  Default: false." },
   FORCE,
 };
+static const struct qmp_member set_args[] = {
+  { "name", "str", false, "The disk." },
+  { "compress", "str", false, "\"zstd\" or \"zlib\", which must be the compression type "
+    "of the image: new data is compressed.  \"off\": it is not.  \"pool\": the setting "
+    "of the pool counts." },
+};
 static const struct qmp_member delete_args[] = {
   { "name", "str", false, "The disk or snapshot." },
   FORCE,
@@ -294,6 +316,8 @@ static const struct qmp_member disk_info[] = {
   { "writable", "bool", false, "Whether clients can write to it in this "
     "session." },
   { "clients", "int", false, "How many NBD connections have it open." },
+  { "compress", "DiskCompress", false, "What is done with new data." },
+  { "compress-source", "DiskCompressSource", false, "Whose setting that is." },
   { "origin", "str", true, "The disk or snapshot that it was made from, if that "
     "is still there." },
   { "created", "int", true, "When it was made, in seconds since 1970, if that is "
@@ -307,6 +331,16 @@ static const struct qmp_value disk_kinds[] = {
     "write." },
 };
 
+static const struct qmp_value compress_values[] = {
+  { "zstd", "It is compressed with zstd." },
+  { "zlib", "It is compressed with zlib." },
+  { "off", "It is stored plain." },
+};
+static const struct qmp_value compress_sources[] = {
+  { "disk", "The disk's own, which disk-set made or its source had." },
+  { "pool", "That of the image, for all disks that have none." },
+};
+
 static const struct qmp_type types[] = {
   { .name = "DiskInfo", .kind = QMP_OBJECT, .members = disk_info,
     .nr_members = sizeof disk_info / sizeof disk_info[0],
@@ -314,6 +348,12 @@ static const struct qmp_type types[] = {
   { .name = "DiskKind", .kind = QMP_ENUM, .values = disk_kinds,
     .nr_values = sizeof disk_kinds / sizeof disk_kinds[0],
     .doc = "Kinds of disks." },
+  { .name = "DiskCompress", .kind = QMP_ENUM, .values = compress_values,
+    .nr_values = sizeof compress_values / sizeof compress_values[0],
+    .doc = "What is done with new data." },
+  { .name = "DiskCompressSource", .kind = QMP_ENUM, .values = compress_sources,
+    .nr_values = sizeof compress_sources / sizeof compress_sources[0],
+    .doc = "Whose setting counts." },
 };
 
 static const struct qmp_command commands[] = {
@@ -339,6 +379,10 @@ static const struct qmp_command commands[] = {
   { "disk-resize", QMP_ARRAY (resize_args), NULL, false, run_resize,
     "Changes the size of a disk.  Clients see a larger size when they connect "
     "again." },
+  { "disk-set", QMP_ARRAY (set_args), NULL, false, run_set,
+    "Sets whether new data of a disk is compressed.  What it holds stays as it is, and "
+    "clients that have it open go on.  A clone or snapshot that is made later inherits "
+    "the setting." },
   { "disk-delete", QMP_ARRAY (delete_args), NULL, false, run_delete,
     "Deletes a disk or snapshot.  Its space is freed in the background, by the "
     "job \"disks\".  Snapshots and clones of the disk stay." },

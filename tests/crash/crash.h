@@ -98,6 +98,7 @@ struct cfg {
   unsigned rewrite_one_in;     /* ... some data of the active disk is stored again; for
                                 * one client */
   enum dedup_compress compress;   /* new data; the image's compression type */
+  bool set_compress;           /* ... and disks get settings of their own */
   unsigned cut_one_in;         /* the image is behind NBD, and a request may lose
                                 * its connection; 0: it is not */
   unsigned connections;        /* ... so many at a time */

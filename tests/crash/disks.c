@@ -8,7 +8,8 @@
  * units of a slot other ids at once, and the oracle needs to know nothing else of
  * disks.  The disk of slot N is called "dN", or "rN" if it was renamed, or "dN@s" if
  * it is a snapshot.  Which of these is the id of a unit behind the slot's data,
- * its label; so renaming is an operation, too.
+ * its label; so renaming is an operation, too.  The label also says what the disk's
+ * setting of compression is.
  *
  * With several clients each has slots of its own, which it alone writes to and
  * changes.  It clones from its own, and from snapshots of all.
@@ -27,6 +28,8 @@
 
 /* Ids of labels. */
 enum label { PLAIN = 1, RENAMED, SNAPSHOT, NR_LABELS };
+#define LABEL_MASK 15u
+#define SETTING_SHIFT 4         /* QCOW2_COMPRESS_* of the disk */
 
 static void
 name_of (size_t slot, enum label label, char name[16])
@@ -118,6 +121,13 @@ slot_disk (const struct world *w, struct srv_disk *disk, size_t unit,
 /* --- Contents ------------------------------------------------------------------ */
 
 static uint64_t
+setting_of (struct dedup_pool *d, unsigned root)
+{
+  LOCK_FOR_SCOPE (d->base.lock);
+  return (uint64_t) qcow2_root_compress_locked (d->base.img, root) << SETTING_SHIFT;
+}
+
+static uint64_t
 root_bytes (struct dedup_pool *d, unsigned root)
 {
   LOCK_FOR_SCOPE (d->base.lock);
@@ -166,7 +176,7 @@ read_slot (const struct world *w, struct dedup_pool *d, size_t slot,
   if (there) {
     if (!find (d, slot, &root, &label))
       return 0;
-    ids[first + w->data_units] = label;
+    ids[first + w->data_units] = label | setting_of (d, root);
     nr = MIN_OF (nr, root_bytes (d, root) / w->unit);
   }
   r = dedup_read (d, root, buf, 0, MIN_OF (nr * w->unit, slot_bytes (w)));
@@ -188,10 +198,11 @@ read_slots (const struct world *w, struct dedup_pool *d, uint64_t *ids,
 
 /* An operation on the set of disks. */
 struct change {
-  enum { CREATE, CLONE, SNAP, RESET, DELETE, RENAME, RESIZE } kind;
+  enum { CREATE, CLONE, SNAP, RESET, DELETE, RENAME, RESIZE, SET } kind;
   size_t to, from;             /* slots */
   enum label label;            /* of TO, before and after */
   size_t nr;                   /* its units of data afterwards, if resized */
+  uint64_t setting;            /* afterwards, with SETTING_SHIFT */
 };
 
 /* Returns the root of a slot's disk; 0, the active one, if there is none. */
@@ -199,6 +210,14 @@ static unsigned
 root_of (const struct world *w, size_t slot)
 {
   return slot != NEVER && w->slots[slot] ? w->slots[slot]->root : 0;
+}
+
+static enum dedup_compress
+compress_of (const struct world *w, uint64_t setting)
+{
+  return setting == 0 ? DEDUP_COMPRESS_KEEP
+    : setting >> SETTING_SHIFT == QCOW2_COMPRESS_OFF ? DEDUP_COMPRESS_OFF
+    : w->cfg.compress == DEDUP_COMPRESS_KEEP ? DEDUP_COMPRESS_ZLIB : w->cfg.compress;
 }
 
 static int
@@ -223,6 +242,8 @@ make_change (struct dedup_pool *d, const struct world *w,
     return dedup_disk_rename (d, to, name, f);
   case RESIZE:
     return dedup_disk_resize (d, to, c->nr * w->unit, f);
+  case SET:
+    return dedup_disk_set_compress (d, to, compress_of (w, c->setting), f);
   }
   return -EINVAL;
 }
@@ -259,6 +280,11 @@ choose_for_disk (const struct world *w, struct rng *r, struct change *c)
   c->kind = DELETE;
   if (length == 0)
     return;                    /* a snapshot */
+  if (w->cfg.set_compress && chance (r, 2)) {
+    c->kind = SET;
+    c->setting = rnd (r, 3) << SETTING_SHIFT;
+    return;
+  }
   switch (rnd (r, 8)) {
   case 0: c->kind = RENAME; break;
   case 1: case 2: c->kind = RESIZE; break;
@@ -304,18 +330,23 @@ contents_after (struct world *w, struct change *c, uint64_t *ids)
 
   if (c->from != NEVER)
     from += c->from * w->slot_units;
-  c->label = c->kind < RESET ? PLAIN : (enum label) now[w->data_units];
+  c->label = c->kind < RESET ? PLAIN
+    : (enum label) (now[w->data_units] & LABEL_MASK);
+  if (c->kind == CREATE || (c->kind < RESET && from == all))
+    c->setting = 0;            /* the active disk has none */
+  else if (c->kind != SET)
+    c->setting = (c->kind < RESET ? from : now)[w->data_units] & ~(uint64_t) LABEL_MASK;
   if (c->kind == SNAP)
     c->label = SNAPSHOT;
   if (c->kind == RENAME)
     c->label = c->label == PLAIN ? RENAMED : PLAIN;
   for (size_t u = 0; u < w->slot_units; u++)
     ids[u] = u >= w->data_units || c->kind == DELETE ? ID_ABSENT
-      : c->kind == CREATE ? 0 : c->kind == RENAME ? now[u]
+      : c->kind == CREATE ? 0 : c->kind == RENAME || c->kind == SET ? now[u]
       : c->kind != RESIZE ? from[u] : u >= c->nr ? ID_ABSENT
       : now[u] == ID_ABSENT ? 0 : now[u];
   if (c->kind != DELETE)
-    ids[w->data_units] = c->label;
+    ids[w->data_units] = c->label | c->setting;
 }
 
 /* Unmaps what a smaller disk loses, in pieces that are one operation each.
@@ -351,7 +382,7 @@ change_slot (struct world *w, struct srv_disk *disk, unsigned client,
   int res;
 
   contents_after (w, c, ids);
-  op = c->kind == RENAME ?
+  op = c->kind == RENAME || c->kind == SET ?
     note_start (w, client, first + w->data_units, 1, ids + w->data_units)
     : note_start (w, client, first, w->slot_units, ids);
   tick = next_tick (w);

@@ -81,7 +81,7 @@ same_disk (const struct qcow2_snapshot *a, const struct qcow2_snapshot *b)
     a->disk_size == b->disk_size && a->vm_state_size == b->vm_state_size &&
     a->date_sec == b->date_sec && a->date_nsec == b->date_nsec &&
     a->is_disk == b->is_disk && a->disk_flags == b->disk_flags &&
-    a->created == b->created && memcmp (a->uuid, b->uuid, 16) == 0 &&
+    a->created == b->created && a->compress == b->compress && memcmp (a->uuid, b->uuid, 16) == 0 &&
     memcmp (a->origin, b->origin, 16) == 0;
 }
 

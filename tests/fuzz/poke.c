@@ -133,7 +133,7 @@ static const struct field disk_fields[] = {
   F (vm_state_64, 40, 8), F (disk_size, 48, 8), F (icount, 56, 8),
   F (magic, 64, 8), F (disk_version, 72, 4), F (disk_flags, 76, 4),
   F (uuid, 80, 8), F (origin, 96, 8), F (created, 112, 8),
-  F (disk_reserved, 120, 8), F (id, 128, 1), F (name, 129, 1), { NULL }
+  F (disk_compress, 120, 1), F (disk_reserved, 121, 4), F (id, 128, 1), F (name, 129, 1), { NULL }
 };
 
 struct poke {

@@ -229,7 +229,7 @@ disk_entry_seed (const char *dir)
   const struct qcow2_snapshot disk = {
     .id = "1", .name = "vm1", .l1_off = 0x1000, .l1_entries = 1,
     .disk_size = 65536, .disk_flags = QCOW2_DISK_WRITABLE, .uuid = { 1 },
-    .origin = { 2 }, .created = 3,
+    .origin = { 2 }, .created = 3, .compress = QCOW2_COMPRESS_ON,
   };
   struct qcow2_snapshot_raw raw;
 

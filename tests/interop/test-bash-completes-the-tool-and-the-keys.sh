@@ -68,6 +68,8 @@ qcow2-dedup disk clone --no-wait ./pool.qcow2 vm2 => qcow2-dedup disk clone --no
 qcow2-dedup disk delete pool.qcow2 vm2 w => qcow2-dedup disk delete pool.qcow2 vm2 with\ blank|
 qcow2-dedup disk reset pool.qcow2 vm1 vm1@mo => qcow2-dedup disk reset pool.qcow2 vm1 vm1@monday|
 qcow2-dedup disk export pool.qcow2 vm1 oth => qcow2-dedup disk export pool.qcow2 vm1 other.raw|
+qcow2-dedup disk set pool.qcow2 vm2 com ?> compress=zstd compress=zlib compress=off compress=pool
+qcow2-dedup disk set pool.qcow2 vm2 compress=p => qcow2-dedup disk set pool.qcow2 vm2 compress=pool|
 qcow2-dedup disk create pool.qcow2 v => qcow2-dedup disk create pool.qcow2 v
 qcow2-dedup disk clone none.qcow2 v => qcow2-dedup disk clone none.qcow2 v
 nbdkit --fil => nbdkit --filter|

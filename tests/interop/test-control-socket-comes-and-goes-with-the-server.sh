@@ -73,6 +73,7 @@ for name, args in (
     ('disk-reset', dict(name='vm1', source='vm1@x')),
     ('disk-rename', dict(name='vm1', new_name='x')),
     ('disk-resize', dict(name='vm1', size=2 << 20)),
+    ('disk-set', dict(name='vm1', compress='off')),
     ('disk-delete', dict(name='vm1')),
     ('index-existing', {}), ('checkpoint', {})):
     c.error(name, '', **args)

@@ -63,6 +63,16 @@ no 'name' rename $pool vm1 vm1@tuesday
 no 'snapshot' snapshot $pool vm1@monday b
 no 'name|snapshot' snapshot $pool "" b
 
+say "settings"
+no 'compression type is zlib' set $pool vm1 compress=zstd
+no 'snapshot, which cannot be changed' set $pool vm1@monday compress=off
+no 'active disk' set $pool "" compress=off
+no 'no disk.*vm9' set $pool vm9 compress=off
+for s in compress compress= compress=on compress=lz4 size=1G ''; do
+  usage 'compress' set $pool vm1 "$s"
+done
+usage 'NAME' set $pool compress=off
+
 say "names in use"
 no 'already' create $pool vm1 1M
 no 'already' clone $pool vm2 vm1

@@ -154,6 +154,59 @@ cmp a.raw b.raw
 check_clean p.qcow2
 equal "clusters with data" "$(data_clusters p.qcow2)" "$before"
 
+say "disks of a pool have settings of their own, also while they are served"
+stored () { tool disk info --output=json s.qcow2 | json stored-bytes; }
+setting () { tool disk info --output=json s.qcow2 "$1" | json compress; }
+tool create --pool -o compress=zstd --max-disk-size=1G s.qcow2
+for d in a b c; do tool disk create s.qcow2 $d $((MB << 20)); done
+tool disk set s.qcow2 b compress=off
+equal "settings" "$(setting a) $(setting b)" "zstd off"
+tool disk info s.qcow2 a | grep -q '^compress: *zstd, as the pool$' || die "info"
+tool disk info s.qcow2 b | grep -q '^compress: *off$' || die "info"
+tool disk list --output=json s.qcow2 |
+  $PY -c 'import json, sys
+assert [(d["compress"], d["compress-source"]) for d in json.load(sys.stdin)["disks"]] == [
+    ("zstd", "pool"), ("off", "disk"), ("zstd", "pool")]'
+tool disk import --force s.qcow2 b a.raw >import.out
+at_least "bytes that are stored plain" "$(stored)" $(((MB << 20) * 9 / 10))
+check_clean s.qcow2
+before=$(stored)
+start_server s.qcow2 compress=off control="$TMP/control"
+$PY - "$TMP/control" "$HERE" <<'END'
+import sys
+sys.path.insert(0, sys.argv[2])
+from controlclient import Client
+c = Client(sys.argv[1])
+
+
+def shown():
+    return {d['name']: (d['compress'], d['compress-source'])
+            for d in c.ok('query-disks')}
+
+
+assert shown() == {'a': ('off', 'pool'), 'b': ('off', 'disk'), 'c': ('off', 'pool')}
+c.ok('disk-set', name='c', compress='zstd')
+c.ok('disk-snapshot', name='c', snapshot='s')
+c.ok('disk-clone', source='c', name='d')
+assert shown()['c'] == shown()['d'] == shown()['c@s'] == ('zstd', 'disk'), shown()
+c.ok('disk-set', name='b', compress='pool')
+c.ok('disk-set', name='d', compress='off')
+assert shown()['b'] == ('off', 'pool') and shown()['d'] == ('off', 'disk'), shown()
+before = shown()
+for name, value, part in (('c', 'zlib', 'compression type is zstd'), ('c', 'lz4', 'zstd, zlib'),
+                          ('c@s', 'off', 'snapshot'), ('no', 'off', "'no'"),
+                          ('', 'off', 'active')):
+    c.error('disk-set', part, name=name, compress=value)
+assert shown() == before
+END
+tr '\000-\377' '\001-\377\000' <a.raw >other.raw
+$PY "$HERE/put.py" "nbd+unix:///c?socket=$SOCK" other.raw 0
+$PY "$HERE/put.py" "nbd+unix:///a?socket=$SOCK" a.raw 0
+stop_server
+at_most "bytes stored compressed" "$(($(stored) - before))" $(((MB << 20) * 3 / 4))
+check_clean s.qcow2
+equal "settings" "$(setting a) $(setting b) $(setting c) $(setting d)" "off off zstd off"
+
 say "kill -9 under load"
 region=$((1 << 20))
 for round in 1 2 3; do

@@ -755,6 +755,153 @@ plain_data_is_compressed_later (void **state)
   free_world (w);
 }
 
+/* --- Settings of disks ---------------------------------------------------------- */
+
+static unsigned
+find_disk (struct world *w, const char *name)
+{
+  struct fault f = { 0 };
+  unsigned root;
+
+  assert_int_equal (dedup_disk_find (w->pool, name, &root, &f), 0);
+  return root;
+}
+
+static unsigned
+new_disk (struct world *w, const char *name)
+{
+  struct fault f = { 0 };
+  unsigned root;
+
+  if (dedup_disk_create (w->pool, name, NR * CLUSTER, &root, &f) < 0)
+    fail_msg ("create: %s", f.msg);
+  return root;
+}
+
+/* Returns a new clone of a disk; a snapshot, if its name has '@'. */
+static unsigned
+copy_disk (struct world *w, unsigned source, const char *name)
+{
+  struct fault f = { 0 };
+  unsigned root;
+
+  assert_int_equal (dedup_disk_clone (w->pool, source, name, !strchr (name, '@'), &root,
+                                      &f), 0);
+  assert_int_equal (dedup_disks_settle (w->pool), 0);
+  return root;
+}
+
+static void
+set_compress (struct world *w, const char *name, enum dedup_compress c)
+{
+  struct fault f = { 0 };
+
+  if (dedup_disk_set_compress (w->pool, find_disk (w, name), c, &f) < 0)
+    fail_msg ("set: %s", f.msg);
+}
+
+/* Writes new data to a disk, and checks whether it is compressed. */
+static void
+assert_packs (struct world *w, unsigned root, bool packs)
+{
+  static uint64_t id = UINT64_C (1) << 20;
+  static unsigned g;
+  struct qcow2_extent ext;
+  uint8_t buf[CLUSTER], got[CLUSTER];
+
+  g = (g + 1) % NR;
+  fill_third_random (buf, CLUSTER, ++id);
+  assert_int_equal (dedup_write (w->pool, root, buf, g, 1), 0);
+  if (root == QCOW2_ROOT_ACTIVE)
+    w->ids[g] = id;
+  assert_int_equal (qcow2_map (w->pool->base.img, root, g * CLUSTER, CLUSTER, &ext, 1), 1);
+  assert_int_equal (ext.kind, packs ? QCOW2_COMPRESSED : QCOW2_DATA);
+  assert_int_equal (dedup_read (w->pool, root, got, g * CLUSTER, CLUSTER), 0);
+  assert_memory_equal (buf, got, CLUSTER);
+}
+
+static void
+assert_setting (struct world *w, const char *name, enum dedup_compress want, bool want_own)
+{
+  bool own;
+
+  assert_int_equal (dedup_disk_compress (w->pool, find_disk (w, name), &own), want);
+  assert_int_equal (own, want_own);
+}
+
+/* The setting of the pool is on, or not. */
+static void
+try_disks (struct world *w, bool on)
+{
+  const enum dedup_compress packed =
+    qcow2_geometry (w->pool->base.img)->compression_type ? DEDUP_COMPRESS_ZSTD
+    : DEDUP_COMPRESS_ZLIB, whole = on ? packed : DEDUP_COMPRESS_OFF;
+  struct fault f = { 0 };
+  unsigned a = new_disk (w, "a"), b = new_disk (w, "b"), c, r;
+
+  assert_packs (w, a, on);
+  assert_setting (w, "a", whole, false);
+  set_compress (w, "a", packed);
+  set_compress (w, "b", DEDUP_COMPRESS_OFF);
+  assert_packs (w, a, true);
+  assert_packs (w, b, false);
+  assert_packs (w, 0, on);
+  c = copy_disk (w, a, "c");
+  copy_disk (w, b, "b@s");
+  assert_packs (w, c, true);
+  assert_setting (w, "b@s", DEDUP_COMPRESS_OFF, true);
+  assert_packs (w, copy_disk (w, find_disk (w, "b@s"), "d"), false);
+  assert_packs (w, copy_disk (w, 0, "e"), on);
+  assert_int_equal (dedup_disk_reset (w->pool, b, a, &f), 0);
+  assert_int_equal (dedup_disks_settle (w->pool), 0);
+  assert_packs (w, b, false);
+  assert_int_equal (dedup_disk_rename (w->pool, b, "new", &f), 0);
+  assert_int_equal (dedup_disk_resize (w->pool, a, NR / 2 * CLUSTER, &f), 0);
+  assert_int_equal (dedup_disk_resize (w->pool, a, NR * CLUSTER, &f), 0);
+  assert_int_equal (dedup_flush (w->pool), 0);
+  crash (w);
+  assert_packs (w, find_disk (w, "a"), true);
+  assert_packs (w, find_disk (w, "new"), false);
+  set_compress (w, "new", DEDUP_COMPRESS_KEEP);
+  assert_packs (w, find_disk (w, "new"), on);
+  reopen (w);
+  assert_setting (w, "a", packed, true);
+  assert_setting (w, "new", whole, false);
+  assert_setting (w, "c", packed, true);
+  assert_packs (w, find_disk (w, "c"), true);
+
+  /* What is refused leaves all as it is. */
+  r = find_disk (w, "a");
+  assert_int_equal (dedup_disk_set_compress (w->pool, r, packed == DEDUP_COMPRESS_ZLIB
+                                             ? DEDUP_COMPRESS_ZSTD : DEDUP_COMPRESS_ZLIB,
+                                             &f), -EINVAL);
+  assert_non_null (strstr (f.msg, "its compression type is"));
+  assert_int_equal (dedup_disk_set_compress (w->pool, find_disk (w, "b@s"), packed, &f),
+                    -EINVAL);
+  assert_int_equal (dedup_disk_set_compress (w->pool, 0, packed, &f), -EINVAL);
+  assert_setting (w, "a", packed, true);
+  assert_setting (w, "b@s", DEDUP_COMPRESS_OFF, true);
+}
+
+static void
+each_disk_has_a_setting_of_its_own (void **state)
+{
+  struct world *w = new_world_at (5, DEDUP_COMPRESS_ZSTD);
+
+  try_disks (w, true);
+  free_world (w);
+  w = new_world_at (5, DEDUP_COMPRESS_KEEP);
+  assert_int_equal (dedup_rewrite (w->pool, 0, 0, 1, is_plain, NULL), -ENOTSUP);
+  try_disks (w, false);
+  assert_int_equal (dedup_rewrite (w->pool, 0, 0, 1, is_plain, NULL), 0);
+
+  /* With the last disk that says so the image can be compacted no more. */
+  set_compress (w, "a", DEDUP_COMPRESS_KEEP);
+  set_compress (w, "c", DEDUP_COMPRESS_OFF);
+  assert_int_equal (dedup_rewrite (w->pool, 0, 0, 1, is_plain, NULL), -ENOTSUP);
+  free_world (w);
+}
+
 struct cluster {
   const struct dedup_base *b;
   uint64_t host_idx;
@@ -958,6 +1105,7 @@ main (void)
     cmocka_unit_test (written_data_is_not_linked_by_others_before_its_operation_does),
     cmocka_unit_test (marks_of_its_clusters_do_not_end_entries),
     cmocka_unit_test (plain_data_is_compressed_later),
+    cmocka_unit_test (each_disk_has_a_setting_of_its_own),
     cmocka_unit_test (a_cluster_is_emptied_by_storing_its_data_again),
     cmocka_unit_test (the_image_remembers_whether_to_compress),
     cmocka_unit_test (a_full_host_delays_compression),

@@ -24,7 +24,7 @@ some_disk (const char *id, const char *name, uint64_t l1_off)
     .id = id, .name = name, .l1_off = l1_off, .l1_entries = 3,
     .disk_size = 5 * MIB_ / 2, .date_sec = 11, .date_nsec = 22,
     .is_disk = true, .disk_flags = QCOW2_DISK_WRITABLE,
-    .created = UINT64_C (0x123456789a),
+    .created = UINT64_C (0x123456789a), .compress = QCOW2_COMPRESS_ON,
   };
 
   for (int i = 0; i < 16; ++i) {
@@ -51,6 +51,7 @@ assert_same_disk (const struct qcow2_snapshot *a,
   assert_memory_equal (a->uuid, b->uuid, 16);
   assert_memory_equal (a->origin, b->origin, 16);
   assert_int_equal (a->created, b->created);
+  assert_int_equal (a->compress, b->compress);
   assert_false (a->dead || b->dead);
 }
 
@@ -143,7 +144,7 @@ test_unknown_parts_of_an_entry_stay (void **state)
   memcpy (longer.bytes + 36, &extra_len, 4);
   memset (longer.bytes + 24, 0x77, 8);                 /* VM clock */
   memset (longer.bytes + extra_at + 16, 0x66, 8);      /* icount */
-  memset (longer.bytes + extra_at + 80, 0x55, 8);      /* reserved */
+  memset (longer.bytes + extra_at + 81, 0x55, 7);      /* reserved */
 
   ok (qcow2_snapshot_encode_disk (&a, &longer, &again));
   assert_int_equal (again.len, longer.len);
@@ -202,6 +203,7 @@ test_doubtful_disks_are_read_only (void **state)
   ok (qcow2_snapshot_encode_disk (&newer, NULL, &raw[6]));
   patch_extra (&raw[5], 36, QCOW2_DISK_WRITABLE | 0x80);
   patch_extra (&raw[6], 32, 2);          /* version */
+  raw[4].bytes[40 + 80] = 77;            /* not known, and kept */
   io = image_with (raw, 7);
   img = open_image (io, true);
   assert_int_equal (qcow2_snapshots (img, &s), 7);
@@ -212,6 +214,8 @@ test_doubtful_disks_are_read_only (void **state)
   assert_int_equal (s[4].disk_flags, QCOW2_DISK_WRITABLE);
   assert_int_equal (s[5].disk_flags, 0x80);
   assert_false (s[6].is_disk);
+  assert_int_equal (s[4].compress, 77);
+  assert_int_equal (img->snapshots.nr_compress_on, 1);   /* read-only ones do not count */
 
   /* An edit does not take away what this version does not understand. */
   flags = s[5];
@@ -219,6 +223,7 @@ test_doubtful_disks_are_read_only (void **state)
   ok (qcow2_snapshot_encode_disk (&flags, &img->snapshots.raw[5], &again));
   memcpy (&wire, again.bytes + 40 + 36, 4);
   assert_int_equal (be32_load (wire), 0x80 | 3);
+  assert_int_equal (again.bytes[40 + 80], QCOW2_COMPRESS_ON);
   free (again.bytes);
   qcow2_close (img);
   io_close (io);
