@@ -78,6 +78,7 @@ enum mutation {
                                    * compressed data in it */
   MUTATION_PACKED_COUNTED_ONCE,   /* ... when it is new, too */
   MUTATION_LAW_16,                /* compressed data is appended within a sector */
+  MUTATION_LAW_16_SECTOR,         /* ... of a medium with larger blocks than 512 bytes */
   MUTATION_LAW_17,                /* values are linked that reach bytes which are
                                    * still to be written */
   MUTATION_REWRITE_TWO_GROUPS,    /* what is stored again is dropped in a group of its

@@ -62,6 +62,8 @@ struct dedup_codec_list {
 static size_t
 block_of (const struct dedup_base *b)
 {
+  if (mutation (MUTATION_LAW_16_SECTOR))
+    return DEDUP_SECTOR;
   return MIN_OF (io_block_size (b->io), b->cluster_size);
 }
 

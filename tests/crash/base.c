@@ -311,6 +311,7 @@ make_base (struct world *w, struct bytes *out)
   struct rng r = rng_of (w->seed, 77);
   int res = make_image (w, out);
 
+  out->block = w->cfg.block;
   if (res == 0 && w->cfg.rotten_one_in)
     res = let_rot (w, out);
   if (res == 0 && w->cfg.cut_one_in)

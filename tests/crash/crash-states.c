@@ -147,6 +147,8 @@ static const struct {
   M (PACKED_COUNTED_ONCE, "new compressed data is counted in one of two clusters",
      "packed", "packed, closes"),
   M (LAW_16, "compressed data is appended within a sector", "packed, torn", "packed"),
+  M (LAW_16_SECTOR, "... within a block of 4096 bytes", "packed, blocks, torn",
+     "packed, blocks"),
   M (LAW_17, "values are linked that reach bytes which are still to be written",
      "packed, reused soon", "packed, large, reused"),
   M (REWRITE_TWO_GROUPS, "what is stored again is dropped before it is linked",
@@ -527,7 +529,8 @@ one_workload (struct run *run, uint64_t i)
     if (w.cfg.cut_one_in)
       run_servers (&w, &base);
     else
-      run_workload (&w, w.cfg.store_file ? pair_of (store_of_bytes (&base))
+      run_workload (&w, w.cfg.store_file || w.cfg.block ?
+                    pair_of (store_of_bytes (&base), w.cfg.block)
                     : store_of_bytes (&base));
   }
   judge_worlds (run, &w, &base);

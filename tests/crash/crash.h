@@ -99,6 +99,7 @@ struct cfg {
                                 * one client */
   enum dedup_compress compress;   /* new data; the image's compression type */
   bool set_compress;           /* ... and disks get settings of their own */
+  unsigned block;              /* what the medium writes as a whole; 0: a sector */
   unsigned cut_one_in;         /* the image is behind NBD, and a request may lose
                                 * its connection; 0: it is not */
   unsigned connections;        /* ... so many at a time */
@@ -197,10 +198,11 @@ struct io_store *store_file_of (struct io_store *io);
 /* Is it a sync?  Then of which file: 0 or 1. */
 bool is_sync (const struct io_record *r, unsigned *file);
 unsigned file_of (const struct io_record *r);
-/* Two files as one; they are closed with it. */
-struct io_store *pair_new (struct io_store *image, struct io_store *store);
+/* Two files as one, on a medium that writes blocks of BLOCK bytes; they are closed with
+ * it. */
+struct io_store *pair_new (struct io_store *image, struct io_store *store, unsigned block);
 /* With an empty one in memory. */
-struct io_store *pair_of (struct io_store *image);
+struct io_store *pair_of (struct io_store *image, unsigned block);
 /* One of them; NULL: it is no pair. */
 struct io_store *pair_file (struct io_store *io, unsigned file);
 
@@ -209,6 +211,7 @@ struct bytes {                 /* zero padded to pages */
   size_t size;
   uint8_t *p2;                 /* the store file; may be NULL */
   size_t size2;
+  unsigned block;              /* what the medium writes as a whole; 0: a sector */
 };
 void bytes_free (struct bytes *b);
 void bytes_copy (const struct bytes *from, struct bytes *to);

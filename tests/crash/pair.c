@@ -14,6 +14,7 @@
 struct pair {
   struct io_store store;
   struct io_store *file[2];
+  unsigned block;              /* of io_block_size */
 };
 
 /* The store file's size is read here; its sync is a discard of this byte. */
@@ -103,6 +104,12 @@ pair_size (struct io_store *s)
   return io_size (((struct pair *) s)->file[0]);
 }
 
+static unsigned
+pair_block_size (struct io_store *s)
+{
+  return ((struct pair *) s)->block;
+}
+
 static void
 pair_close (struct io_store *s)
 {
@@ -114,7 +121,8 @@ pair_close (struct io_store *s)
 static const struct io_ops pair_ops = {
   .preadv = pair_preadv, .pwritev = pair_pwritev, .sync = pair_sync,
   .discard = pair_discard, .allocate = pair_allocate,
-  .truncate = pair_truncate, .size = pair_size, .close = pair_close,
+  .truncate = pair_truncate, .size = pair_size, .block_size = pair_block_size,
+  .close = pair_close,
 };
 
 struct io_store *
@@ -124,24 +132,25 @@ pair_file (struct io_store *io, unsigned file)
 }
 
 struct io_store *
-pair_new (struct io_store *a, struct io_store *b)
+pair_new (struct io_store *a, struct io_store *b, unsigned block)
 {
   struct pair *p = calloc (1, sizeof *p);
 
   p->store.ops = &pair_ops;
   p->file[0] = a;
   p->file[1] = b;
+  p->block = block;
   return &p->store;
 }
 
 struct io_store *
-pair_of (struct io_store *image)
+pair_of (struct io_store *image, unsigned block)
 {
   struct io_store *second;
 
   if (io_memory_new (0, &second) < 0)
     abort ();
-  return pair_new (image, second);
+  return pair_new (image, second, block);
 }
 
 /* Offsets with the bit, for the store below, whatever wraps the pair. */

@@ -190,6 +190,7 @@ load_state (const char *path, struct world *w, struct bytes *base,
   world_init (w, &cfg, seed);
   get_image (fp, &base->p, &base->size);
   get_image (fp, &base->p2, &base->size2);
+  base->block = cfg.block;
   get_world (fp, w);
   GET (fp, *st);
   st->fate = calloc (st->nr + 1, 1);

@@ -52,6 +52,7 @@ bytes_of_store (struct io_store *io, struct bytes *b)
   r = read_all (io, &b->p, &b->size);
   if (r == 0 && pair_file (io, 1) != NULL)
     r = read_all (store_file_of (io), &b->p2, &b->size2);
+  b->block = io_block_size (io);
   return r;
 }
 
@@ -317,9 +318,10 @@ cow_new (const struct bytes *flat, struct io_store *parent)
   assert ((flat == NULL) != (parent == NULL));
   if (flat)
     return pair_new (one_cow (flat->p, flat->size, NULL),
-                     one_cow (flat->p2, flat->size2, NULL));
+                     one_cow (flat->p2, flat->size2, NULL), flat->block);
   return pair_new (one_cow (NULL, 0, &cow_of (parent, 0)->store),
-                   one_cow (NULL, 0, &cow_of (parent, 1)->store));
+                   one_cow (NULL, 0, &cow_of (parent, 1)->store),
+                   io_block_size (parent));
 }
 
 uint64_t
@@ -464,18 +466,30 @@ apply_part (const struct io_record *r, uint64_t off, uint64_t len,
 
 #define SECTOR 512u
 
-/* A write that begins within a sector ruins the bytes before it in that sector, as a
- * disk whose power fails while it writes the sector may.  Fields that are changed in
- * place, which the program takes to be atomic, do not: those of eight bytes, and those
- * of the header. */
-static void
-ruin_first_sector (const struct io_record *r, struct rng *rng, struct io_store *to)
+/* Returns whether the bytes before the record's in its block may be ruined.  Not by fields
+ * that are changed in place, which the program takes to be atomic: those of eight bytes,
+ * and those of the header.  In blocks of more than a sector only by compressed data, which
+ * begins with the magic number of zstd: tables are written in parts of a sector here, and
+ * of 4096 bytes elsewhere. */
+static bool
+may_ruin (const struct io_record *r, uint64_t off, unsigned block)
 {
-  uint8_t ruined[SECTOR];
-  const uint64_t off = r->host_off & ~IN_STORE_FILE, n = off % SECTOR;
+  static const uint8_t zstd[4] = { 0x28, 0xb5, 0x2f, 0xfd };
 
-  if (r->call != IO_PWRITE || n == 0 || r->len <= 8 || off < SECTOR ||
-      chance (rng, 2))
+  return r->call == IO_PWRITE && off % block > 0 && r->len > 8 && off >= block &&
+    (block == SECTOR || memcmp (r->data, zstd, sizeof zstd) == 0);
+}
+
+/* A write that begins within a block ruins the bytes before it in that block, as a disk
+ * whose power fails while it writes the block may. */
+static void
+ruin_first_block (const struct io_record *r, unsigned block, struct rng *rng,
+                  struct io_store *to)
+{
+  uint8_t ruined[IO_MAX_BLOCK];
+  const uint64_t off = r->host_off & ~IN_STORE_FILE, n = off % block;
+
+  if (!may_ruin (r, off, block) || chance (rng, 2))
     return;
   memset (ruined, 0xdb, n);
   put (cow_of (to, file_of (r)), ruined, off - n, n);
@@ -483,12 +497,12 @@ ruin_first_sector (const struct io_record *r, struct rng *rng, struct io_store *
 
 /* Of each aligned piece of UNIT bytes, chance says whether it is there. */
 static void
-apply_torn (const struct io_record *r, uint64_t unit, struct rng rng,
+apply_torn (const struct io_record *r, unsigned block, uint64_t unit, struct rng rng,
             struct io_store *to)
 {
   uint64_t off = r->host_off, end = r->host_off + r->len, n;
 
-  ruin_first_sector (r, &rng, to);
+  ruin_first_block (r, block, &rng, to);
   for (; off < end; off += n) {
     n = MIN_OF (end - off, unit - off % unit);
     if (chance (&rng, 2))
@@ -551,6 +565,7 @@ void
 state_apply (const struct world *w, const struct state *st,
              struct io_store *to)
 {
+  const unsigned block = MAX_OF (w->cfg.block, SECTOR);
   size_t i, k;
   unsigned file;
 
@@ -563,7 +578,7 @@ state_apply (const struct world *w, const struct state *st,
     if (fate == FATE_KEPT || !can_tear (r))
       apply_part (r, r->host_off, r->len, to);
     else
-      apply_torn (r, fate == FATE_TORN_512 ? 512 : 4096,
+      apply_torn (r, block, MAX_OF (fate == FATE_TORN_512 ? SECTOR : 4096, block),
                   rng_of (st->seed, 1000 + st->from + i), to);
   }
   apply_store_fate (w, st, cow_of (to, 1));
