@@ -15,6 +15,10 @@
  *   3. the tables of all disks that clients write to are read, and each guest cluster
  *      with data in such a cluster is read and written again.
  *
+ * An operation of one guest cluster loses some 250 bytes behind its data, as the next one
+ * begins with a sector.  If the caller wants that (`ends`), they count as dead: 64 guest
+ * clusters that are moved together lose them once.
+ *
  * A piece that crosses into a cluster which is not emptied leaves dead bytes there.  So
  * it counts again at the end, and perhaps goes through the file once more.
  *
@@ -71,6 +75,7 @@ struct dedup_compact {
   struct dedup_fullness by_live[101];   /* of the survey, by hundredths */
   struct dedup_fullness shared; /* ... and those with data that is not moved */
   struct dedup_plan plan;       /* ... and a sample of them */
+  uint64_t ends;                /* bytes of what is dead in BY_LIVE: lost ends of sectors */
   unsigned below;               /* hundredths: clusters with less are emptied */
   uint64_t moved_before;        /* f.moved_bytes when the pass began */
   uint64_t *v;                  /* clusters to be emptied, ascending */
@@ -191,6 +196,21 @@ find_open (struct dedup_compact *c, uint64_t host_idx)
   return &c->open[c->nr_open++];
 }
 
+/* Counts the last sector of a piece as half dead, if that is wanted, as no piece begins in
+ * it: a sector whose end was lost with the operation that wrote it.  How much that is can
+ * only be told by expanding the data; on average it is half. */
+static void
+count_end (struct dedup_compact *c)
+{
+  struct dedup_plan_cluster *n;
+
+  if (!c->p.ends || c->end_off == 0)
+    return;
+  n = find_open (c, (c->end_off - 1) >> c->pool->base.cluster_bits);
+  n->live -= MIN_OF (n->live, DEDUP_SECTOR / 2);
+  c->ends += n->stays ? 0 : DEDUP_SECTOR / 2;
+}
+
 /* Counts a piece of compressed data.  Pieces come in the order of the file. */
 static void
 count_piece (struct dedup_compact *c, uint64_t found)
@@ -203,6 +223,8 @@ count_piece (struct dedup_compact *c, uint64_t found)
   qcow2_compressed_extent (b->img, descriptor, &off, &end);
   end += off;
   qcow2_entry_clusters (b->img, descriptor, &first, &count);
+  if (off >= c->end_off)
+    count_end (c);
   close_before (c, first);
   from = MAX_OF (off, c->end_off);
   for (k = first; k < first + count; k++) {
@@ -261,6 +283,7 @@ begin_survey (struct dedup_compact *c)
   memset (c->by_live, 0, sizeof c->by_live);
   c->shared = (struct dedup_fullness) { 0 };
   dedup_plan_clear (&c->plan);
+  c->ends = 0;
   c->moved_before = c->f.moved_bytes;
   lock_acquire (c->pool->base.lock);
   c->file_end = qcow2_frontier_locked (c->pool->base.img);
@@ -291,11 +314,10 @@ begin_pass (struct dedup_compact *c)
 
 /* Sets how much is to be moved, in all, by what the survey found. */
 static void
-foretell (struct dedup_compact *c)
+foretell (struct dedup_compact *c, unsigned percent, unsigned passes)
 {
   const uint64_t size = c->pool->base.cluster_size;
-  const uint64_t moves = dedup_plan_moves (&c->plan, size, c->p.percent,
-                                           DEDUP_COMPACT_PASSES - c->f.passes);
+  const uint64_t moves = dedup_plan_moves (&c->plan, size, percent, passes);
 
   __atomic_store_n (&c->f.to_move_bytes, c->f.handled_bytes + moves * size,
                     __ATOMIC_RELAXED);
@@ -308,6 +330,7 @@ end_survey (struct dedup_compact *c)
 {
   const uint64_t size = c->pool->base.cluster_size;
   uint64_t packed = 0, dead = 0;
+  bool all;
   unsigned i;
 
   for (i = 0; i <= 100; i++) {
@@ -318,8 +341,13 @@ end_survey (struct dedup_compact *c)
                     __ATOMIC_RELAXED);
   __atomic_store_n (&c->f.packed_dead_bytes, dead + c->shared.dead, __ATOMIC_RELAXED);
   __atomic_store_n (&c->f.shared_dead_bytes, c->shared.dead, __ATOMIC_RELAXED);
-  foretell (c);
+  /* Most clusters have some lost ends, and only guest clusters that follow each other are
+   * moved together: so where that is most of what is dead, all are emptied, once. */
   c->below = dedup_plan_below (c->by_live, size, c->p.percent);
+  all = c->below > 0 && c->ends > dead / 2;
+  if (all)
+    c->below = dedup_plan_below (c->by_live, size, 0);
+  foretell (c, all ? 0 : c->p.percent, all ? 1 : DEDUP_COMPACT_PASSES - c->f.passes);
   c->phase = c->below > 0 ? COMPACT_LIST : COMPACT_DONE;
   if (c->below > 0)
     begin_pass (c);
@@ -329,8 +357,10 @@ end_survey (struct dedup_compact *c)
 static void
 end_walk (struct dedup_compact *c, bool more)
 {
-  if (!more)
+  if (!more) {
+    count_end (c);
     close_before (c, UINT64_MAX);
+  }
   qcow2_packed_end (c->walk);
   c->walk = NULL;
   c->root = 0;

@@ -88,12 +88,12 @@ const struct srv_job_ops srv_job_compact = {
 };
 
 int
-srv_compact_new (struct srv_image *image, unsigned percent,
+srv_compact_new (struct srv_image *image, unsigned percent, bool ends,
                  struct srv_compact **out)
 {
   struct srv_compact *x = calloc (1, sizeof *x);
   const struct dedup_compact_params q = {
-    .percent = percent, .lock = srv_root_lock, .unlock = srv_root_unlock,
+    .percent = percent, .ends = ends, .lock = srv_root_lock, .unlock = srv_root_unlock,
     .opaque = &x->lock,
   };
   int r;

@@ -221,7 +221,7 @@ start_compact (struct srv_image *m, const char *id, unsigned percent,
                struct fault *f)
 {
   struct srv_compact *x;
-  int r = srv_compact_new (m, percent, &x);
+  int r = srv_compact_new (m, percent, !by_itself, &x);
 
   if (r == -EBUSY)
     return fault_set (f, FAULT_USAGE, EEXIST, UINT64_MAX, "the image is being "

@@ -107,7 +107,7 @@ static int
 compact (struct dedup_pool *d, const struct compact_args *a, struct outcome *o)
 {
   const struct dedup_compact_params p = {
-    .percent = (unsigned) a->percent,
+    .percent = (unsigned) a->percent, .ends = true,
   };
   struct dedup_compact *c;
   int r = qcow2_pool_usage (dedup_image (d), NULL, &o->before);

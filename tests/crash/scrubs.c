@@ -79,7 +79,7 @@ compact_some (struct world *w, struct rng *r, struct compacting *k)
   const struct dedup_compact_params p = {
     .percent = 1 + (unsigned) rnd (r, 20), .max_clusters = 1 + rnd (r, 20),
     .max_packed = 4 + rnd (r, 60), .lock = lock_cb, .unlock = unlock_cb,
-    .opaque = k,
+    .opaque = k, .ends = w->cfg.block > 0,
   };
   int res = 0;
 
