@@ -42,6 +42,7 @@ enum mutation {
   MUTATION_NO_SPACE_DURABLE,      /* blocks without space count as durable */
   MUTATION_NO_SPACE_LOST,         /* ... and are not written again */
   MUTATION_STORE_FILE_NO_SYNC,    /* its areas are listed, not durable */
+  MUTATION_STORE_FILE_ANY_SESSION, /* it counts, whatever its session */
   MUTATION_DEFRAGMENT_TOO_LATE,   /* moved data is written after its record */
   MUTATION_PAID_TWICE,            /* a debt is paid twice */
   MUTATION_DEBT_FORGOTTEN,        /* ... is 0, and nothing was paid */

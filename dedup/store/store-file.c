@@ -23,6 +23,7 @@
 
 #include "config-check.h"
 #include "joined-files.h"
+#include "mutation.h"
 #include "wire.h"
 #include "zero.h"
 
@@ -355,7 +356,8 @@ attach (struct dedup_store *s, const struct dedup_store_file_place *p,
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
   s->store_file->belongs = found == FOUND_OURS && session != 0 &&
     (be64_load (w.session) == session ||
-     be64_load (w.session_before) == session);
+     be64_load (w.session_before) == session ||
+     mutation (MUTATION_STORE_FILE_ANY_SESSION));
   if (!s->store_file->belongs)
     forget_content (s, found);
   r = note_all_listed (s->store_file, &s->config->index);

@@ -92,6 +92,8 @@ static const struct {
   M (OLD_EPOCH, "an older configuration goes on with its epoch"),
   M (STORE_FILE_NO_SYNC, "the store file is not synced before it is listed",
      "store file", "store file, clients"),
+  M (STORE_FILE_ANY_SESSION, "a store file counts that is older or newer than the image",
+     "remote, store, no verify"),
   M (PAID_TWICE, "debts are paid twice", "disks"),
   M (DEBT_FORGOTTEN, "debts are set to 0 and not paid", "disks"),
   M (COPY_NOT_COUNTED, "a copy of a lent table does not count its references",
@@ -558,9 +560,9 @@ print_remote (const struct remote_counts *n)
   printf ("behind NBD: %" PRIu64 " requests, %" PRIu64 " lost connections, %"
           PRIu64 " lost caches, %" PRIu64 " late writes, %" PRIu64
           " kills, %" PRIu64 " ends as a call failed, %" PRIu64
-          " errors, %" PRIu64 " hangs, %" PRIu64 " servers cut off; %" PRIu64
-          " writes over trims, %" PRIu64 " over other bytes\n", n->requests, n->cuts, n->losses,
-          n->strays, n->kills, n->ends, n->errors, n->hangs, n->cut_off, n->over_trims,
+          " errors, %" PRIu64 " hangs, %" PRIu64 " servers cut off, %" PRIu64
+          " found media of different ages; %" PRIu64 " writes over trims, %" PRIu64 " over other bytes\n", n->requests, n->cuts, n->losses,
+          n->strays, n->kills, n->ends, n->errors, n->hangs, n->cut_off, n->mixed, n->over_trims,
           n->over_writes);
 }
 

@@ -217,6 +217,8 @@ void bytes_free (struct bytes *b);
 void bytes_copy (const struct bytes *from, struct bytes *to);
 
 int bytes_of_store (struct io_store *io, struct bytes *b);
+/* Adds the store file in IO, which may be a wrapper of a pair. */
+int bytes_of_store_file (struct io_store *io, struct bytes *b);
 struct io_store *store_of_bytes (const struct bytes *b);
 
 /* The image before the workload, and what it holds. */
@@ -393,6 +395,7 @@ extern struct remote_counts {
   uint64_t over_writes;        /* ... written, with other bytes, and not flushed */
   uint64_t errors;             /* requests that were refused */
   uint64_t hangs, cut_off;     /* servers from which another one took over */
+  uint64_t mixed;              /* image and store file that differ in age */
 } remote_counts;
 #define COUNT(what) \
   __atomic_add_fetch (&remote_counts.what, 1, __ATOMIC_RELAXED)

@@ -4,6 +4,9 @@
  * A call may find a place that it must not write to, or that the lease is lost
  * (-ESTALE), or the storage answers with an error.  Nothing else may fail while
  * connections are made again: that is an error of the workload.
+ *
+ * Calls for the store file (IN_STORE_FILE) go to the recording of the storage, which has
+ * both, and not through NBD: it is a file of this host.
  * No state but that of the host; any thread.
  */
 #include "remote.h"
@@ -41,6 +44,24 @@ below (struct io_store *s)
   return ((struct noting *) s)->below;
 }
 
+/* --- The store file ------------------------------------------------------- */
+
+static struct io_store *
+begin_local (struct noting *n)
+{
+  pthread_mutex_lock (&n->host->storage->lock);
+  return n->host->storage->rec;
+}
+
+static int
+end_local (struct noting *n, int r)
+{
+  pthread_mutex_unlock (&n->host->storage->lock);
+  return r;
+}
+
+/* --- Calls ---------------------------------------------------------------- */
+
 static int
 noting_preadv (struct io_store *s, const struct iovec *iov, int iovcnt,
                uint64_t off)
@@ -48,6 +69,8 @@ noting_preadv (struct io_store *s, const struct iovec *iov, int iovcnt,
   struct noting *n = (struct noting *) s;
   const struct io_part around = { .host_off = off & ~(AROUND - 1), .len = AROUND };
 
+  if (off & IN_STORE_FILE)
+    return end_local (n, io_preadv (begin_local (n), iov, iovcnt, off));
   if (n->host->storage->cfg->announced)
     (void) io_will_need (n->below, &around, 1, true);
   return note (s, "read", io_preadv (n->below, iov, iovcnt, off));
@@ -71,6 +94,10 @@ static int
 noting_pwritev (struct io_store *s, const struct iovec *iov, int iovcnt,
                 uint64_t off)
 {
+  struct noting *n = (struct noting *) s;
+
+  if (off & IN_STORE_FILE)
+    return end_local (n, io_pwritev (begin_local (n), iov, iovcnt, off));
   return note (s, "write", io_pwritev (below (s), iov, iovcnt, off));
 }
 
@@ -90,6 +117,10 @@ noting_pwritev_sync (struct io_store *s, const struct iovec *iov, int iovcnt,
 static int
 noting_discard (struct io_store *s, uint64_t off, uint64_t len)
 {
+  struct noting *n = (struct noting *) s;
+
+  if (off & IN_STORE_FILE)
+    return end_local (n, io_discard (begin_local (n), off, len));
   return note (s, "trim", io_discard (below (s), off, len));
 }
 

@@ -53,23 +53,41 @@ storage_destroy (struct storage *s)
   while (s->nr_strays > 0)
     drop_stray (s, 0);
   bytes_free (&s->durable);
+  bytes_free (&s->older);
+  bytes_free (&s->first);
+  bytes_free (&s->left);
   pthread_mutex_destroy (&s->lock);
+}
+
+/* Returns N bytes in memory that grows. */
+static struct io_store *
+memory_of (const uint8_t *p, size_t n)
+{
+  struct io_store *memory;
+
+  if (io_memory_new (n, &memory) < 0 || (n > 0 && io_pwrite (memory, p, n, 0) < 0))
+    abort ();
+  return memory;
 }
 
 void
 storage_begin (struct storage *s, const struct bytes *bytes,
                struct io_store **rec)
 {
-  struct io_store *memory;
+  struct io_store *memory = memory_of (bytes->p, bytes->size);
 
-  if (io_memory_new (bytes->size, &memory) < 0 ||
-      io_pwrite (memory, bytes->p, bytes->size, 0) < 0 ||
-      io_recording_new (memory, rec) < 0)
+  if (s->cfg->store_file)
+    memory = pair_new (memory, memory_of (bytes->p2, bytes->size2), bytes->block);
+  if (io_recording_new (memory, rec) < 0)
     abort ();
   pthread_mutex_lock (&s->lock);
   s->rec = *rec;
   bytes_free (&s->durable);
   bytes_copy (bytes, &s->durable);
+  bytes_free (&s->older);
+  bytes_free (&s->first);
+  s->older = (struct bytes) { 0 };
+  bytes_copy (&(struct bytes) { .p2 = bytes->p2, .size2 = bytes->size2 }, &s->first);
   s->synced = 0;
   pthread_mutex_unlock (&s->lock);
 }
@@ -78,7 +96,8 @@ void
 storage_copy (struct storage *s, struct bytes *out)
 {
   pthread_mutex_lock (&s->lock);
-  if (bytes_of_store (s->rec, out) < 0)
+  if (bytes_of_store (s->rec, out) < 0 ||
+      (s->cfg->store_file && bytes_of_store_file (s->rec, out) < 0))
     abort ();
   pthread_mutex_unlock (&s->lock);
 }
@@ -129,6 +148,11 @@ flush_locked (struct storage *s)
   if (io_sync (s->rec) < 0)
     abort ();
   s->synced = nr + 1;
+  if (s->cfg->store_file && chance (&s->rng, s->older.p ? 200 : 30)) {
+    bytes_free (&s->older);
+    bytes_copy (&s->durable, &s->older);
+    s->older_sessions = media_sessions (&s->durable);
+  }
 }
 
 static void
@@ -250,7 +274,7 @@ bytes_after (const struct storage *s, const struct loss *l, size_t i)
   return buf;
 }
 
-/* Nothing is lost in one of four cases, all in another. */
+/* Nothing is lost in one of four cases, all in another.  The store file lies elsewhere. */
 static bool
 choose_fates (struct storage *s, struct loss *l)
 {
@@ -260,6 +284,8 @@ choose_fates (struct storage *s, struct loss *l)
   size_t i;
 
   for (i = 0; i < l->nr; i++) {
+    if (file_of (&l->log[i]))
+      continue;
     l->fate[i] = rnd (&s->rng, 8) < lose ? FATE_LOST : FATE_KEPT;
     if (tear && chance (&s->rng, 4) &&
         (l->log[i].host_off > 0 || l->log[i].len > 4096))

@@ -19,6 +19,11 @@ struct stray {
   uint64_t due;                /* lands before this request */
 };
 
+/* Of the header of a store file: 0 where there is none. */
+struct sessions {
+  uint64_t v[2];
+};
+
 /* What holds the bytes: a recording, whose syncs are the flushes that it was
  * asked for.  All hosts see the same one. */
 struct storage {
@@ -31,6 +36,12 @@ struct storage {
   /* Protected by lock: */
   struct io_store *rec;        /* of the world that runs; owned by that */
   struct bytes durable;        /* as of the last flush */
+  struct bytes older;          /* the image as of some flush; p NULL: there is none */
+  struct sessions older_sessions;  /* of the store file then */
+  struct bytes first;          /* the store file before the first record */
+  struct bytes left;           /* the image that a server left, if the next one had an */
+  struct world *left_by;       /* older one; NULL: it had not */
+  struct sessions left_sessions;
   size_t synced;               /* records that DURABLE has */
   struct stray strays[MAX_STRAYS];
   size_t nr_strays;
@@ -48,6 +59,13 @@ void storage_lose (struct storage *s);
 /* Lets each stray land, or forgets it. */
 void storage_settle (struct storage *s);
 void storage_copy (struct storage *s, struct bytes *out);
+
+struct sessions media_sessions (const struct bytes *b);
+/* Changes B, in which the server NEXT is to find image and store file when that of W has
+ * ended.  Returns the world whose image it is; BACK: it is older than what was flushed
+ * there (media.c). */
+struct world *media_mix (struct storage *s, struct world *w, struct world *next,
+                         struct bytes *b, bool *back);
 
 /* A host: an NBD server in front of the storage, with a cache of its own, and what
  * the lease asks it. */

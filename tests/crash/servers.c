@@ -62,9 +62,11 @@ may_fail (const struct world *w, const char *what, int r)
 static void run_turn (struct storage *s, struct world *w,
                       const struct bytes *base, unsigned nr);
 
-/* Reads what the next server finds, and judges that. */
+/* Reads what the next server finds, and judges that: what the server of OF left.
+ * FLUSHED: nothing that was flushed may be missing.  Errors are those of W. */
 static bool
-find_ids (struct world *w, const struct bytes *base, uint64_t *ids)
+find_ids (struct world *w, struct world *of, const struct bytes *base, bool flushed,
+          uint64_t *ids)
 {
   struct io_store *io = cow_new (base, NULL);
   struct dedup_pool *d;
@@ -82,8 +84,8 @@ find_ids (struct world *w, const struct bytes *base, uint64_t *ids)
       world_error (w, "what the next server finds: unit %zu: %s", unit,
                    strerror (-r));
   }
-  if (r == 0 && !oracle_accepts (w, ids, io_recording_log (w->rec, &w->log),
-                                 true, why, sizeof why))
+  if (r == 0 && !oracle_accepts (of, ids, io_recording_log (of->rec, &of->log),
+                                 flushed, why, sizeof why))
     world_error (w, "what the next server finds: %s", why);
   io_close (io);
   return !w->error[0];
@@ -107,12 +109,17 @@ next_world (const struct world *w, unsigned nr)
 static void
 follow (struct storage *s, struct world *w, unsigned nr)
 {
+  struct world *of = w;
+  bool back = false;
+
   storage_lose (s);
   storage_settle (s);
   w->next = next_world (w, nr);
   w->next_base = calloc (1, sizeof *w->next_base);
   storage_copy (s, w->next_base);
-  if (find_ids (w, w->next_base, w->next->base_ids))
+  if (w->cfg.store_file)
+    of = media_mix (s, w, w->next, w->next_base, &back);
+  if (find_ids (w, of, w->next_base, !back, w->next->base_ids))
     run_turn (s, w->next, w->next_base, nr);
 }
 

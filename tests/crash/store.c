@@ -44,6 +44,12 @@ read_all (struct io_store *io, uint8_t **p, size_t *size)
 }
 
 int
+bytes_of_store_file (struct io_store *io, struct bytes *b)
+{
+  return read_all (store_file_of (io), &b->p2, &b->size2);
+}
+
+int
 bytes_of_store (struct io_store *io, struct bytes *b)
 {
   int r;
@@ -51,7 +57,7 @@ bytes_of_store (struct io_store *io, struct bytes *b)
   memset (b, 0, sizeof *b);
   r = read_all (io, &b->p, &b->size);
   if (r == 0 && pair_file (io, 1) != NULL)
-    r = read_all (store_file_of (io), &b->p2, &b->size2);
+    r = bytes_of_store_file (io, b);
   b->block = io_block_size (io);
   return r;
 }
