@@ -6,7 +6,7 @@
  * frees its callback: that happens exactly once for each, also for one that
  * could not be issued, or whose connection broke or was closed before the
  * reply.  The callback runs under libnbd's lock of the handle and takes only
- * the mutex of the batch, which nobody holds while calling libnbd.
+ * the mutex of the batch's bell, which nobody holds while calling libnbd.
  *
  * A server that gives no answer at all for three quarters of the time for
  * reconnecting counts as a broken connection; the last quarter is left to find
@@ -30,10 +30,9 @@
 #define LOOK_MS 200
 
 struct nbd_batch {
-  pthread_mutex_t mutex;
-  pthread_cond_t done;
+  struct nbd_bell *bell;
 
-  /* Protected by mutex: */
+  /* Protected by its mutex: */
   size_t pending;
   int64_t last_ms;            /* when it was begun, or the last answer came */
 
@@ -74,31 +73,36 @@ completed (void *opaque, int *error)
   return 1;
 }
 
+/* Command and batch may be gone when the mutex is released. */
 static void
 finish (void *opaque)
 {
   struct nbd_cmd *cmd = opaque;
   struct nbd_batch *b = cmd->batch;
+  struct nbd_bell *bell = b->bell;
+  bool last;
 
   __atomic_sub_fetch (&cmd->conn->in_flight, 1, __ATOMIC_RELAXED);
-  pthread_mutex_lock (&b->mutex);
+  pthread_mutex_lock (&bell->mutex);
   b->last_ms = io_nbd_now_ms ();
-  if (--b->pending == 0)
-    pthread_cond_signal (&b->done);
-  pthread_mutex_unlock (&b->mutex);
+  last = --b->pending == 0;
+  pthread_mutex_unlock (&bell->mutex);
+  if (last)
+    pthread_cond_broadcast (&bell->rung);
 }
 
 /* --- Issuing ------------------------------------------------------------ */
 
-/* Returns the connection with the fewest commands under way. */
+/* Returns the connection with the fewest commands under way.  The first one, whose replies
+ * cost more, is the last choice. */
 static struct nbd_conn *
 least_busy (struct nbd_link *l)
 {
-  struct nbd_conn *best = &l->conns[0];
+  unsigned i = l->nr_conns - 1;
+  struct nbd_conn *best = &l->conns[i];
   unsigned busy, least = __atomic_load_n (&best->in_flight, __ATOMIC_RELAXED);
-  unsigned i;
 
-  for (i = 1; i < l->nr_conns && least > 0; i++) {
+  while (i-- > 0 && least > 0) {
     busy = __atomic_load_n (&l->conns[i].in_flight, __ATOMIC_RELAXED);
     if (busy < least) {
       least = busy;
@@ -139,7 +143,8 @@ issue_on (struct nbd_handle *h, struct nbd_cmd *cmd)
 static void
 issue (struct io_nbd *n, struct nbd_batch *b, struct nbd_cmd *cmd)
 {
-  struct nbd_conn *c = least_busy (&n->link);
+  struct nbd_conn *c = cmd->type == NBD_EXTENTS ? &n->link.conns[0]
+    : least_busy (&n->link);
 
   cmd->conn = c;
   cmd->batch = b;
@@ -219,32 +224,33 @@ timed_wait (struct nbd_batch *b, int64_t until_ms)
     .tv_sec = until_ms / 1000, .tv_nsec = until_ms % 1000 * 1000000
   };
 
-  pthread_cond_timedwait (&b->done, &b->mutex, &until);
+  pthread_cond_timedwait (&b->bell->rung, &b->bell->mutex, &until);
 }
 
 static void
 wait_for (struct io_nbd *n, struct nbd_batch *b)
 {
   const bool mine = io_nbd_link_is_mine (n);
+  pthread_mutex_t *const mutex = &b->bell->mutex;
   int64_t now, since, until;
 
-  pthread_mutex_lock (&b->mutex);
+  pthread_mutex_lock (mutex);
   while (b->pending > 0) {
     now = io_nbd_now_ms ();
     since = b->last_ms;
     until = deadline_ms (n, b);
     if (b->given_up)
-      pthread_cond_wait (&b->done, &b->mutex);
+      pthread_cond_wait (&b->bell->rung, mutex);
     else if (now < until && !(mine && io_nbd_link_must_end (n)))
       timed_wait (b, mine ? MIN_OF (until, now + LOOK_MS) : until);
     else {
       b->given_up = true;
-      pthread_mutex_unlock (&b->mutex);
+      pthread_mutex_unlock (mutex);
       stop_waiting (n, b, since);
-      pthread_mutex_lock (&b->mutex);
+      pthread_mutex_lock (mutex);
     }
   }
-  pthread_mutex_unlock (&b->mutex);
+  pthread_mutex_unlock (mutex);
 }
 
 /* --- Running ------------------------------------------------------------ */
@@ -303,31 +309,42 @@ run (struct io_nbd *n, struct nbd_batch *b, struct nbd_cmd *cmds, size_t nr)
   }
 }
 
-static void
-init_batch (struct nbd_batch *b)
+void
+io_nbd_bells_init (struct nbd_bells *b)
 {
   pthread_condattr_t attr;
+  unsigned i;
 
-  *b = (struct nbd_batch) { 0 };
-  pthread_mutex_init (&b->mutex, NULL);
   pthread_condattr_init (&attr);
   pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
-  pthread_cond_init (&b->done, &attr);
+  for (i = 0; i < NBD_BELLS; i++) {
+    pthread_mutex_init (&b->v[i].mutex, NULL);
+    pthread_cond_init (&b->v[i].rung, &attr);
+  }
   pthread_condattr_destroy (&attr);
+}
+
+void
+io_nbd_bells_destroy (struct nbd_bells *b)
+{
+  unsigned i;
+
+  for (i = 0; i < NBD_BELLS; i++) {
+    pthread_cond_destroy (&b->v[i].rung);
+    pthread_mutex_destroy (&b->v[i].mutex);
+  }
 }
 
 void
 io_nbd_run (struct io_nbd *n, struct nbd_cmd *cmds, size_t nr)
 {
-  struct nbd_batch b;
+  const unsigned turn = __atomic_fetch_add (&n->bells.next, 1, __ATOMIC_RELAXED);
+  struct nbd_batch b = { .bell = &n->bells.v[turn % NBD_BELLS] };
   size_t i;
 
-  init_batch (&b);
   for (i = 0; i < nr; i++)
     cmds[i].result = -EIO;
   run (n, &b, cmds, nr);
   for (i = 0; i < nr; i++)
     io_nbd_log_end (n, &cmds[i]);
-  pthread_cond_destroy (&b.done);
-  pthread_mutex_destroy (&b.mutex);
 }

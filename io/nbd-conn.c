@@ -52,22 +52,24 @@ failed (struct fault *f, const char *what)
 /* --- Connecting --------------------------------------------------------- */
 
 static int
-configure (struct nbd_handle *h)
+configure (struct nbd_handle *h, bool structured)
 {
   /* TLS keys may be named in the URI.  (libnbd zeroes a buffer before it reads
    * into it; so a server whose reply has gaps does not expose our memory.) */
   nbd_set_uri_allow_local_file (h, true);
+  if (!structured)
+    return nbd_set_request_structured_replies (h, false);
   return nbd_add_meta_context (h, LIBNBD_CONTEXT_BASE_ALLOCATION);
 }
 
-/* Waits until the socket is ready for what the handle wants, and passes that
+/* Waits until the socket FD is ready for what the handle wants, and passes that
  * on.  Returns the result of poll. */
 static int
-step (struct nbd_handle *h, int other_fd, int timeout_ms, short *other)
+step (struct nbd_handle *h, int fd, int other_fd, int timeout_ms, short *other)
 {
   unsigned dir = nbd_aio_get_direction (h);
   struct pollfd p[2] = {
-    { .fd = nbd_aio_get_fd (h),
+    { .fd = fd,
       .events = (dir & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
                 (dir & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0) },
     { .fd = other_fd, .events = POLLIN },
@@ -112,7 +114,8 @@ wait_until_ready (struct nbd_handle *h, int64_t deadline_ms, int cancel_fd,
     if (left <= 0)
       return fault_io (f, ETIMEDOUT, UINT64_MAX,
                        "cannot connect: the server does not answer");
-    if (step (h, cancel_fd, (int) left, &cancelled) < 0 && errno != EINTR)
+    if (step (h, nbd_aio_get_fd (h), cancel_fd, (int) left, &cancelled) < 0 &&
+        errno != EINTR)
       return fault_io (f, EIO, UINT64_MAX, "cannot connect: poll: %m");
     if (cancelled)
       return fault_io (f, EINTR, UINT64_MAX, "cannot connect: interrupted");
@@ -157,21 +160,22 @@ learn (struct nbd_handle *h, struct nbd_export *e, struct fault *f)
 }
 
 static int
-open_handle (struct nbd_handle *h, const char *uri, int timeout_ms,
+open_handle (struct nbd_handle *h, const char *uri, bool structured, int timeout_ms,
              int cancel_fd, struct nbd_export *e, struct fault *f)
 {
   const int64_t deadline_ms = io_nbd_now_ms () + timeout_ms;
   int r;
 
-  if (configure (h) < 0 || nbd_aio_connect_uri (h, uri) < 0)
+  if (configure (h, structured) < 0 || nbd_aio_connect_uri (h, uri) < 0)
     return failed (f, "cannot connect");
   r = wait_until_ready (h, deadline_ms, cancel_fd, f);
   return r < 0 ? r : learn (h, e, f);
 }
 
 int
-io_nbd_conn_open (struct nbd_conn *c, const char *uri, int timeout_ms,
-                  int cancel_fd, struct nbd_export *e, struct fault *f)
+io_nbd_conn_open (struct nbd_conn *c, const char *uri, bool structured,
+                  int timeout_ms, int cancel_fd, struct nbd_export *e,
+                  struct fault *f)
 {
   int r;
 
@@ -179,10 +183,12 @@ io_nbd_conn_open (struct nbd_conn *c, const char *uri, int timeout_ms,
   if (c->wake_fd == -1)
     return fault_io (f, errno, UINT64_MAX, "eventfd: %m");
   c->h = nbd_create ();
-  r = c->h ? open_handle (c->h, uri, timeout_ms, cancel_fd, e, f)
+  r = c->h ? open_handle (c->h, uri, structured, timeout_ms, cancel_fd, e, f)
     : failed (f, "cannot connect");
   if (r < 0)
     io_nbd_conns_close (c, 1, false);
+  else
+    c->fd = nbd_aio_get_fd (c->h);
   return r;
 }
 
@@ -196,7 +202,7 @@ poll_thread (void *opaque)
   short woken;
 
   while (!is_broken (c->h)) {
-    step (c->h, c->wake_fd, -1, &woken);
+    step (c->h, c->fd, c->wake_fd, -1, &woken);
     if (__atomic_load_n (&c->stop, __ATOMIC_ACQUIRE))
       return NULL;
     if (woken)
@@ -261,7 +267,7 @@ wait_for_goodbye (struct nbd_handle *h, int64_t deadline_ms)
   short other;
 
   for (; left > 0 && !is_broken (h); left = deadline_ms - io_nbd_now_ms ())
-    step (h, -1, (int) left, &other);
+    step (h, nbd_aio_get_fd (h), -1, (int) left, &other);
 }
 
 static void

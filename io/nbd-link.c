@@ -242,8 +242,9 @@ attempt_thread (void *opaque)
 {
   struct attempt *a = opaque;
 
-  a->result = io_nbd_conn_open (a->conn, a->n->uri, CONNECT_MORE_MS,
+  a->result = io_nbd_conn_open (a->conn, a->n->uri, false, CONNECT_MORE_MS,
                                 a->n->link.cancel_fd, &a->export, NULL);
+  a->export.has_extents = a->n->export.has_extents;     /* the first one asks for them */
   return NULL;
 }
 
@@ -290,8 +291,8 @@ connect_all (struct io_nbd *n, int timeout_ms, struct nbd_export *e,
              struct fault *f)
 {
   struct nbd_link *l = &n->link;
-  int r = io_nbd_conn_open (&l->conns[0], n->uri, timeout_ms, l->cancel_fd, e,
-                            f);
+  int r = io_nbd_conn_open (&l->conns[0], n->uri, true, timeout_ms, l->cancel_fd,
+                            e, f);
 
   if (r < 0)
     return r;

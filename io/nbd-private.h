@@ -40,6 +40,7 @@ struct nbd_export {
 struct nbd_conn {
   /* Constant after io_nbd_conn_start: */
   struct nbd_handle *h;
+  int fd;                     /* its socket */
   int wake_fd;                /* eventfd: look at the handle again */
   pthread_t thread;
   void (*lost) (void *opaque);
@@ -51,10 +52,12 @@ struct nbd_conn {
 };
 
 /* Connects to URI within TIMEOUT_MS, and learns about the export.  Ends early,
- * with -EINTR, if the descriptor CANCEL_FD (-1: none) becomes readable. */
-int io_nbd_conn_open (struct nbd_conn *c, const char *uri, int timeout_ms,
-                      int cancel_fd, struct nbd_export *e, struct fault *f)
-  MUST_CHECK;
+ * with -EINTR, if the descriptor CANCEL_FD (-1: none) becomes readable.  Without
+ * STRUCTURED replies there are no extents, and a reply to a read is in two pieces instead
+ * of four. */
+int io_nbd_conn_open (struct nbd_conn *c, const char *uri, bool structured,
+                      int timeout_ms, int cancel_fd, struct nbd_export *e,
+                      struct fault *f) MUST_CHECK;
 
 /* Starts the thread, which calls LOST (OPAQUE) once if the connection
  * breaks. */
@@ -107,6 +110,24 @@ struct nbd_cmd {
 };
 
 struct io_nbd;
+
+/* What a thread waits on until its batch is complete.  It outlives all batches, so that it
+ * can be rung after the mutex was released: a thread that is woken under the mutex waits
+ * once more, for that. */
+struct nbd_bell {
+  pthread_mutex_t mutex;
+  pthread_cond_t rung;
+};
+
+#define NBD_BELLS 64u
+
+struct nbd_bells {
+  unsigned next;              /* atomic; batches take turns, and may share one */
+  struct nbd_bell v[NBD_BELLS];
+};
+
+void io_nbd_bells_init (struct nbd_bells *b);
+void io_nbd_bells_destroy (struct nbd_bells *b);
 
 /* Sends NR commands at once and waits for all; sets the result of each.  Those
  * whose connection breaks are sent again on the next one.  A batch of the
@@ -345,6 +366,7 @@ struct io_nbd {
   struct nbd_export export;
 
   struct nbd_link link;       /* these have locks of their own */
+  struct nbd_bells bells;
   struct nbd_log written;
   struct nbd_dense dense;
   struct nbd_ahead ahead;

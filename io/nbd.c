@@ -449,6 +449,7 @@ nbd_close_store (struct io_store *s)
   io_nbd_ahead_destroy (n);
   io_nbd_link_destroy (n);
   io_nbd_log_destroy (&n->written);
+  io_nbd_bells_destroy (&n->bells);
   pthread_mutex_destroy (&n->edges);
   pthread_mutex_destroy (&n->dense.lock);
   free (n->uri);
@@ -521,6 +522,7 @@ io_nbd_open (const struct io_nbd_params *params, struct io_store **out,
   pthread_mutex_init (&n->edges, NULL);
   pthread_mutex_init (&n->dense.lock, NULL);
   io_nbd_log_init (&n->written);
+  io_nbd_bells_init (&n->bells);
   io_nbd_ahead_init (n, read_parts);
   r = io_nbd_link_open (n, io_nbd_log_taint, io_nbd_replay, f);
   if (r < 0)
