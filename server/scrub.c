@@ -7,8 +7,8 @@
  * clusters in any case.
  *
  * While no client uses the image, a step has several threads, so that some read while
- * others hash.  Otherwise it reads and hashes one batch, as clients may wait for the
- * medium or a processor.
+ * others hash.  Otherwise it reads and hashes 32 KiB, as clients may wait for the medium
+ * or a processor.
  *
  * Threads: one step at a time, whose other threads end with it; progress is asked for
  * on any thread.
@@ -191,7 +191,7 @@ step (void *opaque)
   int r = begin (x);
 
   if (r == 0)
-    r = clients_are_busy (x) ? dedup_scrub_step (x->scrub)
+    r = clients_are_busy (x) ? dedup_scrub_small_step (x->scrub)
       : scrub_side_by_side (x->scrub);
   if (x->scrub == NULL)
     return r;

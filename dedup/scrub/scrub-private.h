@@ -18,6 +18,7 @@
 /* Clusters and bytes that are read at once: some milliseconds of work. */
 #define BATCH_CLUSTERS 256u
 #define BATCH_BYTES (1u << 20)
+#define SMALL_BATCH_BYTES (32u << 10)
 /* Batches that found no memory while others went on, at the most. */
 #define MAX_MISSED 16
 /* Buffers that are kept for the next batches. */
@@ -103,6 +104,12 @@ struct scrub_packed {
   size_t at;                    /* where a phase goes on */
 };
 
+/* Clusters that are read together. */
+struct scrub_batch {
+  uint64_t first;
+  size_t nr;
+};
+
 struct dedup_scrub {
   /* Constant after begin: */
   const struct dedup_base *b;
@@ -121,8 +128,7 @@ struct dedup_scrub {
   bool busy;                    /* a thread works on a phase that takes one */
   unsigned readers;             /* threads that read a batch */
   uint64_t next;                /* cluster to be read next */
-  uint64_t missed[MAX_MISSED];  /* first clusters of batches before it that are
-                                 * still to be read */
+  struct scrub_batch missed[MAX_MISSED];        /* before it, still to be read */
   unsigned nr_missed;
   uint8_t *buffers[MAX_BUFFERS];        /* of whole batches, not in use */
   unsigned nr_buffers;

@@ -192,45 +192,44 @@ has_batch (const struct dedup_scrub *sc)
   return sc->nr_missed > 0 || sc->next < sc->from + sc->nr;
 }
 
-/* Takes the next batch to be read, of *NR clusters. */
-static uint64_t
-take_batch (struct dedup_scrub *sc, size_t *nr)
+/* Takes the next batch to be read, of BYTES at the most if that is a cluster; one that was
+ * put back as it was. */
+static struct scrub_batch
+take_batch (struct dedup_scrub *sc, size_t bytes)
 {
-  const bool missed = sc->nr_missed > 0;
-  const uint64_t first = missed ? sc->missed[--sc->nr_missed] : sc->next;
-  const uint64_t most = MAX_OF (1, MIN_OF (BATCH_CLUSTERS, BATCH_BYTES >>
-                                           sc->b->cluster_bits));
+  struct scrub_batch batch = { .first = sc->next };
 
-  *nr = (size_t) MIN_OF (most, sc->from + sc->nr - first);
-  if (!missed)
-    sc->next += *nr;
-  return first;
+  if (sc->nr_missed > 0)
+    return sc->missed[--sc->nr_missed];
+  batch.nr = MAX_OF (1, MIN_OF (BATCH_CLUSTERS, bytes >> sc->b->cluster_bits));
+  batch.nr = (size_t) MIN_OF (batch.nr, sc->from + sc->nr - batch.first);
+  sc->next += batch.nr;
+  return batch;
 }
 
 /* Puts a batch back of which nothing was counted, to be tried again. */
 static int
-put_back (struct dedup_scrub *sc, uint64_t first)
+put_back (struct dedup_scrub *sc, struct scrub_batch batch)
 {
   if (sc->nr_missed == MAX_MISSED)
     return -EAGAIN;             /* it is missing for good */
-  sc->missed[sc->nr_missed++] = first;
+  sc->missed[sc->nr_missed++] = batch;
   return -ENOMEM;
 }
 
 /* Reads a batch.  With the lock, which is released meanwhile. */
 static int
-read_step (struct dedup_scrub *sc)
+read_step (struct dedup_scrub *sc, size_t bytes)
 {
-  size_t nr;
-  const uint64_t first = take_batch (sc, &nr);
+  const struct scrub_batch batch = take_batch (sc, bytes);
   int r;
 
   sc->readers++;
   pthread_mutex_unlock (&sc->lock);
-  r = scrub_read (sc, first, nr);
+  r = scrub_read (sc, batch.first, batch.nr);
   pthread_mutex_lock (&sc->lock);
   if (r == -ENOMEM)
-    r = put_back (sc, first);
+    r = put_back (sc, batch);
   if (--sc->readers == 0 && !has_batch (sc))
     sc->phase = SCRUB_JUDGE;
   return r;
@@ -254,8 +253,9 @@ single_step (struct dedup_scrub *sc)
   return r;
 }
 
-int
-dedup_scrub_step (struct dedup_scrub *sc)
+/* Reads a batch of BYTES, or does a slice of another phase. */
+static int
+step (struct dedup_scrub *sc, size_t bytes)
 {
   int r = 0;
 
@@ -264,7 +264,7 @@ dedup_scrub_step (struct dedup_scrub *sc)
          (sc->busy || (sc->phase == SCRUB_READ && !has_batch (sc))))
     pthread_cond_wait (&sc->changed, &sc->lock);
   if (sc->failed == 0 && sc->phase != SCRUB_DONE)
-    r = sc->phase == SCRUB_READ ? read_step (sc) : single_step (sc);
+    r = sc->phase == SCRUB_READ ? read_step (sc, bytes) : single_step (sc);
   if (r < 0 && r != -ENOMEM && sc->failed == 0)
     sc->failed = r;
   if (r != -ENOMEM)
@@ -272,6 +272,18 @@ dedup_scrub_step (struct dedup_scrub *sc)
   pthread_cond_broadcast (&sc->changed);
   pthread_mutex_unlock (&sc->lock);
   return r;
+}
+
+int
+dedup_scrub_step (struct dedup_scrub *sc)
+{
+  return step (sc, BATCH_BYTES);
+}
+
+int
+dedup_scrub_small_step (struct dedup_scrub *sc)
+{
+  return step (sc, SMALL_BATCH_BYTES);
 }
 
 /* --- Begin and end --------------------------------------------------------- */

@@ -84,6 +84,9 @@ int dedup_scrub_begin (struct dedup_pool *pool,
  * end, or -errno, after which the scrub must be ended.  -ENOMEM: another call may
  * succeed. */
 int dedup_scrub_step (struct dedup_scrub *sc) MUST_CHECK;
+/* The same, but reads no more than 32 KiB, or one cluster, as clients may wait for the
+ * processor meanwhile. */
+int dedup_scrub_small_step (struct dedup_scrub *sc) MUST_CHECK;
 /* Fills in the figures so far.  Any thread. */
 void dedup_scrub_figures (struct dedup_scrub *sc,
                           struct dedup_scrub_figures *f);
