@@ -82,6 +82,8 @@ enum mutation {
   MUTATION_LAW_16_SECTOR,         /* ... of a medium with larger blocks than 512 bytes */
   MUTATION_LAW_17,                /* values are linked that reach bytes which are
                                    * still to be written */
+  MUTATION_SHARED_COUNTED_ONCE,   /* an entry that is changed in place for several
+                                   * roots is counted for one */
   MUTATION_REWRITE_TWO_GROUPS,    /* what is stored again is dropped in a group of its
                                    * own, before it is linked */
   MUTATION_HEAL_NO_SYNC,          /* healed data is linked before it is durable */

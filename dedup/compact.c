@@ -12,8 +12,8 @@
  *   2. the list is given to the writer: no candidate that touches one of them is linked
  *      any more, so data that is written again goes elsewhere, and its entry in the index
  *      with it;
- *   3. the tables of all disks that clients write to are read, and each guest cluster
- *      with data in such a cluster is read and written again.
+ *   3. the tables of all roots are read, and each guest cluster with data in such a cluster
+ *      is read and written again (mover.c).
  *
  * An operation of one guest cluster loses some 250 bytes behind its data, as the next one
  * begins with a sector.  If the caller wants that (`ends`), they count as dead: 64 guest
@@ -36,7 +36,7 @@
  */
 #include "aligned.h"
 #include "compact-plan.h"
-#include "pool.h"
+#include "mover.h"
 #include "qcow2-packed.h"
 #include "value.h"
 
@@ -50,7 +50,6 @@
 #define MAX_MOVE 64u
 /* What is looked at in one call of qcow2_map, and calls in one step. */
 #define EXTENTS 64
-#define MAP_BYTES (UINT64_C (1) << 30)
 #define PER_STEP 64
 /* Clusters in the sample from which the work is foretold: 1 MiB of memory. */
 #define MAX_PLAN 32768u
@@ -80,10 +79,7 @@ struct dedup_compact {
   uint64_t moved_before;        /* f.moved_bytes when the pass began */
   uint64_t *v;                  /* clusters to be emptied, ascending */
   size_t nr, max;
-  unsigned root, nr_roots;      /* where moving goes on */
-  uint64_t guest_off;
-  uint64_t own_table;           /* the last table that was looked at, + 1 */
-  bool is_own;
+  struct dedup_mover m;         /* where moving goes on */
   uint8_t *buf;                 /* a cluster */
   struct dedup_compact_figures f;       /* atomic */
 };
@@ -363,8 +359,6 @@ end_walk (struct dedup_compact *c, bool more)
   }
   qcow2_packed_end (c->walk);
   c->walk = NULL;
-  c->root = 0;
-  c->guest_off = 0;
   if (c->phase == COMPACT_SURVEY) {
     end_survey (c);
     return;
@@ -386,8 +380,6 @@ set_emptying (struct dedup_compact *c, bool on)
 
   pool->writer.emptying = on ? c->v : NULL;
   pool->writer.nr_emptying = on ? c->nr : 0;
-  c->nr_roots = qcow2_nr_roots_locked (pool->base.img);
-  c->own_table = 0;
 }
 
 static int
@@ -405,8 +397,10 @@ count_some (struct dedup_compact *c)
     end_walk (c, true);
   else if (!qcow2_packed_next (c->walk))
     end_walk (c, false);
-  if (c->phase == COMPACT_MOVE)
+  if (c->phase == COMPACT_MOVE) {
     set_emptying (c, true);
+    dedup_mover_begin (&c->m);
+  }
   return c->phase != COMPACT_DONE;
 }
 
@@ -485,19 +479,31 @@ leave (struct dedup_compact *c, uint64_t nr)
   add (&c->f.handled_bytes, nr * c->pool->base.cluster_size);
 }
 
+/* Gets an entry, and reads the data.  -ENOENT: it is not in the list. */
+static int
+look_and_read (struct dedup_compact *c, struct look *l)
+{
+  struct qcow2_image *img = c->pool->base.img;
+  const unsigned reader = qcow2_reader_begin (img);
+  int r = qcow2_txn_run (img, look_locked, l);
+
+  if (r < 0 || !is_in_list (c, l->entry))
+    r = r == -ENOMEM ? r : -ENOENT;
+  else
+    r = qcow2_compressed_read (img, l->entry & ~QCOW2_L2_COPIED, c->buf);
+  qcow2_reader_end (img, reader);
+  return r;
+}
+
 /* Decides on a guest cluster.  1: it is to be moved; 0: it stays. */
 static int
 look_at_data (struct dedup_compact *c, uint64_t guest_idx)
 {
-  struct look l = { .root = c->root, .guest_idx = guest_idx };
-  int r = qcow2_txn_run (c->pool->base.img, look_locked, &l);
+  struct look l = { .root = c->m.root, .guest_idx = guest_idx };
+  int r = look_and_read (c, &l);
 
-  if (r == -ENOMEM)
-    return r;
-  if (r < 0 || !is_in_list (c, l.entry))
+  if (r == -ENOENT)
     return 0;
-  r = qcow2_compressed_read (c->pool->base.img, l.entry & ~QCOW2_L2_COPIED,
-                             c->buf);
   if (r == -ENOMEM)
     return r;
   if (r == 0 && are_right (c, &l, c->buf))
@@ -518,7 +524,7 @@ avoids_cb (const void *opaque, uint64_t entry)
 static int
 move_run (struct dedup_compact *c, uint64_t guest_idx, size_t n)
 {
-  int r = dedup_pipeline_rewrite (&c->pool->writer, c->root, guest_idx, n,
+  int r = dedup_pipeline_rewrite (&c->pool->writer, c->m.root, guest_idx, n,
                                   avoids_cb, c);
 
   if (r < 0)
@@ -531,8 +537,9 @@ move_run (struct dedup_compact *c, uint64_t guest_idx, size_t n)
 
 /* Moves those of NR guest clusters that are to be moved, in runs. */
 static int
-move_locked_range (struct dedup_compact *c, uint64_t guest_idx, size_t nr)
+move_range (void *opaque, uint64_t guest_idx, size_t nr)
 {
+  struct dedup_compact *c = opaque;
   size_t i, n = 0;
   int r = 0;
 
@@ -548,70 +555,25 @@ move_locked_range (struct dedup_compact *c, uint64_t guest_idx, size_t nr)
   return MIN_OF (r, 0);
 }
 
-static int
-move_range (struct dedup_compact *c, uint64_t guest_idx, size_t nr)
-{
-  int r = c->p.lock ? c->p.lock (c->p.opaque, c->root, guest_idx, nr) : 0;
-
-  if (r < 0)
-    return r;
-  r = move_locked_range (c, guest_idx, nr);
-  if (c->p.lock)
-    c->p.unlock (c->p.opaque);
-  return r;
-}
-
-/* --- The disks ---------------------------------------------------------------- */
-
-/* Returns the size of a root that clients write to, or 0. */
-static uint64_t
-size_of_root (struct dedup_compact *c)
-{
-  struct qcow2_image *img = c->pool->base.img;
-  const struct qcow2_snapshot *v;
-  LOCK_FOR_SCOPE (c->pool->base.lock);
-  const size_t nr = qcow2_snapshots (img, &v);
-
-  if (c->root != QCOW2_ROOT_ACTIVE &&
-      (c->root > nr || v[c->root - 1].dead || v[c->root - 1].named_anchor ||
-       (v[c->root - 1].disk_flags & QCOW2_DISK_DOOMED) ||
-       !(v[c->root - 1].disk_flags & QCOW2_DISK_WRITABLE)))
-    return 0;
-  return qcow2_root_size_locked (img, c->root);
-}
-
-/* Returns whether no other root has the table of a guest cluster. */
-static bool
-is_own_table (struct dedup_compact *c, uint64_t guest_idx)
-{
-  struct qcow2_image *img = c->pool->base.img;
-  const uint64_t table = guest_idx / qcow2_geometry (img)->l2_entries + 1;
-
-  if (c->own_table != table)
-    c->is_own = qcow2_table_is_own (img, c->root, guest_idx);
-  c->own_table = table;
-  return c->is_own;
-}
+/* --- The roots ---------------------------------------------------------------- */
 
 /* Returns how many of N extents from number I on are one guest cluster after the other,
- * in one table, all of them to be moved. */
+ * all of them to be moved. */
 static int
 run_of (const struct dedup_compact *c, const struct qcow2_extent *ext, int i,
         int n)
 {
   const unsigned bits = c->pool->base.cluster_bits;
-  const uint64_t per = qcow2_geometry (c->pool->base.img)->l2_entries;
   int k;
 
   for (k = i; k < n && k - i < (int) MAX_MOVE; k++)
     if (ext[k].kind != QCOW2_COMPRESSED || !is_in_list (c, ext[k].entry) ||
-        ext[k].guest_off != ext[i].guest_off + ((uint64_t) (k - i) << bits) ||
-        (ext[k].guest_off >> bits) / per != (ext[i].guest_off >> bits) / per)
+        ext[k].guest_off != ext[i].guest_off + ((uint64_t) (k - i) << bits))
       break;
   return k - i;
 }
 
-/* Moves what is to be moved of N extents, and goes on behind them. */
+/* Moves what is to be moved of N extents of one table, and goes on behind them. */
 static int
 move_extents (struct dedup_compact *c, const struct qcow2_extent *ext, int n)
 {
@@ -619,15 +581,11 @@ move_extents (struct dedup_compact *c, const struct qcow2_extent *ext, int n)
   int i, k, r = 0;
 
   for (i = 0; i < n && r == 0; i += MAX_OF (k, 1)) {
-    const uint64_t guest_idx = ext[i].guest_off >> bits;
-
     k = run_of (c, ext, i, n);
-    if (k > 0 && is_own_table (c, guest_idx))
-      r = move_range (c, guest_idx, (size_t) k);
-    else
-      leave (c, (uint64_t) k);
+    if (k > 0)
+      r = dedup_mover_run (&c->m, ext[i].guest_off >> bits, (size_t) k, move_range, c);
     if (r == 0)
-      c->guest_off = ext[i + MAX_OF (k, 1) - 1].guest_off +
+      c->m.guest_off = ext[i + MAX_OF (k, 1) - 1].guest_off +
         ext[i + MAX_OF (k, 1) - 1].len;
   }
   return r;
@@ -637,27 +595,21 @@ move_extents (struct dedup_compact *c, const struct qcow2_extent *ext, int n)
 static int
 move_in_root (struct dedup_compact *c)
 {
-  const uint64_t size = size_of_root (c);
+  const uint64_t size = dedup_mover_size (&c->m);
   struct qcow2_extent ext[EXTENTS];
   int n, i, r = 0;
 
-  for (i = 0; i < PER_STEP && c->guest_off < size && r == 0; i++) {
+  for (i = 0; i < PER_STEP && c->m.guest_off < size && r == 0; i++) {
     const uint64_t before = c->f.moved_bytes;
 
-    n = qcow2_map (c->pool->base.img, c->root, c->guest_off,
-                   MIN_OF (MAP_BYTES, size - c->guest_off), ext, EXTENTS);
-    if (n == -EIO)              /* an entry that is corrupt */
-      c->guest_off = (c->guest_off | (c->pool->base.cluster_size - 1)) + 1;
-    else if (n == -EINVAL)      /* it is smaller or gone by now */
-      return 0;
-    else
-      r = n < 0 ? n : move_extents (c, ext, n);
+    n = dedup_mover_map (&c->m, size, ext, EXTENTS);
+    r = n < 0 ? n : move_extents (c, ext, n);
     if (c->f.moved_bytes != before)
       break;                    /* that was an operation, or some */
   }
   if (r == -ENOENT)
     return 0;
-  return r < 0 ? r : c->guest_off < size;
+  return r < 0 ? r : c->m.guest_off < size;
 }
 
 static int
@@ -667,9 +619,7 @@ move_some (struct dedup_compact *c)
 
   if (r != 0)
     return r;
-  c->guest_off = 0;
-  c->own_table = 0;
-  if (++c->root < c->nr_roots)
+  if (dedup_mover_next (&c->m))
     return 1;
   set_emptying (c, false);
   c->phase = COMPACT_FLUSH;
@@ -739,10 +689,35 @@ claim (struct dedup_pool *pool)
 static void
 free_all (struct dedup_compact *c)
 {
+  lock_acquire (c->pool->base.lock);
+  c->pool->compacting = false;
+  lock_release (c->pool->base.lock);
+  qcow2_packed_end (c->walk);
+  dedup_mover_end (&c->m);
   dedup_plan_destroy (&c->plan);
   free (c->v);
   free (c->buf);
   free (c);
+}
+
+static struct dedup_compact *
+new_compact (struct dedup_pool *pool, const struct dedup_compact_params *p)
+{
+  struct dedup_compact *c = calloc (1, sizeof *c);
+
+  if (c == NULL) {
+    lock_acquire (pool->base.lock);
+    pool->compacting = false;
+    lock_release (pool->base.lock);
+    return NULL;
+  }
+  c->pool = pool;
+  c->p = *p;
+  c->m = (struct dedup_mover) { .pool = pool, .lock = p->lock, .unlock = p->unlock,
+                                .opaque = p->opaque };
+  c->p.percent = p->percent ? p->percent : DEDUP_COMPACT_PERCENT;
+  c->max = p->max_clusters ? p->max_clusters : MAX_CLUSTERS;
+  return c;
 }
 
 static int
@@ -765,23 +740,17 @@ dedup_compact_begin (struct dedup_pool *pool,
 
   if (r < 0)
     return r;
-  c = calloc (1, sizeof *c);
-  if (c) {
-    c->pool = pool;
-    c->p = *p;
-    c->p.percent = p->percent ? p->percent : DEDUP_COMPACT_PERCENT;
-    c->max = p->max_clusters ? p->max_clusters : MAX_CLUSTERS;
-    begin_survey (c);
-    r = make_room (c);
-  }
-  if (c == NULL || r < 0) {
-    lock_acquire (pool->base.lock);
-    pool->compacting = false;
-    lock_release (pool->base.lock);
-    if (c)
-      free_all (c);
+  c = new_compact (pool, p);
+  if (c == NULL)
     return -ENOMEM;
+  r = make_room (c);
+  if (r == 0)
+    r = dedup_mover_prepare (pool);
+  if (r < 0) {
+    free_all (c);
+    return r;
   }
+  begin_survey (c);
   *out = c;
   return 0;
 }
@@ -792,9 +761,5 @@ dedup_compact_end (struct dedup_compact *c)
   if (c == NULL)
     return;
   set_emptying (c, false);
-  lock_acquire (c->pool->base.lock);
-  c->pool->compacting = false;
-  lock_release (c->pool->base.lock);
-  qcow2_packed_end (c->walk);
   free_all (c);
 }

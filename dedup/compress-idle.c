@@ -4,12 +4,10 @@
  * It promises that each plain cluster which was there when it began, and which nobody
  * writes meanwhile, is tried once, and that no guest sees anything of it.
  *
- * One run goes through the tables of all disks that clients write to, three times:
+ * One run goes through the tables of all roots (mover.c), twice:
  *
- *   1. Are there tables that several roots share, or snapshots?  Then a cluster with
- *      several references may have one from there, which keeps it in use.
- *   2. How much plain data is there?
- *   3. Pieces of it are read and written again (write/rewrite.c).
+ *   1. How much plain data is there?
+ *   2. Pieces of it are read and written again (write/rewrite.c).
  *
  * A piece is one operation, with the records of a write.  So a crash leaves some prefix
  * of the operations, each of which changes nothing that a guest can see.  What it frees
@@ -27,8 +25,7 @@
  * requests off the guest clusters that are compressed.
  */
 #include "fresh.h"
-#include "pool.h"
-#include "qcow2-packed.h"
+#include "mover.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -36,18 +33,15 @@
 /* What one operation compresses at most. */
 #define PIECE_CLUSTERS 64u
 #define PIECE_BYTES (UINT64_C (512) << 10)
-/* What is looked at in one call of qcow2_map, and calls, regions without a mark and tables
+/* What is looked at in one call of dedup_mover_map, and calls and regions without a mark
  * in one step. */
 #define EXTENTS 64
-#define MAP_BYTES (UINT64_C (1) << 30)
 #define MAPS_PER_STEP 64
 #define REGIONS_PER_STEP 65536
-#define TABLES_PER_STEP 1024
 /* After so much the moves are made durable, so that their clusters can be freed. */
 #define FLUSH_BYTES (UINT64_C (64) << 20)
 
 enum compress_phase {
-  COMPRESS_TABLES,              /* looks for tables that are shared */
   COMPRESS_COUNT,               /* counts plain data */
   COMPRESS_WORK,
   COMPRESS_DONE,
@@ -58,12 +52,10 @@ struct dedup_compress_work {
   struct dedup_compress_params p;
   struct dedup_marks *marks;    /* that this run has taken; NULL: it looks at all */
   enum compress_phase phase;
-  unsigned root, nr_roots;      /* where it goes on */
-  uint64_t guest_off;
-  bool keep_shared;
+  struct dedup_mover m;         /* where it goes on */
   bool operated;                /* in this step */
-  uint64_t own_table;           /* the last table that was looked at, + 1 */
-  bool is_own;
+  bool keep_shared;             /* roots are passed: they may need plain clusters that have
+                                 * several references */
   uint64_t unflushed;           /* bytes */
   struct dedup_compress_figures f;      /* atomic */
 };
@@ -74,79 +66,31 @@ add (uint64_t *figure, uint64_t n)
   __atomic_add_fetch (figure, n, __ATOMIC_RELAXED);
 }
 
-/* --- Roots and tables --------------------------------------------------------- */
-
-/* Returns the snapshot that a root is, NULL for the active disk. */
-static const struct qcow2_snapshot *
-slot_of (struct dedup_compress_work *c, bool *exists)
-{
-  const struct qcow2_snapshot *v;
-  const size_t nr = qcow2_snapshots (c->pool->base.img, &v);
-
-  *exists = c->root == QCOW2_ROOT_ACTIVE ||
-    (c->root <= nr && !v[c->root - 1].dead && !v[c->root - 1].named_anchor &&
-     !(v[c->root - 1].disk_flags & QCOW2_DISK_DOOMED));
-  return c->root == QCOW2_ROOT_ACTIVE || !*exists ? NULL : &v[c->root - 1];
-}
-
-/* Returns the size of a root that clients write to and whose data is to be compressed, or
- * 0.  Notes that there are snapshots, or disks whose data is not. */
-static uint64_t
-size_of_root (struct dedup_compress_work *c)
-{
-  LOCK_FOR_SCOPE (c->pool->base.lock);
-  bool exists;
-  const struct qcow2_snapshot *s = slot_of (c, &exists);
-
-  if (exists && ((s && !(s->disk_flags & QCOW2_DISK_WRITABLE)) ||
-                 !dedup_packs_locked (&c->pool->writer.pack, c->root)))
-    c->keep_shared = true;
-  else if (exists)
-    return qcow2_root_size_locked (c->pool->base.img, c->root);
-  return 0;
-}
-
-/* Returns whether no other root has the table of a guest cluster. */
-static bool
-is_own_table (struct dedup_compress_work *c, uint64_t guest_idx)
+/* Finds out whether there are roots whose data is not to be compressed. */
+static void
+look_for_plain_roots (struct dedup_compress_work *c)
 {
   struct qcow2_image *img = c->pool->base.img;
-  const uint64_t table = guest_idx / qcow2_geometry (img)->l2_entries + 1;
+  LOCK_FOR_SCOPE (c->pool->base.lock);
+  const unsigned nr = qcow2_nr_roots_locked (img);
+  unsigned root;
 
-  if (c->own_table != table)
-    c->is_own = qcow2_table_is_own (img, c->root, guest_idx);
-  c->own_table = table;
-  return c->is_own;
+  c->keep_shared = false;
+  for (root = 0; root < nr; root++)
+    c->keep_shared |= qcow2_movable_size_locked (img, root) > 0 &&
+      !dedup_packs_locked (&c->pool->writer.pack, root);
 }
 
 /* Goes on with the next root, or the next phase.  Returns 0 at the end. */
 static int
 end_root (struct dedup_compress_work *c)
 {
-  c->guest_off = 0;
-  c->own_table = 0;
-  if (++c->root < c->nr_roots)
+  if (dedup_mover_next (&c->m))
     return 1;
-  c->root = 0;
+  dedup_mover_begin (&c->m);
   c->phase++;
+  look_for_plain_roots (c);
   return c->phase != COMPRESS_DONE;
-}
-
-/* Looks for shared tables in the next part of a root. */
-static int
-look_at_tables (struct dedup_compress_work *c)
-{
-  const unsigned bits = c->pool->base.cluster_bits;
-  const uint64_t per = qcow2_geometry (c->pool->base.img)->l2_entries;
-  const uint64_t size = size_of_root (c);
-  unsigned i;
-
-  for (i = 0; i < TABLES_PER_STEP && c->guest_off < size && !c->keep_shared; i++) {
-    if (!is_own_table (c, c->guest_off >> bits))
-      c->keep_shared = true;
-    c->guest_off += per << bits;
-  }
-  return c->guest_off < size && !c->keep_shared ? 1 : end_root (c);
 }
 
 /* --- Pieces ------------------------------------------------------------------- */
@@ -157,7 +101,7 @@ compress (struct dedup_compress_work *c, uint64_t guest_idx, size_t nr)
 {
   const uint64_t size = c->pool->base.cluster_size;
   struct dedup_compressed res;
-  int r = dedup_pipeline_compress (&c->pool->writer, c->root, guest_idx, nr,
+  int r = dedup_pipeline_compress (&c->pool->writer, c->m.root, guest_idx, nr,
                                    c->keep_shared, &res);
 
   if (r < 0)
@@ -169,14 +113,15 @@ compress (struct dedup_compress_work *c, uint64_t guest_idx, size_t nr)
   add (&c->f.shared, res.shared);
   add (&c->f.doubtful, res.doubtful);
   if (res.raced > 0)
-    dedup_fresh_note (c->pool->fresh, c->root, guest_idx, nr);
+    dedup_fresh_note (c->pool->fresh, c->m.root, guest_idx, nr);
   return res.no_space > 0 ? -ENOSPC : 0;
 }
 
 /* Does so; cluster by cluster where one of them cannot be read. */
 static int
-compress_readable (struct dedup_compress_work *c, uint64_t guest_idx, size_t nr)
+compress_readable (void *opaque, uint64_t guest_idx, size_t nr)
 {
+  struct dedup_compress_work *c = opaque;
   int r = compress (c, guest_idx, nr);
   size_t i;
 
@@ -192,21 +137,8 @@ compress_readable (struct dedup_compress_work *c, uint64_t guest_idx, size_t nr)
   return r;
 }
 
-static int
-compress_locked_range (struct dedup_compress_work *c, uint64_t guest_idx, size_t nr)
-{
-  int r = c->p.lock ? c->p.lock (c->p.opaque, c->root, guest_idx, nr) : 0;
-
-  if (r < 0)
-    return r;
-  r = compress_readable (c, guest_idx, nr);
-  if (c->p.lock)
-    c->p.unlock (c->p.opaque);
-  return r;
-}
-
-/* Returns how many guest clusters from one on are the next piece, of those before END_IDX:
- * all in one table. */
+/* Returns how many guest clusters from one on are the next piece, of those before END_IDX
+ * in its table. */
 static size_t
 piece_of (const struct dedup_compress_work *c, uint64_t guest_idx, uint64_t end_idx)
 {
@@ -224,23 +156,19 @@ take_plain (struct dedup_compress_work *c, const struct qcow2_extent *ext,
             uint64_t end_off)
 {
   const unsigned bits = c->pool->base.cluster_bits;
-  const uint64_t per = qcow2_geometry (c->pool->base.img)->l2_entries;
-  const uint64_t idx = MAX_OF (ext->guest_off, c->guest_off) >> bits;
-  uint64_t end_idx = MIN_OF (((ext->guest_off + ext->len - 1) >> bits) + 1,
-                             (idx / per + 1) * per);
+  const uint64_t idx = MAX_OF (ext->guest_off, c->m.guest_off) >> bits;
+  uint64_t end_idx = ((ext->guest_off + ext->len - 1) >> bits) + 1;
   int r = 0;
 
-  if (!is_own_table (c, idx))
-    add (&c->f.shared, c->phase == COMPRESS_WORK ? end_idx - idx : 0);
-  else if (c->phase == COMPRESS_COUNT)
+  if (c->phase == COMPRESS_COUNT)
     add (&c->f.found_bytes, (end_idx - idx) << bits);
   else {
     end_idx = idx + piece_of (c, idx, ((end_off - 1) >> bits) + 1);
-    r = compress_locked_range (c, idx, end_idx - idx);
+    r = dedup_mover_run (&c->m, idx, end_idx - idx, compress_readable, c);
     c->operated = true;
   }
   if (r == 0)
-    c->guest_off = end_idx << bits;
+    c->m.guest_off = end_idx << bits;
   return r;
 }
 
@@ -255,10 +183,10 @@ take_extents (struct dedup_compress_work *c, const struct qcow2_extent *ext, int
   while (i < n && r == 0 && !c->operated) {
     const uint64_t end = ext[i].guest_off + ext[i].len;
 
-    if (ext[i].kind == QCOW2_DATA && end > c->guest_off)
+    if (ext[i].kind == QCOW2_DATA && end > c->m.guest_off)
       r = take_plain (c, &ext[i], end_off);
     else {
-      c->guest_off = MAX_OF (c->guest_off, end);
+      c->m.guest_off = MAX_OF (c->m.guest_off, end);
       i++;
     }
   }
@@ -274,11 +202,11 @@ next_marked (struct dedup_compress_work *c, uint64_t size)
   unsigned i;
 
   if (c->marks == NULL)
-    return c->guest_off + MAP_BYTES;
-  for (i = 0; i < REGIONS_PER_STEP && c->guest_off < size; i++) {
-    if (dedup_marks_have (c->marks, c->root, c->guest_off / bytes))
-      return (c->guest_off / bytes + 1) * bytes;
-    c->guest_off = (c->guest_off / bytes + 1) * bytes;
+    return size;
+  for (i = 0; i < REGIONS_PER_STEP && c->m.guest_off < size; i++) {
+    if (dedup_marks_have (c->marks, c->m.root, c->m.guest_off / bytes))
+      return (c->m.guest_off / bytes + 1) * bytes;
+    c->m.guest_off = (c->m.guest_off / bytes + 1) * bytes;
   }
   return 0;
 }
@@ -287,7 +215,7 @@ next_marked (struct dedup_compress_work *c, uint64_t size)
 static int
 take_root (struct dedup_compress_work *c)
 {
-  const uint64_t size = size_of_root (c);
+  const uint64_t size = dedup_mover_size (&c->m);
   struct qcow2_extent ext[EXTENTS];
   uint64_t end;
   int i, n, r = 0;
@@ -295,20 +223,14 @@ take_root (struct dedup_compress_work *c)
   c->operated = false;
   for (i = 0; i < MAPS_PER_STEP && !c->operated && r == 0; i++) {
     end = MIN_OF (next_marked (c, size), size);
-    if (end <= c->guest_off)
+    if (end <= c->m.guest_off)
       break;
-    n = qcow2_map (c->pool->base.img, c->root, c->guest_off, end - c->guest_off, ext,
-                   EXTENTS);
-    if (n == -EIO)              /* an entry that is corrupt */
-      c->guest_off = (c->guest_off | (c->pool->base.cluster_size - 1)) + 1;
-    else if (n == -EINVAL)      /* it is smaller or gone by now */
-      return end_root (c);
-    else
-      r = n < 0 ? n : take_extents (c, ext, n, end);
+    n = dedup_mover_map (&c->m, end, ext, EXTENTS);
+    r = n < 0 ? n : take_extents (c, ext, n, end);
   }
   if (r == -ENOENT)
     return end_root (c);
-  return r < 0 ? r : c->guest_off < size ? 1 : end_root (c);
+  return r < 0 ? r : c->m.guest_off < size ? 1 : end_root (c);
 }
 
 /* --- The whole ----------------------------------------------------------------- */
@@ -331,7 +253,6 @@ dedup_compress_step (struct dedup_compress_work *c)
   if (c->unflushed >= FLUSH_BYTES)
     return (r = flush (c)) < 0 ? r : 1;
   switch (c->phase) {
-  case COMPRESS_TABLES: return look_at_tables (c);
   case COMPRESS_COUNT: case COMPRESS_WORK: r = take_root (c); break;
   case COMPRESS_DONE: r = 0; break;
   }
@@ -398,16 +319,22 @@ dedup_compress_begin (struct dedup_pool *pool, const struct dedup_compress_param
   if (c) {
     c->pool = pool;
     c->p = *p;
+    c->m = (struct dedup_mover) { .pool = pool, .lock = p->lock, .unlock = p->unlock,
+                                  .opaque = p->opaque, .fresh = pool->fresh,
+                                  .to_compress = true };
     c->marks = p->all ? NULL : dedup_fresh_take (pool->fresh);
   }
-  if (c == NULL || (!p->all && c->marks == NULL)) {
+  r = c == NULL || (!p->all && c->marks == NULL) ? -ENOMEM : dedup_mover_prepare (pool);
+  if (r < 0) {
+    if (c && c->marks)
+      dedup_fresh_put_back (pool->fresh, c->marks);
+    free (c ? c->marks : NULL);
     free (c);
     give_place_back (pool);
-    return -ENOMEM;
+    return r;
   }
-  lock_acquire (pool->base.lock);
-  c->nr_roots = qcow2_nr_roots_locked (pool->base.img);
-  lock_release (pool->base.lock);
+  dedup_mover_begin (&c->m);
+  look_for_plain_roots (c);
   *out = c;
   return 0;
 }
@@ -420,6 +347,7 @@ dedup_compress_end (struct dedup_compress_work *c)
   if (c->marks && c->phase != COMPRESS_DONE)
     dedup_fresh_put_back (c->pool->fresh, c->marks);
   give_place_back (c->pool);
+  dedup_mover_end (&c->m);
   free (c->marks);
   free (c);
 }

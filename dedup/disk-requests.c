@@ -3,6 +3,8 @@
  *
  * Any thread, without locks.
  */
+#include "checked.h"
+#include "fresh.h"
 #include "pool.h"
 
 #include <errno.h>
@@ -28,18 +30,40 @@ dedup_disk_create (struct dedup_pool *pool, const char *name, uint64_t size,
   return dedup_disks_create (&pool->disks, name, size, root, f);
 }
 
+/* Notes that data of the source which was not tried to be compressed yet is that of ROOT,
+ * too: the source may be deleted, or get other data. */
+static void
+note_cloned (struct dedup_pool *pool, unsigned source, unsigned root)
+{
+  uint64_t size;
+
+  lock_acquire (pool->base.lock);
+  size = qcow2_root_size_locked (pool->base.img, root);
+  lock_release (pool->base.lock);
+  dedup_fresh_copy (pool->fresh, source, root,
+                    div_round_up (size, pool->base.cluster_size));
+}
+
 int
 dedup_disk_clone (struct dedup_pool *pool, unsigned source, const char *name,
                   bool writable, unsigned *root, struct fault *f)
 {
-  return dedup_disks_clone (&pool->disks, source, name, writable, root, f);
+  int r = dedup_disks_clone (&pool->disks, source, name, writable, root, f);
+
+  if (r == 0)
+    note_cloned (pool, source, *root);
+  return r;
 }
 
 int
 dedup_disk_reset (struct dedup_pool *pool, unsigned root, unsigned source,
                   struct fault *f)
 {
-  return dedup_disks_reset (&pool->disks, root, source, f);
+  int r = dedup_disks_reset (&pool->disks, root, source, f);
+
+  if (r == 0)
+    note_cloned (pool, source, root);
+  return r;
 }
 
 int

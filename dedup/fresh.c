@@ -13,6 +13,8 @@
  */
 #include "fresh.h"
 
+#include "checked.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -80,6 +82,17 @@ dedup_fresh_note (struct dedup_fresh *fresh, unsigned root, uint64_t guest_idx,
   set_flag (&fresh->due);
 }
 
+void
+dedup_fresh_copy (struct dedup_fresh *fresh, unsigned source, unsigned root, uint64_t nr)
+{
+  const uint64_t end = MIN_OF (div_round_up (nr, DEDUP_REGION), MARKS);
+  uint64_t region;
+
+  for (region = 0; fresh && region < end; region++)
+    if (dedup_marks_have (&fresh->marks, source, region))
+      set_mark (fresh, mark_of (root, region));
+}
+
 bool
 dedup_fresh_is_due (struct dedup_fresh *fresh)
 {
@@ -114,7 +127,7 @@ dedup_marks_have (const struct dedup_marks *m, unsigned root, uint64_t region)
 {
   const uint64_t mark = mark_of (root, region);
 
-  return m->words[mark / 64] >> mark % 64 & 1;
+  return __atomic_load_n (&m->words[mark / 64], __ATOMIC_ACQUIRE) >> mark % 64 & 1;
 }
 
 void

@@ -23,6 +23,10 @@ struct dedup_fresh *dedup_fresh_new (void) MUST_CHECK;
  * below. */
 void dedup_fresh_note (struct dedup_fresh *fresh, unsigned root, uint64_t guest_idx,
                        uint64_t nr);
+/* Marks those of the first NR guest clusters of ROOT that are marked in SOURCE, of which it
+ * has become a copy. */
+void dedup_fresh_copy (struct dedup_fresh *fresh, unsigned source, unsigned root,
+                       uint64_t nr);
 /* Returns whether something was marked since marks were taken. */
 bool dedup_fresh_is_due (struct dedup_fresh *fresh);
 /* Takes all marks, so that none is left.  NULL: out of memory. */

@@ -125,6 +125,21 @@ qcow2_nr_compress_on_locked (struct qcow2_image *img)
   return img->snapshots.nr_compress_on;
 }
 
+uint64_t
+qcow2_movable_size_locked (struct qcow2_image *img, unsigned root)
+{
+  const struct qcow2_snapshot *s;
+
+  assert (lock_held (&img->lock));
+  if (!img->writable || img->unlogged.on)
+    return 0;
+  s = qcow2_root_slot_locked (img, root);
+  if (root != QCOW2_ROOT_ACTIVE &&
+      (!s || s->is_anchor || s->named_anchor || (s->disk_flags & QCOW2_DISK_DOOMED)))
+    return 0;
+  return qcow2_root_size_locked (img, root);
+}
+
 /* --- COPIED of the active disk -------------------------------------------- */
 
 static void

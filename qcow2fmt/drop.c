@@ -15,7 +15,9 @@
  *                           not written in place is copied before: then the
  *                           cluster is one of the above
  *
- * A compressed entry has a reference to each host cluster that it touches.
+ * A compressed entry has a reference to each host cluster that it touches.  Where an entry
+ * is changed for several roots (in-place.c), as many references are dropped at once, by
+ * the same rules; of no table.
  *
  * Freed clusters are put into quarantine with the log's present sequence number
  * (law 6).  A request prepares all its drops, then makes all its changes under
@@ -147,6 +149,24 @@ look_all (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr, bool prepare,
   return r;
 }
 
+/* Checks that each of COUNT clusters, no tables, has TIMES references that can be dropped;
+ * else -EINVAL. */
+static int
+look_times (struct qcow2_txn *txn, uint64_t host_idx, uint64_t count, uint64_t times)
+{
+  uint64_t refcount, i;
+  bool anchored;
+  int r = 0;
+
+  for (i = 0; i < count && r == 0; ++i) {
+    r = qcow2_get_refcount_locked (txn, host_idx + i, &refcount, &anchored);
+    if (r == 0 && (refcount < times + anchored || host_idx + i == 0 ||
+                   qcow2_guarded_locked (txn->img, host_idx + i, 1)))
+      r = -EINVAL;
+  }
+  return r;
+}
+
 int
 qcow2_prepare_drop_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t nr)
 {
@@ -209,8 +229,10 @@ drop_table (struct qcow2_txn *txn, uint64_t host_idx, uint64_t refcount,
     set_refcounts (txn, &run, refcount - 1, anchored);
 }
 
+/* Drops TIMES references of compressed data to a cluster. */
 static void
-drop_compressed (struct qcow2_txn *txn, uint64_t host_idx, bool trimmed)
+drop_compressed (struct qcow2_txn *txn, uint64_t host_idx, uint64_t times,
+                 bool trimmed)
 {
   struct qcow2_run run = { host_idx, 1, trimmed };
   uint64_t refcount;
@@ -221,12 +243,12 @@ drop_compressed (struct qcow2_txn *txn, uint64_t host_idx, bool trimmed)
   (void) r;
   if (qcow2_guard_stays_locked (txn->img, host_idx))
     drop_table (txn, host_idx, refcount, anchored);
-  else if ((refcount == (anchored ? 2 : 1) ||
+  else if ((refcount == times + anchored ||
             mutation (MUTATION_SHARED_FREED)) &&
            !(anchored && qcow2_is_held_locked (txn->img, host_idx)))
     free_run (txn, &run);
   else
-    set_refcounts (txn, &run, refcount - 1, anchored);
+    set_refcounts (txn, &run, refcount - times, anchored);
 }
 
 /* Returns how many clusters of RUN, from the first on, are alike in being held
@@ -246,26 +268,27 @@ same_holds (const struct qcow2_image *img, const struct qcow2_run *run,
   return n;
 }
 
-/* Drops a reference to each cluster of RUN, all of which have this refcount,
+/* Drops TIMES references to each cluster of RUN, all of which have this refcount,
  * and are anchored and held alike. */
 static void
-drop_alike (struct qcow2_txn *txn, const struct qcow2_run *run,
+drop_alike (struct qcow2_txn *txn, const struct qcow2_run *run, uint64_t times,
             uint64_t refcount, bool anchored, bool held)
 {
-  if (anchored && refcount == 2 && !held)
+  if (anchored && refcount == times + 1 && !held)
     free_run (txn, run);
   else if (anchored)
-    set_refcounts (txn, run, refcount - 1, true);
-  else if (refcount == 1)
+    set_refcounts (txn, run, refcount - times, true);
+  else if (refcount == times)
     free_run (txn, run);
   else if (txn->img->anchor.l1.nr > 0)
-    qcow2_pass_to_anchor_locked (txn, run, refcount);
+    qcow2_pass_to_anchor_locked (txn, run, refcount - (times - 1));
   else
-    set_refcounts (txn, run, refcount - 1, false);
+    set_refcounts (txn, run, refcount - times, false);
 }
 
 static void
-drop_run (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr, bool trimmed)
+drop_run (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr, uint64_t times,
+          bool trimmed)
 {
   struct qcow2_run run = { host_idx, 0, trimmed };
   uint64_t refcount;
@@ -281,20 +304,20 @@ drop_run (struct qcow2_txn *txn, uint64_t host_idx, uint64_t nr, bool trimmed)
       continue;
     }
     run.count = same_holds (txn->img, &run, &held);
-    drop_alike (txn, &run, refcount, anchored, held);
+    drop_alike (txn, &run, times, refcount, anchored, held);
   }
 }
 
-int
-qcow2_drop_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t nr,
-                   bool trimmed)
+/* Drops NR references, or TIMES references to one entry. */
+static int
+drop (struct qcow2_txn *txn, uint64_t entry, uint64_t nr, uint64_t times,
+      bool trimmed)
 {
   struct qcow2_image *img = txn->img;
   bool compressed = entry & QCOW2_L2_COMPRESSED;
   uint64_t idx, count;
   int r;
 
-  assert (lock_held (&img->lock));
   if (misaligned (img, entry))
     return -EINVAL;
   qcow2_entry_clusters (img, entry, &idx, &count);
@@ -304,6 +327,8 @@ qcow2_drop_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t nr,
     count = nr;
   /* Checked again: another drop of this request may have hit these clusters. */
   r = look_all (txn, idx, count, false, false);
+  if (r == 0 && times > 1)
+    r = look_times (txn, idx, count, times);
   assert (r != -EAGAIN);       /* prepared under this hold of the lock */
   if (r < 0)
     return r;
@@ -311,9 +336,47 @@ qcow2_drop_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t nr,
     qcow2_unlogged_drop_locked (img, &(struct qcow2_run) {
         idx, count, trimmed });
   else if (!compressed)
-    drop_run (txn, idx, count, trimmed);
+    drop_run (txn, idx, count, times, trimmed);
   else
     for (uint64_t i = 0; i < count; ++i)
-      drop_compressed (txn, idx + i, trimmed);
+      drop_compressed (txn, idx + i, times, trimmed);
   return 0;
+}
+
+int
+qcow2_drop_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t nr,
+                   bool trimmed)
+{
+  assert (lock_held (&txn->img->lock));
+  return drop (txn, entry, nr, 1, trimmed);
+}
+
+int
+qcow2_prepare_drop_times_locked (struct qcow2_txn *txn, uint64_t entry,
+                                 uint64_t times)
+{
+  const bool compressed = entry & QCOW2_L2_COMPRESSED;
+  uint64_t first, count, i;
+  int r;
+
+  assert (lock_held (&txn->img->lock));
+  if (times == 1)
+    return qcow2_prepare_drop_locked (txn, entry, 1);
+  if (misaligned (txn->img, entry))
+    return -EXDEV;
+  qcow2_entry_clusters (txn->img, entry, &first, &count);
+  r = look_times (txn, first, count, times);
+  if (r == -EINVAL)
+    return -EXDEV;
+  for (i = 0; i < count && r == 0 && !compressed; ++i)
+    r = qcow2_prepare_host_locked (txn, first + i, 1);
+  return r;
+}
+
+int
+qcow2_drop_times_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t times,
+                         bool trimmed)
+{
+  assert (lock_held (&txn->img->lock));
+  return drop (txn, entry, 1, times, trimmed);
 }

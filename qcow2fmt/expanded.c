@@ -4,7 +4,9 @@
  *
  * They are found by their L2 entry.  What an entry leads to does not change while its
  * host clusters are in use, so whoever enters data here keeps them in use meanwhile: by
- * the lock on the guest's range, or by a hold.  When a refcount becomes 0 (change.c), or
+ * the lock on the guest's range, or by a hold; or he is a reader (readers.c), for whom they
+ * stay in quarantine.  So what leaves quarantine is forgotten, too, where there may have
+ * been such readers (dedup/upkeep/quarantine.c).  When a refcount becomes 0 (change.c), or
  * a cluster is written in place (dedup/write/heal.c), the data of that cluster is
  * forgotten; so the next one with the same entry finds nothing here.
  *

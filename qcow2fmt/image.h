@@ -704,6 +704,18 @@ struct qcow2_expanded {
   struct qcow2_expanded_slot v[QCOW2_MAX_EXPANDED];
 };
 
+struct qcow2_readers {         /* readers.c */
+  /* Atomic: */
+  unsigned phase;
+  uint64_t nr[2];              /* readers that began in an even, an odd phase */
+  bool is_awaited;             /* somebody waits for the end of a phase's readers */
+  pthread_mutex_t mutex;       /* is held to wait for it, and to tell it: */
+  pthread_cond_t ended;
+  /* Protected by the image's lock: */
+  uint64_t moves;              /* changes of entries that readers may rely on */
+  uint64_t settled;            /* ... on which none relies any more */
+};
+
 struct qcow2_decoder;
 
 struct qcow2_decoders {        /* decoder.c */
@@ -838,6 +850,15 @@ void qcow2_expanded_free (struct qcow2_image *img);
 /* Returns how many bytes of memory are used. */
 uint64_t qcow2_expanded_bytes (struct qcow2_image *img);
 
+/* --- readers.c ------------------------------------------------------------ */
+void qcow2_readers_init (struct qcow2_image *img);
+void qcow2_readers_destroy (struct qcow2_image *img);
+
+/* --- in-place.c ----------------------------------------------------------- */
+/* Returns whether entries of an L2 table with this refcount may be changed in place, if
+ * it is no recent source.  Of a table with one path that is for its root to tell. */
+bool qcow2_may_change_in_place (const struct qcow2_image *img, uint64_t refcount);
+
 /* --- header.c ------------------------------------------------------------ */
 struct qcow2_header {          /* decoded, valid by construction */
   struct qcow2_geometry geo;
@@ -916,6 +937,7 @@ struct qcow2_image {
   struct qcow2_holds holds;
   struct qcow2_expanded expanded;   /* has a lock of its own */
   struct qcow2_decoders decoders;   /* has a lock of its own */
+  struct qcow2_readers readers;
   struct qcow2_disks disks;    /* disks.c */
   struct qcow2_dirty_bitmaps bitmaps;
   struct qcow2_unlogged unlogged;  /* .on: constant once writing starts */

@@ -179,6 +179,7 @@ new_image (struct io_store *io, const struct qcow2_open_params *params,
   img->snapshots.anchor = -1;
   lock_init (&img->lock);
   qcow2_expanded_init (img);
+  qcow2_readers_init (img);
   qcow2_decoders_init (img);
   if (params->path && (img->path = strdup (params->path)) == NULL) {
     qcow2_close (img);
@@ -294,6 +295,7 @@ qcow2_close (struct qcow2_image *img)
   qcow2_alloc_free (img);
   qcow2_holds_free (img);
   qcow2_expanded_free (img);
+  qcow2_readers_destroy (img);
   qcow2_decoders_free (img);
   qcow2_disks_free (img);
   qcow2_anchor_free (img);

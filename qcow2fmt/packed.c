@@ -176,14 +176,18 @@ was_seen (struct qcow2_packed *p, uint64_t host_idx)
   return qcow2_bitset_set (p->seen, host_idx, 1) > 0;   /* never above 0 */
 }
 
-/* Returns whether entries of the table can be changed for one root alone. */
+/* Returns whether what the table's entries lead to stays where it is.  Of a root that is
+ * being deleted it goes soon, unless another root has the table, too. */
 static bool
-is_own (const struct usage_walk *w, const struct usage_table *t)
+stays (const struct usage_walk *w, const struct usage_table *t)
 {
-  uint64_t paths;
+  uint64_t v;
 
-  return w->root.writable && !w->root.doomed &&
-    usage_references (w->img, t->host_idx, &paths) == 0 && paths == 1;
+  if (usage_references (w->img, t->host_idx, &v) < 0 ||
+      !qcow2_may_change_in_place (w->img, v))
+    return true;
+  return v == 1 && (w->root.doomed ||
+                    (!w->root.writable && !qcow2_lends_tables (w->img)));
 }
 
 static int
@@ -194,7 +198,7 @@ take_table (struct usage_walk *w, const struct usage_table *t)
 
   if (was_seen (p, t->host_idx))
     return 0;
-  p->stays = p->tell_stays && !is_own (w, t) ? QCOW2_PACKED_STAYS : 0;
+  p->stays = p->tell_stays && stays (w, t) ? QCOW2_PACKED_STAYS : 0;
   p->bytes += w->img->header.geo.cluster_size;
   r = usage_walk_table (w, t);
   return r < 0 && !(r == -EIO && p->tolerant) ? r : p->failed;
@@ -356,36 +360,6 @@ qcow2_packed_end (struct qcow2_packed *p)
   qcow2_bitset_free (p->seen);
   free (p->v);
   free (p);
-}
-
-/* --- Tables ------------------------------------------------------------------ */
-
-struct ownership {
-  unsigned root;
-  uint64_t l1_idx, refcount;
-};
-
-static int
-count_paths_locked (struct qcow2_txn *txn, void *opaque)
-{
-  struct ownership *o = opaque;
-  uint64_t entry;
-  bool anchored;
-  int r = qcow2_l1_entry_locked (txn, o->root, o->l1_idx, &entry);
-
-  return r < 0 ? r : qcow2_get_refcount_locked (
-    txn, (entry & QCOW2_OFFSET_MASK) >> txn->img->header.geo.cluster_bits,
-    &o->refcount, &anchored);
-}
-
-bool
-qcow2_table_is_own (struct qcow2_image *img, unsigned root, uint64_t guest_idx)
-{
-  struct ownership o = {
-    .root = root, .l1_idx = guest_idx / img->header.geo.l2_entries,
-  };
-
-  return qcow2_txn_run (img, count_paths_locked, &o) == 0 && o.refcount == 1;
 }
 
 /* --- Sums -------------------------------------------------------------------- */

@@ -31,9 +31,9 @@ struct qcow2_packed;
  * -ENOMEM; -errno of the host. */
 int qcow2_packed_begin (struct qcow2_image *img, size_t max, bool tolerant,
                         struct qcow2_packed **out) MUST_CHECK;
-/* Has the walk set QCOW2_PACKED_STAYS in each descriptor that lies in a table which several
- * L1 entries name, or which is of a root that nobody writes to, perhaps among others.
- * Before the first step. */
+/* Has the walk set QCOW2_PACKED_STAYS in each descriptor that lies in a table which is not
+ * changed in place (qcow2_prepare_in_place_locked) or is of a root that is being deleted,
+ * perhaps among others.  Before the first step. */
 void qcow2_packed_tell_stays (struct qcow2_packed *p);
 #define QCOW2_PACKED_STAYS (UINT64_C (1) << 63)
 /* Reads some tables: those that one piece of an L1 table names, or 4 MiB.  1: the window
@@ -61,11 +61,6 @@ bool qcow2_packed_next (struct qcow2_packed *p) MUST_CHECK;
  * on. */
 void qcow2_packed_seek (struct qcow2_packed *p, uint64_t from, uint64_t to);
 void qcow2_packed_end (struct qcow2_packed *p);
-
-/* Returns whether the L2 table of a guest cluster is named by this root alone, and once;
- * false also if that cannot be told. */
-bool qcow2_table_is_own (struct qcow2_image *img, unsigned root,
-                         uint64_t guest_idx);
 
 /* Sums up descriptors that are passed to it in ascending order, window by window.
  * Begins as all 0. */

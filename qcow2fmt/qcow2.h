@@ -195,6 +195,9 @@ unsigned qcow2_nr_roots_locked (struct qcow2_image *img);
 uint64_t qcow2_max_disk_size (const struct qcow2_image *img);
 /* Returns the size of a root in bytes; 0 if there is no such root. */
 uint64_t qcow2_root_size_locked (struct qcow2_image *img, unsigned root);
+/* Returns the size in bytes of a root whose data may be moved; 0: there is none, it is the
+ * anchor or being deleted, or the image is not written to. */
+uint64_t qcow2_movable_size_locked (struct qcow2_image *img, unsigned root);
 /* Returns whether a root can be written to: the active disk of an image opened
  * for writing, or a writable disk that is not being deleted, if there is a
  * log. */
@@ -262,6 +265,19 @@ int qcow2_map (struct qcow2_image *img, unsigned root, uint64_t guest_off,
  * range from being rewritten meanwhile (server/range-lock.h). */
 int qcow2_read (struct qcow2_image *img, unsigned root, void *buf,
                 uint64_t guest_off, size_t len) MUST_CHECK;
+
+/* Whoever relies on an L2 entry, without a hold, after he has released the lock begins as
+ * a reader before he looks at it, and ends when he has read the bytes.  Until then they are
+ * what they were, also if the entry is changed in place for other roots.  (qcow2_read does
+ * that by itself.)  The result of the first is for the second.  Neither waits. */
+unsigned qcow2_reader_begin (struct qcow2_image *img) MUST_CHECK;
+void qcow2_reader_end (struct qcow2_image *img, unsigned reader);
+/* Notes that entries were changed in place. */
+void qcow2_note_moved_locked (struct qcow2_image *img);
+/* Returns when nobody relies on entries any more that were changed in place before.
+ * Returns whether there were any in this session.  Without locks, and not by a
+ * reader. */
+bool qcow2_readers_settle (struct qcow2_image *img);
 
 /* Begins to read what a later qcow2_read of the range will need: its tables,
  * for which this call waits, and the image's own clusters, for which it does
@@ -506,6 +522,33 @@ int qcow2_prepare_drop_locked (struct qcow2_txn *txn, uint64_t entry,
  * Returns -EINVAL, and changes nothing, if a refcount is 0 already. */
 int qcow2_drop_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t nr,
                        bool trimmed) MUST_CHECK;
+
+/* Paths that are counted of a table that is changed in place, at the most: a sixteenth of
+ * the smallest limit for sharing, so that data which is moved finds a cluster. */
+#define QCOW2_MOST_COUNTED 2048u
+/* Makes the L2 entry of a guest cluster ready to be changed in place for all roots that
+ * have its table, to lead to the same bytes elsewhere (in-place.c): its clusters get, and
+ * lose, *TIMES references.  *PLACE is that of the entry in the file; 0: ROOT has the table
+ * alone, and a change of its entry may name the guest cluster.  Errors as those of
+ * qcow2_prepare_entry_locked; -EXDEV: it is not to be changed, or not now. */
+int qcow2_prepare_in_place_locked (struct qcow2_txn *txn, unsigned root,
+                                   uint64_t guest_idx, uint64_t *place,
+                                   uint64_t *times) MUST_CHECK;
+/* As qcow2_prepare_drop_locked and qcow2_drop_locked, TIMES references to what an entry
+ * leads to.  The first: -EXDEV: there are not as many. */
+int qcow2_prepare_drop_times_locked (struct qcow2_txn *txn, uint64_t entry,
+                                     uint64_t times) MUST_CHECK;
+int qcow2_drop_times_locked (struct qcow2_txn *txn, uint64_t entry, uint64_t times,
+                             bool trimmed) MUST_CHECK;
+enum qcow2_changeable {
+  QCOW2_CHANGE_NEVER,  /* also: there is no table, or it can't be read */
+  QCOW2_CHANGE_LATER,  /* when a checkpoint is complete */
+  QCOW2_CHANGE_NOW,
+};
+/* Tells when qcow2_prepare_in_place_locked may succeed for the entries of a guest cluster's
+ * table, which is in cluster *HOST_IDX. */
+enum qcow2_changeable qcow2_table_changeable (struct qcow2_image *img, unsigned root,
+                                              uint64_t guest_idx, uint64_t *host_idx);
 
 /* Keeps a cluster that may be linked from being freed while its bytes are
  * compared.  -ENOENT: not anchored, or no guest refers to it and no other hold

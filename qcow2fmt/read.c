@@ -7,8 +7,9 @@
  * are read together, too, and expanded there (compressed.c).  Only one that is
  * read in part needs a buffer of its own.  The lock is held by
  * the map alone, never during a read: the extents stay valid because the
- * caller keeps the range from being rewritten, and a cluster is never
- * rewritten in place.  qcow2_will_need has no such caller, and needs none:
+ * caller keeps the range from being rewritten, a cluster is never
+ * rewritten in place, and what is moved stays until its readers have ended
+ * (readers.c).  qcow2_will_need has no such caller, and needs none:
  * advice on a cluster that moved meanwhile is only useless.  Any thread may
  * call it.
  */
@@ -146,10 +147,11 @@ qcow2_read (struct qcow2_image *img, unsigned root, void *buf,
   int nr, r;
 
   for (; len > 0; len -= covered) {
+    const unsigned reader = qcow2_reader_begin (img);
+
     nr = qcow2_map (img, root, guest_off, len, ext, EXTENTS_PER_MAP);
-    if (nr < 0)
-      return nr;
-    r = read_extents (img, ext, nr, p);
+    r = nr < 0 ? nr : read_extents (img, ext, nr, p);
+    qcow2_reader_end (img, reader);
     if (r < 0)
       return r;
     covered = ext[nr - 1].guest_off + ext[nr - 1].len - guest_off;

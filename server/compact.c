@@ -33,7 +33,7 @@ note_done (struct srv_compact *x)
   log_line (x->image->log, f.doubtful ? LOG_ERROR : LOG_INFO, "%s: compacted: %"
             PRIu64 " bytes of disks were moved; %" PRIu64 " of %" PRIu64
             " bytes of compressed data are dead, %" PRIu64 " of them beside data that "
-            "snapshots have or disks share; %" PRIu64 " clusters stay where they "
+            "is not moved; %" PRIu64 " clusters stay where they "
             "are, %" PRIu64 " of these are doubtful", x->image->path, f.moved_bytes,
             f.packed_dead_bytes, f.packed_bytes, f.shared_dead_bytes, f.left, f.doubtful);
 }
@@ -68,8 +68,7 @@ describe (void *opaque, char *buf, size_t len)
 
   dedup_compact_figures (x->c, &f);
   snprintf (buf, len, "pass %u; %" PRIu64 " clusters with %" PRIu64 " dead bytes "
-            "chosen, %" PRIu64 " dead bytes beside data that snapshots have or disks "
-            "share", f.passes, f.clusters, f.dead_bytes, f.shared_dead_bytes);
+            "chosen, %" PRIu64 " dead bytes beside data that is not moved", f.passes, f.clusters, f.dead_bytes, f.shared_dead_bytes);
 }
 
 static void

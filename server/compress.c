@@ -37,7 +37,7 @@ log_done (const struct srv_compress *x)
   if (f.compressed_bytes > 0 || f.doubtful > 0)
     log_line (x->image->log, f.doubtful ? LOG_ERROR : LOG_INFO, "%s: compressed: %"
               PRIu64 " of %" PRIu64 " bytes of plain data; %" PRIu64 " clusters do not "
-              "shrink, %" PRIu64 " are shared with snapshots or clones, %" PRIu64
+              "shrink, %" PRIu64 " may be needed by disks that are not compressed, %" PRIu64
               " are doubtful", x->image->path, f.compressed_bytes, f.read_bytes,
               f.too_large, f.shared, f.doubtful);
 }

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Keeps requests off guest clusters that a job stores again: "compact" and "compress".
  *
- * Meanwhile the job counts as a client of their disk, has entered its gate as a request
- * does, and holds the range lock.  So the disk is neither deleted nor reset under it, and
- * requests for these clusters wait for the operation.
+ * Meanwhile the job counts as a client of their disk or snapshot, has entered its gate as a
+ * request does, and holds the range lock.  So the disk is neither deleted nor reset under it,
+ * and requests for these clusters wait for the operation.  Those of other disks that have the
+ * same L2 table do not (docs/on-disk.md 14.4), nor do reads of a snapshot, which take no
+ * range.
  *
  * Threads: one at a time for each struct.
  */
@@ -35,7 +37,7 @@ get_disk (struct srv_root_lock *x, unsigned root)
   srv_exports_name (e, root, name, sizeof name);
   if (name[0] == '\0' || srv_exports_get (e, name, &x->disk, &f) < 0)
     return -ENOENT;
-  if (x->disk->root == root && x->disk->writable)
+  if (x->disk->root == root)
     return 0;
   srv_exports_put (e, x->disk);
   return -ENOENT;

@@ -12,8 +12,8 @@ struct srv_root_lock {
 };
 
 /* The lock and unlock of dedup-compact.h and dedup-compress.h; OPAQUE is a struct
- * srv_root_lock, for one thread at a time.  -ENOENT: the root is no disk that is written,
- * or is about to be changed.  -ENOMEM. */
+ * srv_root_lock, for one thread at a time.  -ENOENT: the root is not served, or is about to
+ * be changed.  -ENOMEM. */
 int srv_root_lock (void *opaque, unsigned root, uint64_t guest_idx, size_t nr) MUST_CHECK;
 void srv_root_unlock (void *opaque);
 

@@ -142,7 +142,7 @@ print_compressed (const struct tool_args *a, const struct outcome *o)
   printf ("%s: %s of plain data were compressed\n", a->path,
           tool_human (o->z.compressed_bytes, done));
   if (o->z.shared)
-    printf ("%s: %" PRIu64 " clusters of disks stay plain, because snapshots or clones "
+    printf ("%s: %" PRIu64 " clusters of disks stay plain, because disks with compress=off "
             "may need them\n", a->path, o->z.shared);
 }
 
@@ -158,8 +158,8 @@ print_human (const struct tool_args *a, const struct outcome *o)
           tool_human (o->f.moved_bytes, moved),
           tool_human (qcow2_usage_dead (&o->after), dead));
   if (o->f.shared_dead_bytes)
-    printf ("%s: %s of these lie beside data that snapshots have or clones share, and "
-            "become free with that\n", a->path,
+    printf ("%s: %s of these lie beside data that is not moved (it is being deleted, or too "
+            "many disks and snapshots have it)\n", a->path,
             tool_human (o->f.shared_dead_bytes, shared));
   if (o->f.left > o->f.doubtful)
     printf ("%s: %" PRIu64 " clusters of disks stay where they are, because "

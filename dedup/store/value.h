@@ -26,6 +26,16 @@ dedup_value_entry (const struct dedup_base *b, uint64_t value)
   return dedup_value_is_compressed (value) ? value : value << b->cluster_bits;
 }
 
+/* Returns the value that an L2 entry leads to; 0: there is no whole cluster of data. */
+static inline uint64_t
+dedup_value_of_entry (const struct dedup_base *b, uint64_t entry)
+{
+  if (entry & QCOW2_L2_COMPRESSED)
+    return entry & ~QCOW2_L2_COPIED;
+  return entry & (QCOW2_L2_ZERO | QCOW2_L2_PARTIAL) ? 0
+    : (entry & QCOW2_OFFSET_MASK) >> b->cluster_bits;
+}
+
 /* Sets *FIRST and *COUNT to the host clusters that the data touches. */
 static inline void
 dedup_value_clusters (const struct dedup_base *b, uint64_t value,

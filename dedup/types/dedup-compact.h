@@ -8,9 +8,10 @@
  * elsewhere.  Nothing gets new links to such a cluster meanwhile.  For clients, nothing
  * changes.
  *
- * Data of snapshots, and of tables that several disks share, stays where it is
- * (docs/on-disk.md 14.4).  A cluster that has some can't be freed, so all that is in it
- * stays.  So does data that does not shrink.
+ * Data of snapshots, and of tables that several disks share, is moved for all of them
+ * (docs/on-disk.md 14.4).  Data stays where it is if it does not shrink, is being deleted, or
+ * lies in a table that more disks and snapshots have than can be counted for one move.  A
+ * cluster that has some of the last two can't be freed, so all that is in it stays.
  */
 #ifndef DEDUP_DEDUP_COMPACT_H
 #define DEDUP_DEDUP_COMPACT_H
@@ -55,8 +56,8 @@ struct dedup_compact_figures {
   uint64_t packed_bytes, packed_dead_bytes;     /* clusters with compressed data, and
                                                  * what is dead in them, as they were
                                                  * counted last */
-  uint64_t shared_dead_bytes;   /* of these, those in clusters that hold data of snapshots,
-                                 * or of what several disks share: they can't be freed */
+  uint64_t shared_dead_bytes;   /* of these, those in clusters that are not emptied, as they
+                                 * hold data that stays */
   uint64_t moved_bytes;         /* of disks, expanded */
   uint64_t handled_bytes;       /* the same, with what was to be moved and stayed */
   uint64_t to_move_bytes;       /* what that will be in all, foretold by each pass; 0: not

@@ -7,9 +7,8 @@
  * that share the plain cluster find the compressed data, and it is free when the last one
  * has left.  For clients, nothing changes.
  *
- * Data that does not shrink stays where it is.  So does data of snapshots, and of tables
- * that several disks share; and while there are such tables, data with several references,
- * because one of these may be theirs, and the data would be stored twice.
+ * Data that does not shrink stays where it is.  Data of snapshots, and of tables that several
+ * disks share, is compressed for all of them (docs/on-disk.md 14.4).
  */
 #ifndef DEDUP_DEDUP_COMPRESS_H
 #define DEDUP_DEDUP_COMPRESS_H
@@ -39,7 +38,7 @@ struct dedup_compress_figures { /* all of disks, in clusters of the disk */
   uint64_t read_bytes;          /* of that so far */
   uint64_t compressed_bytes;
   uint64_t too_large;           /* guest clusters that stay: their data does not shrink */
-  uint64_t shared;              /* ... others need their data, too */
+  uint64_t shared;              /* ... disks that are not compressed may need it */
   uint64_t doubtful;            /* ... their data could not be read or is not what the
                                  * index knows; a scrub tells */
 };

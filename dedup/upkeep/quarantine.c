@@ -10,6 +10,10 @@
  * host.  Whoever does that counts as freeing (freeing.c), since the cluster is
  * in neither place meanwhile.
  *
+ * Law 18: what an entry led to that was changed in place may still be read.  So the wait
+ * for readers comes between quarantine and all that follows.  It is short: a reader waits
+ * for I/O only.
+ *
  * Any thread, without locks.
  */
 #include "upkeep-private.h"
@@ -183,6 +187,18 @@ is_exact (struct dedup_store *s)
   return dedup_index_exact_locked (s->index);
 }
 
+/* Waits for those who may still read RUNS, which entries led to that were changed in
+ * place (law 18), and forgets what they have kept expanded. */
+static void
+wait_for_readers (struct dedup_store *s, const struct qcow2_run *runs, size_t nr)
+{
+  size_t i;
+
+  if (qcow2_readers_settle (s->b->img))
+    for (i = 0; i < nr; i++)
+      qcow2_expanded_forget (s->b->img, runs[i].host_idx, runs[i].count);
+}
+
 /* Releases what may be reused, as a thread that counts as freeing.  FORGET: its
  * entries are forgotten first. */
 static int
@@ -200,6 +216,7 @@ release_reusable (struct dedup_upkeep *u, bool forget)
   if (r < 0 || nr == 0)
     return r;
   nr = qcow2_coalesce (runs, nr);
+  wait_for_readers (u->s, runs, nr);
   if (forget)
     r = dedup_forget_runs (u, runs, nr);
   if (r < 0)

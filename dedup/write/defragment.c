@@ -17,7 +17,9 @@
  *
  * The bytes are read from where the guest's entry points, never from where the
  * index says that they are.  The caller keeps requests off the guest clusters,
- * so the entries do not change meanwhile.
+ * so the bytes do not change meanwhile.  A compaction may move them, if a snapshot has the
+ * table, too; then the link step leaves them where they are by then.  Until they are
+ * read, what the entries led to keeps its bytes, as the operation is a reader.
  *
  * Whatever is missing (a free run that is long enough, space on the host, a
  * cluster that can be read) leaves the piece as it is, since nothing depends
@@ -128,6 +130,7 @@ look_at (struct piece *p, size_t i)
       qcow2_guarded_locked (op->w->b->img, host_idx, 1))
     return 0;
   s->kind = SLOT_NEW;
+  s->again = host_idx;
   p->nr_moving++;
   return 0;
 }
@@ -345,6 +348,19 @@ assign_places (struct piece *p, const struct qcow2_run *run)
     }
 }
 
+/* Frees the clusters of slots that stay after all, as compaction has moved them. */
+static void
+unreserve_left (struct piece *p)
+{
+  size_t i;
+
+  for (i = 0; i < p->op.nr; i++)
+    if (p->op.slots[i].left) {
+      unreserve (p, &(struct qcow2_run) { p->op.slots[i].value, 1, false });
+      p->nr_moving--;
+    }
+}
+
 /* Links the bytes, which are at RUN by now. */
 static int
 link_all (struct piece *p, const struct qcow2_run *run)
@@ -355,6 +371,8 @@ link_all (struct piece *p, const struct qcow2_run *run)
 
   assign_places (p, run);
   r = dedup_link (&p->op);
+  if (r == 0)
+    unreserve_left (p);
   for (i = 0; i < p->op.nr && r == 0 && hints; i++)
     if (moves (p, i))
       dedup_hints_put (hints, p->op.slots[i].checksum,
@@ -369,8 +387,7 @@ move (struct piece *p)
   struct qcow2_run run;
   int r;
 
-  if ((r = read_all (p)) < 0 ||
-      (r = hash_all (p)) < 0 ||
+  if ((r = hash_all (p)) < 0 ||
       (r = reserve (p, &run)) < 0)
     return r;
   find_all_replaced (p);
@@ -431,13 +448,26 @@ move_inside (struct piece *p)
  * inside, because the caller keeps requests off the guest clusters; only other
  * references to their host clusters may have come, as at any later time. */
 static int
+look_and_read (struct piece *p)
+{
+  struct qcow2_image *img = p->op.w->b->img;
+  const unsigned reader = qcow2_reader_begin (img);
+  int r = look_at_all (p);
+  const bool wanted = r == 0 && is_worth_it (p) &&
+    host_has_space (p->op.w->b, p->nr_moving);
+
+  if (wanted)
+    r = read_all (p);
+  qcow2_reader_end (img, reader);
+  return r < 0 ? r : wanted;
+}
+
+static int
 look_and_move (struct piece *p)
 {
-  int r = look_at_all (p);
+  int r = look_and_read (p);
 
-  if (r < 0 || !is_worth_it (p) || !host_has_space (p->op.w->b, p->nr_moving))
-    return r;
-  return move_inside (p);
+  return r <= 0 ? r : move_inside (p);
 }
 
 int

@@ -12,6 +12,7 @@
  *
  * Under the image lock, but for dedup_link itself.
  */
+#include "checked.h"
 #include "op.h"
 
 #include <errno.h>
@@ -82,6 +83,24 @@ prepare_take_over (struct op *op, size_t i)
   return r < 0 ? r : qcow2_prepare_host_locked (&op->txn, s->own, 1);
 }
 
+/* Makes a slot stay as it is. */
+static void
+leave_slot (struct slot *s)
+{
+  s->kind = SLOT_KEEP;
+  s->skip = s->left = true;
+}
+
+/* Returns whether the entry of a slot, whose data was read from where it led to, leads
+ * elsewhere by now: it was changed in place, through another root. */
+static bool
+has_changed (const struct op *op, const struct slot *s)
+{
+  const uint64_t from = s->again ? s->again : s->own;
+
+  return from != 0 && dedup_value_of_entry (op->w->b, s->old) != from;
+}
+
 static int
 prepare_slot (struct op *op, size_t i)
 {
@@ -89,12 +108,17 @@ prepare_slot (struct op *op, size_t i)
   uint64_t guest_idx = op->guest_idx + i;
   int r;
 
+  s->times = 1;
   s->skip = s->kind == SLOT_KEEP;
   if (s->skip)
     return 0;
   r = qcow2_get_entry_locked (&op->txn, op->root, guest_idx, &s->old);
   if (r < 0)
     return r;
+  if (has_changed (op, s) || (s->kind == SLOT_FOLLOW && s->leader->left)) {
+    leave_slot (s);
+    return 0;
+  }
   if (takes_over (s))
     return prepare_take_over (op, i);
   s->skip = s->old == slot_entry (op, s) && !is_first_link (s);
@@ -151,11 +175,15 @@ prepare_zeroes (struct op *op, size_t i)
   for (n = 0; i + n < op->nr && op->slots[i + n].kind == SLOT_ZERO; n++) {
     struct slot *s = &op->slots[i + n];
 
+    s->times = 1;
     r = qcow2_get_entry_locked (&op->txn, op->root, op->guest_idx + i + n,
                                 &s->old);
     if (r < 0)
       return r;
-    s->skip = s->old == op->zero_entry;
+    if (has_changed (op, s))   /* its data was found to be zero where it led to */
+      leave_slot (s);
+    else
+      s->skip = s->old == op->zero_entry;
   }
   for (done = 0; done < n; done += MAX_OF (k, 1)) {
     k = zero_run (op, i + done);
@@ -172,11 +200,56 @@ prepare_zeroes (struct op *op, size_t i)
   return n;
 }
 
+/* Prepares a slot of a rewrite, for all roots that have its table. */
+static int
+prepare_rewrite (struct op *op, size_t i)
+{
+  struct slot *s = &op->slots[i];
+  const uint64_t guest_idx = op->guest_idx + i;
+  int r = -EXDEV;
+
+  s->times = 1;
+  s->skip = s->kind == SLOT_KEEP;
+  if (s->skip)
+    return 0;
+  if (guest_idx < div_round_up (qcow2_movable_size_locked (op->w->b->img, op->root),
+                                op->w->b->cluster_size) &&
+      !(s->kind == SLOT_FOLLOW && s->leader->left))
+    r = qcow2_get_entry_locked (&op->txn, op->root, guest_idx, &s->old);
+  if (r == 0 && has_changed (op, s))
+    r = -EXDEV;
+  if (r == 0)
+    r = qcow2_prepare_in_place_locked (&op->txn, op->root, guest_idx, &s->place,
+                                       &s->times);
+  if (r == 0)
+    r = qcow2_prepare_drop_times_locked (&op->txn, s->old, s->times);
+  if (r == 0 && s->kind != SLOT_ZERO)
+    r = prepare_clusters (op, s->value);
+  if (r != -EXDEV)
+    return r;
+  leave_slot (s);
+  return 0;
+}
+
+static int
+prepare_all_rewrites (struct op *op)
+{
+  size_t i;
+  int r = 0;
+
+  for (i = 0; i < op->nr && r == 0; i++)
+    r = prepare_rewrite (op, i);
+  return r;
+}
+
 static int
 prepare_all (struct op *op)
 {
   size_t i;
   ssize_t n;
+
+  if (op->avoids)
+    return prepare_all_rewrites (op);
 
   for (i = 0; i < op->nr; i += n) {
     n = 1;
@@ -204,16 +277,17 @@ touches (const struct op *op, uint64_t value, uint64_t host_idx)
   return host_idx - first < count;
 }
 
-/* Returns how many slots before I will add a reference to a host cluster. */
-static size_t
+/* Returns how many references to a host cluster the slots before I will add. */
+static uint64_t
 links_before (const struct op *op, size_t i, uint64_t host_idx)
 {
-  size_t k, nr = 0;
+  uint64_t nr = 0;
+  size_t k;
 
   for (k = 0; k < i; k++)
     if (op->slots[k].kind != SLOT_ZERO && !op->slots[k].skip &&
         touches (op, op->slots[k].value, host_idx))
-      nr++;
+      nr += op->slots[k].times;
   return nr;
 }
 
@@ -236,7 +310,7 @@ leave_full_cluster (struct op *op, struct slot *slot)
   s->followers += s < slot;
 }
 
-/* Returns 0 if a host cluster may get the reference of slot I, and those of the slots
+/* Returns 0 if a host cluster may get the references of slot I, and those of the slots
  * before it; else -ERANGE. */
 static int
 check_limit (struct op *op, size_t i, uint64_t host_idx)
@@ -250,12 +324,23 @@ check_limit (struct op *op, size_t i, uint64_t host_idx)
   if (r < 0)
     return r;
   refcount = MAX_OF (refcount, 1);
-  return refcount + op->nr < limit ||
-    refcount + links_before (op, i, host_idx) < limit ? 0 : -ERANGE;
+  return (!op->avoids && refcount + op->nr < limit) ||
+    refcount + links_before (op, i, host_idx) + op->slots[i].times - 1 < limit
+    ? 0 : -ERANGE;
+}
+
+/* Returns whether a slot adds references that the limit is for.  A first one never passes
+ * it; those of several paths may. */
+static bool
+is_limited (const struct slot *s)
+{
+  if (s->kind == SLOT_ZERO || s->skip || takes_over (s))
+    return false;
+  return s->times > 1 || !(s->stored || s->linked);
 }
 
 /* Makes slots whose candidate would pass the refcount limit leave it; -ERANGE
- * then. */
+ * then.  Data that is moved, and that was stored there, stays where it was. */
 static int
 check_limits (struct op *op)
 {
@@ -267,15 +352,16 @@ check_limits (struct op *op)
   for (i = 0; i < op->nr; i++) {
     struct slot *s = &op->slots[i];
 
-    if (s->kind == SLOT_ZERO || s->skip || s->stored || s->linked ||
-        takes_over (s))
+    if (!is_limited (s))
       continue;
     dedup_value_clusters (op->w->b, s->value, &first, &count);
     for (k = 0, r = 0; k < count && r == 0; k++)
       r = check_limit (op, i, first + k);
     if (r < 0 && r != -ERANGE)
       return r;
-    if (r == -ERANGE)
+    if (r == -ERANGE && s->stored)
+      leave_slot (s);
+    else if (r == -ERANGE)
       leave_full_cluster (op, s);
     over = over || r == -ERANGE;
   }
@@ -356,12 +442,16 @@ make_change (struct op *op, const struct qcow2_change *c, bool report)
 static void
 set_entries (struct op *op, size_t i, uint32_t count, bool report)
 {
+  const struct slot *s = &op->slots[i];
   struct qcow2_change c = {
     .type = QCOW2_CHANGE_L2, .root = (uint16_t) op->root,
     .guest_idx = op->guest_idx + i, .count = count,
-    .entry = slot_entry (op, &op->slots[i]),
+    .entry = slot_entry (op, s),
   };
 
+  if (s->place != 0)           /* several roots may have it */
+    c = (struct qcow2_change) { .type = QCOW2_CHANGE_ENTRY, .place = s->place,
+                                .count = count, .entry = c.entry };
   make_change (op, &c, report);
 }
 
@@ -429,7 +519,7 @@ note_replaced (struct op *op, const struct slot *s)
     dedup_unknown_data_locked (st, at);
 }
 
-/* Counts the reference of new compressed data to a host cluster.  The first one
+/* Counts the references of new compressed data to a host cluster.  The first one
  * anchors the cluster, and the run that it is of holds it from now on.  It gets a mark:
  * an older entry that names it is about what it held before. */
 static void
@@ -443,12 +533,12 @@ count_packed (struct op *op, const struct slot *s, uint64_t host_idx)
   assert (r == 0);              /* pinned */
   (void) r;
   if (anchored) {
-    set_refcount (op, host_idx, refcount + 1, true);
+    set_refcount (op, host_idx, refcount + s->times, true);
     return;
   }
   assert (refcount == 0);       /* reserved by the run */
   dedup_bad_new_data_locked (&w->s->bad, host_idx);
-  set_refcount (op, host_idx, 2, true);
+  set_refcount (op, host_idx, 1 + s->times, true);
   dedup_unknown_data_locked (w->s, host_idx);
   dedup_pack_hold_locked (&op->txn, s->run ? s->run : s->claim->run, host_idx);
 }
@@ -463,6 +553,8 @@ count_first (struct op *op, const struct slot *s)
   if (!dedup_value_is_compressed (s->value)) {
     dedup_bad_new_data_locked (&op->w->s->bad, s->value);
     set_refcount (op, s->value, 2, false);
+    if (s->times > 1)          /* a writer's data, before he has linked it */
+      set_refcount (op, s->value, 1 + s->times, true);
     return;
   }
   dedup_value_clusters (op->w->b, s->value, &first, &count);
@@ -494,9 +586,9 @@ link_first (struct op *op, size_t i)
   w->u->uncommitted_bytes += w->b->cluster_size;
 }
 
-/* Adds a reference to a host cluster that has some already. */
+/* Adds references to a host cluster that has some already. */
 static void
-add_reference (struct op *op, uint64_t host_idx)
+add_references (struct op *op, uint64_t host_idx, uint64_t times)
 {
   uint64_t refcount;
   bool anchored;
@@ -504,7 +596,7 @@ add_reference (struct op *op, uint64_t host_idx)
 
   r = qcow2_get_refcount_locked (&op->txn, host_idx, &refcount, &anchored);
   assert (r == 0 && anchored);  /* pinned, and held by the claim or slot */
-  set_refcount (op, host_idx, refcount + 1, true);
+  set_refcount (op, host_idx, refcount + times, true);
 }
 
 /* Links data that has references already. */
@@ -517,7 +609,7 @@ link_again (struct op *op, size_t i)
   dedup_value_clusters (op->w->b, s->value, &first, &count);
   for (k = 0; k < count; k++)
     if (k == 0 || !mutation (MUTATION_CROSSING_COUNTED_ONCE))
-      add_reference (op, first + k);
+      add_references (op, first + k, s->times);
   set_entries (op, i, 1, true);
   s->linked = true;
   op->w->counts.linked++;
@@ -597,10 +689,12 @@ static void
 drop_old (struct op *op, size_t i, size_t nr)
 {
   const struct slot *s = &op->slots[i];
+  const bool trimmed = op->trimmed &&
+    (s->kind == SLOT_ZERO || s->own != 0 || op->avoids);
+  int r = nr == 1 ? qcow2_drop_times_locked (&op->txn, s->old, s->times, trimmed)
+    : qcow2_drop_locked (&op->txn, s->old, nr, trimmed);
 
-  if (qcow2_drop_locked (&op->txn, s->old, nr, op->trimmed &&
-                         (s->kind == SLOT_ZERO || s->own != 0 ||
-                          op->avoids)) < 0)
+  if (r < 0)
     op->corrupt = true;
 }
 
@@ -635,6 +729,14 @@ unmap_run (struct op *op, size_t i)
   return n;
 }
 
+/* Unmaps the guest cluster of a rewrite. */
+static void
+unmap_rewrite (struct op *op, size_t i)
+{
+  set_entries (op, i, 1, true);
+  drop_old (op, i, 1);
+}
+
 static void
 change_all (struct op *op)
 {
@@ -644,9 +746,13 @@ change_all (struct op *op)
     struct slot *s = &op->slots[i];
 
     if (s->skip) {
-      s->linked = true;
+      s->linked = !s->left;
       renew_entry (op, s);
       i++;
+      continue;
+    }
+    if (s->kind == SLOT_ZERO && op->avoids) {
+      unmap_rewrite (op, i++);
       continue;
     }
     if (s->kind == SLOT_ZERO) {
@@ -671,6 +777,18 @@ change_all (struct op *op)
   }
 }
 
+/* Returns whether no data was stored in vain. */
+static bool
+all_stored_is_linked (const struct op *op)
+{
+  size_t i;
+
+  for (i = 0; i < op->nr; i++)
+    if (op->slots[i].stored && !op->slots[i].linked)
+      return false;
+  return true;
+}
+
 /* This loop does not fit qcow2_txn_retry: besides tables a pass may lack room
  * or space, which are made without the lock. */
 int
@@ -685,7 +803,10 @@ dedup_link (struct op *op)
     r = try_prepare (op);
     if (r == 0) {
       change_all (op);
-      dedup_pack_settled_locked (op);
+      if (op->avoids)
+        qcow2_note_moved_locked (w->b->img);
+      if (all_stored_is_linked (op))
+        dedup_pack_settled_locked (op);
     }
     dedup_journal_end_locked (w->s->journal);
     lock_release (w->b->lock);

@@ -52,6 +52,10 @@ struct slot {        /* one guest cluster of the operation */
   uint64_t full;     /* the value that had no room for this slot, or 0 */
   struct dedup_claim *claim;
   uint64_t again;    /* of a rewrite: the value whose data is stored again, or 0 */
+  bool left;         /* ... stays after all: its entry has changed, or its table can't be
+                      * changed now */
+  uint64_t times;    /* the references that go with the entry: paths to its table */
+  uint64_t place;    /* of an entry that is changed in place, in the file; or 0 */
   bool plain;        /* its data is not worth compressing */
   struct dedup_pack_run *run;   /* the one with value, of which the slot has a use;
                                  * NULL: value is not of this slot, or plain */

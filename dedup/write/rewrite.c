@@ -10,8 +10,14 @@
  * space, stays where it is.
  *
  * The bytes are read from where the guest's entry points.  The caller keeps requests off
- * the guest clusters, so the entries do not change meanwhile.  If a writer of equal data
+ * the guest clusters, so the bytes do not change meanwhile.  If a writer of equal data
  * links an avoided place at the same time, the guest cluster may keep it.
+ *
+ * The root may share the L2 table with others: the link step changes the entry for all of
+ * them, with a reference for each path that is counted (qcow2_prepare_in_place_locked).
+ * Another rewrite may do the same by way of another root, so the link step leaves a guest
+ * cluster alone whose entry has changed since it was looked at.  The root need not be
+ * writable: nobody sees that bytes are elsewhere.
  *
  * Any thread, without locks.
  */
@@ -30,16 +36,6 @@ struct rewrite {
   struct dedup_compressed *res; /* else NULL */
   bool keep_shared;
 };
-
-/* Returns the value that an entry leads to; 0: it has no whole cluster of data. */
-static uint64_t
-value_of (const struct dedup_base *b, uint64_t entry)
-{
-  if (entry & QCOW2_L2_COMPRESSED)
-    return entry;
-  return entry & (QCOW2_L2_ZERO | QCOW2_L2_PARTIAL) ? 0
-    : (entry & QCOW2_OFFSET_MASK) >> b->cluster_bits;
-}
 
 /* Returns whether an entry leads to a plain cluster: dedup_avoids. */
 static bool
@@ -82,13 +78,13 @@ look_on_locked (struct qcow2_txn *txn, void *opaque)
   int r = 0;
 
   assert (lock_held (op->w->b->lock));
-  if (!qcow2_root_writable_locked (op->w->b->img, op->root))
+  if (qcow2_movable_size_locked (op->w->b->img, op->root) == 0)
     return -EINVAL;
   for (; rw->nr_looked < op->nr; rw->nr_looked++) {
     r = qcow2_get_entry_locked (txn, op->root, op->guest_idx + rw->nr_looked, &entry);
     if (r < 0)
       break;
-    value = value_of (op->w->b, entry);
+    value = dedup_value_of_entry (op->w->b, entry);
     if (value == 0 ||
         !op->avoids (op->avoids_opaque, dedup_value_entry (op->w->b, value)))
       continue;
@@ -217,6 +213,8 @@ count_moved (const struct op *op)
 static size_t *
 figure_of (const struct slot *s, struct dedup_compressed *res)
 {
+  if (s->left)
+    return &res->raced;
   if (s->kind != SLOT_KEEP)
     return s->kind == SLOT_ZERO || dedup_value_is_compressed (s->value) ? &res->moved
       : &res->raced;

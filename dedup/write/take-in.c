@@ -11,10 +11,11 @@
  * of the pipeline, but no claims: a client that writes equal content meanwhile
  * may store it once more, which costs only ratio.
  *
- * The caller keeps requests off the range, so L2 entries stay as they were
- * found, and with them the references that keep the clusters from being freed.
- * Their bytes never change, as a cluster with a reference is never
- * overwritten.
+ * The caller keeps requests off the range, so L2 entries lead to the same bytes as long
+ * as the operation lasts.  But a snapshot may have the table, too, and by way of that
+ * compaction may move them.  So the operation is a reader from the look at the entries
+ * until it has read the bytes, and the link step leaves a guest cluster alone whose entry
+ * has changed.
  *
  * A cluster that cannot be read, or that the tables contradict, is left as it
  * is, and counted.
@@ -26,10 +27,6 @@
 
 #include <errno.h>
 
-/* L2 entries that are not compressed and have one of these bits have no whole
- * cluster of data. */
-#define LEFT_ALONE (QCOW2_L2_ZERO | QCOW2_L2_PARTIAL)
-
 /* --- L2 entries ---------------------------------------------------------- */
 
 struct look {
@@ -39,17 +36,6 @@ struct look {
   struct dedup_existing *res;
   size_t next;                 /* slots below it are done */
 };
-
-/* Returns the value that an L2 entry leads to; 0: there is no whole cluster of
- * data. */
-static uint64_t
-value_of (const struct dedup_base *b, uint64_t entry)
-{
-  if (entry & QCOW2_L2_COMPRESSED)
-    return entry;
-  return entry & LEFT_ALONE ? 0
-    : (entry & QCOW2_OFFSET_MASK) >> b->cluster_bits;
-}
 
 /* Returns whether an entry is as the format wants it. */
 static bool
@@ -113,7 +99,7 @@ look_at_slot_locked (const struct look *l, size_t i)
   assert (lock_held (b->lock));
   s->kind = SLOT_KEEP;
   r = qcow2_get_entry_locked (&op->txn, op->root, op->guest_idx + i, &entry);
-  own = r == 0 ? value_of (b, entry) : 0;
+  own = r == 0 ? dedup_value_of_entry (b, entry) : 0;
   if (own == 0)
     return r;
   dedup_value_clusters (b, own, &first, &count);
@@ -431,6 +417,23 @@ finish (struct op *op)
   dedup_index_view_put (op->w->s->index, op->view);
 }
 
+/* -EDEADLK as below. */
+static int
+look_and_read (struct op *op, uint8_t *buf, bool all, struct dedup_existing *res)
+{
+  struct qcow2_image *img = op->w->b->img;
+  const unsigned reader = qcow2_reader_begin (img);
+  bool blocked = false;
+  int r = look_at_all (op, all, res, &blocked);
+
+  if (r == 0 && blocked)
+    r = -EDEADLK;
+  if (r == 0)
+    read_all (op, buf, res);
+  qcow2_reader_end (img, reader);
+  return r;
+}
+
 /* Returns -EDEADLK, and has done nothing, if forget_out_of_date must be called before;
  * that cannot be done inside the gate. */
 static int
@@ -438,17 +441,12 @@ index_range (struct op *op, uint8_t *buf, bool all,
              struct dedup_existing *res)
 {
   struct dedup_existing before = *res;
-  bool blocked = false;
-  int r;
+  int r = look_and_read (op, buf, all, res);
 
-  r = look_at_all (op, all, res, &blocked);
-  if (r == 0 && blocked) {
+  if (r == -EDEADLK)
     *res = before;
-    return -EDEADLK;
-  }
   if (r < 0)
     return r;
-  read_all (op, buf, res);
   if ((r = hash_all (op)) < 0 ||
       (r = find_candidates (op)) < 0 ||
       (r = find_leaders (op)) < 0 ||

@@ -74,11 +74,12 @@ int dedup_pipeline_rewrite (struct dedup_writer *w, unsigned root, uint64_t gues
 struct dedup_compressed {            /* guest clusters with plain data */
   size_t moved;                      /* lead to compressed data now */
   size_t too_large;                  /* stay, as their data does not shrink */
-  size_t shared;                     /* ... others refer to their cluster, too */
+  size_t shared;                     /* ... others may need their cluster */
   size_t doubtful;                   /* ... their data is bad, or not what the index
                                       * knows */
   size_t no_space;                   /* ... no space was found */
-  size_t raced;                      /* lead to what a client has just written plain */
+  size_t raced;                      /* lead to what a client has just written plain; or
+                                      * their table cannot be changed now */
 };
 /* Compresses the data of those of NR guest clusters (at most DEDUP_CHUNK_CLUSTERS) that
  * is stored plain, as dedup_pipeline_rewrite stores data again: what somebody else links

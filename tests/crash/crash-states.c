@@ -155,6 +155,8 @@ static const struct {
      "packed, reused soon", "packed, large, reused"),
   M (REWRITE_TWO_GROUPS, "what is stored again is dropped before it is linked",
      "packed, compacted, torn", "packed, again, torn"),
+  M (SHARED_COUNTED_ONCE, "an entry that several disks share is moved, and counted once",
+     "packed, compacted, disks", "packed, later, disks"),
   M (HEAL_NO_SYNC, "healed data is linked before it is durable",
      "healed, torn"),
   M (HEAL_USED_AGAIN, "bad clusters with new data are healed", "healed"),

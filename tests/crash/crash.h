@@ -338,6 +338,8 @@ int scrub_some (struct world *w, struct dedup_pool *d, struct rng *r,
  * one that clients write to meanwhile. */
 struct srv_disk;
 struct compacting {
+  unsigned clients;            /* of the workload */
+  bool locked;                 /* a range of disk */
   struct dedup_compact *c;     /* NULL: none runs */
   struct dedup_compress_work *z;        /* likewise */
   struct srv_disk *disk;

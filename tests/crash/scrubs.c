@@ -58,8 +58,9 @@ lock_cb (void *opaque, unsigned root, uint64_t guest_idx, size_t nr)
 {
   struct compacting *k = opaque;
 
-  if (root != k->disk->root)
-    return -ENOENT;
+  k->locked = root == k->disk->root;
+  if (!k->locked)              /* a single client does nothing else meanwhile */
+    return k->clients == 1 ? 0 : -ENOENT;
   return srv_range_acquire (&k->disk->ranges, &k->range, guest_idx,
                             guest_idx + nr - 1, true);
 }
@@ -69,7 +70,8 @@ unlock_cb (void *opaque)
 {
   struct compacting *k = opaque;
 
-  srv_range_release (&k->disk->ranges, &k->range);
+  if (k->locked)
+    srv_range_release (&k->disk->ranges, &k->range);
 }
 
 /* One that is interrupted leaves off anywhere, as a crash does. */

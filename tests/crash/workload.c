@@ -510,7 +510,7 @@ void
 run_single (struct world *w, struct srv_disk *disk, struct rng *r, unsigned nr)
 {
   struct srv_index_existing x = { .disk = disk };
-  struct compacting k = { .disk = disk };
+  struct compacting k = { .disk = disk, .clients = w->cfg.clients };
   struct dedup_scrub *sc = NULL;
 
   while (nr-- > 0 && !w->error[0]) {
@@ -568,7 +568,7 @@ jobs_thread (void *opaque)
 {
   struct client *c = opaque;
   struct srv_index_existing x = { .disk = c->disk };
-  struct compacting k = { .disk = c->disk };
+  struct compacting k = { .disk = c->disk, .clients = c->w->cfg.clients };
   struct dedup_scrub *sc = NULL;
 
   while (!__atomic_load_n (c->stop, __ATOMIC_RELAXED)) {

@@ -11,6 +11,11 @@
  * before the read began.  At the end the image must check clean, map what is
  * not zero, and store each content as often as the refcounts ask.
  *
+ * In "clones", data is compressed, when it is written or later.  Clones of the disk
+ * share tables with it and with each other; they are read all the time, without a lock of
+ * any range, and must read as when they were made, while a compaction and the job that
+ * compresses move what they refer to.
+ *
  * Nobody may do I/O, hash, or compare clusters while holding the image's lock:
  * the byte store and the wrapped functions (meson.build) look.
  *
@@ -36,6 +41,7 @@
 #define MAX_CLUSTERS 12         /* of a request */
 #define OPS_PER_WORKER 200      /* the check of histories is cubic */
 #define SECONDS 300
+#define MAX_CLONES 4
 
 struct config {
   const char *name;
@@ -43,6 +49,7 @@ struct config {
   unsigned parts;               /* units to a cluster: 1, or 4 for partial */
   bool verify;
   bool distinct;                /* most contents differ, so that clusters are moved */
+  bool clones;               /* of compressed data */
 };
 
 static const struct config configs[] = {
@@ -55,6 +62,7 @@ static const struct config configs[] = {
   { "tiny-clusters", 9, 4, 4, 2, 1, true },
   { "distinct", 12, 4, 4, 3, 1, true, true },
   { "distinct-exact", 12, 4, 4, 0, 4, false, true },
+  { "clones", 12, 5, 4, 0, 1, true, true, true },
 };
 
 struct event { uint64_t id, start, end; };
@@ -73,7 +81,11 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct history *writes, *reads;    /* by unit; protected by mutex */
 static uint64_t ticks;                    /* atomic */
 static bool stop;                         /* atomic */
-static uint64_t nr_moved;                 /* atomic: clusters defragmented */
+static uint64_t nr_moved;                 /* atomic: clusters defragmented, or bytes
+                                           * stored again */
+static unsigned clones[MAX_CLONES]; /* roots, constant while threads run */
+static unsigned nr_clones;
+static uint64_t clone_ids[MAX_CLONES][NR];
 static __thread uint64_t rng;
 
 static void __attribute__ ((__noreturn__, __format__ (__printf__, 1, 2)))
@@ -362,6 +374,143 @@ run_moves (void *arg)
   return NULL;
 }
 
+/* --- clones ------------------------------------------------------------ */
+
+static void
+check_clone (unsigned i, unsigned first, unsigned nr)
+{
+  uint8_t *buf = malloc (nr * unit);
+  unsigned u;
+
+  must (dedup_read (disk, clones[i], buf, first * unit, nr * unit), "read");
+  for (u = 0; u < nr; u++)
+    if (identify (buf + u * unit, first + u) != clone_ids[i][first + u])
+      die ("unit %u of clone %u has changed", first + u, i);
+  free (buf);
+}
+
+static void *
+read_clones (void *arg)
+{
+  unsigned nr;
+
+  rng = (seed + 616161) | 1;
+  while (!__atomic_load_n (&stop, __ATOMIC_RELAXED)) {
+    nr = 1 + (unsigned) rnd (MAX_CLUSTERS);
+    check_clone ((unsigned) rnd (nr_clones), (unsigned) rnd (NR - nr), nr);
+  }
+  return NULL;
+}
+
+struct moving {
+  struct srv_range range;
+  bool locked;
+};
+
+/* Nobody writes to clones, or deletes them. */
+static int
+lock_range (void *opaque, unsigned root, uint64_t guest_idx, size_t nr)
+{
+  struct moving *m = opaque;
+
+  m->locked = root == QCOW2_ROOT_ACTIVE;
+  return m->locked ? srv_range_acquire (&served.ranges, &m->range, guest_idx,
+                                        guest_idx + nr - 1, true) : 0;
+}
+
+static void
+unlock_range (void *opaque)
+{
+  struct moving *m = opaque;
+
+  if (m->locked)
+    srv_range_release (&served.ranges, &m->range);
+}
+
+static void *
+run_compactions (void *arg)
+{
+  struct moving m;
+  const struct dedup_compact_params p = {
+    .percent = 1, .lock = lock_range, .unlock = unlock_range, .opaque = &m,
+  };
+  struct dedup_compact_figures f;
+  struct dedup_compact *c;
+  int r = 1;
+
+  while (!__atomic_load_n (&stop, __ATOMIC_RELAXED)) {
+    must (dedup_compact_begin (disk, &p, &c), "a compaction");
+    do
+      r = dedup_compact_step (c);
+    while (r == 1 && !__atomic_load_n (&stop, __ATOMIC_RELAXED));
+    must (MIN_OF (r, 0), "a step of a compaction");
+    dedup_compact_figures (c, &f);
+    __atomic_add_fetch (&nr_moved, f.moved_bytes, __ATOMIC_RELAXED);
+    dedup_compact_end (c);
+  }
+  return NULL;
+}
+
+static void *
+run_compressing (void *arg)
+{
+  struct moving m;
+  const struct dedup_compress_params p = {
+    .all = true, .lock = lock_range, .unlock = unlock_range, .opaque = &m,
+  };
+  struct dedup_compress_work *c;
+  int r = 1;
+
+  while (!__atomic_load_n (&stop, __ATOMIC_RELAXED)) {
+    must (dedup_compress_begin (disk, &p, &c), "compressing");
+    do
+      r = dedup_compress_step (c);
+    while (r == 1 && !__atomic_load_n (&stop, __ATOMIC_RELAXED));
+    must (MIN_OF (r, 0), "a step of compressing");
+    dedup_compress_end (c);
+    must (dedup_run (disk, DEDUP_JOB_DISKS), "paying");
+  }
+  return NULL;
+}
+
+static void
+make_clone (const uint64_t *ids, const char *name)
+{
+  struct fault f = { 0 };
+  unsigned i = nr_clones++;
+
+  if (dedup_disk_clone (disk, QCOW2_ROOT_ACTIVE, name, true, &clones[i], &f) < 0)
+    die ("%s: %s", name, f.msg);
+  memcpy (clone_ids[i], ids, NR * sizeof *ids);
+}
+
+/* Makes two, which share all tables until the disk is written. */
+static void
+begin_clones (const uint64_t *ids, unsigned round)
+{
+  char name[16];
+
+  snprintf (name, sizeof name, "s%u", round);
+  make_clone (ids, name);
+  snprintf (name, sizeof name, "t%u", round);
+  make_clone (ids, name);
+}
+
+static void
+end_clones (void)
+{
+  struct fault f = { 0 };
+  unsigned i;
+
+  for (i = 0; i < nr_clones; i++) {
+    check_clone (i, 0, NR);
+    if (i % 2 == 0 && dedup_disk_delete (disk, clones[i], &f) < 0)
+      die ("delete: %s", f.msg);
+  }
+  must (dedup_disks_settle (disk), "paying");
+  nr_clones = 0;
+}
+
 static void *
 run_commits (void *arg)
 {
@@ -439,6 +588,7 @@ open_session (struct io_store *io, bool writable)
     .path = "races", .writable = writable, .dedup = true,
     .verify = cfg->verify, .max_incarnations = cfg->max_incarnations,
     .cache_bytes = 1 << 16, .order = cfg->order, .journal_areas = 4,
+    .compress = cfg->clones ? DEDUP_COMPRESS_ZLIB : DEDUP_COMPRESS_KEEP,
   };
   struct fault f = { 0 };
 
@@ -460,7 +610,9 @@ close_session (void)
 static void
 run_threads (void *(*work) (void *), unsigned round)
 {
-  pthread_t t[WORKERS], jobs, commits, indexing, moves;
+  static void *(*const on_clones[]) (void *) = { read_clones, read_clones,
+                                                    run_compactions, run_compressing };
+  pthread_t t[WORKERS], more[4], jobs, commits, indexing, moves;
   bool index = work == worker;  /* the other one counts what is linked */
   uintptr_t i;
 
@@ -471,6 +623,8 @@ run_threads (void *(*work) (void *), unsigned round)
     pthread_create (&indexing, NULL, run_indexing, NULL);
     pthread_create (&moves, NULL, run_moves, NULL);
   }
+  for (i = 0; i < 4 && nr_clones > 0; i++)
+    pthread_create (&more[i], NULL, on_clones[i], NULL);
   for (i = 0; i < WORKERS; i++)
     pthread_create (&t[i], NULL, work, (void *) (i + 10 * round));
   for (i = 0; i < WORKERS; i++)
@@ -478,6 +632,8 @@ run_threads (void *(*work) (void *), unsigned round)
   __atomic_store_n (&stop, true, __ATOMIC_RELAXED);
   pthread_join (jobs, NULL);
   pthread_join (commits, NULL);
+  for (i = 0; i < 4 && nr_clones > 0; i++)
+    pthread_join (more[i], NULL);
   if (index) {
     pthread_join (indexing, NULL);
     pthread_join (moves, NULL);
@@ -584,7 +740,11 @@ race_everything (void)
     start = tick ();
     read_all (ids);             /* what the last session left */
     note_all (reads, 0, nr_units, ids, start);
+    if (cfg->clones)
+      begin_clones (ids, round);
     run_threads (worker, round);
+    if (cfg->clones)
+      end_clones ();
     start = tick ();
     read_all (ids);
     note_all (reads, 0, nr_units, ids, start);
@@ -592,7 +752,8 @@ race_everything (void)
     must (dedup_finish (disk), "finish");
     close_session ();
     check_image (io, &r);
-    check_end (ids, &r);
+    if (!cfg->clones)
+      check_end (ids, &r);
   }
   free (ids);
   free_histories ();
@@ -690,7 +851,7 @@ main (void)
     }
     if (cfg->distinct && nr_moved == 0)
       die ("nothing was ever moved");
-    for (k = 0; k < MAX_OF (2, 4 * factor); k++)
+    for (k = 0; k < MAX_OF (2, 4 * factor) && !cfg->clones; k++)
       race_equal_data ();
     printf ("%-16s OK\n", cfg->name);
     fflush (stdout);

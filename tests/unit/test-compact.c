@@ -6,10 +6,14 @@
  *
  * Breaks if: a guest cluster changes; dead space stays, or data goes back to where it
  * was; the index leads to the old place; data that has rotted gets a new entry; what
- * snapshots and clones share is copied; a crash at any step loses something; or what is
- * foretold of the work is not what it is.
+ * snapshots and clones share stays, is copied, or is counted wrong; a place is used again
+ * while somebody still reads it; a crash at any step loses something; or what is foretold
+ * of the work is not what it is.
  */
 #include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -31,6 +35,7 @@
 #define CLUSTER 4096u
 #define NR 1500u                /* guest clusters */
 #define MAX_STEPS 100000
+#define MAX_ROOTS 5
 
 static uint64_t rng;
 
@@ -40,8 +45,8 @@ struct world {
   bool off;                     /* new data is not compressed */
   bool ends;                    /* compactions count lost ends of sectors */
   uint64_t next_id;
-  uint64_t ids[2][NR];          /* of the active disk, and one more */
-  unsigned roots[2];            /* ... their numbers; 0: there is none more */
+  uint64_t ids[MAX_ROOTS][NR];  /* of the active disk, and others */
+  unsigned roots[MAX_ROOTS];    /* ... their numbers; 0: there are no more */
 };
 
 static int
@@ -65,6 +70,22 @@ open_image (struct world *w)
     fail_msg ("open: %s", f.msg);
 }
 
+/* --- A reader that is stopped ----------------------------------------------- */
+
+static __thread bool is_stopped; /* at its next read of the file */
+static sem_t has_stopped, may_go_on;
+
+static int
+before_io (void *opaque, enum io_call call, uint64_t off, uint64_t len)
+{
+  if (is_stopped && call == IO_PREAD) {
+    is_stopped = false;
+    sem_post (&has_stopped);
+    sem_wait (&may_go_on);
+  }
+  return 0;
+}
+
 static struct world *
 new_world (void)
 {
@@ -74,11 +95,13 @@ new_world (void)
     .order = 8, .journal_areas = 4, .compress = DEDUP_COMPRESS_ZSTD,
   };
   struct world *w = calloc (1, sizeof *w);
+  struct io_store *mem;
   struct fault f = { 0 };
 
   assert_non_null (w);
   w->next_id = 1;
-  assert_int_equal (io_memory_new (0, &w->io), 0);
+  assert_int_equal (io_memory_new (0, &mem), 0);
+  assert_int_equal (io_faulty_new (mem, before_io, NULL, &w->io), 0);
   if (dedup_create (w->io, &p, &f) < 0)
     fail_msg ("create: %s", f.msg);
   open_image (w);
@@ -91,7 +114,7 @@ assert_contents (struct world *w)
   uint8_t got[CLUSTER], want[CLUSTER];
   unsigned g, root;
 
-  for (root = 0; root <= (w->roots[1] != 0); root++)
+  for (root = 0; root == 0 || (root < MAX_ROOTS && w->roots[root]); root++)
     for (g = 0; g < NR; g++) {
       fill_third_random (want, CLUSTER, w->ids[root][g]);
       assert_int_equal (dedup_read (w->pool, w->roots[root], got,
@@ -396,92 +419,293 @@ clients_go_on_meanwhile (void **state)
   free_world (w);
 }
 
-/* Nothing is copied that a clone and its source share, until one of them has it
- * alone. */
 static void
-what_clones_share_stays (void **state)
+make_disk (struct world *w, unsigned root, const char *name)
+{
+  struct fault f = { 0 };
+
+  assert_int_equal (dedup_disk_create (w->pool, name, NR * CLUSTER, &w->roots[root], &f),
+                    0);
+}
+
+/* Makes a clone of a root, or a snapshot. */
+static void
+make_clone (struct world *w, unsigned from, unsigned root, const char *name, bool writable)
+{
+  struct fault f = { 0 };
+
+  assert_int_equal (dedup_disk_clone (w->pool, w->roots[from], name, writable,
+                                      &w->roots[root], &f), 0);
+  memcpy (w->ids[root], w->ids[from], sizeof w->ids[root]);
+}
+
+/* Fills a disk, half of it twice. */
+static void
+age_disk (struct world *w, unsigned root)
+{
+  unsigned g;
+
+  for (g = 0; g < NR; g++)
+    write_id (w, root, g, w->next_id++);
+  for (g = 0; g < NR; g += 2)
+    write_id (w, root, g, w->next_id++);
+  run_jobs (w);
+}
+
+/* Clones, their source and snapshots go on sharing all that they share, whether their
+ * references are counted or not, and its dead space comes back. */
+static void
+what_is_shared_is_moved_for_all (void **state)
+{
+  struct dedup_compact_figures f;
+  struct qcow2_pool_usage before, after;
+  unsigned settled;
+  struct world *w;
+
+  for (settled = 0; settled < 2; settled++) {
+    w = new_world ();
+    make_disk (w, 1, "a");
+    age_disk (w, 1);
+    make_clone (w, 1, 2, "b", true);
+    make_clone (w, 1, 3, "a@s", false);
+    make_clone (w, 2, 4, "c", true);
+    if (settled)
+      assert_int_equal (dedup_disks_settle (w->pool), 0);
+    before = usage (w);
+    f = compact (w, 0);
+    assert_int_equal (f.left + f.shared_dead_bytes, 0);
+    assert_true (f.moved_bytes > NR / 4 * CLUSTER);
+    assert_true (f.moved_bytes < NR * CLUSTER);         /* once for all */
+    assert_contents (w);
+    run_jobs (w);
+    assert_compact (w);
+    after = usage (w);
+    assert_int_equal (after.packed, before.packed);
+    assert_true (after.stored_bytes < before.stored_bytes * 3 / 4);
+    write_id (w, 2, 7, w->next_id++);
+    write_id (w, 1, 8, w->next_id++);
+    assert_contents (w);
+    assert_int_equal (dedup_disks_settle (w->pool), 0);
+    free_world (w);
+  }
+}
+
+/* A table that only a snapshot has is changed, too. */
+static void
+what_only_snapshots_have_is_moved (void **state)
 {
   struct world *w = new_world ();
   struct dedup_compact_figures f;
-  struct qcow2_pool_usage before, after;
-  struct fault fault = { 0 };
-  unsigned g, a, b;
+  unsigned g;
 
-  assert_int_equal (dedup_disk_create (w->pool, "a", NR * CLUSTER, &a, &fault),
-                    0);
-  w->roots[1] = a;
+  make_disk (w, 1, "a");
+  age_disk (w, 1);
+  make_clone (w, 1, 2, "a@s", false);
   for (g = 0; g < NR; g++)
     write_id (w, 1, g, w->next_id++);
-  for (g = 0; g < NR; g += 2)
-    write_id (w, 1, g, w->next_id++);
-  run_jobs (w);
-  assert_int_equal (dedup_disk_clone (w->pool, a, "b", true, &b, &fault), 0);
-  before = usage (w);
-  f = compact (w, 0);
-  assert_int_equal (f.clusters, 0);
-  assert_int_equal (f.moved_bytes, 0);
-  assert_true (f.shared_dead_bytes > before.packed_bytes / 5);
-  assert_true (f.shared_dead_bytes <= f.packed_dead_bytes);
-  after = usage (w);
-  assert_int_equal (after.stored_bytes, before.stored_bytes);
-  assert_int_equal (dedup_disk_delete (w->pool, b, &fault), 0);
   assert_int_equal (dedup_disks_settle (w->pool), 0);
+  run_jobs (w);
+  check_closed (w);             /* a replay needs no table any more */
+  open_image (w);
   f = compact (w, 0);
-  assert_int_equal (f.left, 0);
-  assert_int_equal (f.shared_dead_bytes, 0);
+  assert_int_equal (f.left + f.shared_dead_bytes, 0);
   assert_true (f.moved_bytes > NR / 4 * CLUSTER);
   run_jobs (w);
   assert_compact (w);
   free_world (w);
 }
 
-/* What a disk has beside data of a snapshot is not moved either: it would take more
- * space, and no cluster would be free.  Other clusters are emptied. */
+static uint64_t
+entry_of (struct world *w, unsigned root, unsigned g)
+{
+  struct qcow2_extent e;
+
+  assert_int_equal (qcow2_map (w->pool->base.img, w->roots[root], g * CLUSTER, CLUSTER,
+                               &e, 1), 1);
+  return e.entry;
+}
+
+/* Returns how many guest clusters of a root lead elsewhere than BEFORE. */
+static unsigned
+nr_changed (struct world *w, unsigned root, const uint64_t *before)
+{
+  unsigned g, n = 0;
+
+  for (g = 0; g < NR; g++)
+    n += entry_of (w, root, g) != before[g];
+  return n;
+}
+
+/* Law 12: a table that a replay copies again is not changed before a checkpoint.  What
+ * the crash brings back are the copies. */
 static void
-what_lies_beside_shared_data_stays (void **state)
+recent_sources_wait (void **state)
 {
   struct world *w = new_world ();
-  struct dedup_compact_figures f;
-  struct qcow2_pool_usage before, after;
-  struct fault fault = { 0 };
-  uint64_t entries[NR / 2];
-  unsigned g, a, b;
+  uint64_t before[NR];
+  unsigned g;
 
-  assert_int_equal (dedup_disk_create (w->pool, "a", NR * CLUSTER, &a, &fault),
-                    0);
-  w->roots[1] = a;
+  make_disk (w, 1, "a");
+  age_disk (w, 1);
+  make_clone (w, 1, 2, "b", true);
+  make_clone (w, 1, 3, "c", true);
+  for (g = 0; g < NR; g += 100)        /* copies each table */
+    write_id (w, 2, g, w->next_id++);
   for (g = 0; g < NR; g++)
-    write_id (w, 1, g, w->next_id++);
-  for (g = 0; g < NR / 2; g++)  /* data that stays in use, of the active disk, too */
-    write_id (w, 0, g, w->ids[1][2 * g + 1]);
-  for (g = 0; g < NR; g += 2)
-    write_id (w, 1, g, w->next_id++);
-  run_jobs (w);
-  assert_int_equal (dedup_disk_clone (w->pool, a, "a@b", false, &b, &fault), 0);
+    before[g] = entry_of (w, 1, g);
+  compact (w, 0);               /* moves what the copies have */
+  assert_int_equal (nr_changed (w, 1, before), 0);
+  dedup_free (w->pool);         /* as a crash */
+  open_image (w);
+  assert_contents (w);
   assert_int_equal (dedup_disks_settle (w->pool), 0);
-  for (g = 0; g < NR / 2; g++)
-    entries[g] = get_entry (w->pool, g);
-
-  f = compact (w, 0);
-  assert_int_equal (f.clusters + f.moved_bytes, 0);
-  assert_true (f.shared_dead_bytes > 0);
-  for (g = NR / 2; g < NR; g++)
-    write_id (w, 0, g, w->next_id++);
-  for (g = NR / 2; g < NR; g += 2)
-    write_id (w, 0, g, w->next_id++);
+  compact (w, 0);
+  assert_true (nr_changed (w, 1, before) > NR / 4);
   run_jobs (w);
-  before = usage (w);
-  f = compact (w, 0);
-  assert_true (f.moved_bytes > NR / 8 * CLUSTER);
-  assert_true (f.moved_bytes <= NR / 2 * CLUSTER);
-  run_jobs (w);
-  after = usage (w);
-  assert_true (after.stored_bytes < before.stored_bytes);
-  assert_true (qcow2_usage_dead (&after) <=
-               f.shared_dead_bytes + after.packed_bytes / 10 + 2 * CLUSTER);
-  for (g = 0; g < NR / 2; g++)
-    assert_int_equal (get_entry (w->pool, g), entries[g]);
+  assert_compact (w);
   free_world (w);
+}
+
+/* The same as above, with a crash behind any number of steps. */
+static void
+a_crash_counts_what_is_shared (void **state)
+{
+  struct world *w = new_world ();
+  struct dedup_compact *c;
+  unsigned steps, i, crashes = 0;
+  int r = 1;
+
+  make_disk (w, 1, "a");
+  age_disk (w, 1);
+  make_clone (w, 1, 2, "b", true);
+  make_clone (w, 1, 3, "a@s", false);
+  for (steps = 1; r == 1; steps += 3) {
+    c = begin (w, 30);
+    for (i = 0, r = 1; i < steps && r == 1; i++)
+      r = dedup_compact_step (c);
+    assert_true (r >= 0);
+    dedup_compact_end (c);
+    if (steps % 2)
+      assert_int_equal (dedup_flush (w->pool), 0);
+    dedup_free (w->pool);       /* as a crash */
+    open_image (w);
+    if (steps % 4 == 0)
+      assert_int_equal (dedup_disks_settle (w->pool), 0);
+    check_closed (w);
+    open_image (w);
+    crashes++;
+    for (i = 0; i < 20; i++)
+      write_id (w, 1 + splitmix64 (&rng) % 2, splitmix64 (&rng) % NR, w->next_id++);
+    assert_int_equal (dedup_flush (w->pool), 0);
+  }
+  assert_true (crashes > 3);
+  free_world (w);
+}
+
+struct stopped {
+  struct world *w;
+  unsigned root, g;
+  uint64_t host_off, len;       /* where the data was */
+  uint8_t before[CLUSTER];      /* what was there */
+  uint8_t got[16];
+  int r;
+};
+
+/* Returns whether other data was written where the data was. */
+static bool
+is_used_again (struct stopped *s)
+{
+  uint8_t now[CLUSTER];
+
+  assert_int_equal (io_pread (s->w->io, now, s->len, s->host_off), 0);
+  return memcmp (now, s->before, s->len) != 0;
+}
+
+static void *
+read_a_part (void *opaque)
+{
+  struct stopped *s = opaque;
+
+  is_stopped = true;
+  s->r = dedup_read (s->w->pool, s->w->roots[s->root], s->got,
+                     s->g * CLUSTER + 100, sizeof s->got);
+  return NULL;
+}
+
+static bool is_done;            /* atomic: use_the_place_again has ended */
+
+/* Moves what the disks share, frees where it was, and writes there. */
+static void *
+use_the_place_again (void *opaque)
+{
+  struct stopped *s = opaque;
+  unsigned n;
+
+  compact (s->w, 0);
+  run_jobs (s->w);
+  for (n = 0; n < 20 * NR && !is_used_again (s); n++) {
+    write_id (s->w, 0, n % NR, s->w->next_id++);
+    if (n % 100 == 99)
+      run_jobs (s->w);
+  }
+  __atomic_store_n (&is_done, true, __ATOMIC_SEQ_CST);
+  return NULL;
+}
+
+static bool
+is_kept_expanded (struct world *w, uint64_t entry)
+{
+  unsigned i;
+
+  for (i = 0; i < QCOW2_MAX_EXPANDED; i++)
+    if (w->pool->base.img->expanded.v[i].entry == entry)
+      return true;
+  return false;
+}
+
+/* Law 18: a reader of a clone or a snapshot, between its look at the entry and its read,
+ * is overtaken by a compaction that comes by way of the source, and by another disk's
+ * writes. */
+static void
+readers_get_what_they_looked_up (void **state)
+{
+  static const bool writable[] = { true, false };
+  uint8_t want[CLUSTER];
+  struct stopped s = { .root = 2, .g = 701 };
+  struct qcow2_image *img;
+  uint64_t entry;
+  pthread_t reader, other;
+  unsigned i;
+
+  for (i = 0; i < 2; i++) {
+    s.w = new_world ();
+    img = s.w->pool->base.img;
+    is_done = false;
+    make_disk (s.w, 1, "a");
+    age_disk (s.w, 1);
+    make_clone (s.w, 1, 2, writable[i] ? "b" : "a@b", writable[i]);
+    entry = entry_of (s.w, 2, s.g);
+    qcow2_compressed_extent (img, entry, &s.host_off, &s.len);
+    assert_int_equal (io_pread (s.w->io, s.before, s.len, s.host_off), 0);
+    pthread_create (&reader, NULL, read_a_part, &s);
+    sem_wait (&has_stopped);
+    pthread_create (&other, NULL, use_the_place_again, &s);
+    while (!__atomic_load_n (&is_done, __ATOMIC_SEQ_CST) &&
+           !__atomic_load_n (&img->readers.is_awaited, __ATOMIC_SEQ_CST))
+      sched_yield ();
+    sem_post (&may_go_on);
+    pthread_join (reader, NULL);
+    pthread_join (other, NULL);
+    assert_int_equal (s.r, 0);
+    fill_third_random (want, CLUSTER, s.w->ids[2][s.g]);
+    assert_memory_equal (s.got, want + 100, sizeof s.got);
+    /* That was to the point: the place was used again, and what the reader kept of it
+     * is gone. */
+    assert_int_not_equal (entry_of (s.w, 2, s.g), entry);
+    assert_true (is_used_again (&s));
+    assert_false (is_kept_expanded (s.w, entry));
+    free_world (s.w);
+  }
 }
 
 /* Bytes that have rotted get no new entry: a scrub finds them before and after. */
@@ -665,18 +889,23 @@ a_sample_foretells_as_all_would (void **state)
 int
 main (void)
 {
+  sem_init (&has_stopped, 0, 0);
+  sem_init (&may_go_on, 0, 0);
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (dead_space_comes_back),
     cmocka_unit_test (the_index_leads_to_the_new_places),
     cmocka_unit_test (a_crash_at_any_step_loses_nothing),
     cmocka_unit_test (clients_go_on_meanwhile),
-    cmocka_unit_test (what_clones_share_stays),
-    cmocka_unit_test (what_lies_beside_shared_data_stays),
+    cmocka_unit_test (what_is_shared_is_moved_for_all),
+    cmocka_unit_test (what_only_snapshots_have_is_moved),
+    cmocka_unit_test (recent_sources_wait),
+    cmocka_unit_test (readers_get_what_they_looked_up),
     cmocka_unit_test (rot_is_not_moved),
     cmocka_unit_test (it_needs_compression_of_new_data),
     cmocka_unit_test (work_is_foretold),
     cmocka_unit_test (a_sample_foretells_as_all_would),
     cmocka_unit_test (lost_ends_of_sectors_come_back),
+    cmocka_unit_test (a_crash_counts_what_is_shared),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);

@@ -252,7 +252,7 @@ writes_are_plain_until_it_runs (void **state)
   assert_int_equal (usage (w).packed, 0);
   assert_int_equal (usage (w).stored_bytes, (soft + hard) * CLUSTER);
   f = compress (w);
-  assert_int_equal (f.shared + f.doubtful, 0);
+  assert_int_equal (f.doubtful, 0);
   assert_int_equal (f.read_bytes, NR * CLUSTER);
   assert_int_equal (f.found_bytes, f.read_bytes);
   assert_int_equal (f.compressed_bytes + f.too_large * CLUSTER, f.read_bytes);
@@ -396,38 +396,63 @@ a_crash_at_any_step_loses_nothing (void **state)
   free_world (w);
 }
 
-/* What a clone shares stays plain, and so does data with several references, since the
- * clone may need it: nothing is stored twice. */
+/* What clones and snapshots share is compressed once, for all of them, whether their
+ * references are counted or not: nothing is stored twice. */
 static void
-what_clones_share_stays (void **state)
+what_clones_share_is_compressed_once (void **state)
 {
-  struct world *w = new_world ();
-  struct dedup_compress_figures f;
-  struct qcow2_pool_usage before, after;
+  struct world *w;
   struct fault fault = { 0 };
-  unsigned a, b, g, settled;
+  unsigned a, b, s, g, settled;
 
-  assert_int_equal (dedup_disk_create (w->pool, "a", NR * CLUSTER, &a, &fault), 0);
-  w->roots[1] = a;
-  fill (w, 1, 0, NR);
-  assert_int_equal (dedup_disk_clone (w->pool, a, "b", true, &b, &fault), 0);
-  for (g = 0; g < NR; g += 3)
-    write_id (w, 0, g, w->ids[1][g]);   /* one more reference, in a table of its own */
-  for (settled = 0; settled < 2; settled++) {   /* references are counted, or not yet */
-    before = usage (w);
-    f = compress (w);
-    assert_int_equal (f.compressed_bytes, 0);
-    after = usage (w);
-    assert_int_equal (after.stored_bytes, before.stored_bytes);
+  for (settled = 0; settled < 2; settled++) {
+    w = new_world ();
+    assert_int_equal (dedup_disk_create (w->pool, "a", NR * CLUSTER, &a, &fault), 0);
+    w->roots[1] = a;
+    fill (w, 1, 0, NR);
+    assert_int_equal (dedup_disk_clone (w->pool, a, "b", true, &b, &fault), 0);
+    assert_int_equal (dedup_disk_clone (w->pool, a, "a@s", false, &s, &fault), 0);
+    for (g = 0; g < NR; g += 3)
+      write_id (w, 0, g, w->ids[1][g]);   /* one more reference, in another table */
+    if (settled)
+      assert_int_equal (dedup_disks_settle (w->pool), 0);
+    compress (w);
+    assert_compressed (w, 1);
+    w->roots[1] = b;
+    assert_contents (w);
+    w->roots[1] = s;
+    assert_contents (w);
     assert_int_equal (dedup_disks_settle (w->pool), 0);
     check_closed (w);
     open_image (w);
+    assert_compressed (w, 1);
+    assert_int_equal (dedup_disk_delete (w->pool, a, &fault), 0);
+    assert_int_equal (dedup_disk_delete (w->pool, b, &fault), 0);
+    assert_int_equal (dedup_disks_settle (w->pool), 0);
+    w->roots[1] = a;            /* the snapshot, when it is opened again */
+    free_world (w);
   }
-  assert_int_equal (dedup_disk_delete (w->pool, b, &fault), 0);
+}
+
+/* Data that was written and not compressed when it was cloned is due in the clone, too. */
+static void
+a_clone_has_the_marks_of_its_source (void **state)
+{
+  struct world *w = new_world ();
+  struct fault fault = { 0 };
+  unsigned a, b;
+
+  assert_int_equal (dedup_disk_create (w->pool, "a", NR * CLUSTER, &a, &fault), 0);
+  w->roots[1] = a;
+  compress (w);                 /* takes all marks */
+  fill (w, 1, 0, NR);
+  assert_int_equal (dedup_disk_clone (w->pool, a, "b", true, &b, &fault), 0);
+  assert_int_equal (dedup_disk_delete (w->pool, a, &fault), 0);
   assert_int_equal (dedup_disks_settle (w->pool), 0);
-  f = compress (w);
-  assert_int_equal (f.shared, 0);
+  w->roots[1] = b;
+  compress (w);
   assert_compressed (w, 1);
+  w->roots[1] = a;              /* when it is opened again */
   free_world (w);
 }
 
@@ -509,7 +534,8 @@ main (void)
     cmocka_unit_test (an_ended_run_forgets_nothing),
     cmocka_unit_test (clients_go_on_meanwhile),
     cmocka_unit_test (a_crash_at_any_step_loses_nothing),
-    cmocka_unit_test (what_clones_share_stays),
+    cmocka_unit_test (what_clones_share_is_compressed_once),
+    cmocka_unit_test (a_clone_has_the_marks_of_its_source),
     cmocka_unit_test (rot_is_not_compressed),
     cmocka_unit_test (all_of_a_plain_image_is_compressed),
     cmocka_unit_test (it_needs_compression_of_new_data),
