@@ -32,6 +32,7 @@ struct dedup_plan_cluster {
                                  * and of the one that goes on in the next; 0: none */
   bool stays;                   /* it cannot be emptied */
   bool chosen;                  /* the plan's own */
+  uint16_t lost;                /* ends of sectors in it that operations have lost */
 };
 
 /* A sample of clusters: all of them, or stretches of neighbours at equal distances, as

@@ -16,8 +16,9 @@
  *      is read and written again (mover.c).
  *
  * An operation of one guest cluster loses some 250 bytes behind its data, as the next one
- * begins with a sector.  If the caller wants that (`ends`), they count as dead: 64 guest
- * clusters that are moved together lose them once.
+ * begins with a sector.  If the caller wants that (`ends`), and they are most of what could
+ * be freed, and with what is dead more than may be left, all clusters that have some are
+ * emptied: 64 guest clusters that are moved together lose one end.
  *
  * A piece that crosses into a cluster which is not emptied leaves dead bytes there.  So
  * it counts again at the end, and perhaps goes through the file once more.
@@ -74,7 +75,8 @@ struct dedup_compact {
   struct dedup_fullness by_live[101];   /* of the survey, by hundredths */
   struct dedup_fullness shared; /* ... and those with data that is not moved */
   struct dedup_plan plan;       /* ... and a sample of them */
-  uint64_t ends;                /* bytes of what is dead in BY_LIVE: lost ends of sectors */
+  uint64_t ends;                /* ... and bytes of lost ends of sectors, live there */
+  bool all;                     /* all clusters with dead bytes or lost ends are emptied */
   unsigned below;               /* hundredths: clusters with less are emptied */
   uint64_t moved_before;        /* f.moved_bytes when the pass began */
   uint64_t *v;                  /* clusters to be emptied, ascending */
@@ -140,13 +142,23 @@ add_to_plan (struct dedup_compact *c, const struct dedup_plan_cluster *k)
   dedup_plan_add (&c->plan, &with_refs);
 }
 
+/* Returns how many bytes the lost ends in a cluster are.  Only data that is expanded tells
+ * where it ends; on average half of its last sector is lost. */
+static uint64_t
+ends_of (const struct dedup_plan_cluster *k)
+{
+  return MIN_OF (k->live, (uint64_t) k->lost * DEDUP_SECTOR / 2);
+}
+
 /* Enters a cluster of which all live bytes were counted in the survey, or lists it if it
  * is to be emptied. */
 static void
 close_cluster (struct dedup_compact *c, const struct dedup_plan_cluster *k)
 {
   const uint64_t size = c->pool->base.cluster_size;
-  const unsigned hundredths = (unsigned) (k->live * 100 / size);
+  const uint64_t full = c->phase == COMPACT_SURVEY || !c->all ? k->live
+    : k->live - ends_of (k);
+  const unsigned hundredths = (unsigned) (full * 100 / size);
   struct dedup_fullness *f = k->stays ? &c->shared : &c->by_live[hundredths];
 
   if (k->host_idx < c->next || must_stay (c, k->host_idx))
@@ -154,6 +166,7 @@ close_cluster (struct dedup_compact *c, const struct dedup_plan_cluster *k)
   if (c->phase == COMPACT_SURVEY) {
     f->clusters++;
     f->dead += size - k->live;
+    c->ends += k->stays ? 0 : ends_of (k);
     add_to_plan (c, k);
     return;
   }
@@ -192,9 +205,8 @@ find_open (struct dedup_compact *c, uint64_t host_idx)
   return &c->open[c->nr_open++];
 }
 
-/* Counts the last sector of a piece as half dead, if that is wanted, as no piece begins in
- * it: a sector whose end was lost with the operation that wrote it.  How much that is can
- * only be told by expanding the data; on average it is half. */
+/* Notes, if that is wanted, that no piece begins in the last sector of a piece, so that its
+ * end was lost with the operation that wrote it. */
 static void
 count_end (struct dedup_compact *c)
 {
@@ -203,8 +215,7 @@ count_end (struct dedup_compact *c)
   if (!c->p.ends || c->end_off == 0)
     return;
   n = find_open (c, (c->end_off - 1) >> c->pool->base.cluster_bits);
-  n->live -= MIN_OF (n->live, DEDUP_SECTOR / 2);
-  c->ends += n->stays ? 0 : DEDUP_SECTOR / 2;
+  n->lost += n->lost < UINT16_MAX;
 }
 
 /* Counts a piece of compressed data.  Pieces come in the order of the file. */
@@ -326,7 +337,6 @@ end_survey (struct dedup_compact *c)
 {
   const uint64_t size = c->pool->base.cluster_size;
   uint64_t packed = 0, dead = 0;
-  bool all;
   unsigned i;
 
   for (i = 0; i <= 100; i++) {
@@ -338,12 +348,12 @@ end_survey (struct dedup_compact *c)
   __atomic_store_n (&c->f.packed_dead_bytes, dead + c->shared.dead, __ATOMIC_RELAXED);
   __atomic_store_n (&c->f.shared_dead_bytes, c->shared.dead, __ATOMIC_RELAXED);
   /* Most clusters have some lost ends, and only guest clusters that follow each other are
-   * moved together: so where that is most of what is dead, all are emptied, once. */
-  c->below = dedup_plan_below (c->by_live, size, c->p.percent);
-  all = c->below > 0 && c->ends > dead / 2;
-  if (all)
-    c->below = dedup_plan_below (c->by_live, size, 0);
-  foretell (c, all ? 0 : c->p.percent, all ? 1 : DEDUP_COMPACT_PASSES - c->f.passes);
+   * moved together: so if these count, all are emptied. */
+  c->all = c->ends > dead && (c->ends + dead) * 100 > packed * c->p.percent;
+  c->below = c->all ? 100 : dedup_plan_below (c->by_live, size, c->p.percent);
+  for (i = 0; c->all && i < c->plan.nr; i++)
+    c->plan.v[i].live -= (uint32_t) ends_of (&c->plan.v[i]);
+  foretell (c, c->all ? 0 : c->p.percent, c->all ? 1 : DEDUP_COMPACT_PASSES - c->f.passes);
   c->phase = c->below > 0 ? COMPACT_LIST : COMPACT_DONE;
   if (c->below > 0)
     begin_pass (c);

@@ -35,9 +35,9 @@ struct dedup_compact;
 struct dedup_compact_params {
   unsigned percent;             /* of dead bytes that are left, 1 to 99; 0: the
                                  * default */
-  bool ends;                    /* the ends of sectors that operations have lost count as
-                                 * dead, too: half of a sector each, as a descriptor does
-                                 * not say where its data ends */
+  bool ends;                    /* the ends of sectors that operations have lost may be a
+                                 * reason to compact, too: half of a sector each, as a
+                                 * descriptor does not say where its data ends */
   /* Keeps requests off NR guest clusters of a root while they are moved; -ENOENT: the
    * root is gone.  UNLOCK ends that.  NULL: nobody else uses the image. */
   int (*lock) (void *opaque, unsigned root, uint64_t guest_idx, size_t nr);

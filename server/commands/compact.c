@@ -27,8 +27,8 @@ run_compact (void *opaque, const struct qmp_caller *caller, json_t *args,
 static const struct qmp_member compact_args[] = {
   SRV_JOB_ID_ARG,
   { "dead-percent", "int", true, "How much of the space of compressed data may stay "
-    "dead, 1 to 99; ends of sectors behind data of single clusters count, too.  "
-    "Default: 10." },
+    "dead, 1 to 99; or unused in sectors behind data of single clusters, where that is "
+    "more.  Default: 10." },
   { "speed", "size", true, "The most bytes of disks a second that it moves; 0, the "
     "default: no limit." },
   SRV_JOB_DISMISS_ARG,
