@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Prints what a scrub has found, for people and in JSON. */
+/* Prints what a scrub has found, for people and in JSON.  Both say of each damaged range
+ * which bytes of which disk it is, and how many ranges are left out.  One thread.
+ */
 #include "scrub-report.h"
 
 #include <inttypes.h>

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Lists the tables of this room, in the order of the manual page. */
+/* Lists the tables of this room, in the order of the manual page.  A command that is in
+ * none of them does not exist for clients.  Constant, so any thread may read it.
+ */
 #include "commands-private.h"
 
 const struct qmp_schema *const srv_schemas[] = {

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The tables of the room's own commands; own.c has what they do. */
+/* Describes the room's own commands to query-schema, the manual page and the check of
+ * arguments; own.c has what they do.  Constant, so any thread may read it.
+ */
 #include "tables.h"
 
 static const struct qmp_member version_members[] = {
