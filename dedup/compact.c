@@ -697,11 +697,16 @@ claim (struct dedup_pool *pool)
 }
 
 static void
+unclaim (struct dedup_pool *pool)
+{
+  LOCK_FOR_SCOPE (pool->base.lock);
+  pool->compacting = false;
+}
+
+static void
 free_all (struct dedup_compact *c)
 {
-  lock_acquire (c->pool->base.lock);
-  c->pool->compacting = false;
-  lock_release (c->pool->base.lock);
+  unclaim (c->pool);
   qcow2_packed_end (c->walk);
   dedup_mover_end (&c->m);
   dedup_plan_destroy (&c->plan);
@@ -715,12 +720,8 @@ new_compact (struct dedup_pool *pool, const struct dedup_compact_params *p)
 {
   struct dedup_compact *c = calloc (1, sizeof *c);
 
-  if (c == NULL) {
-    lock_acquire (pool->base.lock);
-    pool->compacting = false;
-    lock_release (pool->base.lock);
+  if (c == NULL)
     return NULL;
-  }
   c->pool = pool;
   c->p = *p;
   c->m = (struct dedup_mover) { .pool = pool, .lock = p->lock, .unlock = p->unlock,
@@ -751,8 +752,10 @@ dedup_compact_begin (struct dedup_pool *pool,
   if (r < 0)
     return r;
   c = new_compact (pool, p);
-  if (c == NULL)
+  if (c == NULL) {
+    unclaim (pool);
     return -ENOMEM;
+  }
   r = make_room (c);
   if (r == 0)
     r = dedup_mover_prepare (pool);

@@ -68,7 +68,8 @@ describe (void *opaque, char *buf, size_t len)
 
   dedup_compact_figures (x->c, &f);
   snprintf (buf, len, "pass %u; %" PRIu64 " clusters with %" PRIu64 " dead bytes "
-            "chosen, %" PRIu64 " dead bytes beside data that is not moved", f.passes, f.clusters, f.dead_bytes, f.shared_dead_bytes);
+            "chosen, %" PRIu64 " dead bytes beside data that is not moved", f.passes,
+            f.clusters, f.dead_bytes, f.shared_dead_bytes);
 }
 
 static void

@@ -249,6 +249,20 @@ edit_of (unsigned root, const struct qcow2_snapshot *s)
   return e;
 }
 
+/* Checks the image and ROOT, as look_at does, and begins an edit of what is known of it. */
+static int
+begin_edit (const struct dedup_disks *d, unsigned root, bool writable,
+            struct qcow2_snapshot *s, struct qcow2_root_edit *e, struct fault *f)
+{
+  int r;
+
+  if ((r = check_image (d, f)) < 0 ||
+      (r = look_at (d, root, writable, s, f)) < 0)
+    return r;
+  *e = edit_of (root, s);
+  return 0;
+}
+
 static void
 note_nothing_locked (struct dedup_disks *d, unsigned added,
                      const struct qcow2_root_edit *edits)
@@ -404,8 +418,8 @@ dedup_disks_rename (struct dedup_disks *d, unsigned root, const char *name,
   int r;
   CHANGE_FOR_SCOPE (d);
 
-  if ((r = check_image (d, f)) < 0 ||
-      (r = look_at (d, root, false, &s, f)) < 0)
+  r = begin_edit (d, root, false, &s, &e, f);
+  if (r < 0)
     return r;
   if (root == QCOW2_ROOT_ACTIVE || !s.is_disk)
     return fault_usage (f, "only disks and snapshots of this program can be "
@@ -413,7 +427,6 @@ dedup_disks_rename (struct dedup_disks *d, unsigned root, const char *name,
   r = check_new_name (d, name, !is_writable (&s), f);
   if (r < 0)
     return r;
-  e = edit_of (root, &s);
   e.name = name;
   return change_set (d, &e, 1, NULL, note_nothing_locked, f);
 }
@@ -428,11 +441,9 @@ dedup_disks_resize (struct dedup_disks *d, unsigned root, uint64_t size,
   int r;
   CHANGE_FOR_SCOPE (d);
 
-  if ((r = check_image (d, f)) < 0 ||
-      (r = look_at (d, root, true, &s, f)) < 0 ||
+  if ((r = begin_edit (d, root, true, &s, &e, f)) < 0 ||
       (r = check_size (d, size, f)) < 0)
     return r;
-  e = edit_of (root, &s);
   e.size = size;
   if (div_round_up (size, g->l2_entries * g->cluster_size) > s.l1_entries)
     e.l1 = QCOW2_L1_GROW;
@@ -448,10 +459,9 @@ dedup_disks_set_compress (struct dedup_disks *d, unsigned root, uint8_t compress
   int r;
   CHANGE_FOR_SCOPE (d);
 
-  if ((r = check_image (d, f)) < 0 ||
-      (r = look_at (d, root, true, &s, f)) < 0)
+  r = begin_edit (d, root, true, &s, &e, f);
+  if (r < 0)
     return r;
-  e = edit_of (root, &s);
   e.compress = compress;
   return change_set (d, &e, 1, NULL, note_nothing_locked, f);
 }
@@ -464,13 +474,12 @@ dedup_disks_delete (struct dedup_disks *d, unsigned root, struct fault *f)
   int r;
   CHANGE_FOR_SCOPE (d);
 
-  if ((r = check_image (d, f)) < 0 ||
-      (r = look_at (d, root, false, &s, f)) < 0)
+  r = begin_edit (d, root, false, &s, &e, f);
+  if (r < 0)
     return r;
   if (root == QCOW2_ROOT_ACTIVE || !s.is_disk)
     return fault_usage (f, "only disks and snapshots of this program can be "
                         "deleted here: see qemu-img snapshot -d");
-  e = edit_of (root, &s);
   e.name = "";                  /* its own may be used again at once */
   e.flags = QCOW2_DISK_DOOMED;
   return change_set (d, &e, 1, NULL, note_delete_locked, f);

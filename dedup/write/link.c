@@ -33,14 +33,6 @@ is_first_link (const struct slot *s)
   return s->kind == SLOT_NEW;
 }
 
-/* Returns true if S's own data is entered into the index where it is
- * (docs/on-disk.md section 8). */
-static bool
-takes_over (const struct slot *s)
-{
-  return s->own != 0 && s->kind == SLOT_NEW;
-}
-
 static uint64_t
 slot_entry (const struct op *op, const struct slot *s)
 {
@@ -83,14 +75,6 @@ prepare_take_over (struct op *op, size_t i)
   return r < 0 ? r : qcow2_prepare_host_locked (&op->txn, s->own, 1);
 }
 
-/* Makes a slot stay as it is. */
-static void
-leave_slot (struct slot *s)
-{
-  s->kind = SLOT_KEEP;
-  s->skip = s->left = true;
-}
-
 /* Returns whether the entry of a slot, whose data was read from where it led to, leads
  * elsewhere by now: it was changed in place, through another root. */
 static bool
@@ -116,10 +100,10 @@ prepare_slot (struct op *op, size_t i)
   if (r < 0)
     return r;
   if (has_changed (op, s) || (s->kind == SLOT_FOLLOW && s->leader->left)) {
-    leave_slot (s);
+    slot_leave (s);
     return 0;
   }
-  if (takes_over (s))
+  if (slot_takes_over (s))
     return prepare_take_over (op, i);
   s->skip = s->old == slot_entry (op, s) && !is_first_link (s);
   if (s->skip)
@@ -181,7 +165,7 @@ prepare_zeroes (struct op *op, size_t i)
     if (r < 0)
       return r;
     if (has_changed (op, s))   /* its data was found to be zero where it led to */
-      leave_slot (s);
+      slot_leave (s);
     else
       s->skip = s->old == op->zero_entry;
   }
@@ -227,7 +211,7 @@ prepare_rewrite (struct op *op, size_t i)
     r = prepare_clusters (op, s->value);
   if (r != -EXDEV)
     return r;
-  leave_slot (s);
+  slot_leave (s);
   return 0;
 }
 
@@ -267,107 +251,6 @@ prepare_all (struct op *op)
   return 0;
 }
 
-/* Returns whether the data at VALUE touches a host cluster. */
-static bool
-touches (const struct op *op, uint64_t value, uint64_t host_idx)
-{
-  uint64_t first, count;
-
-  dedup_value_clusters (op->w->b, value, &first, &count);
-  return host_idx - first < count;
-}
-
-/* Returns how many references to a host cluster the slots before I will add. */
-static uint64_t
-links_before (const struct op *op, size_t i, uint64_t host_idx)
-{
-  uint64_t nr = 0;
-  size_t k;
-
-  for (k = 0; k < i; k++)
-    if (op->slots[k].kind != SLOT_ZERO && !op->slots[k].skip &&
-        touches (op, op->slots[k].value, host_idx))
-      nr += op->slots[k].times;
-  return nr;
-}
-
-/* Gives SLOT, whose candidate can take no more references, a new cluster, or
- * lets it follow an earlier slot that left the same candidate, up to the
- * limit. */
-static void
-leave_full_cluster (struct op *op, struct slot *slot)
-{
-  struct slot *s;
-
-  for (s = op->slots; s < slot; s++)
-    if (s->full == slot->value && s->kind == SLOT_NEW &&
-        s->followers + 2 < dedup_ref_limit (op->w->b))
-      break;
-  dedup_unhold_slot_locked (op, slot);
-  slot->full = slot->replaced = slot->value;
-  slot->kind = s < slot ? SLOT_FOLLOW : SLOT_NEW;
-  slot->leader = s;
-  s->followers += s < slot;
-}
-
-/* Returns 0 if a host cluster may get the references of slot I, and those of the slots
- * before it; else -ERANGE. */
-static int
-check_limit (struct op *op, size_t i, uint64_t host_idx)
-{
-  const uint64_t limit = dedup_ref_limit (op->w->b);
-  uint64_t refcount;
-  bool anchored;
-  int r;
-
-  r = qcow2_get_refcount_locked (&op->txn, host_idx, &refcount, &anchored);
-  if (r < 0)
-    return r;
-  refcount = MAX_OF (refcount, 1);
-  return (!op->avoids && refcount + op->nr < limit) ||
-    refcount + links_before (op, i, host_idx) + op->slots[i].times - 1 < limit
-    ? 0 : -ERANGE;
-}
-
-/* Returns whether a slot adds references that the limit is for.  A first one never passes
- * it; those of several paths may. */
-static bool
-is_limited (const struct slot *s)
-{
-  if (s->kind == SLOT_ZERO || s->skip || takes_over (s))
-    return false;
-  return s->times > 1 || !(s->stored || s->linked);
-}
-
-/* Makes slots whose candidate would pass the refcount limit leave it; -ERANGE
- * then.  Data that is moved, and that was stored there, stays where it was. */
-static int
-check_limits (struct op *op)
-{
-  uint64_t first, count, k;
-  bool over = false;
-  size_t i;
-  int r;
-
-  for (i = 0; i < op->nr; i++) {
-    struct slot *s = &op->slots[i];
-
-    if (!is_limited (s))
-      continue;
-    dedup_value_clusters (op->w->b, s->value, &first, &count);
-    for (k = 0, r = 0; k < count && r == 0; k++)
-      r = check_limit (op, i, first + k);
-    if (r < 0 && r != -ERANGE)
-      return r;
-    if (r == -ERANGE && s->stored)
-      leave_slot (s);
-    else if (r == -ERANGE)
-      leave_full_cluster (op, s);
-    over = over || r == -ERANGE;
-  }
-  return over ? -ERANGE : 0;
-}
-
 /* The clusters that compressed data touches at most. */
 #define MAX_TOUCHED 3
 
@@ -384,7 +267,7 @@ nr_inserts (const struct op *op)
 
     nr += s->aging || (s->hashed && is_first_link (s));
     nr += (s->replaced != 0) + s->marked + (s->moved != 0);
-    if ((takes_over (s) && dedup_value_is_compressed (s->own)) ||
+    if ((slot_takes_over (s) && dedup_value_is_compressed (s->own)) ||
         (is_first_link (s) && dedup_value_is_compressed (s->value)))
       nr += MAX_TOUCHED;
   }
@@ -407,7 +290,7 @@ try_prepare (struct op *op)
   r = qcow2_holds_reserve_locked (w->b->img, op->nr * (dedup_may_pack (w->s) ? 2 : 1));
   if (r == 0)
     r = prepare_all (op);
-  return r < 0 ? r : check_limits (op);
+  return r < 0 ? r : dedup_check_limits_locked (op);
 }
 
 /* Gets what a pass lacked, without the lock.  Returns 0 if another pass may
@@ -759,7 +642,7 @@ change_all (struct op *op)
       i += unmap_run (op, i);
       continue;
     }
-    if (takes_over (s))
+    if (slot_takes_over (s))
       take_over (op, i);
     else {
       if (is_first_link (s)) {

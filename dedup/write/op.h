@@ -94,6 +94,22 @@ slot_data (const struct op *op, size_t i)
   return op->buf + i * op->w->b->cluster_size;
 }
 
+/* Returns true if S's own data is entered into the index where it is
+ * (docs/on-disk.md section 8). */
+static inline bool
+slot_takes_over (const struct slot *s)
+{
+  return s->own != 0 && s->kind == SLOT_NEW;
+}
+
+/* Makes a slot stay as it is. */
+static inline void
+slot_leave (struct slot *s)
+{
+  s->kind = SLOT_KEEP;
+  s->skip = s->left = true;
+}
+
 /* --- Memory and slots (op.c) --------------------------------------------- */
 
 /* Allocates OP->nr slots, all zero.  To be freed also after -ENOMEM. */
@@ -164,7 +180,7 @@ int dedup_compare_found (struct op *op, enum slot_kind kind) MUST_CHECK;
 /* Enters the places of this operation's data into the hints. */
 void dedup_leave_hints (struct op *op);
 
-/* --- Storing and linking (place.c, pack.c, link.c) ----------------------- */
+/* --- Storing and linking (place.c, pack.c, link-limit.c, link.c) ---------- */
 
 /* Stores the data of every slot of SLOT_NEW that is not stored yet. */
 int dedup_place_all (struct op *op) MUST_CHECK;
@@ -177,6 +193,9 @@ void dedup_pack_settle (struct op *op);
 /* Notes that the compressed data which the operation has written is linked, or durable:
  * values may lead to it from now on. */
 void dedup_pack_settled_locked (struct op *op);
+/* Makes slots whose candidate would pass the refcount limit leave it; -ERANGE then.  Data
+ * that is moved, and that was stored there, stays where it was. */
+int dedup_check_limits_locked (struct op *op) MUST_CHECK;
 /* Changes tables and appends records, as one group.  -ERANGE: nothing changed;
  * some slots became SLOT_NEW or SLOT_FOLLOW, as their candidate can take no
  * more references. */

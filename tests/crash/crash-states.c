@@ -563,8 +563,9 @@ print_remote (const struct remote_counts *n)
           PRIu64 " lost caches, %" PRIu64 " late writes, %" PRIu64
           " kills, %" PRIu64 " ends as a call failed, %" PRIu64
           " errors, %" PRIu64 " hangs, %" PRIu64 " servers cut off, %" PRIu64
-          " found media of different ages; %" PRIu64 " writes over trims, %" PRIu64 " over other bytes\n", n->requests, n->cuts, n->losses,
-          n->strays, n->kills, n->ends, n->errors, n->hangs, n->cut_off, n->mixed, n->over_trims,
+          " found media of different ages; %" PRIu64 " writes over trims, %" PRIu64
+          " over other bytes\n", n->requests, n->cuts, n->losses, n->strays, n->kills,
+          n->ends, n->errors, n->hangs, n->cut_off, n->mixed, n->over_trims,
           n->over_writes);
 }
 

@@ -6,8 +6,8 @@
  * On a byte store in memory.
  *
  * Breaks if: data does not read back; a host cluster is counted wrong, freed while data
- * in it is in use, or never; a block of the medium is written twice; stale data in a cluster that is
- * appended to is linked; or a crash loses what was flushed.
+ * in it is in use, or never; a block of the medium is written twice; stale data in a
+ * cluster that is appended to is linked; or a crash loses what was flushed.
  */
 #include <errno.h>
 #include <setjmp.h>
