@@ -361,25 +361,36 @@ lost_ends_of_sectors_come_back (void **state)
   }
 }
 
+/* Begins a compaction, dies behind STEPS of its steps, and opens the image again.  Returns
+ * whether the compaction would have gone on. */
+static bool
+crash_behind (struct world *w, unsigned steps)
+{
+  struct dedup_compact *c = begin (w, 30);
+  unsigned i;
+  int r = 1;
+
+  for (i = 0; i < steps && r == 1; i++)
+    r = dedup_compact_step (c);
+  assert_true (r >= 0);
+  dedup_compact_end (c);
+  if (steps % 2)
+    assert_int_equal (dedup_flush (w->pool), 0);
+  dedup_free (w->pool);         /* as a crash */
+  open_image (w);
+  return r == 1;
+}
+
 static void
 a_crash_at_any_step_loses_nothing (void **state)
 {
   struct world *w = new_world ();
-  struct dedup_compact *c;
   unsigned steps, i, crashes = 0;
-  int r = 1;
+  bool more = true;
 
   age (w, 50);
-  for (steps = 1; r == 1; steps += 3) {
-    c = begin (w, 30);
-    for (i = 0, r = 1; i < steps && r == 1; i++)
-      r = dedup_compact_step (c);
-    assert_true (r >= 0);
-    dedup_compact_end (c);
-    if (steps % 2)
-      assert_int_equal (dedup_flush (w->pool), 0);
-    dedup_free (w->pool);       /* as a crash */
-    open_image (w);
+  for (steps = 1; more; steps += 3) {
+    more = crash_behind (w, steps);
     assert_contents (w);
     crashes++;
     for (i = 0; i < 20; i++)
@@ -571,24 +582,15 @@ static void
 a_crash_counts_what_is_shared (void **state)
 {
   struct world *w = new_world ();
-  struct dedup_compact *c;
   unsigned steps, i, crashes = 0;
-  int r = 1;
+  bool more = true;
 
   make_disk (w, 1, "a");
   age_disk (w, 1);
   make_clone (w, 1, 2, "b", true);
   make_clone (w, 1, 3, "a@s", false);
-  for (steps = 1; r == 1; steps += 3) {
-    c = begin (w, 30);
-    for (i = 0, r = 1; i < steps && r == 1; i++)
-      r = dedup_compact_step (c);
-    assert_true (r >= 0);
-    dedup_compact_end (c);
-    if (steps % 2)
-      assert_int_equal (dedup_flush (w->pool), 0);
-    dedup_free (w->pool);       /* as a crash */
-    open_image (w);
+  for (steps = 1; more; steps += 3) {
+    more = crash_behind (w, steps);
     if (steps % 4 == 0)
       assert_int_equal (dedup_disks_settle (w->pool), 0);
     check_closed (w);
