@@ -259,14 +259,16 @@ lease_watch (struct lease *l, struct lease_view *v, uint64_t for_ns)
   const uint64_t end = lease_now (l) + for_ns;
   const struct io_lease_holder first = *lease_newest (v);
   const struct io_lease_holder *h;
+  uint64_t start;
   int r;
 
   do {
     lease_rest (l, lease_poll_ns (for_ns));
+    start = lease_now (l);
     r = lease_look (l->area, l->area_off, v);
     h = r == 0 ? lease_newest (v) : NULL;
     if (h && (lease_is_newer (h, &first) || lease_is_newer (&first, h)))
       return 1;
-  } while (r == 0 && lease_now (l) < end);
+  } while (r == 0 && start < end);
   return r;
 }

@@ -81,7 +81,8 @@ void lease_release (struct lease *l);
 /* Writes a record that says that the lease is free, over what V saw. */
 int lease_break (struct lease *l, const struct lease_view *v) MUST_CHECK;
 
-/* Waits until the newest record of V changes, or FOR_NS have passed without.
+/* Waits until the newest record of V changes, or FOR_NS have passed without, before a read
+ * that shows it unchanged: the reply to an older one may have taken all that time.
  * Returns 1 if it changed (V has the new one), 0 if not, or -errno. */
 int lease_watch (struct lease *l, struct lease_view *v,
                  uint64_t for_ns) MUST_CHECK;

@@ -629,6 +629,8 @@ io_lease_probe (struct io_store *s, const struct io_lease_params *p,
     return r;
   if (may_be_held (&l, v))
     r = lease_watch (&l, v, probe_ns (v));
+  if (r < 0)
+    (void) fault_io (f, -r, l.area_off, "its lease cannot be read: %s", strerror (-r));
   if (r == 1 && !may_be_held (&l, v))
     r = 0;
   if (r == 1)

@@ -11,6 +11,9 @@
  * as a server that watches may take over then.  After the session, a third
  * server takes the lease and finds all that was flushed.
  *
+ * The same is done to those who do not take the lease: a probe, which asks whether a server
+ * writes, and unlock, which makes the lease free.  The holder has died, or works on.
+ *
  * The lease's clock is the test's: it passes when somebody sleeps, or when the server is
  * late.  Only where nobody answers real time passes, of the NBD store.
  *
@@ -102,11 +105,18 @@ static const struct plan {
   bool held;                  /* a server that ran elsewhere has the lease still */
   bool without_fua;
   bool threaded;              /* a thread renews; its requests are answered wrongly */
+  enum { SERVE, PROBE, UNLOCK } call;   /* the latter do not take the lease */
+  bool works;                 /* a server elsewhere renews its lease all the while */
 } plans[] = {
   { "free" },
   { "held", .held = true },
   { "without-fua", .without_fua = true },
   { "threaded", .threaded = true },
+  { "probe", .call = PROBE, .held = true },
+  { "probe-working", .call = PROBE, .works = true },
+  { "unlock", .call = UNLOCK, .held = true },
+  { "unlock-without-fua", .call = UNLOCK, .held = true, .without_fua = true },
+  { "unlock-working", .call = UNLOCK, .works = true },
 };
 
 #define NR_PLANS (sizeof plans / sizeof plans[0])
@@ -116,7 +126,7 @@ struct session {
   const struct answer *answer; /* NULL: all is well */
 
   struct fake_nbd server;
-  struct io_lease_world alpha, beta, gamma;
+  struct io_lease_world alpha, beta, gamma, delta;
   uint64_t clock_ns;           /* atomic */
   int64_t began_ms, ended_ms;
 
@@ -132,6 +142,7 @@ struct session {
   uint64_t landed_ns;          /* when that was written */
   struct io_store *rival;      /* NULL: there is none */
   uint64_t rival_ns;           /* it has the lease until then, at the least */
+  struct io_store *holder;     /* the server that works; NULL: there is none */
 
   /* Of the session's thread: */
   bool took;
@@ -184,7 +195,7 @@ clock_of (struct session *s)
   return __atomic_load_n (&s->clock_ns, __ATOMIC_RELAXED);
 }
 
-/* --- Worlds: alpha is the session's host, beta the rival's, gamma later --- */
+/* --- Worlds: alpha is the session's host, beta the rival's, gamma later, delta before --- */
 
 static uint64_t
 world_now (void *opaque)
@@ -220,6 +231,13 @@ describe_gamma (void *opaque, struct io_lease_holder *h)
 {
   strcpy (h->host, "gamma");
   h->pid = 33;
+}
+
+static void
+describe_delta (void *opaque, struct io_lease_holder *h)
+{
+  strcpy (h->host, "delta");
+  h->pid = 44;
 }
 
 static bool
@@ -332,16 +350,16 @@ take_direct (struct session *s, const struct io_lease_world *world, bool has_wat
 
 /* --- Judging ------------------------------------------------------------ */
 
-/* Returns the newest record in the area, if there is one. */
+/* Returns the newest record in the area of an image of BYTES, if there is one. */
 static bool
-newest (const struct session *s, struct io_lease_holder *newest)
+newest_of (const uint8_t *bytes, struct io_lease_holder *newest)
 {
   struct io_lease_holder h;
   bool any = false;
   unsigned i;
 
   for (i = 0; i < LEASE_SLOTS; i++)
-    if (lease_record_decode (s->now + AREA + i * LEASE_SLOT, &h) == 1 &&
+    if (lease_record_decode (bytes + AREA + i * LEASE_SLOT, &h) == 1 &&
         (!any || h.generation > newest->generation ||
          (h.generation == newest->generation && h.counter > newest->counter))) {
       *newest = h;
@@ -354,7 +372,7 @@ newest (const struct session *s, struct io_lease_holder *newest)
 static bool
 note_newest (struct session *s, struct io_lease_holder *h)
 {
-  if (!newest (s, h))
+  if (!newest_of (s->now, h))
     return false;
   if (h->generation != s->generation || h->counter != s->counter)
     s->landed_ns = s->area_ns;
@@ -418,6 +436,16 @@ let_rival_take (struct session *s)
     complain (s, "the server that took over cannot write");
 }
 
+/* Lets the server that works do so: it renews its lease where that is due, and stops for
+ * ever when it sees that it lost it. */
+static int
+let_holder_work (struct session *s)
+{
+  uint8_t byte;
+
+  return s->holder ? io_pread (s->holder, &byte, 1, 0) : 0;
+}
+
 /* Returns what happens to R; NULL: it is done. */
 static const struct answer *
 answer_to (const struct session *s, const struct fake_request *r)
@@ -441,6 +469,7 @@ act (void *opaque, const struct fake_request *r, uint8_t *data)
   s->nr_requests = r->idx + 1;
   if (r->idx < MAX_REQUESTS)
     s->is_look[r->idx] = r->type == FAKE_READ && r->off >= AREA;
+  (void) !let_holder_work (s);
   judge_arrival (s, r);
   if (a == NULL) {
     perform (s, r, data);
@@ -448,6 +477,7 @@ act (void *opaque, const struct fake_request *r, uint8_t *data)
   }
   s->begun = true;
   pass (s, a->before);
+  (void) !let_holder_work (s);
   if (a->rival == BEFORE)
     let_rival_take (s);
   if (!a->undone)
@@ -584,7 +614,7 @@ check_refusal (struct session *s, const struct fault *f)
 }
 
 static void
-open_and_work (struct session *s)
+serve (struct session *s)
 {
   const struct log_sink sink = { note_line, s };
   struct io_store **self = calloc (1, sizeof *self), *nbd, *st;
@@ -614,6 +644,90 @@ open_and_work (struct session *s)
   io_close (st);
 }
 
+/* What the next server sees as soon as unlock returned.  (An unlock that took so long that
+ * the holder had to take its lease again meanwhile made a record of the same generation:
+ * the next server waits for a term then.) */
+static void
+check_unlocked (struct session *s)
+{
+  const bool late = s->answer && s->answer->before + s->answer->after > 0;
+  struct io_lease_holder h = { 0 };
+
+  if (!late && (!newest_of (s->flushed, &h) || h.state != IO_LEASE_FREE))
+    complain (s, "unlock returned, and the lease is not free, durably");
+}
+
+/* The holder works on, unless its lease was broken; it looks when it renews, a sixth of
+ * its term later. */
+static void
+check_holder (struct session *s, bool unlocked)
+{
+  struct io_lease_holder h = { 0 };
+  const bool broken = newest_of (s->now, &h) && h.state == IO_LEASE_FREE;
+  int r;
+
+  pass (s, TERM / 6 + S);
+  r = let_holder_work (s);
+  if (r == 0 && (unlocked || broken))
+    complain (s, "the server that works did not notice unlock");
+  else if (r < 0 && (r != -ESTALE || !(unlocked || broken)))
+    complain (s, "the server that works was stopped: %s", strerror (-r));
+}
+
+static void
+check_probe (struct session *s, int r, const uint8_t *before, const struct fault *f)
+{
+  if (r == 0 && s->holder && !s->rival)
+    complain (s, "a probe misses the server that works");
+  if (r == 1 && !s->holder && !s->rival)
+    complain (s, "a probe sees a server that has died: %s", f->msg);
+  if (r == 1 && strstr (f->msg, "is in use by the server on ") == NULL)
+    complain (s, "a probe does not say who writes: \"%s\"", f->msg);
+  if (!s->holder && !s->rival && memcmp (before, s->now, SIZE) != 0)
+    complain (s, "a probe changed bytes");
+}
+
+/* Calls what does not take the lease. */
+static void
+visit (struct session *s)
+{
+  const struct log_sink sink = { note_line, s };
+  const struct io_lease_params lease = { .log = &sink, .path = "image",
+                                         .world = &s->alpha };
+  const bool unlocks = s->plan->call == UNLOCK;
+  char uri[200];
+  const struct io_nbd_params p = {
+    .uri = uri, .writable = unlocks, .connections = 1, .log = &sink,
+    .reconnect_delay = delay_of (s->answer),
+  };
+  CLEANUP_FREE uint8_t *before = malloc (SIZE);
+  struct fault f = { 0 };
+  struct io_store *nbd;
+  int r;
+
+  if (before == NULL)
+    abort ();
+  memcpy (before, s->now, SIZE);
+  snprintf (uri, sizeof uri, "nbd+unix:///?socket=%s", s->server.socket);
+  if (io_nbd_open (&p, &nbd, &f) < 0) {
+    complain (s, "cannot connect: %s", f.msg);
+    return;
+  }
+  r = unlocks ? io_lease_break (nbd, &lease, &f) : io_lease_probe (nbd, &lease, &f);
+  io_close (nbd);
+  s->took = note_call (s, "the call", MIN_OF (r, 0));
+  if (r < 0 && (f.msg[0] == '\0' || strchr (f.msg, '\n')))
+    complain (s, "a failure that does not say why: \"%s\"", f.msg);
+  pthread_mutex_lock (&s->server.lock);
+  if (!unlocks)
+    check_probe (s, r, before, &f);
+  if (unlocks && r == 0 && !s->rival)
+    check_unlocked (s);
+  if (s->holder && !s->rival)
+    check_holder (s, unlocks && r == 0);
+  pthread_mutex_unlock (&s->server.lock);
+}
+
 /* A server ran elsewhere, and its lease has not ended. */
 static void
 be_held (struct session *s)
@@ -637,9 +751,12 @@ begin (struct session *s)
   s->alpha = world_of (s, describe_alpha);
   s->beta = world_of (s, describe_beta);
   s->gamma = world_of (s, describe_gamma);
+  s->delta = world_of (s, describe_delta);
   memset (s->now, OLD, AREA);
   if (s->plan->held)
     be_held (s);
+  if (s->plan->works)
+    s->holder = take_direct (s, &s->delta, false);
   memcpy (s->flushed, s->now, SIZE);
   s->server = (struct fake_nbd) { .size = SIZE, .act = act, .opaque = s };
   s->server.flags = s->plan->without_fua ? FAKE_ALL & ~FAKE_FUA : 0;
@@ -703,7 +820,7 @@ check_outcome (struct session *s)
     complain (s, "%u lines on the loss, %u on giving up", s->lost, s->given_up);
   if (s->sticky && !s->lost)
     complain (s, "calls fail for ever, and no line says why");
-  if (s->answer && s->answer->of_lease && s->nr_failed && !s->lost && !s->troubles)
+  if (s->answer && s->answer->of_lease && s->plan->call == SERVE && s->nr_failed && !s->lost && !s->troubles)
     complain (s, "%u calls failed, and no line says why", s->nr_failed);
 }
 
@@ -715,6 +832,7 @@ take_after (struct session *s)
   uint64_t began;
 
   io_close (s->rival);
+  io_close (s->holder);
   memcpy (s->now, s->flushed, SIZE);    /* the server loses its cache */
   began = clock_of (s);
   st = take_direct (s, &s->gamma, false);
@@ -732,7 +850,10 @@ run (struct session *s)
 {
   begin (s);
   s->began_ms = now_ms ();
-  open_and_work (s);
+  if (s->plan->call == SERVE)
+    serve (s);
+  else
+    visit (s);
   s->ended_ms = now_ms ();
   fake_stop (&s->server);
   check_outcome (s);
@@ -820,9 +941,10 @@ add_case (const struct plan *p, const struct answer *a, unsigned at)
 static bool
 is_of_interest (const struct session *s, const struct answer *a, unsigned at)
 {
-  if (is_amid_watch (s, at) || (s->plan->held && at >= s->nr_open))
+  if (is_amid_watch (s, at) ||
+      (s->plan->call == SERVE && s->plan->held && at >= s->nr_open))
     return false;
-  return !s->plan->without_fua || (a->reply != FAKE_SILENCE && !a->ever);
+  return s->plan->call != SERVE || !s->plan->without_fua || (a->reply != FAKE_SILENCE && !a->ever);
 }
 
 /* Adds a case for each request of a session where all is well. */
@@ -837,7 +959,7 @@ add_cases (const struct plan *p, bool silent)
   run (s);
   if (s->complaint[0])
     fail_msg ("%s: %s", p->name, s->complaint);
-  assert_in_range (s->nr_requests, 20, MAX_REQUESTS);
+  assert_in_range (s->nr_requests, p->call == SERVE ? 20 : 3, MAX_REQUESTS);
   for (at = 0; at < s->nr_requests; at++)
     for (k = 0; k < NR_ANSWERS; k++)
       if ((answers[k].reply == FAKE_SILENCE) == silent &&
