@@ -10,7 +10,8 @@
  * may_resume, and writes the log again.  Then all calls go on (NBD_UP); those that had
  * no answer send their commands once more.
  *
- * After the time for reconnecting the link is given up: all calls fail.  The
+ * After the time for reconnecting the link is given up: all calls fail, and the link's
+ * thread closes what connections there are, so that none waits for a reply.  The
  * time runs from the loss until calls go on, however often a connection comes
  * and breaks meanwhile.
  *
@@ -432,6 +433,15 @@ try_in_time (struct io_nbd *n)
     try_again (n, (int) MIN_OF (left, CONNECT_MS));
 }
 
+/* Closes all connections of a link that is given up, so that what waits for a reply fails:
+ * it may be one that never comes. */
+static void
+end_requests (struct nbd_link *l)
+{
+  wait_for_users (l);
+  close_all (l, true);
+}
+
 /* Tries until the link is up or given up, or the thread has to end. */
 static void
 reconnect (struct io_nbd *n)
@@ -445,20 +455,31 @@ reconnect (struct io_nbd *n)
   }
 }
 
+static bool
+has_work (const struct nbd_link *l, enum nbd_phase phase)
+{
+  return phase == NBD_DOWN || (phase == NBD_GIVEN_UP && l->nr_conns > 0);
+}
+
 static void *
 link_thread (void *opaque)
 {
   struct io_nbd *n = opaque;
   struct nbd_link *l = &n->link;
+  enum nbd_phase phase;
 
   pthread_mutex_lock (&l->lock);
   while (!must_end_locked (l)) {
-    if (l->phase != NBD_DOWN) {
+    phase = l->phase;
+    if (!has_work (l, phase)) {
       pthread_cond_wait (&l->changed, &l->lock);
       continue;
     }
     pthread_mutex_unlock (&l->lock);
-    reconnect (n);
+    if (phase == NBD_DOWN)
+      reconnect (n);
+    else
+      end_requests (l);
     pthread_mutex_lock (&l->lock);
   }
   pthread_mutex_unlock (&l->lock);

@@ -24,6 +24,7 @@
 #include "fake-nbd.h"
 #include "io.h"
 #include "lease.h"
+#include "nbd-private.h"
 #include "nbd.h"
 #include "nbd-server.h"
 #include "ranges.h"
@@ -821,6 +822,26 @@ a_request_that_ends_each_connection_is_given_up (void **state)
   }
 }
 
+/* Whatever the reason is, and though the connections are good. */
+static void
+giving_up_ends_requests_under_way (void **state)
+{
+  struct io_store *s = open_store (1000);
+  const struct timespec until = { .tv_sec = time (NULL) + 20 };
+  pthread_t t;
+  void *r;
+
+  set_plan ((struct plan) { .nr = 1000, .fate = FAKE_SILENCE, .type = FAKE_READ,
+                            .off = UINT64_MAX });
+  assert_int_equal (pthread_create (&t, NULL, read_once, s), 0);
+  while (seen (FAKE_READ) == 0)
+    usleep (1000);
+  io_nbd_link_give_up ((struct io_nbd *) s, "so says the test");
+  assert_int_equal (pthread_timedjoin_np (t, &r, &until), 0);
+  assert_int_equal ((intptr_t) r, -EIO);
+  io_close (s);
+}
+
 static void
 close_ends_without_a_server (void **state)
 {
@@ -1386,6 +1407,7 @@ main (void)
     TEST (a_server_that_stays_silent_is_given_up),
     TEST (after_the_delay_all_calls_fail_and_one_line_says_so),
     TEST (a_request_that_ends_each_connection_is_given_up),
+    TEST (giving_up_ends_requests_under_way),
     TEST (close_ends_without_a_server),
     TEST (close_ends_while_connecting),
     TEST (a_fork_may_come_while_the_link_is_down),
