@@ -6,6 +6,7 @@
  * is cached, so clients lose no cached data.  Where the file system has no
  * O_DIRECT, or /proc is missing, the range is dropped from the page cache and
  * read in the ordinary way; pages that are dirty or mapped stay cached then.
+ * Direct reads do not hold up writers (file-aio.c).
  *
  * Direct reads need aligned ranges and buffers.  A read of other ones goes
  * through a buffer of its own.
@@ -29,6 +30,7 @@ void
 io_medium_init (struct io_medium *m)
 {
   pthread_mutex_init (&m->lock, NULL);
+  io_aio_init (&m->aio);
   m->tried = false;
   m->fd = -1;
 }
@@ -38,6 +40,7 @@ io_medium_destroy (struct io_medium *m)
 {
   if (m->fd != -1)
     close (m->fd);
+  io_aio_destroy (&m->aio);
   pthread_mutex_destroy (&m->lock);
 }
 
@@ -61,19 +64,31 @@ direct_fd (struct io_medium *m, int fd)
   return fd;
 }
 
+/* Returns how many bytes were read, or -errno. */
+static ssize_t
+read_some (struct io_medium *m, uint8_t *buf, size_t len, uint64_t host_off)
+{
+  ssize_t n = io_aio_pread (&m->aio, m->fd, buf, len, host_off);
+
+  if (n != -ENOSYS)
+    return n;
+  n = pread (m->fd, buf, len, (off_t) host_off);
+  return n == -1 ? -errno : n;
+}
+
 /* Reads until LEN bytes or the end of the file, and makes the rest zero. */
 static int
-read_all (int fd, uint8_t *buf, size_t len, uint64_t host_off)
+read_all (struct io_medium *m, uint8_t *buf, size_t len, uint64_t host_off)
 {
   size_t done = 0;
   ssize_t n;
 
   while (done < len) {
-    n = pread (fd, buf + done, len - done, (off_t) (host_off + done));
-    if (n == -1 && errno == EINTR)
+    n = read_some (m, buf + done, len - done, host_off + done);
+    if (n == -EINTR)
       continue;
-    if (n == -1)
-      return -errno;
+    if (n < 0)
+      return (int) n;
     done += (size_t) n;
     if (n == 0 || done % IO_MEDIUM_ALIGN != 0)
       break;                    /* the end of the file */
@@ -84,7 +99,7 @@ read_all (int fd, uint8_t *buf, size_t len, uint64_t host_off)
 
 /* Reads an unaligned range through an aligned one. */
 static int
-read_around (int fd, void *buf, size_t len, uint64_t host_off)
+read_around (struct io_medium *m, void *buf, size_t len, uint64_t host_off)
 {
   const uint64_t from = host_off & ~(uint64_t) (IO_MEDIUM_ALIGN - 1);
   const uint64_t to = round_up_pow2 (host_off + len, IO_MEDIUM_ALIGN);
@@ -94,20 +109,20 @@ read_around (int fd, void *buf, size_t len, uint64_t host_off)
 
   if (all == NULL)
     return -ENOMEM;
-  r = read_all (fd, all, (size_t) (to - from), from);
+  r = read_all (m, all, (size_t) (to - from), from);
   if (r == 0)
     memcpy (buf, all + (host_off - from), len);
   return r;
 }
 
 static int
-read_direct (int fd, void *buf, size_t len, uint64_t host_off)
+read_direct (struct io_medium *m, void *buf, size_t len, uint64_t host_off)
 {
   const bool aligned = ((uintptr_t) buf | len | host_off) % IO_MEDIUM_ALIGN
     == 0;
 
-  return aligned ? read_all (fd, buf, len, host_off)
-    : read_around (fd, buf, len, host_off);
+  return aligned ? read_all (m, buf, len, host_off)
+    : read_around (m, buf, len, host_off);
 }
 
 /* Reads in the ordinary way, after the page cache was asked to forget. */
@@ -138,7 +153,7 @@ io_medium_read (struct io_medium *m, int fd, void *buf, size_t len,
                 uint64_t host_off)
 {
   const int direct = direct_fd (m, fd);
-  int r = direct == -1 ? -EINVAL : read_direct (direct, buf, len, host_off);
+  int r = direct == -1 ? -EINVAL : read_direct (m, buf, len, host_off);
 
   return r == -EINVAL ? read_uncached (fd, buf, len, host_off) : r;
 }

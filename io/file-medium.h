@@ -9,12 +9,14 @@
 #include <stdint.h>
 
 #include "cleanup.h"
+#include "file-aio.h"
 
 /* A second descriptor of a file, opened with O_DIRECT at the first use. */
 struct io_medium {
   pthread_mutex_t lock;          /* while it is being opened */
   bool tried;                    /* atomic */
   int fd;                        /* -1: the host has no O_DIRECT here */
+  struct io_aio aio;             /* has a lock of its own */
 };
 
 void io_medium_init (struct io_medium *m);

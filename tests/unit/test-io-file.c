@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -16,6 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -34,6 +38,7 @@ static struct {
   int eintr;                 /* fail so many calls with EINTR first */
   int fdatasync_err, fallocate_err, fcntl_err, lseek_err; /* fail so */
   int calls;                 /* preadv and pwritev */
+  int preads;                /* calls of pread */
   int iovcnt_max;            /* the longest array seen by them */
 } hooks;
 
@@ -72,6 +77,13 @@ preadv (int fd, const struct iovec *iov, int iovcnt, off_t off)
                   off);
   return syscall (SYS_preadv, fd, iov, iovcnt, (long) off,
                   (long) (off >> 32));
+}
+
+ssize_t
+pread (int fd, void *buf, size_t len, off_t off)
+{
+  hooks.preads++;
+  return syscall (SYS_pread64, fd, buf, len, off);
 }
 
 ssize_t
@@ -656,6 +668,155 @@ without_locks_in_the_file_system_it_opens (void **state)
                      "cannot be locked: Input/output error");
 }
 
+/* --- file: reads of the medium --------------------------------------------- */
+
+#define BLOCKS 64               /* of IO_MEDIUM_ALIGN */
+#define READERS 4
+
+/* Makes a file whose blocks differ. */
+static struct io_store *
+create_blocks (void)
+{
+  struct io_store *s = create_image ();
+  unsigned char block[IO_MEDIUM_ALIGN];
+
+  for (unsigned i = 0; i < BLOCKS; i++) {
+    fill (block, sizeof block, i);
+    assert_int_equal (io_pwrite (s, block, sizeof block, i * sizeof block), 0);
+  }
+  return s;
+}
+
+/* Reads block I, a part of it that is not aligned, and what is as far behind the end of the
+ * file.  Returns whether all is right. */
+static bool
+block_is_right (struct io_store *s, unsigned i, unsigned char *buf)
+{
+  unsigned char want[IO_MEDIUM_ALIGN];
+  bool ok;
+
+  fill (want, sizeof want, i);
+  ok = io_pread_medium (s, buf, sizeof want, i * sizeof want) == 0 &&
+    memcmp (buf, want, sizeof want) == 0;
+  ok &= io_pread_medium (s, buf, 101, i * sizeof want + 7) == 0 &&
+    memcmp (buf, want + 7, 101) == 0;
+  ok &= io_pread_medium (s, buf, sizeof want, (BLOCKS + i) * sizeof want) == 0;
+  for (size_t k = 0; k < sizeof want; k++)
+    ok &= buf[k] == 0;
+  return ok;
+}
+
+static bool
+all_blocks_are_right (struct io_store *s)
+{
+  unsigned char *buf = aligned_alloc (IO_MEDIUM_ALIGN, IO_MEDIUM_ALIGN);
+  bool ok = buf != NULL;
+
+  for (unsigned i = 0; i < BLOCKS && ok; i++)
+    ok = block_is_right (s, i, buf);
+  free (buf);
+  return ok;
+}
+
+/* Returns whether the file system of the scratch file reads directly. */
+static bool
+reads_directly (void)
+{
+  unsigned char *buf = aligned_alloc (IO_MEDIUM_ALIGN, IO_MEDIUM_ALIGN);
+  const int fd = open (path, O_RDONLY | O_DIRECT);
+  const bool ok = fd != -1 && buf != NULL &&
+    syscall (SYS_pread64, fd, buf, IO_MEDIUM_ALIGN, 0L) == IO_MEDIUM_ALIGN;
+
+  if (fd != -1)
+    close (fd);
+  free (buf);
+  return ok;
+}
+
+/* A direct read by pread locks the file for as long as the medium takes, so that writers
+ * wait; an asynchronous one does not (io/file-aio.c). */
+static void
+reads_of_the_medium_are_asynchronous (void **state)
+{
+  struct io_store *s = create_blocks ();
+
+  if (!reads_directly ()) {
+    io_close (s);
+    skip ();
+  }
+  assert_true (all_blocks_are_right (s));     /* those that do without */
+  hooks.preads = 0;
+  assert_true (all_blocks_are_right (s));
+  assert_int_equal (hooks.preads, 0);
+  io_close (s);
+}
+
+static void *
+read_all_blocks (void *opaque)
+{
+  for (unsigned i = 0; i < 8; i++)
+    if (!all_blocks_are_right (opaque))
+      return opaque;
+  return NULL;
+}
+
+static void
+reads_of_the_medium_side_by_side_get_their_own_bytes (void **state)
+{
+  struct io_store *s = create_blocks ();
+  pthread_t t[READERS];
+  void *wrong, *any = NULL;
+
+  for (unsigned i = 0; i < READERS; i++)
+    assert_int_equal (pthread_create (&t[i], NULL, read_all_blocks, s), 0);
+  for (unsigned i = 0; i < READERS; i++) {
+    pthread_join (t[i], &wrong);
+    any = wrong ? wrong : any;
+  }
+  assert_null (any);
+  io_close (s);
+}
+
+/* Makes the system call NR fail with ERR from now on. */
+static bool
+forbid (unsigned nr, unsigned err)
+{
+  struct sock_filter rules[] = {
+    BPF_STMT (BPF_LD | BPF_W | BPF_ABS, offsetof (struct seccomp_data, nr)),
+    BPF_JUMP (BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1),
+    BPF_STMT (BPF_RET | BPF_K, SECCOMP_RET_ERRNO | err),
+    BPF_STMT (BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  struct sock_fprog p = { sizeof rules / sizeof rules[0], rules };
+
+  return prctl (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+    prctl (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p) == 0;
+}
+
+static void
+without_asynchronous_reads_the_medium_is_read (void **state)
+{
+  static const struct { unsigned nr, err; } faults[] = {
+    { SYS_io_setup, EAGAIN }, { SYS_io_setup, ENOSYS }, { SYS_io_submit, EPERM },
+    { SYS_io_submit, EAGAIN }, { SYS_sync_file_range, EPERM },
+  };
+  struct io_store *s = create_blocks ();
+  int status;
+  pid_t child;
+
+  for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+    child = fork ();
+    if (child == 0)
+      _exit (!forbid (faults[i].nr, faults[i].err) ? 77
+             : !all_blocks_are_right (s));
+    assert_int_equal (waitpid (child, &status, 0), child);
+    if (WIFEXITED (status) && WEXITSTATUS (status) == 77)
+      break;                    /* nobody may set up a filter here */
+    assert_int_equal (status, 0);
+  }
+  io_close (s);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown (fn, set_up, tear_down)
 
 int
@@ -677,6 +838,9 @@ main (void)
     TEST (create_never_touches_what_is_there),
     TEST (a_read_only_store_refuses_changes),
     TEST (the_descriptor_is_closed_on_exec_and_on_failure),
+    TEST (reads_of_the_medium_are_asynchronous),
+    TEST (reads_of_the_medium_side_by_side_get_their_own_bytes),
+    TEST (without_asynchronous_reads_the_medium_is_read),
     TEST (a_writer_keeps_everybody_out),
     TEST (readers_keep_writers_out_but_not_each_other),
     TEST (a_child_keeps_the_lock_of_its_parent),
