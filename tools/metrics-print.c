@@ -64,16 +64,16 @@ struct label {
   const char *name, *value;     /* NAME NULL: none */
 };
 
-/* Prints the name of a sample and its labels: IMAGE, and A and B. */
-static void
-begin_sample (const struct metrics *m, const char *name, struct label a,
-              struct label b)
+static const struct label none;
+
+/* Prints the labels of a sample: IMAGE, and A and B.  Returns whether there are any, and the
+ * bracket is to be closed. */
+static bool
+put_labels (const struct metrics *m, struct label a, struct label b)
 {
   const struct label all[] = { { m->image ? "image" : NULL, m->image }, a, b };
   const char *between = "{";
 
-  put (m, PREFIX);
-  put (m, name);
   for (unsigned i = 0; i < 3; i++)
     if (all[i].name) {
       put (m, between);
@@ -82,23 +82,38 @@ begin_sample (const struct metrics *m, const char *name, struct label a,
       put_quoted (m, all[i].value);
       between = ",";
     }
-  put (m, between[0] == ',' ? "} " : " ");
+  return between[0] == ',';
 }
 
-static const struct label none;
-
+/* Prints the name of a sample and its labels. */
 static void
-sample_2 (const struct metrics *m, const char *name, struct label a,
-          struct label b, uint64_t value)
+begin_sample (const struct metrics *m, const char *name, struct label a,
+              struct label b)
+{
+  put (m, PREFIX);
+  put (m, name);
+  put (m, put_labels (m, a, b) ? "} " : " ");
+}
+
+/* Prints a value and the end of the line. */
+static void
+put_value (const struct metrics *m, uint64_t value)
 {
   char s[24], *p = s + sizeof s;
 
-  begin_sample (m, name, a, b);
   *--p = '\n';
   do
     *--p = (char) ('0' + value % 10);
   while ((value /= 10) > 0);
   fwrite_unlocked (p, 1, (size_t) (s + sizeof s - p), m->to);
+}
+
+static void
+sample_2 (const struct metrics *m, const char *name, struct label a,
+          struct label b, uint64_t value)
+{
+  begin_sample (m, name, a, b);
+  put_value (m, value);
 }
 
 static void
@@ -344,31 +359,61 @@ put_requests (const struct metrics *m, const json_t *stats)
 
 /* --- Disks and jobs ------------------------------------------------------- */
 
+/* A disk has up to two dozen samples, and there may be thousands of disks.  So the labels
+ * that all samples of a disk have are made once. */
+struct disk {
+  struct disk_line line;
+  size_t at, len;               /* of its labels, which are not ended: {disk="NAME" */
+};
+
+struct disks {
+  struct disk *v;
+  size_t nr;
+  char *labels;                 /* of all */
+};
+
+/* Begins the sample of a disk, whose labels are to be ended. */
+static void
+begin_disk_sample (const struct metrics *m, const char *name, const struct disks *all,
+                   size_t i)
+{
+  put (m, PREFIX);
+  put (m, name);
+  fwrite_unlocked (all->labels + all->v[i].at, 1, all->v[i].len, m->to);
+}
+
 /* Prints one line for each disk of which a figure is known. */
 static void
-put_disk_gauge (const struct metrics *m, const struct disk_line *v, size_t nr,
-                const char *name, uint64_t (*get) (const struct disk_line *d),
-                const char *help)
+put_disk_gauge (const struct metrics *m, const struct disks *all, const char *name,
+                uint64_t (*get) (const struct disk_line *d), const char *help)
 {
   head (m, name, "gauge", help);
-  for (size_t i = 0; i < nr; i++) {
-    const uint64_t n = get (&v[i]);
+  for (size_t i = 0; i < all->nr; i++) {
+    const uint64_t n = get (&all->v[i].line);
 
-    if (n != UINT64_MAX)
-      sample_2 (m, name, (struct label) { "disk", v[i].name }, none, n);
+    if (n == UINT64_MAX)
+      continue;
+    begin_disk_sample (m, name, all, i);
+    put (m, "} ");
+    put_value (m, n);
   }
 }
 
 static void
-put_disk_counter (const struct metrics *m, const struct disk_line *v, size_t nr,
-                  const char *name, uint64_t (*get) (const struct disk_requests *q),
-                  const char *help)
+put_disk_counter (const struct metrics *m, const struct disks *all, const char *name,
+                  uint64_t (*get) (const struct disk_requests *q), const char *help)
 {
   head (m, name, "counter", help);
-  for (size_t i = 0; i < nr; i++)
-    for (size_t j = 0; j < v[i].nr; j++)
-      sample_2 (m, name, (struct label) { "disk", v[i].name },
-                (struct label) { "type", v[i].v[j].type }, get (&v[i].v[j]));
+  for (size_t i = 0; i < all->nr; i++)
+    for (size_t j = 0; j < all->v[i].line.nr; j++) {
+      const struct disk_requests *q = &all->v[i].line.v[j];
+
+      begin_disk_sample (m, name, all, i);
+      put (m, ",type=");
+      put_quoted (m, q->type);
+      put (m, "} ");
+      put_value (m, get (q));
+    }
 }
 
 static uint64_t
@@ -408,43 +453,80 @@ bytes_of (const struct disk_requests *q)
 }
 
 static void
-put_disk_lines (const struct metrics *m, const struct disk_line *v, size_t nr)
+put_disk_lines (const struct metrics *m, const struct disks *all)
 {
-  put_disk_gauge (m, v, nr, "disk_size_bytes", size_of, "Size of a disk.");
-  put_disk_gauge (m, v, nr, "disk_mapped_bytes", mapped_of,
+  put_disk_gauge (m, all, "disk_size_bytes", size_of, "Size of a disk.");
+  put_disk_gauge (m, all, "disk_mapped_bytes", mapped_of,
                   "Data mapped in a disk, before deduplication.");
-  put_disk_gauge (m, v, nr, "disk_clients", clients_of, "NBD clients of a disk.");
-  put_disk_counter (m, v, nr, "disk_requests_total", requests_of,
+  put_disk_gauge (m, all, "disk_clients", clients_of, "NBD clients of a disk.");
+  put_disk_counter (m, all, "disk_requests_total", requests_of,
                     "Requests to a disk that were answered.");
-  put_disk_counter (m, v, nr, "disk_request_errors_total", errors_of,
+  put_disk_counter (m, all, "disk_request_errors_total", errors_of,
                     "Requests to a disk that were answered with an error.");
-  put_disk_counter (m, v, nr, "disk_request_bytes_total", bytes_of,
+  put_disk_counter (m, all, "disk_request_bytes_total", bytes_of,
                     "Bytes of the requests to a disk without an error.");
+}
+
+/* Returns whether there is memory for the labels. */
+static bool
+make_labels (const struct metrics *m, struct disks *all)
+{
+  size_t len;
+  const struct metrics to_memory = { .image = m->image,
+                                     .to = open_memstream (&all->labels, &len) };
+  bool ok;
+
+  for (size_t i = 0; i < all->nr && to_memory.to; i++) {
+    struct disk *d = &all->v[i];
+
+    d->at = (size_t) ftello (to_memory.to);
+    put_labels (&to_memory, (struct label) { "disk", d->line.name }, none);
+    d->len = (size_t) ftello (to_memory.to) - d->at;
+  }
+  if (to_memory.to == NULL)
+    return false;
+  ok = !ferror (to_memory.to);
+  return fclose (to_memory.to) == 0 && ok;
+}
+
+/* Reads element I of the list of disks.  Returns whether it is a disk. */
+static bool
+read_disk (const struct server_figures *s, size_t i, struct disk_line *line)
+{
+  const char *text;
+
+  if (s->disks) {
+    disk_line_of_object (json_array_get (s->disks, i), line);
+    return true;
+  }
+  text = json_string_value (json_array_get (s->lines, i));
+  return text && disk_line_read (text, line);
+}
+
+/* Returns whether there is memory for them. */
+static bool
+read_disks (const struct metrics *m, const struct server_figures *s, struct disks *all)
+{
+  const size_t max = json_array_size (s->disks ? s->disks : s->lines);
+
+  all->v = malloc (MAX_OF (max, 1) * sizeof *all->v);
+  for (size_t i = 0; i < max && all->v; i++)
+    all->nr += read_disk (s, i, &all->v[all->nr].line);
+  return all->v && make_labels (m, all);
 }
 
 /* Returns whether the figures of all disks could be printed: there is memory. */
 static bool
 put_disks (const struct metrics *m, const struct server_figures *s)
 {
-  const json_t *const list = s->disks ? s->disks : s->lines;
-  const size_t max = json_array_size (list);
-  struct disk_line *v = malloc (MAX_OF (max, 1) * sizeof *v);
-  size_t nr = 0, i;
-  const char *line;
+  struct disks all = { 0 };
+  const bool ok = read_disks (m, s, &all);
 
-  if (v == NULL)
-    return false;
-  for (i = 0; i < max; i++)
-    if (s->disks)
-      disk_line_of_object (json_array_get (list, i), &v[nr++]);
-    else {
-      line = json_string_value (json_array_get (list, i));
-      nr += line && disk_line_read (line, &v[nr]);
-    }
-  if (nr > 0)
-    put_disk_lines (m, v, nr);
-  free (v);
-  return true;
+  if (ok && all.nr > 0)
+    put_disk_lines (m, &all);
+  free (all.labels);
+  free (all.v);
+  return ok;
 }
 
 static void
