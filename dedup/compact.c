@@ -49,6 +49,11 @@
 #define MAX_CLUSTERS ((size_t) 1 << 20)
 /* Guest clusters that are moved by one operation. */
 #define MAX_MOVE 64u
+/* ... while clients compete for the processors, and for the image lock, which a link step
+ * holds for as long as it takes to link all of an operation.  An operation loses half a
+ * sector: an eighth of a hundredth of 16 clusters of 4 KiB that shrink to half, and a
+ * quarter of that of 64. */
+#define SMALL_MOVE 16u
 /* What is looked at in one call of qcow2_map, and calls in one step. */
 #define EXTENTS 64
 #define PER_STEP 64
@@ -81,6 +86,7 @@ struct dedup_compact {
   uint64_t moved_before;        /* f.moved_bytes when the pass began */
   uint64_t *v;                  /* clusters to be emptied, ascending */
   size_t nr, max;
+  unsigned max_move;            /* MAX_MOVE or SMALL_MOVE: of this step */
   struct dedup_mover m;         /* where moving goes on */
   uint8_t *buf;                 /* a cluster */
   struct dedup_compact_figures f;       /* atomic */
@@ -576,14 +582,15 @@ run_of (const struct dedup_compact *c, const struct qcow2_extent *ext, int i,
   const unsigned bits = c->pool->base.cluster_bits;
   int k;
 
-  for (k = i; k < n && k - i < (int) MAX_MOVE; k++)
+  for (k = i; k < n && k - i < (int) c->max_move; k++)
     if (ext[k].kind != QCOW2_COMPRESSED || !is_in_list (c, ext[k].entry) ||
         ext[k].guest_off != ext[i].guest_off + ((uint64_t) (k - i) << bits))
       break;
   return k - i;
 }
 
-/* Moves what is to be moved of N extents of one table, and goes on behind them. */
+/* Moves what is to be moved of N extents of one table, or one operation of that in a small
+ * step, and goes on behind it. */
 static int
 move_extents (struct dedup_compact *c, const struct qcow2_extent *ext, int n)
 {
@@ -597,6 +604,8 @@ move_extents (struct dedup_compact *c, const struct qcow2_extent *ext, int n)
     if (r == 0)
       c->m.guest_off = ext[i + MAX_OF (k, 1) - 1].guest_off +
         ext[i + MAX_OF (k, 1) - 1].len;
+    if (k > 0 && c->max_move < MAX_MOVE)
+      break;
   }
   return r;
 }
@@ -650,9 +659,10 @@ end_part (struct dedup_compact *c)
 
 /* --- The whole ----------------------------------------------------------------- */
 
-int
-dedup_compact_step (struct dedup_compact *c)
+static int
+step (struct dedup_compact *c, unsigned max_move)
 {
+  c->max_move = max_move;
   switch (c->phase) {
   case COMPACT_SURVEY: case COMPACT_LIST: return count_some (c);
   case COMPACT_MOVE: return move_some (c);
@@ -660,6 +670,18 @@ dedup_compact_step (struct dedup_compact *c)
   case COMPACT_DONE: break;
   }
   return 0;
+}
+
+int
+dedup_compact_step (struct dedup_compact *c)
+{
+  return step (c, MAX_MOVE);
+}
+
+int
+dedup_compact_small_step (struct dedup_compact *c)
+{
+  return step (c, SMALL_MOVE);
 }
 
 void

@@ -42,7 +42,8 @@ static int
 step (void *opaque)
 {
   struct srv_compact *x = opaque;
-  int r = dedup_compact_step (x->c);
+  int r = srv_exports_changed_lately (&x->image->exports)
+    ? dedup_compact_small_step (x->c) : dedup_compact_step (x->c);
 
   if (r == 0)
     note_done (x);

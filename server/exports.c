@@ -26,8 +26,10 @@
 #include <string.h>
 
 #include "checked.h"
+#include "clock.h"
 
 #define NAMES_IN_MESSAGE 3
+#define LATELY_NS (UINT64_C (1) * 1000 * 1000 * 1000)
 
 static int
 out_of_memory (struct fault *f)
@@ -55,6 +57,14 @@ free_disk (struct srv_disk *d)
 {
   srv_disk_destroy (d);
   free (d);
+}
+
+bool
+srv_exports_changed_lately (const struct srv_exports *x)
+{
+  const uint64_t last = __atomic_load_n (&x->last_change_ns, __ATOMIC_RELAXED);
+
+  return last != 0 && clock_now_ns () - last < LATELY_NS;
 }
 
 /* --- Accounts of roots ------------------------------------------------------ */

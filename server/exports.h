@@ -65,6 +65,10 @@ int srv_exports_get (struct srv_exports *x, const char *name,
 /* Takes a client off D, and frees it after the last one. */
 void srv_exports_put (struct srv_exports *x, struct srv_disk *d);
 
+/* Returns whether a client has changed something within the last second, and so competes
+ * with jobs. */
+bool srv_exports_changed_lately (const struct srv_exports *x);
+
 /* Returns whether the active disk has the export name "". */
 bool srv_exports_active_is_served_locked (struct srv_exports *x);
 /* Copies the export name of ROOT to BUF, as much as there is room for; "" if it has

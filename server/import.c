@@ -39,7 +39,6 @@
 #include <string.h>
 
 #include "checked.h"
-#include "clock.h"
 #include "image-internal.h"
 #include "nbd-source.h"
 
@@ -50,7 +49,6 @@
 
 /* A step writes a part of a piece while clients change something, because they wait
  * for as long as it has the image's lock and a processor. */
-#define BUSY_NS (UINT64_C (1) * 1000 * 1000 * 1000)
 #define BUSY_BYTES (UINT64_C (64) << 10)
 /* It rests longer than other jobs, as reading and sending the export take processors,
  * too. */
@@ -305,10 +303,7 @@ copied (struct srv_import *x)
 static uint64_t
 max_bytes (const struct srv_import *x)
 {
-  const struct srv_exports *e = &x->image->exports;
-  const uint64_t last = __atomic_load_n (&e->last_change_ns, __ATOMIC_RELAXED);
-
-  if (last == 0 || clock_now_ns () - last >= BUSY_NS)
+  if (!srv_exports_changed_lately (&x->image->exports))
     return UINT64_MAX;
   return MAX_OF (BUSY_BYTES, UINT64_C (1) << x->disk->cluster_bits);
 }

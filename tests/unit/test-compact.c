@@ -305,6 +305,52 @@ dead_space_comes_back (void **state)
   }
 }
 
+/* Compacts in steps of which most are small; none of these moves more than 16 guest
+ * clusters. */
+static void
+compact_in_small_steps (struct world *w)
+{
+  struct dedup_compact *c = begin (w, 0);
+  struct dedup_compact_figures f = { 0 };
+  uint64_t handled = 0, most = 0;
+  unsigned n = 0;
+  int r;
+
+  do {
+    const bool small = n++ % 8 != 7;
+
+    r = small ? dedup_compact_small_step (c) : dedup_compact_step (c);
+    dedup_compact_figures (c, &f);
+    if (small)
+      most = MAX_OF (most, f.handled_bytes - handled);
+    handled = f.handled_bytes;
+  } while (r == 1);
+  assert_int_equal (r, 0);
+  dedup_compact_end (c);
+  assert_in_range (most, CLUSTER, 16 * CLUSTER);
+  assert_true (f.moved_bytes > 100 * CLUSTER);
+  assert_int_equal (f.left + f.doubtful, 0);
+  assert_contents (w);
+}
+
+/* Clients wait for what a step moves at once, and the whole must be done all the same. */
+static void
+small_steps_move_little_and_reach_the_end (void **state)
+{
+  struct world *w = new_world ();
+
+  age (w, 50);                  /* runs of one table are cut */
+  compact_in_small_steps (w);
+  run_jobs (w);
+  assert_compact (w);
+  free_world (w);
+  w = new_world ();
+  age (w, 0);                   /* runs are long */
+  w->ends = true;
+  compact_in_small_steps (w);
+  free_world (w);
+}
+
 /* A second compaction finds nothing to do, and what is written again is found. */
 static void
 the_index_leads_to_the_new_places (void **state)
@@ -912,6 +958,7 @@ main (void)
   sem_init (&may_go_on, 0, 0);
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (dead_space_comes_back),
+    cmocka_unit_test (small_steps_move_little_and_reach_the_end),
     cmocka_unit_test (the_index_leads_to_the_new_places),
     cmocka_unit_test (a_crash_at_any_step_loses_nothing),
     cmocka_unit_test (clients_go_on_meanwhile),
