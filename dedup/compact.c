@@ -50,9 +50,9 @@
 /* Guest clusters that are moved by one operation. */
 #define MAX_MOVE 64u
 /* ... while clients compete for the processors, and for the image lock, which a link step
- * holds for as long as it takes to link all of an operation.  An operation loses half a
- * sector: an eighth of a hundredth of 16 clusters of 4 KiB that shrink to half, and a
- * quarter of that of 64. */
+ * holds for as long as it takes to link all of an operation.  An operation loses half of its
+ * last block: of clusters of 4 KiB that shrink to half, 16 lose 0.8 % with blocks of a
+ * sector.  With blocks of 4 KiB that would be 6 %, and is 1.6 % of MAX_MOVE. */
 #define SMALL_MOVE 16u
 /* What is looked at in one call of qcow2_map, and calls in one step. */
 #define EXTENTS 64
@@ -681,7 +681,7 @@ dedup_compact_step (struct dedup_compact *c)
 int
 dedup_compact_small_step (struct dedup_compact *c)
 {
-  return step (c, SMALL_MOVE);
+  return step (c, io_block_size (c->pool->base.io) > DEDUP_SECTOR ? MAX_MOVE : SMALL_MOVE);
 }
 
 void

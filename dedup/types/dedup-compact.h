@@ -75,8 +75,8 @@ int dedup_compact_begin (struct dedup_pool *pool,
 /* Does some milliseconds of work.  1: there is more; 0: the end; -errno: the step may
  * be tried again.  One call at a time. */
 int dedup_compact_step (struct dedup_compact *c) MUST_CHECK;
-/* The same, in a smaller operation, so that who competes for a processor or the image lock
- * waits less. */
+/* The same, in a smaller operation unless that would lose much, so that who competes for a
+ * processor or the image lock waits less. */
 int dedup_compact_small_step (struct dedup_compact *c) MUST_CHECK;
 /* Any thread. */
 void dedup_compact_figures (struct dedup_compact *c,
