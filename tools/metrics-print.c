@@ -372,14 +372,29 @@ struct disks {
   char *labels;                 /* of all */
 };
 
-/* Begins the sample of a disk, whose labels are to be ended. */
+/* Writes the label TYPE and the end of the labels to BUF. */
 static void
-begin_disk_sample (const struct metrics *m, const char *name, const struct disks *all,
-                   size_t i)
+make_tail (const char *type, char buf[2 * DISK_LINE_TYPE_BYTES + 16])
 {
-  put (m, PREFIX);
+  char *p = stpcpy (buf, ",type=\"");
+
+  for (; *type; type++) {
+    if (*type == '"' || *type == '\\' || *type == '\n')
+      *p++ = '\\';
+    *p++ = *type == '\n' ? 'n' : *type;
+  }
+  strcpy (p, "\"} ");
+}
+
+/* Prints a sample of disk I: NAME has the prefix, and TAIL is what follows its labels. */
+static void
+put_disk_sample (const struct metrics *m, const char *name, const struct disks *all,
+                 size_t i, const char *tail, uint64_t value)
+{
   put (m, name);
   fwrite_unlocked (all->labels + all->v[i].at, 1, all->v[i].len, m->to);
+  put (m, tail);
+  put_value (m, value);
 }
 
 /* Prints one line for each disk of which a figure is known. */
@@ -387,32 +402,35 @@ static void
 put_disk_gauge (const struct metrics *m, const struct disks *all, const char *name,
                 uint64_t (*get) (const struct disk_line *d), const char *help)
 {
-  head (m, name, "gauge", help);
+  head (m, name + strlen (PREFIX), "gauge", help);
   for (size_t i = 0; i < all->nr; i++) {
     const uint64_t n = get (&all->v[i].line);
 
-    if (n == UINT64_MAX)
-      continue;
-    begin_disk_sample (m, name, all, i);
-    put (m, "} ");
-    put_value (m, n);
+    if (n != UINT64_MAX)
+      put_disk_sample (m, name, all, i, "} ", n);
   }
 }
 
+/* Prints one line for each disk and type of which there were requests.  Nearly all disks
+ * have the same few types, so what they end with is made once for each run of them. */
 static void
 put_disk_counter (const struct metrics *m, const struct disks *all, const char *name,
                   uint64_t (*get) (const struct disk_requests *q), const char *help)
 {
-  head (m, name, "counter", help);
+  struct {
+    char type[DISK_LINE_TYPE_BYTES], tail[2 * DISK_LINE_TYPE_BYTES + 16];
+  } last[DISK_LINE_TYPES] = { 0 };
+
+  head (m, name + strlen (PREFIX), "counter", help);
   for (size_t i = 0; i < all->nr; i++)
     for (size_t j = 0; j < all->v[i].line.nr; j++) {
       const struct disk_requests *q = &all->v[i].line.v[j];
 
-      begin_disk_sample (m, name, all, i);
-      put (m, ",type=");
-      put_quoted (m, q->type);
-      put (m, "} ");
-      put_value (m, get (q));
+      if (last[j].tail[0] == '\0' || strcmp (last[j].type, q->type) != 0) {
+        strcpy (last[j].type, q->type);
+        make_tail (q->type, last[j].tail);
+      }
+      put_disk_sample (m, name, all, i, last[j].tail, get (q));
     }
 }
 
@@ -455,15 +473,15 @@ bytes_of (const struct disk_requests *q)
 static void
 put_disk_lines (const struct metrics *m, const struct disks *all)
 {
-  put_disk_gauge (m, all, "disk_size_bytes", size_of, "Size of a disk.");
-  put_disk_gauge (m, all, "disk_mapped_bytes", mapped_of,
+  put_disk_gauge (m, all, PREFIX "disk_size_bytes", size_of, "Size of a disk.");
+  put_disk_gauge (m, all, PREFIX "disk_mapped_bytes", mapped_of,
                   "Data mapped in a disk, before deduplication.");
-  put_disk_gauge (m, all, "disk_clients", clients_of, "NBD clients of a disk.");
-  put_disk_counter (m, all, "disk_requests_total", requests_of,
+  put_disk_gauge (m, all, PREFIX "disk_clients", clients_of, "NBD clients of a disk.");
+  put_disk_counter (m, all, PREFIX "disk_requests_total", requests_of,
                     "Requests to a disk that were answered.");
-  put_disk_counter (m, all, "disk_request_errors_total", errors_of,
+  put_disk_counter (m, all, PREFIX "disk_request_errors_total", errors_of,
                     "Requests to a disk that were answered with an error.");
-  put_disk_counter (m, all, "disk_request_bytes_total", bytes_of,
+  put_disk_counter (m, all, PREFIX "disk_request_bytes_total", bytes_of,
                     "Bytes of the requests to a disk without an error.");
 }
 
