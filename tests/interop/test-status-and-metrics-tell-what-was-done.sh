@@ -108,7 +108,7 @@ equal('mapped in b', mapped['b'], (1 << 20) + (64 << 10) - (256 << 10))
 equal('disks', (space['disks'], space['snapshots']), (3, 0))
 equal('space', space['status'], 'ok')
 equal('read-only', stats['read-only'], False)
-json.dump({'space': space, 'stats': stats}, open('figures.json', 'w'))
+json.dump({'space': space, 'stats': stats, 'disks': disks}, open('figures.json', 'w'))
 PYTHON
 $PY check.py "$HERE" "$TMP/control" "$TOOL" "$odd"
 
@@ -175,6 +175,13 @@ assert abs(get('dedup_ratio') - space['ratio']) < 1e-9
 assert abs(get('compression_ratio') - space['compression-ratio']) < 1e-9
 assert get('space_status', status='ok') == 1 and get('space_status', status='low') == 0
 assert get('disk_request_bytes_total', disk='b', type='trim') == 256 << 10
+for disk, d in f['disks'].items():
+    for r in d['requests']:
+        for name, key in (('requests', 'requests'), ('request_errors', 'errors'),
+                          ('request_bytes', 'bytes')):
+            assert get(f'disk_{name}_total', disk=disk, type=r['type']) == r[key], r
+assert len([k for k in values if k[0].endswith('disk_requests_total')]) == \
+    sum(len(d['requests']) for d in f['disks'].values()) > 0
 assert get('disk_size_bytes', disk=odd) == 1 << 20
 assert get('clients') == 1 and get('read_only') == 0
 assert get('start_time_seconds') == stats['started']
@@ -188,6 +195,17 @@ refused bash -c "ulimit -f 1; exec '$TOOL' metrics --control='$TMP/control' -o a
 one_error_line all.prom 'cannot write it'
 cmp all.prom old.prom || die "a file that could not be written was replaced"
 equal "files beside it" "$(echo all.prom.*)" 'all.prom.*'
+$PY - "$SOCK" "$odd" <<'PYTHON'
+import sys
+import nbd
+h = nbd.NBD()
+h.set_export_name(sys.argv[2])
+h.connect_unix(sys.argv[1])
+h.flush()
+h.shutdown()
+PYTHON
+equal "disks whose first type is another" \
+  "$(ask metrics | grep -c 'disk_requests_total{.*ird.*,type="flush"} 1$')" 1
 
 say "the screen"
 ask status >screen.txt
