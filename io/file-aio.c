@@ -17,6 +17,8 @@
  * contexts (fs.aio-max-nr), or a sandbox forbids the calls, the caller has to read in the
  * ordinary way.
  *
+ * A child has no context of its parent, which may have read before it forked.
+ *
  * Threads: any number.
  */
 #include "file-aio.h"
@@ -34,6 +36,7 @@
 
 struct io_aio_context {
   aio_context_t kernel;
+  pid_t owner;                  /* the process that made it */
   struct io_aio_context *next;
 };
 
@@ -48,7 +51,8 @@ io_aio_init (struct io_aio *a)
 static void
 free_context (struct io_aio_context *c)
 {
-  syscall (SYS_io_destroy, c->kernel);
+  if (c->owner == getpid ())
+    syscall (SYS_io_destroy, c->kernel);
   free (c);
 }
 
@@ -69,8 +73,10 @@ new_context (void)
 {
   struct io_aio_context *c = calloc (1, sizeof *c);
 
-  if (c && syscall (SYS_io_setup, 1, &c->kernel) == 0)
+  if (c && syscall (SYS_io_setup, 1, &c->kernel) == 0) {
+    c->owner = getpid ();
     return c;
+  }
   free (c);
   return NULL;
 }
@@ -89,6 +95,10 @@ get_context (struct io_aio *a)
   may_make = a->nr_reads >= FIRST_READS;
   a->nr_reads += !may_make;
   pthread_mutex_unlock (&a->lock);
+  if (c && c->owner != getpid ()) {
+    free_context (c);
+    c = NULL;
+  }
   return c ? c : may_make ? new_context () : NULL;
 }
 

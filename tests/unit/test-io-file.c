@@ -777,6 +777,29 @@ reads_of_the_medium_side_by_side_get_their_own_bytes (void **state)
   io_close (s);
 }
 
+static void
+a_child_reads_the_medium_asynchronously_too (void **state)
+{
+  struct io_store *s = create_blocks ();
+  int status;
+  pid_t child;
+
+  if (!reads_directly ()) {
+    io_close (s);
+    skip ();
+  }
+  assert_true (all_blocks_are_right (s));     /* there is a context */
+  child = fork ();
+  if (child == 0) {
+    hooks.preads = 0;
+    _exit (!all_blocks_are_right (s) || hooks.preads > 0);
+  }
+  assert_int_equal (waitpid (child, &status, 0), child);
+  assert_int_equal (status, 0);
+  assert_true (all_blocks_are_right (s));
+  io_close (s);
+}
+
 /* Makes the system call NR fail with ERR from now on. */
 static bool
 forbid (unsigned nr, unsigned err)
@@ -840,6 +863,7 @@ main (void)
     TEST (the_descriptor_is_closed_on_exec_and_on_failure),
     TEST (reads_of_the_medium_are_asynchronous),
     TEST (reads_of_the_medium_side_by_side_get_their_own_bytes),
+    TEST (a_child_reads_the_medium_asynchronously_too),
     TEST (without_asynchronous_reads_the_medium_is_read),
     TEST (a_writer_keeps_everybody_out),
     TEST (readers_keep_writers_out_but_not_each_other),
