@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Passes the operations on disks (dedup-disks.h) on to the room that does them.
+/* Passes the operations on disks (dedup-disks.h) on to the room that does them, disks/.
+ *
+ * What that room does not know is added here: a clone or a reset takes over the marks of
+ * what is still to be compressed (fresh.h), and dedup_disks_settle runs the steps of the
+ * background's work one after the other, for tools that have no loop.
  *
  * Any thread, without locks.
  */

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Begins scrubs (dedup-scrub.h), and tells what an image remembers of them.
  *
+ * The room scrub/ knows the image's parts, not the image; here it gets them.  What is
+ * remembered is read under one hold of the image lock, so that its figures belong
+ * together, and costs no I/O.
+ *
  * Any thread, without locks.
  */
 #include "pool.h"

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Keeps a set of L2 tables (qcow2-tables.h), one bit for each cluster of the file. */
+/* Keeps a set of L2 tables (qcow2-tables.h), one bit for each cluster of the file.
+ *
+ * Lack of memory is no error: a table that could not be added is passed again when it is
+ * met by way of another root, which costs time only.
+ */
 #include "qcow2-tables.h"
 
 #include "bitset.h"

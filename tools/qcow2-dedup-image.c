@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* qcow2-dedup-image: runs the subcommands of qcow2-dedup that work on an image.
  *
- * qcow2-dedup runs this program with its own arguments; users do not.
+ * qcow2-dedup becomes this program, with its own arguments; users do not run it, and it
+ * has no --help of its own.  Its messages begin with "qcow2-dedup:", and exit codes are those of
+ * tool.h.  The names here are those without a function in the table of qcow2-dedup.c.
  */
 #include "tool-image.h"
 

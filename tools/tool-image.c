@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Opens store files, and looks at images before they are opened, for all subcommands.
  *
+ * A look comes before it is decided whether the image may be opened at all.  So it works
+ * under the locks that the caller has, opens no other file that the image names, and
+ * changes no byte.
+ *
  * Everything runs in one thread.
  */
 #include "tool-image.h"

@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Opens an image for a subcommand that works through all of it, runs jobs in between,
- * and closes it (whole-image.h).  One thread; no globals.
+ * and closes it (whole-image.h).
+ *
+ * No loop runs jobs beside such a subcommand, so it runs those that are urgent itself, and
+ * gives freed space back as it goes along.  A close that fails says so, and leaves an image
+ * that is recovered at the next open.
+ *
+ * One thread; no globals.
  */
 #include "whole-image.h"
 

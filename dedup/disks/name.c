@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Checks the names of disks and of their snapshots.
  *
+ * A name that passes can be an export of NBD, a word in a line of a log, and an argument of
+ * a command, and is never taken for a snapshot's or a path: it is UTF-8 that is as short as
+ * it can be, without control characters, '/' and '@'.  Only new names are checked: what
+ * other programs called their snapshots stays as it is.
+ *
  * Functions of their arguments: any thread may call them.
  */
 #include <errno.h>

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The command compact, which starts a job.
+/* The command compact, which starts the job that gives back dead compressed data
+ * (server/compact.c).  It answers as soon as the job is listed; how far that comes is told
+ * by events and query-jobs.  One such job runs at a time: a second command is an error.
  *
  * Threads: the loop of control.h, as the call waits for no step of the job.
  */

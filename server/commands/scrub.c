@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The commands on scrubs: scrub, which starts one as a job, and query-scrub.
+/* The commands on scrubs: scrub, which starts one as a job (server/scrub.c), and
+ * query-scrub, which tells what the image remembers of them.  What a scrub finds is told by
+ * events while it runs; query-scrub only counts it.
  *
  * Threads: the loop of control.h, as no call here waits for a step of the job.
  */

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Fills the errors that replies carry.  A text that is too long is cut between
- * characters. */
+/* Fills the errors that replies carry.  A text that is too long is cut between two
+ * characters, so that a reply is valid UTF-8 if the text is.  The result is always -EINVAL,
+ * so that a command can end with the call.
+ *
+ * Functions of their arguments: any thread may call them.
+ */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>

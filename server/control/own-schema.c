@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Describes the room's own commands to query-schema, the manual page and the check of
- * arguments; own.c has what they do.  Constant, so any thread may read it.
+ * arguments.  None has a function in the table, which is how dispatch.c tells them from the
+ * commands of the server's user: qmp_capabilities is run there, the others by own.c.
+ *
+ * Constant, so any thread may read it.
  */
 #include "tables.h"
 

@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Prints the tables as sections of a manual page, in POD.  Texts of the tables
- * may have POD's inline marks, such as C<name>; query-schema prints them as
- * they are. */
+/* Prints the tables as sections of a manual page, in POD: one section for each subject,
+ * the room's own first, and in it the commands, events and types in the order of their
+ * table.  So the manual page has whatever clients can use, in the words of query-schema.
+ * Texts of the tables may have POD's inline marks, such as C<name>; query-schema prints
+ * them as they are.
+ *
+ * Runs when the program is built (commands/print-manual.c), in one thread.
+ */
 #include <string.h>
 
 #include "tables.h"

@@ -1,6 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The worker thread, which runs the commands that may block, one at a time, in
- * the order in which they came.  Each client has one in the queue at most. */
+/* The worker thread, which runs the commands that may block, one at a time over all
+ * clients, in the order in which they came.  So two clients' changes never overlap.
+ *
+ * Each client has one command in the queue at most, which is a part of its session, so that
+ * waiting in the queue needs no memory.  A command that has begun always ends, also if its
+ * client is gone or the server stops.  One that has not begun may be taken out again
+ * (worker_remove), and is left in the queue when the server stops, which then answers it.
+ * The lock is not held while a command runs.
+ */
 #include <errno.h>
 #include <string.h>
 
