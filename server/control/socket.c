@@ -3,21 +3,31 @@
  *
  * Its mode is 0600 from the moment on at which it has a name.  A socket that a
  * server left behind is replaced: one to which a connection is refused, as no
- * process listens.  All else is kept, and is an error.  Left out: if two
- * servers start at one moment with one path, the second may replace the socket
- * that the first has just made; an image is locked before that, so they are no
- * servers of one image.
+ * process listens.  All else is kept, and is an error.
+ *
+ * Servers that start at one moment with one path, as those of one image do, take turns by
+ * a lock (flock) on the directory, from the look until they listen.  Otherwise one could
+ * remove the socket that another one has made since the look, and the server of the image
+ * would have none.  Left out: a directory that cannot be read has no such lock, nor one on
+ * a file system without locks.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "socket.h"
 
 #define BACKLOG 128
+
+/* How long to wait for the lock.  Who has it needs some system calls. */
+#define LOCK_WAIT_NS UINT64_C (10000000000)
+#define LOCK_RETRY_US 1000
 
 static int
 address (const char *path, struct sockaddr_un *addr, struct fault *f)
@@ -74,6 +84,28 @@ remove_stale (const struct sockaddr_un *addr, struct fault *f)
   return r;
 }
 
+/* Opens the directory of PATH, and takes its lock, which closing it gives back.  -1: it
+ * cannot be locked. */
+static int
+lock_directory (const char *path)
+{
+  const char *slash = strrchr (path, '/');
+  CLEANUP_FREE char *dir = slash == NULL ? strdup (".") :
+    strndup (path, (size_t) (slash - path) + 1);
+  const uint64_t end = clock_now_ns () + LOCK_WAIT_NS;
+  int fd = dir ? open (dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+
+  while (fd >= 0 && flock (fd, LOCK_EX | LOCK_NB) < 0) {
+    if (errno == EWOULDBLOCK && clock_now_ns () < end) {
+      usleep (LOCK_RETRY_US);
+      continue;
+    }
+    close (fd);
+    return -1;
+  }
+  return fd;
+}
+
 /* Linux takes the mode of the inode that bind makes from the socket. */
 static int
 bind_and_listen (int fd, const struct sockaddr_un *addr, struct fault *f)
@@ -99,25 +131,40 @@ remember (struct control_socket *s, const char *path, struct fault *f)
   return 0;
 }
 
+/* Makes the socket S at PATH, whose address is ADDR. */
+static int
+make_socket (struct control_socket *s, const char *path,
+             const struct sockaddr_un *addr, struct fault *f)
+{
+  int r = remove_stale (addr, f);
+
+  if (r < 0)
+    return r;
+  r = s->fd = new_socket (f);
+  if (r >= 0)
+    r = bind_and_listen (s->fd, addr, f);
+  if (r == 0)
+    r = remember (s, path, f);
+  if (r < 0)
+    control_socket_close (s);
+  return r;
+}
+
 int
 control_socket_open (struct control_socket *s, const char *path,
                      struct fault *f)
 {
   struct sockaddr_un addr;
-  int r;
+  int r, lock;
 
   s->path = NULL;
   s->fd = -1;
-  if ((r = address (path, &addr, f)) < 0 ||
-      (r = remove_stale (&addr, f)) < 0)
+  if ((r = address (path, &addr, f)) < 0)
     return r;
-  r = s->fd = new_socket (f);
-  if (r >= 0)
-    r = bind_and_listen (s->fd, &addr, f);
-  if (r == 0)
-    r = remember (s, path, f);
-  if (r < 0)
-    control_socket_close (s);
+  lock = lock_directory (path);
+  r = make_socket (s, path, &addr, f);
+  if (lock >= 0)
+    close (lock);
   return r;
 }
 

@@ -316,6 +316,65 @@ a_socket_is_replaced_only_if_nobody_listens (void **state)
   assert_int_equal (stat (path, &st), -1);
 }
 
+/* Servers that start at one moment where a killed one left its socket. */
+
+#define STARTERS 4
+
+static pthread_barrier_t at_once;
+
+static void *
+open_at_once (void *arg)
+{
+  struct fake_world *w = arg;
+  struct qmp_params p;
+
+  params (&p, w);
+  pthread_barrier_wait (&at_once);
+  if (qmp_server_open (&p, &w->server, NULL) < 0)
+    w->server = NULL;
+  return NULL;
+}
+
+static void
+leave_a_stale_socket (void)
+{
+  int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  struct sockaddr_un addr = { .sun_family = AF_UNIX };
+
+  strcpy (addr.sun_path, path);
+  assert_int_equal (bind (fd, (struct sockaddr *) &addr, sizeof addr), 0);
+  close (fd);
+}
+
+static void
+one_of_several_starts_gets_a_stale_socket (void **state)
+{
+  pthread_t threads[STARTERS];
+  struct stat st;
+  int round, i, nr;
+
+  pthread_barrier_init (&at_once, NULL, STARTERS);
+  for (round = 0; round < 200; round++) {
+    struct fake_world w[STARTERS] = { 0 };
+
+    leave_a_stale_socket ();
+    for (i = 0; i < STARTERS; i++)
+      assert_int_equal (pthread_create (&threads[i], NULL, open_at_once, &w[i]), 0);
+    for (nr = i = 0; i < STARTERS; i++) {
+      pthread_join (threads[i], NULL);
+      nr += w[i].server != NULL;
+    }
+    assert_int_equal (nr, 1);
+    assert_int_equal (stat (path, &st), 0);
+    for (i = 0; i < STARTERS; i++)
+      if (w[i].server) {
+        qmp_server_stop (w[i].server, NULL, NULL);
+        qmp_server_free (w[i].server);
+      }
+  }
+  pthread_barrier_destroy (&at_once);
+}
+
 /* A server that is too busy to take a client has not gone. */
 static void
 a_socket_with_a_full_queue_is_kept (void **state)
@@ -719,6 +778,7 @@ main (void)
     cmocka_unit_test (tables_are_checked),
     cmocka_unit_test (the_schema_comes_in_pages_below_64_KiB),
     cmocka_unit_test (a_socket_is_replaced_only_if_nobody_listens),
+    cmocka_unit_test (one_of_several_starts_gets_a_stale_socket),
     cmocka_unit_test (a_socket_with_a_full_queue_is_kept),
     cmocka_unit_test (a_file_of_another_kind_is_kept),
     cmocka_unit_test (a_path_that_cannot_be_is_an_error),
