@@ -25,6 +25,7 @@
 #include <unistd.h>
 #include <sys/stat.h>
 
+#include "aligned.h"
 #include "checked.h"
 #include "zero.h"
 
@@ -38,7 +39,7 @@
 static int
 zeroes_at (struct io_store *io, uint64_t host_off, uint64_t len)
 {
-  CLEANUP_FREE uint8_t *buf = malloc (LOOK_BYTES);
+  CLEANUP_FREE uint8_t *buf = aligned_new (LOOK_BYTES);
   uint64_t n;
   int r;
 

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "checked.h"
 #include "header-format.h"
 #include "image.h"
@@ -212,7 +213,8 @@ qcow2_create (struct io_store *io, const struct qcow2_create_params *p,
   lay_out (&h, &l);
   /* At most 2 clusters of 2 MiB, or 600 KiB of small ones: 65536 clusters
    * of L1 at 512 bytes, with refcounts of 8 bytes. */
-  buf = calloc (l.reftable_clusters + l.nr_refblocks, h.geo.cluster_size);
+  buf = aligned_zero_new ((l.reftable_clusters + l.nr_refblocks) *
+                          h.geo.cluster_size);
   if (buf == NULL)
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
   r = write_image (io, &h, &l, buf);

@@ -35,6 +35,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "bitset.h"
 #include "checked.h"
 #include "image.h"
@@ -354,7 +355,7 @@ qcow2_walk_step (struct qcow2_image *img, struct qcow2_walk *w)
 {
   const uint64_t size = img->header.geo.cluster_size;
   const size_t max = MIN_OF (TABLES_AT_ONCE, MAX_OF (1, BYTES_AT_ONCE / size));
-  CLEANUP_FREE uint8_t *buf = malloc (max * size);
+  CLEANUP_FREE uint8_t *buf = aligned_new (max * size);
   struct tables t;
   int more, r;
 

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "aligned.h"
 #include "checked.h"
 #include "header-format.h"
 #include "image.h"
@@ -93,7 +94,7 @@ qcow2_snapshot_join (const struct qcow2_snapshot_raw *raw, size_t nr_raw,
     }
   if (new_nr > QCOW2_MAX_SNAPSHOTS || new_len > QCOW2_MAX_SNAPSHOT_TABLE_BYTES)
     return -ENOSPC;
-  p = malloc (MAX_OF (new_len, 1));
+  p = aligned_new (new_len);
   if (p == NULL)
     return -ENOMEM;
   *buf = p;

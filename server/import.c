@@ -38,6 +38,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "checked.h"
 #include "image-internal.h"
 #include "nbd-source.h"
@@ -336,7 +337,7 @@ write_piece (struct srv_import *x, const struct io_nbd_piece *p)
 static int
 compare_piece (struct srv_import *x, const struct io_nbd_piece *p)
 {
-  CLEANUP_FREE uint8_t *bytes = malloc (p->len);
+  CLEANUP_FREE uint8_t *bytes = aligned_new (p->len);
   struct fault f = { 0 };
   int r = bytes ? srv_pread (x->disk, bytes, p->off, (uint32_t) p->len) : -ENOMEM;
 

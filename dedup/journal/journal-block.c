@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "checked.h"
 #include "hash.h"
 #include "journal-block.h"
@@ -164,7 +165,7 @@ dedup_journal_compose (uint64_t store_id, uint32_t epoch, uint64_t first_seq,
   if (!mul_u64 (nr / RECORDS_PER_BLOCK + 2, DEDUP_BLOCK_SIZE, &max) ||
       max > SIZE_MAX)
     return -ENOMEM;
-  cm.buf = malloc (max);
+  cm.buf = aligned_new (max);
   if (cm.buf == NULL)
     return -ENOMEM;
 

@@ -24,6 +24,7 @@
  *
  * One thread, without locks.
  */
+#include "aligned.h"
 #include "scrub-private.h"
 #include "value.h"
 
@@ -222,7 +223,7 @@ expand_pieces (struct dedup_scrub *sc, const struct pieces *p, uint8_t *bytes)
 int
 scrub_expand (struct dedup_scrub *sc)
 {
-  CLEANUP_FREE uint8_t *bytes = malloc (sc->b->cluster_size);
+  CLEANUP_FREE uint8_t *bytes = aligned_new (sc->b->cluster_size);
   const struct pieces p = next_pieces (sc);
   int r = bytes ? expand_pieces (sc, &p, bytes) : -ENOMEM;
 
@@ -455,8 +456,10 @@ prove_one (struct dedup_scrub *sc, struct suspect *s, uint8_t *in,
 int
 scrub_prove (struct dedup_scrub *sc)
 {
-  CLEANUP_FREE uint8_t *bytes = malloc (sc->b->cluster_size);
-  CLEANUP_FREE uint8_t *in = malloc (3 * (size_t) sc->b->cluster_size);
+  CLEANUP_FREE uint8_t *bytes = aligned_new (sc->b->cluster_size);
+  CLEANUP_FREE uint8_t *in =
+    aligned_alloc (IO_MEDIUM_ALIGN, round_up_pow2 (UINT64_C (3) * sc->b->cluster_size,
+                                                   IO_MEDIUM_ALIGN));
   unsigned n;
   int r = bytes && in ? 0 : -ENOMEM;
 

@@ -634,7 +634,7 @@ dedup_pack_all (struct op *op)
   if (nr == 0 || !are_worth_it (p->b, nr, 1))
     return 0;
   codec = get_codec (p);
-  pk.buf = buf = malloc (nr * p->b->cluster_size);
+  pk.buf = buf = aligned_new (nr * p->b->cluster_size);
   pk.v = v = malloc (nr * sizeof *v);
   if (codec && buf && v)
     compress_all (&pk, codec->codec);
