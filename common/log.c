@@ -9,6 +9,7 @@
 #include "fault.h"
 #include "log.h"
 
+#include <limits.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -17,7 +18,7 @@ void
 log_line (const struct log_sink *sink, enum log_level level,
           const char *fmt, ...)
 {
-  char line[512];
+  char line[PATH_MAX + 512];    /* the image's path, and what is to be said */
   va_list args;
 
   if (sink == NULL || sink->write == NULL)

@@ -74,6 +74,8 @@ config_file (const char *key, const char *value)
 {
   if (*value == '\0')
     return bad_value (key, value, "must name a file");
+  if (io_is_uri (value))
+    return bad_value (key, value, "is the URI of an NBD export: uri= takes it");
   if (config.file_path)
     return bad_value (key, value, "is a second image: a server serves one");
   config.file_name = value;            /* nbdkit keeps the string */

@@ -14,9 +14,11 @@
  * Standard error is /dev/null after nbdkit has gone into the background;
  * nbdkit_error writes to syslog then.
  *
- * Each line is written with one write, so that lines of threads do not mix.
+ * Each line is written with one write, so that lines of threads do not mix.  It stays one
+ * line, whatever names the user gave: control characters in it become '?'.
  */
 #include <inttypes.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -32,10 +34,11 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "fault.h"
 #include "report.h"
 #include "syslog-info.h"
 
-#define MAX_LINE 1024
+#define MAX_LINE (PATH_MAX + 1024)      /* a path, and what is wrong with it */
 
 enum where { UNKNOWN, TO_STDERR, TO_JOURNAL, TO_SYSLOG };
 
@@ -138,6 +141,13 @@ put_info (const char *line)
   }
 }
 
+static void __attribute__ ((__format__ (__printf__, 2, 0)))
+format (char line[MAX_LINE], const char *fmt, va_list args)
+{
+  vsnprintf (line, MAX_LINE, fmt, args);
+  fault_make_printable (line);
+}
+
 void
 report_error (const char *fmt, ...)
 {
@@ -145,7 +155,7 @@ report_error (const char *fmt, ...)
   va_list args;
 
   va_start (args, fmt);
-  vsnprintf (line, sizeof line, fmt, args);
+  format (line, fmt, args);
   va_end (args);
   put_error (line);
 }
@@ -157,7 +167,7 @@ report_info (const char *fmt, ...)
   va_list args;
 
   va_start (args, fmt);
-  vsnprintf (line, sizeof line, fmt, args);
+  format (line, fmt, args);
   va_end (args);
   put_info (line);
 }
@@ -198,7 +208,7 @@ report_request (const char *fmt, ...)
   if (!take_place (&skipped))
     return;
   va_start (args, fmt);
-  vsnprintf (line, sizeof line, fmt, args);
+  format (line, fmt, args);
   va_end (args);
   if (skipped > 0)
     report_error ("%s (%u more requests failed before it)", line, skipped);

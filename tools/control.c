@@ -103,14 +103,13 @@ take_options (int argc, char *argv[], uint64_t *seconds)
   int c;
 
   opterr = 0;
-  while ((c = getopt_long (argc, argv, "+hV", options, NULL)) != -1) {
+  while ((c = getopt_long (argc, argv, "+:hV", options, NULL)) != -1) {
     if (c == 'h' || c == 'V') {
       c == 'h' ? help () : tool_version ();
       return tool_finish_stdout (TOOL_OK);
     }
     if (c != 't')
-      return tool_usage_error ("control", "'%s' is not a valid option",
-                               argv[optind - 1]);
+      return tool_bad_option ("control", c, argv, options);
     if (!tool_parse_number (optarg, 1, 86400, seconds))
       return tool_usage_error ("control", "--timeout must be 1 to 86400 "
                                "seconds, not '%s'", optarg);

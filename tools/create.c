@@ -280,7 +280,7 @@ parse_args (int argc, char *argv[], struct dedup_create_params *p,
   int c, r;
 
   opterr = 0;
-  while ((c = getopt_long (argc, argv, "hVo:", options, NULL)) != -1)
+  while ((c = getopt_long (argc, argv, ":hVo:", options, NULL)) != -1)
     switch (c) {
     case 'h':
       help ();
@@ -306,8 +306,7 @@ parse_args (int argc, char *argv[], struct dedup_create_params *p,
         return r;
       break;
     default:
-      return tool_usage_error ("create", "'%s' is not a valid option",
-                               argv[optind - 1]);
+      return tool_bad_option ("create", c, argv, options);
     }
   r = finish_pool (p, a->pool);
   return r >= 0 ? r : parse_operands (argc - optind, argv + optind, p, a);

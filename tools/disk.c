@@ -119,8 +119,7 @@ take_option (int c, char *argv[], const struct command *cmd,
     return tool_finish_stdout (TOOL_OK);
   }
   if (c == '?' || c == ':' || (c != 's' && !(cmd->options & bit_of (c))))
-    return tool_usage_error (a->command, "'%s' is not a valid option",
-                             argv[optind - 1]);
+    return tool_bad_option (a->command, c, argv, options);
   a->no_wait |= c == 'w';
   a->force |= c == 'f';
   a->resume |= c == 'r';
@@ -161,7 +160,7 @@ run_command (int argc, char *argv[], const struct command *cmd)
   int c, r;
 
   opterr = 0;
-  while ((c = getopt_long (argc, argv, "hV", options, NULL)) != -1) {
+  while ((c = getopt_long (argc, argv, ":hV", options, NULL)) != -1) {
     r = take_option (c, argv, cmd, &a);
     if (r >= 0)
       return r;

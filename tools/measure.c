@@ -51,7 +51,7 @@ parse_args (int argc, char *argv[], struct dedup_create_params *p, bool *json)
   int c, r;
 
   opterr = 0;
-  while ((c = getopt_long (argc, argv, "hVo:", options, NULL)) != -1)
+  while ((c = getopt_long (argc, argv, ":hVo:", options, NULL)) != -1)
     switch (c) {
     case 'h':
       help ();
@@ -70,8 +70,7 @@ parse_args (int argc, char *argv[], struct dedup_create_params *p, bool *json)
         return r;
       break;
     default:
-      return tool_usage_error ("measure", "'%s' is not a valid option",
-                               argv[optind - 1]);
+      return tool_bad_option ("measure", c, argv, options);
     }
   if (argc - optind != 1)
     return tool_usage_error ("measure", "exactly one SIZE is needed");

@@ -48,7 +48,7 @@ parse_args (int argc, char *argv[], struct options *o)
   int c;
 
   opterr = 0;
-  while ((c = getopt_long (argc, argv, "hVo:", options, NULL)) != -1)
+  while ((c = getopt_long (argc, argv, ":hVo:", options, NULL)) != -1)
     switch (c) {
     case 'h':
       help ();
@@ -63,8 +63,7 @@ parse_args (int argc, char *argv[], struct options *o)
       o->output = optarg;
       break;
     default:
-      return tool_usage_error ("metrics", "'%s' is not a valid option",
-                               argv[optind - 1]);
+      return tool_bad_option ("metrics", c, argv, options);
     }
   if (argc - optind > 1 || (argc == optind && o->control == NULL))
     return tool_usage_error ("metrics", "one IMAGE is needed, or --control=PATH");

@@ -47,7 +47,7 @@ parse_format (const char *s, bool *json)
 
 /* Takes an option.  -1 if the others follow, else the exit code. */
 static int
-take_option (int c, char *argv[], struct args *a)
+take_option (int c, char *argv[], const struct option *options, struct args *a)
 {
   if (c == 'h' || c == 'V') {
     c == 'h' ? help () : tool_version ();
@@ -58,8 +58,7 @@ take_option (int c, char *argv[], struct args *a)
   else if (c == 's')
     a->disk.store_path = optarg;
   else if (c != 'O')
-    return tool_usage_error ("report", "'%s' is not a valid option",
-                             argv[optind - 1]);
+    return tool_bad_option ("report", c, argv, options);
   else if (!parse_format (optarg, &a->disk.json))
     return tool_usage_error ("report", "--output must be html or json, not "
                              "'%s'", optarg);
@@ -82,8 +81,8 @@ parse_args (int argc, char *argv[], struct args *a)
   int c, r = -1;
 
   opterr = 0;
-  while (r < 0 && (c = getopt_long (argc, argv, "hVo:", options, NULL)) != -1)
-    r = take_option (c, argv, a);
+  while (r < 0 && (c = getopt_long (argc, argv, ":hVo:", options, NULL)) != -1)
+    r = take_option (c, argv, options, a);
   if (r >= 0)
     return r;
   if (argc - optind != 1)

@@ -42,12 +42,6 @@ help (void)
 }
 
 static int
-bad_option (const char *option)
-{
-  return tool_usage_error ("status", "'%s' is not a valid option", option);
-}
-
-static int
 set_watch (struct options *o, const char *arg)
 {
   o->watch_seconds = 2;
@@ -57,9 +51,9 @@ set_watch (struct options *o, const char *arg)
   return -1;
 }
 
-/* Takes the option C.  Returns -1, or the exit code. */
+/* Takes the option C, one of OPTIONS.  Returns -1, or the exit code. */
 static int
-take_option (struct options *o, int c, const char *option)
+take_option (struct options *o, int c, char *argv[], const struct option *options)
 {
   switch (c) {
   case 'h':
@@ -79,7 +73,7 @@ take_option (struct options *o, int c, const char *option)
   case 'w':
     return set_watch (o, optarg);
   default:
-    return bad_option (option);
+    return tool_bad_option ("status", c, argv, options);
   }
 }
 
@@ -99,8 +93,8 @@ parse_args (int argc, char *argv[], struct options *o)
 
   opterr = 0;
   while (r < 0 &&
-         (c = getopt_long (argc, argv, "hVw::", options, NULL)) != -1)
-    r = take_option (o, c, argv[optind - 1]);
+         (c = getopt_long (argc, argv, ":hVw::", options, NULL)) != -1)
+    r = take_option (o, c, argv, options);
   if (r >= 0)
     return r;
   if (argc - optind > 1 || (argc == optind && o->control == NULL))

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Messages, progress and arguments of all subcommands.
  *
- * Every message is one line on stderr, "qcow2-dedup: FILE: what is wrong".
+ * Every message is one line on stderr, "qcow2-dedup: FILE: what is wrong", whatever
+ * names the user gives: control characters in it become '?'.
  * stdout carries results only, so that it can be piped into another program.
  * A progress line is wiped before anything else is printed.  Everything runs in
  * one thread.  The log sink is constant; this file has no other globals.
@@ -12,25 +13,33 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "checked.h"
+
+/* A path, and a message that quotes another one. */
+#define MAX_LINE (3 * PATH_MAX)
 
 /* --- Messages ------------------------------------------------------------ */
 
 int
 tool_error (const char *path, const char *fmt, ...)
 {
+  char line[MAX_LINE];
+  size_t len = 0;
   va_list ap;
 
-  fprintf (stderr, "qcow2-dedup: ");
   if (path)
-    fprintf (stderr, "%s: ", path);
+    len = (size_t) snprintf (line, PATH_MAX, "%s: ", path);
   va_start (ap, fmt);
-  vfprintf (stderr, fmt, ap);
+  vsnprintf (line + MIN_OF (len, PATH_MAX - 1u), MAX_LINE - PATH_MAX, fmt, ap);
   va_end (ap);
-  fputc ('\n', stderr);
+  fault_make_printable (line);
+  fprintf (stderr, "qcow2-dedup: %s\n", line);
   return TOOL_FAILED;
 }
 
@@ -97,6 +106,35 @@ tool_finish_stdout (int code)
 }
 
 /* --- Arguments ----------------------------------------------------------- */
+
+/* Returns the argument that getopt_long has stopped at: the one before optind, or the one
+ * at it, if more letters follow the one that is wrong, as in -xv. */
+static const char *
+stopped_at (char *argv[])
+{
+  const char *next = argv[optind];
+
+  return next && next[0] == '-' && next[1] != '-' && optopt != 0 &&
+    strchr (next + 1, optopt) ? next : argv[optind - 1];
+}
+
+int
+tool_bad_option (const char *subcommand, int c, char *argv[],
+                 const struct option *options)
+{
+  const char *arg = stopped_at (argv);
+  const struct option *o;
+
+  if (c == ':')
+    return tool_usage_error (subcommand, "'%s' needs a value", arg);
+  for (o = options; c != '?' && o->name; o++)
+    if (o->val == c)
+      return tool_usage_error (subcommand, "'--%s' is not a valid option", o->name);
+  if (optopt != 0 && strncmp (arg, "--", 2) == 0)
+    return tool_usage_error (subcommand, "'%.*s' takes no value",
+                             (int) strcspn (arg, "="), arg);
+  return tool_usage_error (subcommand, "'%s' is not a valid option", arg);
+}
 
 static bool
 parse_digits (const char *s, char **end, uint64_t *n)
@@ -222,10 +260,9 @@ tool_parse_args (int argc, char *argv[], struct tool_args *a)
   }
   memcpy (options + nr, common_options, sizeof common_options);
   opterr = 0;
-  while ((c = getopt_long (argc, argv, "hvV", options, NULL)) != -1) {
+  while ((c = getopt_long (argc, argv, ":hvV", options, NULL)) != -1) {
     if (!is_option (a, c, &own))
-      return tool_usage_error (a->subcommand, "'%s' is not a valid option",
-                               c == 'o' ? "--output" : argv[optind - 1]);
+      return tool_bad_option (a->subcommand, c, argv, options);
     r = own ? a->take (a, c, optarg) : take_common (a, c, optarg);
     if (r >= 0)
       return r;

@@ -78,6 +78,14 @@ int tool_finish_stdout (int code);
 
 /* --- Arguments ----------------------------------------------------------- */
 
+struct option;
+/* Prints the line for wrong usage that names the option which is wrong.  C is what
+ * getopt_long (opterr 0, the list of letters begins with ':') has just returned: '?' or
+ * ':', or the value of one of OPTIONS which the subcommand does not take.  Returns
+ * TOOL_FAILED. */
+int tool_bad_option (const char *subcommand, int c, char *argv[],
+                     const struct option *options);
+
 /* Parses a size in bytes with an optional suffix of either case: b for bytes,
  * or k, M, G, T, P or E for powers of 1024.  False if S is none, or 2^64 or
  * more. */

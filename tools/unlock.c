@@ -51,8 +51,7 @@ parse_args (int argc, char *argv[], struct unlock_args *a)
       printf ("qcow2-dedup %s\n", PACKAGE_VERSION);
       return tool_finish_stdout (TOOL_OK);
     default:
-      return tool_usage_error ("unlock", "unknown option '%s'",
-                               argv[optind - 1]);
+      return tool_bad_option ("unlock", c, argv, options);
     }
   if (argc - optind != 1)
     return tool_usage_error ("unlock", "exactly one FILE is needed");

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Each bad configuration gives one line that names the file or the key, a
 # non-zero exit, and leaves all files as they were.
-# Breaks if: a check is missing, or a file is touched before it is checked.
+# Breaks if: a check is missing, a file is touched before it is checked, a name that the
+# user gave makes two lines of one, or a long one leaves no room for what is wrong.
 . "$(dirname "$0")/lib.sh"
 
 good=$TMP/good.qcow2
@@ -25,6 +26,9 @@ printf '\377\377\377\377' | dd of="$TMP/hugel1" bs=1 seek=36 conv=notrunc \
   status=none
 printf 'QFI\373\0\0\0\3' >"$TMP/eight"
 
+deep=$TMP/$(printf '%0200d/%0200d/%0200d/%0200d/%0200d/%0200d' 1 2 3 4 5 6)
+mkdir -p "$deep"
+
 sums () { (cd "$TMP" && find . -type f ! -name refused ! -name sums\* |
            sort | xargs sha256sum; find . ! -name refused ! -name sums\* |
            sort); }
@@ -45,6 +49,8 @@ bad missing 'its directory does not exist' "$TMP/none/missing"
 bad missing 'its directory does not exist' "$TMP/none/missing" size=1G
 bad dangling 'symbolic link to a file that does not exist' "$TMP/dangling"
 bad dangling 'symbolic link to a file that does not exist' "$TMP/dangling" size=1G
+bad 'new?line' 'no such file: size=SIZE creates' "$TMP"/$'new\nline'
+bad missing 'no such file: size=SIZE creates' "$deep/missing"
 bad good 'store=.*none/store: its directory does not exist' "$good" \
   store="$TMP/none/store"
 bad dir 'directory' "$TMP/dir"
@@ -70,6 +76,7 @@ bad hash 'md5.*sha256.*xxh3-128' "$good" hash=md5
 bad good 'verify=off.*xxh3-128' "$good" hash=xxh3-128 verify=off
 bad new 'verify=off.*xxh3-128' "$TMP/new" size=1G hash=xxh3-128 verify=off
 bad size 'size' "$TMP/new" size=lots
+bad 'size=1?G' 'must be a size' "$TMP/new" size=$'1\nG'
 bad size '' "$TMP/new" size=-1
 bad size 'large|too big' "$TMP/new" size=8E
 bad new 'large|too big|size' "$TMP/new" size=1E cluster-size=512
@@ -87,6 +94,7 @@ bad new "index-memory=4096.*at least" "$TMP/new" size=1G index-memory=4k
 bad commit-interval '' "$good" commit-interval=often
 bad commit-interval '' "$good" commit-interval=-1
 bad file '' size=1G
+bad export 'is the URI of an NBD export: uri= takes it' nbd://localhost/export
 if [ "$(id -u)" != 0 ]; then
   install -m 000 "$good" "$TMP/secret"
   bad secret 'permission denied' "$TMP/secret"
@@ -118,8 +126,33 @@ for args in "info $TMP/missing" "check $TMP/noise" "recover $TMP/dir" \
   # shellcheck disable=SC2086
   refused tool $args
   [ ! -e "$TMP/new" ] || die "qcow2-dedup $args: made a file"
-  at_least "lines of: qcow2-dedup $args" "$(grep -c . "$TMP/refused")" 1
+  equal "lines of: qcow2-dedup $args" "$(grep -c . "$TMP/refused")" 1
 done
+wrong () # PATTERN SUBCOMMAND ARGS...
+{
+  local pattern=$1
+  shift
+  refused tool "$@"
+  one_error_line "$1" "$pattern"
+}
+wrong "'--frob' is not a valid option" info --frob "$good"
+wrong "'--frob=1' is not a valid option" unlock --frob=1 "$good"
+wrong "'-vx' is not a valid option" info -vx "$good"
+wrong "'-xv' is not a valid option" info --output=json -xv "$good"
+wrong "'-x' is not a valid option" create -x "$TMP/new" 1G
+wrong "'--output' is not a valid option" recover --output json "$good"
+wrong "'--format' is not a valid option" disk list --format raw "$good"
+wrong "'--output' needs a value" info "$good" --output
+wrong "'--max-disk-size' needs a value" create --max-disk-size
+wrong "'-o' needs a value" create "$TMP/new" 1G -o
+wrong "'--control' needs a value" status --control
+wrong "'--timeout' needs a value" control --timeout
+wrong "'--force' takes no value" create --force=yes "$TMP/new" 1G
+wrong "'--verbose' takes no value" info --verbose=1 "$good"
+refused tool info "$TMP"/$'new\nline'
+one_error_line 'new?line' 'no such file'
+refused tool info "$deep/missing"
+one_error_line missing 'no such file'
 refused tool create "$TMP/none/new" 1G
 one_error_line none/new 'its directory does not exist'
 refused tool create "$TMP/dangling" 1G

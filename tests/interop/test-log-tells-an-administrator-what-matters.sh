@@ -27,6 +27,14 @@ stop_server
 equal 'lines' "$(lines .)" 1
 equal 'lines on serving' "$(lines ', read-only')" 1
 
+deep=$TMP/$(printf '%0200d/%0200d/%0200d/%0200d/%0200d/%0200d' 1 2 3 4 5 6)
+mkdir -p "$deep"
+start_server "$deep/disk.qcow2" size=20M
+stop_server
+equal 'lines on serving from a long path' \
+  "$(lines "$deep/disk.qcow2: serving a disk of 20 MiB, clusters of 4 KiB, sha256 index")" 1
+equal 'lines on closing it' "$(lines " $deep/disk.qcow2: closed cleanly")" 1
+
 say 'no space, for many requests; then there is some'
 rm "$disk"
 ulimit -S -f $((24 << 10))      # 24 MiB
