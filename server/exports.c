@@ -269,11 +269,13 @@ no_default_locked (struct srv_exports *x, struct fault *f)
 }
 
 static int
-no_such_name (const char *name, struct fault *f)
+no_such_name_locked (struct srv_exports *x, const char *name, struct fault *f)
 {
   return fault_set (f, FAULT_USAGE, ENOENT, UINT64_MAX, "there is no export "
-                    "'%.128s': the disk has the empty name, and other disks and "
-                    "snapshots their own; nbdinfo --list lists them", name);
+                    "'%.128s': %s; nbdinfo --list lists them", name,
+                    srv_exports_active_is_served_locked (x) ?
+                    "the disk has the empty name, and other disks and snapshots their own"
+                    : "disks and snapshots have names of their own");
 }
 
 static int MUST_CHECK
@@ -281,7 +283,7 @@ find_locked (struct srv_exports *x, const char *name, unsigned *root,
              struct fault *f)
 {
   if (srv_names_find (&x->names, name, root) < 0)
-    return no_such_name (name, f);
+    return no_such_name_locked (x, name, f);
   if (*root == QCOW2_ROOT_ACTIVE && !srv_exports_active_is_served_locked (x))
     return no_default_locked (x, f);
   return 0;

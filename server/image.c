@@ -332,6 +332,7 @@ srv_image_open (const struct srv_image_params *p, struct srv_image **out,
   tell_of_compress (m, p);
   if (!created)
     srv_log_unused_keys (p, m->exports.active);
+  srv_log_unused_uri_keys (p);
   io_before_fork (m->io);
   m->before_fork = true;
   *out = m;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Logs which parameters have no effect on an image that exists already.
+/* Logs which parameters have no effect, because of what the image is.
  *
  * size= and cluster-size= are for an image that is created.  A service passes
  * them at every start, so they are not an error later.  But if the image has
@@ -12,6 +12,7 @@
 #include <stdio.h>
 
 #include "checked.h"
+#include "io.h"
 #include "unused-keys.h"
 
 /* Writes BYTES to BUF as the value of a key, such as 20G. */
@@ -77,4 +78,27 @@ srv_log_unused_keys (const struct srv_image_params *p, const struct srv_disk *d)
   if (p->defragment && p->read_only)
     log_line (p->log, LOG_INFO, "%s: defragment=idle is not used: the image is "
               "opened read-only", p->path);
+  if (p->compact && p->read_only)
+    log_line (p->log, LOG_INFO, "%s: compact=auto is not used: the image is opened "
+              "read-only", p->path);
+}
+
+static void
+log_no_uri (const struct srv_image_params *p, const char *key)
+{
+  log_line (p->log, LOG_INFO, "%s: %s is not used: the image is not on an NBD export "
+            "(uri=)", p->path, key);
+}
+
+void
+srv_log_unused_uri_keys (const struct srv_image_params *p)
+{
+  if (io_is_uri (p->path))
+    return;
+  if (p->reconnect_delay != IO_RECONNECT_DELAY)
+    log_no_uri (p, "reconnect-delay=");
+  if (p->connections != 0)
+    log_no_uri (p, "connections=");
+  if (p->fenced)
+    log_no_uri (p, "fenced=on");
 }

@@ -8,5 +8,8 @@
  * image exists already.  D is its active disk. */
 void srv_log_unused_keys (const struct srv_image_params *p,
                           const struct srv_disk *d);
+/* Logs a line for each of those that are for images on NBD exports, where this one is
+ * not. */
+void srv_log_unused_uri_keys (const struct srv_image_params *p);
 
 #endif

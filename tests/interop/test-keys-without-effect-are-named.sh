@@ -3,8 +3,8 @@
 # size= and cluster-size= given for an existing image are accepted silently
 # where they are what the image has (services give them at each start). Where
 # they are not, one line names the file, the key and both values; the image
-# stays as it is and is served.  The same is true of index-existing=on and
-# defragment=idle where nothing can be written, or there is no dedup store.
+# stays as it is and is served.  The same is true of jobs and compression where nothing can
+# be written, or there is no dedup store, and of keys for NBD exports where there is none.
 # Breaks if: a difference is not reported, or is an error.
 . "$(dirname "$0")/lib.sh"
 
@@ -46,6 +46,10 @@ told 'index-existing=on is not used: .*read-only$' \
 told 'defragment=idle is not used: .*read-only$' \
   readonly=on defragment=idle
 told 'compress=zlib is not used: .*read-only$' readonly=on compress=zlib
+told 'compact=auto is not used: .*read-only$' readonly=on compact=auto
+told 'reconnect-delay= is not used: .*not on an NBD export' reconnect-delay=10
+told 'connections= is not used: .*not on an NBD export' connections=2
+told 'fenced=on is not used: .*not on an NBD export' fenced=on
 told 'size=20M is not used: ' -r size=20M
 equal "size" "$(info_field "$disk" virtual-size)" $((10 << 20))
 equal "cluster size" "$(info_field "$disk" cluster-size)" 8192

@@ -62,6 +62,9 @@ END
 nbdinfo --size "$URI" >/dev/null 2>&1 && die "there is a default disk"
 grep -q "there is no default disk: ask for one by its name: 'vm1', 'vm2'" \
   "$SRV_LOG" || die "no reason in the log"
+nbdinfo --size "$(uri vm9)" >/dev/null 2>&1 && die "there is a disk that nobody made"
+grep -q "there is no export 'vm9': disks and snapshots have names of their own; nbdinfo" \
+  "$SRV_LOG" || die "no reason in the log"
 nbdinfo "$(uri vm1)" | has 'description: 10 MiB, writable' ||
   die "no description of a connection's export"
 
