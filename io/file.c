@@ -669,6 +669,17 @@ find_block_size (const struct io_file *file)
     is_pow2 (size) ? size : IO_SECTOR;
 }
 
+/* Returns whether the file is a device that takes no writes.  It can be opened for writing
+ * all the same, and only the first write would fail. */
+static bool
+is_write_protected (const struct io_file *file)
+{
+  int read_only = 0;
+
+  return file->block_device && ioctl (file->fd, BLKROGET, &read_only) == 0 &&
+    read_only;
+}
+
 /* Checks the type of the opened file again, which may no longer be the one that
  * check_path_type saw, and takes the lock. */
 static int
@@ -683,6 +694,8 @@ finish_open (struct io_file *file, enum io_file_lock lock, struct fault *f)
   if (r < 0)
     return r;
   file->block_device = S_ISBLK (st.st_mode);
+  if (file->writable && is_write_protected (file))
+    return fault_io (f, EROFS, UINT64_MAX, "is write-protected");
   file->block_size = find_block_size (file);
   r = io_file_lock_take (file->fd, lock, f);
   file->no_locks = r == 1;

@@ -57,13 +57,14 @@ open_advice (const struct srv_image_params *p, int err)
   return "";
 }
 
-/* Refuses an empty file with ENOENT, as if the image were missing. */
+/* Refuses an empty file with ENOENT, as if the image were missing.  Not a device without
+ * bytes, as size= makes no image there. */
 static int MUST_CHECK
 refuse_empty (struct io_store **io, struct fault *why)
 {
   int64_t size = io_size (*io);
 
-  if (size != 0)
+  if (size != 0 || io_max_size (*io) != UINT64_MAX)
     return 0;                   /* qcow2fmt checks what it holds */
   io_close (*io);
   *io = NULL;

@@ -33,6 +33,7 @@ server_pids=()
 server_nr=0
 SRV_PID=
 SRV_LOG=
+LOOP=
 
 # --- Outcome -----------------------------------------------------------------
 
@@ -73,6 +74,7 @@ cleanup ()
   for pid in ${server_pids[@]+"${server_pids[@]}"}; do
     kill -9 "$pid" 2>/dev/null && wait "$pid" 2>/dev/null
   done
+  loop_off 2>/dev/null
   if [ "${KEEP:-0}" = 1 ]; then
     echo "kept: $TMP"
   else
@@ -279,6 +281,21 @@ try_plugin () # ARGS...: start and stop at once
 # --- Images ------------------------------------------------------------------
 
 tool () { "$TOOL" "$@"; }
+
+# loop_on FILE [OPTION]...: FILE is the loop device LOOP, until loop_off or the end of
+# the test.
+loop_on ()
+{
+  LOOP=$(losetup -f --show "${@:2}" "$1" 2>"$TMP/losetup") ||
+    skip "no loop devices: $(cat "$TMP/losetup")"
+}
+
+# Once only: afterwards another test may have the device of that number.
+loop_off ()
+{
+  [ -z "$LOOP" ] || losetup -d "$LOOP"
+  LOOP=
+}
 
 # json KEY <JSON: a top-level field.
 json () { $PY -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }

@@ -11,13 +11,7 @@
 need nbdkit qemu-img nbdcopy nbdsh losetup mkfs.ext4 blockdev
 need_root
 
-# device FILE SECTOR: FILE as a loop device, LOOP.
-device ()
-{
-  LOOP=$(losetup -f --show -b "$2" "$1" 2>"$TMP/losetup") ||
-    skip "no loop devices: $(cat "$TMP/losetup")"
-  at_exit "losetup -d $LOOP 2>/dev/null"
-}
+device () { loop_on "$1" -b "$2"; } # FILE SECTOR
 
 # Serve it after a crash, and compare with the model.
 crash_and_compare ()
@@ -133,8 +127,25 @@ assert all (s % int (sys.argv[2]) == 0 for s in starts), starts
 if sys.argv[2] == "512":                              # else the test shows nothing
     assert any (s % 4096 for s in starts), starts
 PY
-  losetup -d "$LOOP"
+  loop_off
 done
+
+say "a device that is write-protected is for reading"
+loop_on "$TMP/dev" -r
+sum=$(sha256sum <"$LOOP")
+refused try_plugin "$LOOP"
+one_error_line "$LOOP" 'is write-protected: it can only be read: readonly=on'
+refused try_plugin "$LOOP" size=48M
+one_error_line "$LOOP" 'is write-protected'
+for command in recover "create --force"; do
+  # shellcheck disable=SC2086
+  refused tool $command "$LOOP" $([ "$command" = recover ] || echo 48M)
+  one_error_line "$LOOP" 'is write-protected'
+done
+try_plugin "$LOOP" readonly=on
+tool_check_clean "$LOOP"
+equal "checksum of the device" "$(sha256sum <"$LOOP")" "$sum"
+loop_off
 
 say "an image that qemu-img made, with and without dedup"
 device "$TMP/dev" 512
@@ -146,7 +157,7 @@ for dedup in on off; do
   stop_server
   check_clean "$LOOP"
 done
-losetup -d "$LOOP"
+loop_off
 
 say "an empty device, a mounted one"
 rm "$TMP/dev"
@@ -165,7 +176,7 @@ if mount "$LOOP" "$TMP/mnt"; then
   one_error_line "$LOOP" 'mounted'
   umount "$TMP/mnt"
 fi
-losetup -d "$LOOP"
+loop_off
 
 say "a full device is a state that ends"
 truncate -s 0 "$TMP/dev"
@@ -200,12 +211,12 @@ PY
 stop_server
 check_clean "$LOOP"
 truncate -s 0 "$TMP/dev"
-losetup -d "$LOOP"
+loop_off
 truncate -s 64K "$TMP/dev"
 device "$TMP/dev" 512
 refused tool create "$LOOP" 64M
 one_error_line "$LOOP" 'too small'
-losetup -d "$LOOP"
+loop_off
 
 say "a file that is longer than the image"
 tool create "$TMP/long.qcow2" 48M

@@ -40,9 +40,7 @@ on_device ()
 {
   rm -f "$TMP/dev"
   truncate -s "$1" "$TMP/dev"
-  LOOP=$(losetup -f --show "$TMP/dev" 2>"$TMP/losetup") ||
-    skip "no loop devices: $(cat "$TMP/losetup")"
-  at_exit "losetup -d $LOOP 2>/dev/null"
+  loop_on "$TMP/dev"
   tool create -o "$3" "$LOOP" "$2M"
   start_server "$LOOP"
 }
@@ -63,7 +61,7 @@ for options in cluster-size=4k \
   equal "what $most bytes are" "$(fill $size 3)" ""
   stop_server
   check_clean "$LOOP"
-  losetup -d "$LOOP"
+  loop_off
 done
 
 say "too small"
@@ -71,7 +69,7 @@ on_device $((size * 9 / 10 << 20)) $size cluster-size=4k
 equal "what a smaller device is" "$(fill $size 1)" full
 stop_server
 check_clean "$LOOP"
-losetup -d "$LOOP"
+loop_off
 
 refused tool measure 0
 refused tool measure 20X
