@@ -681,7 +681,9 @@ dedup_compact_step (struct dedup_compact *c)
 int
 dedup_compact_small_step (struct dedup_compact *c)
 {
-  return step (c, io_block_size (c->pool->base.io) > DEDUP_SECTOR ? MAX_MOVE : SMALL_MOVE);
+  const bool loses_little = io_block_size (c->pool->base.io) <= DEDUP_SECTOR;
+
+  return step (c, loses_little ? SMALL_MOVE : MAX_MOVE);
 }
 
 void

@@ -66,8 +66,8 @@ struct label {
 
 static const struct label none;
 
-/* Prints the labels of a sample: IMAGE, and A and B.  Returns whether there are any, and the
- * bracket is to be closed. */
+/* Prints the labels of a sample: IMAGE, and A and B.  Returns whether there are any, and
+ * the bracket is to be closed. */
 static bool
 put_labels (const struct metrics *m, struct label a, struct label b)
 {
