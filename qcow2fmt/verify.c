@@ -111,11 +111,11 @@ ask_host (struct qcow2_image *img, struct qcow2_verify *v)
 
   for (unsigned i = 0; i < STEP_QUESTIONS; ++i) {
     idx = next_suspect (img, v->next);
-    if (idx == QCOW2_BITSET_NONE)
-      return done_asking (img, false);
-    r = io_next_data (img->io, idx << bits, &data);
-    if (r < 0)
-      return done_asking (img, true);
+    r = idx == QCOW2_BITSET_NONE ? 0 : io_next_data (img->io, idx << bits, &data);
+    if (idx == QCOW2_BITSET_NONE || r < 0) {
+      done_asking (img, r < 0);
+      return;
+    }
     data = data == UINT64_MAX ? UINT64_MAX - QCOW2_BITSET_CHUNK : data >> bits;
     forget (img, idx, data);
     v->next = data;

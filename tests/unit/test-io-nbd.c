@@ -264,14 +264,14 @@ static const char *const kinds[] = {
   "memory 3M",
   "--filter=multi-conn memory 3M multi-conn-mode=disable",
   "--filter=noextents --filter=nozero memory 3M zeromode=none",
-  "--filter=blocksize-policy memory 3M blocksize-minimum=512 "
-    "blocksize-preferred=4096 blocksize-maximum=65536 "
-    "blocksize-error-policy=error",
-  "--filter=blocksize-policy memory 3M blocksize-minimum=4096 "
-    "blocksize-preferred=4096 blocksize-maximum=4096 "
-    "blocksize-error-policy=error",
-  "--filter=noparallel --filter=delay memory 3M delay-read=1ms "
-    "serialize=connections",
+  ("--filter=blocksize-policy memory 3M blocksize-minimum=512 "
+   "blocksize-preferred=4096 blocksize-maximum=65536 "
+   "blocksize-error-policy=error"),
+  ("--filter=blocksize-policy memory 3M blocksize-minimum=4096 "
+   "blocksize-preferred=4096 blocksize-maximum=4096 "
+   "blocksize-error-policy=error"),
+  ("--filter=noparallel --filter=delay memory 3M delay-read=1ms "
+   "serialize=connections"),
 };
 
 static void

@@ -432,7 +432,7 @@ test_disks_equal_their_model (void **state)
 static void
 test_names_are_checked (void **state)
 {
-  static const char *const good[] = { "a", "vm-1", "B\xc3\xbc" "ro", "#1", "." };
+  static const char *const good[] = { "a", "vm-1", ("B\xc3\xbc" "ro"), "#1", "." };
   static const char *const bad[] = { "", "a/b", "a@b", "a\nb", "\xff", "\xc3",
                                      "\xed\xa0\x80", "\xc2\x85" };
   char longest[257];
