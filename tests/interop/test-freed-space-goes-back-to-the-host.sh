@@ -4,6 +4,7 @@
 # or that overwriting freed is returned to the host: at the close, in the
 # background of the next session, and when the server rests.  This works on file
 # systems that know holes; elsewhere nothing happens.
+# The bytes are gone from the file then (SECURITY.md, "Data at rest").
 # Breaks if: a close forgets what was freed, a crash's leftovers are never
 # found, freed space is kept, or space that is in use is punched.
 . "$(dirname "$0")/lib.sh"
@@ -11,6 +12,18 @@
 mb=32
 random_file "$TMP/a.raw" $mb 1
 random_file "$TMP/b.raw" $mb 2
+
+# Counts blocks of data that was overwritten (a.raw) or trimmed (b.raw's first half).
+old_blocks () # FILE
+{
+  $PY - "$1" "$TMP/a.raw" "$TMP/b.raw" <<'END'
+import sys
+disk, a, b = (open(f, 'rb').read() for f in sys.argv[1:])
+def blocks(s):
+    return {s[i:i + 4096] for i in range(0, len(s), 4096)}
+print(len((blocks(a) | blocks(b[:len(b) // 2])) & blocks(disk)))
+END
+}
 
 on_a_disk () # DIRECTORY
 {
@@ -34,6 +47,7 @@ on_a_disk () # DIRECTORY
   stop_server
   at_most "bytes on the host after the close" \
     $(($(disk_usage "$disk") - idle)) $(((mb / 2 + 4) << 20))
+  equal "blocks in the file that no disk has" "$(old_blocks "$disk")" 0
   check_clean "$disk"
 
   say "$1: overwritten, trimmed and killed: found by the next session"
