@@ -2,7 +2,9 @@
 /* Sends commands to an NBD server and waits for them.
  *
  * The calling thread issues all commands of a batch, on the connections that
- * have the least to do, and then waits once.  A command is complete when libnbd
+ * have the least to do, and then waits once.  A batch of one command goes to a
+ * connection that is lent to the thread, if there is one left: then the thread receives
+ * the reply itself, and no other one has to run for it.  A command is complete when libnbd
  * frees its callback: that happens exactly once for each, also for one that
  * could not be issued, or whose connection broke or was closed before the
  * reply.  The callback runs under libnbd's lock of the handle and takes only
@@ -37,6 +39,7 @@ struct nbd_batch {
   int64_t last_ms;            /* when it was begun, or the last answer came */
 
   /* Of the thread that waits: */
+  struct nbd_conn *own;       /* is lent to it; or NULL */
   unsigned generation;
   int64_t since_ms;           /* the first loss; 0: there was none */
   bool given_up;              /* the link was told not to wait any more */
@@ -82,6 +85,11 @@ finish (void *opaque)
   struct nbd_bell *bell = b->bell;
   bool last;
 
+  if (b->own) {                 /* this is the thread that waits */
+    b->last_ms = io_nbd_now_ms ();
+    b->pending--;
+    return;
+  }
   __atomic_sub_fetch (&cmd->conn->in_flight, 1, __ATOMIC_RELAXED);
   pthread_mutex_lock (&bell->mutex);
   b->last_ms = io_nbd_now_ms ();
@@ -98,7 +106,7 @@ finish (void *opaque)
 static struct nbd_conn *
 least_busy (struct nbd_link *l)
 {
-  unsigned i = l->nr_conns - 1;
+  unsigned i = l->nr_shared - 1;
   struct nbd_conn *best = &l->conns[i];
   unsigned busy, least = __atomic_load_n (&best->in_flight, __ATOMIC_RELAXED);
 
@@ -143,16 +151,18 @@ issue_on (struct nbd_handle *h, struct nbd_cmd *cmd)
 static void
 issue (struct io_nbd *n, struct nbd_batch *b, struct nbd_cmd *cmd)
 {
-  struct nbd_conn *c = cmd->type == NBD_EXTENTS ? &n->link.conns[0]
+  struct nbd_conn *c = b->own ? b->own : cmd->type == NBD_EXTENTS ? &n->link.conns[0]
     : least_busy (&n->link);
 
   cmd->conn = c;
   cmd->batch = b;
   cmd->result = -EIO;
-  __atomic_add_fetch (&c->in_flight, 1, __ATOMIC_RELAXED);
+  if (b->own == NULL)
+    __atomic_add_fetch (&c->in_flight, 1, __ATOMIC_RELAXED);
   if (issue_on (c->h, cmd) >= 0) {
     cmd->sent = true;
-    io_nbd_conn_kick (c);
+    if (b->own == NULL)
+      io_nbd_conn_kick (c);
   }
   else if (!io_nbd_conn_is_broken (c))
     cmd->answered = true;
@@ -214,6 +224,24 @@ stop_waiting (struct io_nbd *n, struct nbd_batch *b, int64_t since_ms)
   if (io_nbd_link_is_mine (n)) {
     io_nbd_conns_close (n->link.conns, n->link.nr_conns, false);
     n->link.nr_conns = 0;
+  }
+}
+
+/* Receives what answers the command on a connection of this thread's own. */
+static void
+receive (struct io_nbd *n, struct nbd_batch *b)
+{
+  int64_t now, until;
+
+  while (b->pending > 0) {
+    now = io_nbd_now_ms ();
+    until = b->given_up ? now + LOOK_MS : deadline_ms (n, b);
+    if (now < until)
+      io_nbd_conn_step (b->own, (int) (until - now));
+    else {
+      b->given_up = true;
+      io_nbd_link_lost (n, b->generation, b->last_ms, "the server does not answer");
+    }
   }
 }
 
@@ -297,12 +325,16 @@ after_loss (struct io_nbd *n, struct nbd_batch *b, const struct nbd_cmd *cmds,
 static void
 run (struct io_nbd *n, struct nbd_batch *b, struct nbd_cmd *cmds, size_t nr)
 {
+  const bool alone = nr == 1 && cmds->type != NBD_EXTENTS;
   bool first = true;
 
-  while (io_nbd_link_enter (n, &b->generation) == 0) {
+  while (io_nbd_link_enter (n, &b->generation, alone ? &b->own : NULL) == 0) {
     issue_all (n, b, cmds, nr, first);
-    io_nbd_link_leave (n);
-    wait_for (n, b);
+    if (b->own)
+      receive (n, b);
+    io_nbd_link_leave (n, b->own);
+    if (b->own == NULL)
+      wait_for (n, b);
     first = false;
     if (all_answered (cmds, nr) || !after_loss (n, b, cmds, nr))
       return;

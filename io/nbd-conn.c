@@ -7,6 +7,10 @@
  * and sends what the socket did not take.  It waits in poll without a lock, so
  * an issuer that left bytes behind wakes it through wake_fd.
  *
+ * A connection that is lent belongs to one thread for the time of one command.  That
+ * thread polls and receives itself (io_nbd_conn_step), so the reply wakes nobody else.
+ * The connection's own thread waits for the end of the connection alone (POLLRDHUP).
+ *
  * The handle belongs to nobody else: the owner closes the connection only when
  * no thread is issuing on it.
  */
@@ -86,6 +90,25 @@ step (struct nbd_handle *h, int fd, int other_fd, int timeout_ms, short *other)
   else if ((dir & LIBNBD_AIO_DIRECTION_WRITE) && (p[0].revents & ~POLLIN))
     nbd_aio_notify_write (h);
   return r;
+}
+
+/* As step, for a socket whose handle no other thread changes. */
+void
+io_nbd_conn_step (struct nbd_conn *c, int timeout_ms)
+{
+  const unsigned dir = nbd_aio_get_direction (c->h);
+  struct pollfd p = {
+    .fd = c->fd,
+    .events = (dir & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
+              (dir & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0)
+  };
+
+  if (poll (&p, 1, timeout_ms) <= 0)
+    return;
+  if ((dir & LIBNBD_AIO_DIRECTION_READ) && (p.revents & ~POLLOUT))
+    nbd_aio_notify_read (c->h);
+  else if ((dir & LIBNBD_AIO_DIRECTION_WRITE) && (p.revents & ~POLLIN))
+    nbd_aio_notify_write (c->h);
 }
 
 static bool
@@ -194,6 +217,32 @@ io_nbd_conn_open (struct nbd_conn *c, const char *uri, bool structured,
 
 /* --- The thread --------------------------------------------------------- */
 
+static bool
+must_stop (const struct nbd_conn *c)
+{
+  return __atomic_load_n (&c->stop, __ATOMIC_ACQUIRE);
+}
+
+/* Waits until the other side ends the connection. */
+static void *
+watch_thread (void *opaque)
+{
+  struct nbd_conn *c = opaque;
+  struct pollfd p[2] = { { .fd = c->fd, .events = POLLRDHUP },
+                         { .fd = c->wake_fd, .events = POLLIN } };
+
+  uint64_t count;
+
+  do {
+    if (poll (p, 2, -1) > 0 && p[1].revents)
+      (void) !read (c->wake_fd, &count, sizeof count);
+  }
+  while (p[0].revents == 0 && !must_stop (c));
+  if (!must_stop (c))
+    c->lost (c->opaque);
+  return NULL;
+}
+
 static void *
 poll_thread (void *opaque)
 {
@@ -203,7 +252,7 @@ poll_thread (void *opaque)
 
   while (!is_broken (c->h)) {
     step (c->h, c->fd, c->wake_fd, -1, &woken);
-    if (__atomic_load_n (&c->stop, __ATOMIC_ACQUIRE))
+    if (must_stop (c))
       return NULL;
     if (woken)
       (void) !read (c->wake_fd, &count, sizeof count);
@@ -213,14 +262,16 @@ poll_thread (void *opaque)
 }
 
 int
-io_nbd_conn_start (struct nbd_conn *c, void (*lost) (void *), void *opaque)
+io_nbd_conn_start (struct nbd_conn *c, bool lent, void (*lost) (void *),
+                   void *opaque)
 {
   int r;
 
   c->lost = lost;
   c->opaque = opaque;
   c->stop = false;
-  r = pthread_create (&c->thread, NULL, poll_thread, c);
+  c->lent = lent;
+  r = pthread_create (&c->thread, NULL, lent ? watch_thread : poll_thread, c);
   if (r != 0)
     c->lost = NULL;
   return -r;

@@ -15,6 +15,11 @@
  * time runs from the loss until calls go on, however often a connection comes
  * and breaks meanwhile.
  *
+ * The first connections are shared.  Each of the others is lent to one thread at a time,
+ * which waits on its socket while it has it (io_nbd_link_enter).  Such a thread counts as
+ * one that is issuing until it has its reply, so when the link is lost, its socket is shut
+ * down, which wakes it.
+ *
  * The lock is held for moments.  No call of libnbd is made under it.
  */
 #include "nbd-private.h"
@@ -25,6 +30,7 @@
 #include <time.h>
 #include <unistd.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 
 #include "checked.h"
 
@@ -32,12 +38,25 @@
 /* A server at its limit of clients accepts one more and never answers.  So the
  * second and later connections get less time, and are not needed. */
 #define CONNECT_MORE_MS 2000
+/* How many connections are lent for each that is shared. */
+#define LENT_FOR_SHARED 3
 /* Between attempts; tests that lose thousands of connections wait less. */
 #ifndef PAUSE_MS
 #define PAUSE_MS 1000
 #endif
 
 /* --- Phases ------------------------------------------------------------- */
+
+/* Wakes the threads that wait on connections of their own: nothing more will come. */
+static void
+shut_lent_locked (struct nbd_link *l)
+{
+  unsigned i;
+
+  for (i = 0; i < NBD_MAX_CONNECTIONS; i++)
+    if (l->lent & UINT32_C (1) << i)
+      shutdown (l->conns[i].fd, SHUT_RDWR);
+}
 
 static void
 set_phase_locked (struct nbd_link *l, enum nbd_phase to)
@@ -54,6 +73,8 @@ set_phase_locked (struct nbd_link *l, enum nbd_phase to)
   };
 
   assert (allowed[l->phase][to]);
+  if (l->phase == NBD_UP)
+    shut_lent_locked (l);
   l->phase = to;
   pthread_cond_broadcast (&l->changed);
 }
@@ -114,8 +135,20 @@ must_wait_locked (const struct nbd_link *l, bool mine)
   return !mine && (l->phase == NBD_DOWN || l->phase == NBD_RESUMING);
 }
 
+/* Lends the first connection that is free, so that few are used, and often. */
+static struct nbd_conn *
+lend_locked (struct nbd_link *l)
+{
+  const uint32_t free = l->can_lend & ~l->lent;
+
+  if (free == 0)
+    return NULL;
+  l->lent |= free & -free;
+  return &l->conns[__builtin_ctz (free)];
+}
+
 int
-io_nbd_link_enter (struct io_nbd *n, unsigned *generation)
+io_nbd_link_enter (struct io_nbd *n, unsigned *generation, struct nbd_conn **own)
 {
   struct nbd_link *l = &n->link;
   const bool mine = io_nbd_link_is_mine (n);
@@ -127,6 +160,8 @@ io_nbd_link_enter (struct io_nbd *n, unsigned *generation)
   if (l->phase == (mine ? NBD_RESUMING : NBD_UP)) {
     l->users++;
     *generation = l->generation;
+    if (own)
+      *own = mine ? NULL : lend_locked (l);
     r = 0;
   }
   pthread_mutex_unlock (&l->lock);
@@ -134,11 +169,13 @@ io_nbd_link_enter (struct io_nbd *n, unsigned *generation)
 }
 
 void
-io_nbd_link_leave (struct io_nbd *n)
+io_nbd_link_leave (struct io_nbd *n, const struct nbd_conn *own)
 {
   struct nbd_link *l = &n->link;
 
   pthread_mutex_lock (&l->lock);
+  if (own)
+    l->lent &= ~(UINT32_C (1) << (own - l->conns));
   if (--l->users == 0 && l->phase != NBD_UP)
     pthread_cond_broadcast (&l->changed);
   pthread_mutex_unlock (&l->lock);
@@ -197,10 +234,19 @@ conn_lost (void *opaque)
   io_nbd_link_lost (n, generation, io_nbd_now_ms (), "the connection is lost");
 }
 
+/* Returns how many of all connections are shared: by batches of several commands, and by
+ * what finds none left to be lent. */
+static unsigned
+max_shared (const struct nbd_link *l)
+{
+  return div_round_up (l->max_conns, LENT_FOR_SHARED + 1);
+}
+
 static int
 start (struct io_nbd *n, struct nbd_conn *c, struct fault *f)
 {
-  int r = io_nbd_conn_start (c, conn_lost, n);
+  const bool lent = c >= n->link.conns + max_shared (&n->link);
+  int r = io_nbd_conn_start (c, lent, conn_lost, n);
 
   return r < 0 ? fault_io (f, -r, UINT64_MAX, "cannot start a thread") : 0;
 }
@@ -254,6 +300,20 @@ can_add (struct io_nbd *n, const struct attempt *a)
 {
   return can_replace (&a->export, &n->export) && a->export.multi_conn &&
     start (n, a->conn, NULL) == 0;
+}
+
+/* Lets the connections behind the first ones be lent.  Nobody may send yet. */
+static void
+share (struct nbd_link *l)
+{
+  unsigned i;
+
+  pthread_mutex_lock (&l->lock);
+  l->nr_shared = MIN_OF (l->nr_conns, max_shared (l));
+  l->can_lend = 0;
+  for (i = l->nr_shared; i < l->nr_conns; i++)
+    l->can_lend |= UINT32_C (1) << i;
+  pthread_mutex_unlock (&l->lock);
 }
 
 /* Opens more connections, up to MAX together, all at the same time: each takes some round
@@ -409,6 +469,7 @@ try_again (struct io_nbd *n, int timeout_ms)
   }
   if (e.multi_conn)
     connect_more (n, l->max_conns);
+  share (l);
   if (!begin_resuming (l) || !resume (n))
     step_phase (l, NBD_RESUMING, NBD_DOWN);
 }
@@ -536,6 +597,7 @@ io_nbd_link_open (struct io_nbd *n, int (*taint) (struct io_nbd *n),
     return r;
   if (e.multi_conn)
     connect_more (n, l->max_conns);
+  share (l);
   return start_thread (n, f);
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Declares what the files of the NBD store share.  Private to io/.
  *
- * A connection (nbd-conn.c) is a handle of libnbd with a thread that polls it.
+ * A connection (nbd-conn.c) is a handle of libnbd with a thread that polls it, or one that
+ * is lent to the threads that use it.
  * The link (nbd-link.c) is all connections together: they are lost and made
  * again as one.  A batch (nbd-batch.c) is some commands that are sent at once
  * and waited for once, however often the link breaks meanwhile.  The resend log
@@ -41,6 +42,7 @@ struct nbd_conn {
   /* Constant after io_nbd_conn_start: */
   struct nbd_handle *h;
   int fd;                     /* its socket */
+  bool lent;                  /* to one thread at a time, which receives itself */
   int wake_fd;                /* eventfd: look at the handle again */
   pthread_t thread;
   void (*lost) (void *opaque);
@@ -60,9 +62,9 @@ int io_nbd_conn_open (struct nbd_conn *c, const char *uri, bool structured,
                       struct fault *f) MUST_CHECK;
 
 /* Starts the thread, which calls LOST (OPAQUE) once if the connection
- * breaks. */
-int io_nbd_conn_start (struct nbd_conn *c, void (*lost) (void *), void *opaque)
-  MUST_CHECK;
+ * breaks.  If it is LENT that is all it does. */
+int io_nbd_conn_start (struct nbd_conn *c, bool lent, void (*lost) (void *),
+                       void *opaque) MUST_CHECK;
 
 /* Ends the thread, if there is one; it may be started again. */
 void io_nbd_conn_stop (struct nbd_conn *c);
@@ -72,6 +74,10 @@ bool io_nbd_conn_is_broken (struct nbd_conn *c);
 
 /* Makes the thread look at the handle if bytes wait to be sent. */
 void io_nbd_conn_kick (struct nbd_conn *c);
+
+/* Waits for the socket of a connection that was lent to the calling thread, up to
+ * TIMEOUT_MS, and receives and sends what is possible. */
+void io_nbd_conn_step (struct nbd_conn *c, int timeout_ms);
 
 /* Ends the threads that were started, and NR connections.  Commands that had no
  * reply are complete then, without an answer.  POLITE: tells the server before,
@@ -185,7 +191,8 @@ struct nbd_link {
   /* Protected by lock: */
   enum nbd_phase phase;
   unsigned generation;        /* of the connections */
-  unsigned users;             /* threads that may be issuing commands */
+  unsigned users;             /* threads that may be calling libnbd */
+  uint32_t can_lend, lent;    /* bit I: conns[I] */
   bool paused;                /* the thread ends, to be started again */
   int64_t lost_ms;            /* when the link was lost; valid while it is */
 
@@ -194,6 +201,7 @@ struct nbd_link {
   bool refused;               /* ... ended as the log could not be written again */
   /* Changed by the link's thread while there are no users: */
   unsigned nr_conns;
+  unsigned nr_shared;         /* the first of them; the others are lent */
   struct nbd_conn conns[NBD_MAX_CONNECTIONS];
 };
 
@@ -214,9 +222,12 @@ void io_nbd_link_pause (struct io_nbd *n);
 int io_nbd_link_resume (struct io_nbd *n) MUST_CHECK;
 
 /* Waits until commands may be sent, and keeps the connections from being closed
- * until io_nbd_link_leave.  -EIO: there will be none. */
-int io_nbd_link_enter (struct io_nbd *n, unsigned *generation) MUST_CHECK;
-void io_nbd_link_leave (struct io_nbd *n);
+ * until io_nbd_link_leave.  -EIO: there will be none.  OWN, if not NULL, is set to a
+ * connection that nobody else uses until then; NULL: there is none left.  If the link is
+ * lost meanwhile, the socket of that one is shut down, as libnbd finds out. */
+int io_nbd_link_enter (struct io_nbd *n, unsigned *generation,
+                       struct nbd_conn **own) MUST_CHECK;
+void io_nbd_link_leave (struct io_nbd *n, const struct nbd_conn *own);
 
 /* Reports that the connections of GENERATION broke, or gave no answer since
  * SINCE_MS.  WHY completes a line of the log. */

@@ -331,6 +331,18 @@ fake_cut (struct fake_nbd *s)
 }
 
 void
+fake_cut_one (struct fake_nbd *s, unsigned idx)
+{
+  struct fake_conn *c;
+
+  pthread_mutex_lock (&s->lock);
+  for (c = s->conns; c; c = c->next)
+    if (c->idx == idx)
+      shutdown (c->fd, SHUT_RDWR);
+  pthread_mutex_unlock (&s->lock);
+}
+
+void
 fake_stop (struct fake_nbd *s)
 {
   struct fake_conn *c;

@@ -79,6 +79,8 @@ void fake_stop (struct fake_nbd *s);
 void fake_lose (struct fake_nbd *s);
 /* Ends all connections; new ones are accepted. */
 void fake_cut (struct fake_nbd *s);
+/* Ends connection IDX, which counts from 1. */
+void fake_cut_one (struct fake_nbd *s, unsigned idx);
 /* Does the last stray write or trim now. */
 void fake_land (struct fake_nbd *s);
 void fake_destroy (struct fake_nbd *s);

@@ -327,6 +327,28 @@ unflushed_writes_are_written_again (void **state)
   assert_lines (&lines.given_up, 0);
 }
 
+/* One that receives all the while, and one that is lent: another one may have lost what
+ * was written, too. */
+static void
+the_end_of_one_idle_connection_is_a_loss (void **state)
+{
+  struct io_store *s;
+  unsigned i, before;
+
+  for (i = 1; i <= 2; i++) {
+    before = server.nr_connections;
+    s = open_store (20);
+    write_at (s, 0, (uint8_t) i);
+    set_plan (NOTHING);
+    fake_cut_one (&server, before + i);
+    assert_lines (&lines.lost, 1);
+    assert_lines (&lines.back, 1);
+    assert_int_equal (seen (FAKE_WRITE), 1);
+    assert_bytes (s, 0, (uint8_t) i);
+    io_close (s);
+  }
+}
+
 static void
 flushed_writes_are_not (void **state)
 {
@@ -915,6 +937,24 @@ close_ends_while_the_server_is_silent (void **state)
   assert_true (now_ms () - began < 4000);
 }
 
+/* A thread that reads ahead waits for the reply itself. */
+static void
+close_ends_while_something_is_read_ahead (void **state)
+{
+  struct io_store *s = open_store (1000);
+  const struct io_part part = { .host_off = 8192, .len = 4096 };
+  int64_t began;
+
+  set_plan ((struct plan) { .nr = 1000, .fate = FAKE_SILENCE, .type = FAKE_READ,
+                            .off = UINT64_MAX });
+  assert_true (io_will_need (s, &part, 1, false));
+  while (seen (FAKE_READ) == 0)
+    usleep (1000);
+  began = now_ms ();
+  io_close (s);
+  assert_true (now_ms () - began < 4000);
+}
+
 static void
 a_smaller_export_is_another_one (void **state)
 {
@@ -928,7 +968,9 @@ a_smaller_export_is_another_one (void **state)
   io_close (s);
   assert_lines (&lines.given_up, 1);
 
+  fake_stop (&server);
   server.size = SIZE;
+  fake_start (&server);
   s = open_store (1);
   fake_stop (&server);
   server.flags = FAKE_ALL | FAKE_READ_ONLY;
@@ -1390,6 +1432,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (ranges_are_a_set_of_bytes),
     TEST (unflushed_writes_are_written_again),
+    TEST (the_end_of_one_idle_connection_is_a_loss),
     TEST (flushed_writes_are_not),
     TEST (the_youngest_write_wins),
     TEST (no_call_notices_a_lost_connection),
@@ -1412,6 +1455,7 @@ main (void)
     TEST (close_ends_while_connecting),
     TEST (a_fork_may_come_while_the_link_is_down),
     TEST (close_ends_while_the_server_is_silent),
+    TEST (close_ends_while_something_is_read_ahead),
     TEST (a_smaller_export_is_another_one),
     TEST (writes_that_cannot_be_repeated_end_the_store),
     TEST (a_lost_write_taints_its_range),
