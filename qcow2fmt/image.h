@@ -856,8 +856,8 @@ void qcow2_readers_destroy (struct qcow2_image *img);
 
 /* --- in-place.c ----------------------------------------------------------- */
 /* Returns whether entries of an L2 table with this refcount may be changed in place, if
- * it is no recent source.  Of a table with one path that is for its root to tell. */
-bool qcow2_may_change_in_place (const struct qcow2_image *img, uint64_t refcount);
+ * it is no recent source, in an image whose records name places. */
+bool qcow2_has_few_paths (uint64_t refcount);
 
 /* --- header.c ------------------------------------------------------------ */
 struct qcow2_header {          /* decoded, valid by construction */

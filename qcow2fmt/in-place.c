@@ -42,15 +42,20 @@ find_table (struct qcow2_txn *txn, unsigned root, uint64_t l1_idx,
   return qcow2_get_refcount_locked (txn, t->host_idx, &t->v, &t->anchored);
 }
 
+bool
+qcow2_has_few_paths (uint64_t refcount)
+{
+  const uint64_t paths = qcow2_paths_of (refcount), debt = qcow2_debt_of (refcount);
+
+  return debt < paths && paths - debt <= QCOW2_MOST_COUNTED;
+}
+
 /* Returns whether the entries of a table with refcount V may be changed for all its
  * roots. */
 static bool
 may_change (const struct qcow2_image *img, uint64_t v)
 {
-  const uint64_t paths = qcow2_paths_of (v), debt = qcow2_debt_of (v);
-
-  return v == 1 || (qcow2_lends_tables (img) && debt < paths &&
-                    paths - debt <= QCOW2_MOST_COUNTED);
+  return v == 1 || (qcow2_lends_tables (img) && qcow2_has_few_paths (v));
 }
 
 /* Tells when that may be done by way of a root: one that is written to and has the table
@@ -66,12 +71,6 @@ when_to_change (struct qcow2_image *img, unsigned root, const struct table *t)
     return QCOW2_CHANGE_NEVER;
   return qcow2_is_source_locked (img, t->host_idx) ? QCOW2_CHANGE_LATER
     : QCOW2_CHANGE_NOW;
-}
-
-bool
-qcow2_may_change_in_place (const struct qcow2_image *img, uint64_t refcount)
-{
-  return may_change (img, refcount);
 }
 
 struct question {

@@ -36,6 +36,9 @@ struct qcow2_packed {
   uint64_t *v;                 /* owned */
   size_t nr, room;
   bool left_out;
+  uint64_t groups;             /* that were met, */
+  uint64_t group;              /* and the last of them in this table */
+  uint64_t touches;            /* of clusters, by compressed entries that were met */
   bool tolerant;               /* tables that cannot be read are left out */
   bool tell_stays;
   uint64_t stays;              /* QCOW2_PACKED_STAYS or 0: of the table's descriptors */
@@ -156,6 +159,11 @@ take_entry (struct usage_walk *w, const struct usage_entry *e)
   struct qcow2_packed *p = packed_of (w);
 
   p->any |= e->packed != 0;
+  p->touches += e->packed ? e->nr : 0;
+  if (e->packed && e->guest_idx / QCOW2_PACKED_GROUP != p->group) {
+    p->group = e->guest_idx / QCOW2_PACKED_GROUP;
+    p->groups++;
+  }
   if (e->packed == 0 || e->host_idx < p->from || e->host_idx >= p->end)
     return;
   if (p->failed == 0 && e->host_idx < p->to)
@@ -176,18 +184,21 @@ was_seen (struct qcow2_packed *p, uint64_t host_idx)
   return qcow2_bitset_set (p->seen, host_idx, 1) > 0;   /* never above 0 */
 }
 
-/* Returns whether what the table's entries lead to stays where it is.  Of a root that is
+/* Finds out whether what the table's entries lead to stays where it is.  Of a root that is
  * being deleted it goes soon, unless another root has the table, too. */
-static bool
-stays (const struct usage_walk *w, const struct usage_table *t)
+static int
+look_at_refcount (struct qcow2_packed *p, const struct usage_table *t)
 {
   uint64_t v;
+  int r = usage_references (p->w.img, t->host_idx, &v);
 
-  if (usage_references (w->img, t->host_idx, &v) < 0 ||
-      !qcow2_may_change_in_place (w->img, v))
-    return true;
-  return v == 1 && (w->root.doomed ||
-                    (!w->root.writable && !qcow2_lends_tables (w->img)));
+  if (r == -EIO && p->tolerant)
+    v = 0;
+  else if (r < 0)
+    return r;
+  p->stays = !qcow2_has_few_paths (v) || (v == 1 && p->w.root.doomed) ? QCOW2_PACKED_STAYS
+    : 0;
+  return 0;
 }
 
 static int
@@ -198,8 +209,11 @@ take_table (struct usage_walk *w, const struct usage_table *t)
 
   if (was_seen (p, t->host_idx))
     return 0;
-  p->stays = p->tell_stays && stays (w, t) ? QCOW2_PACKED_STAYS : 0;
+  r = p->tell_stays ? look_at_refcount (p, t) : 0;
+  if (r < 0)
+    return r;
   p->bytes += w->img->header.geo.cluster_size;
+  p->group = UINT64_MAX;
   r = usage_walk_table (w, t);
   return r < 0 && !(r == -EIO && p->tolerant) ? r : p->failed;
 }
@@ -212,6 +226,7 @@ begin_window (struct qcow2_packed *p, uint64_t from)
   p->next = UINT64_MAX;
   p->nr = 0;
   p->left_out = false;
+  p->groups = p->touches = 0;
   p->root = 0;
   p->looked = false;
   qcow2_bitset_free (p->seen);
@@ -304,7 +319,7 @@ qcow2_packed_get (const struct qcow2_packed *p, struct qcow2_packed_window *w)
 {
   *w = (struct qcow2_packed_window) {
     .from = p->from, .to = p->to, .v = p->v, .nr = p->nr,
-    .left_out = p->left_out,
+    .left_out = p->left_out, .groups = p->groups, .touches = p->touches,
   };
 }
 
@@ -364,6 +379,48 @@ qcow2_packed_end (struct qcow2_packed *p)
 
 /* --- Sums -------------------------------------------------------------------- */
 
+/* Returns the cluster among those that later descriptors may touch, too, which it joins if
+ * it is new.  Those before FIRST end: of one with data that stays, what is not live is
+ * dead for as long as that stays. */
+static struct qcow2_packed_open *
+open_cluster (struct qcow2_packed_sum *s, const struct qcow2_geometry *g,
+              uint64_t host_idx, uint64_t first)
+{
+  unsigned i, n = 0;
+
+  for (i = 0; i < s->nr_open; i++)
+    if (s->open[i].host_idx >= first)
+      s->open[n++] = s->open[i];
+    else if (s->open[i].stays)
+      s->kept_dead_bytes += g->cluster_size - s->open[i].live_bytes;
+  for (i = 0; i < n && s->open[i].host_idx != host_idx; i++)
+    ;
+  s->nr_open = MAX_OF (n, i + 1);
+  assert (s->nr_open <= 3);    /* a descriptor touches three clusters at most */
+  if (i == n)
+    s->open[i] = (struct qcow2_packed_open) { .host_idx = host_idx };
+  return &s->open[i];
+}
+
+/* Adds a descriptor that covers [FROM, END) and touches COUNT clusters, and of which what
+ * lies before s->end_off was added already. */
+static void
+add_to_clusters (struct qcow2_packed_sum *s, const struct qcow2_geometry *g,
+                 uint64_t from, uint64_t end, uint64_t first, uint64_t count, bool stays)
+{
+  struct qcow2_packed_open *k;
+  uint64_t i, a, b;
+
+  from = MAX_OF (from, s->end_off);
+  for (i = first; i < first + count; i++) {
+    k = open_cluster (s, g, i, first);
+    a = MAX_OF (from, i << g->cluster_bits);
+    b = MIN_OF (end, (i + 1) << g->cluster_bits);
+    k->live_bytes += b - MIN_OF (a, b);
+    k->stays |= stays;
+  }
+}
+
 void
 qcow2_packed_add (struct qcow2_packed_sum *s, const struct qcow2_image *img,
                   const uint64_t *v, size_t nr)
@@ -375,6 +432,8 @@ qcow2_packed_add (struct qcow2_packed_sum *s, const struct qcow2_image *img,
     qcow2_compressed_extent (img, v[i], &off, &end);
     end += off;
     qcow2_entry_clusters (img, v[i], &first, &count);
+    add_to_clusters (s, &img->header.geo, off, end, first, count,
+                     v[i] & QCOW2_PACKED_STAYS);
     s->descriptors++;
     s->live_bytes += end - MIN_OF (end, MAX_OF (off, s->end_off));
     s->end_off = MAX_OF (end, s->end_off);
@@ -382,4 +441,10 @@ qcow2_packed_add (struct qcow2_packed_sum *s, const struct qcow2_image *img,
       MIN_OF (first + count, MAX_OF (first, s->end_cluster));
     s->end_cluster = MAX_OF (first + count, s->end_cluster);
   }
+}
+
+void
+qcow2_packed_add_end (struct qcow2_packed_sum *s, const struct qcow2_image *img)
+{
+  (void) open_cluster (s, &img->header.geo, UINT64_MAX, UINT64_MAX);
 }

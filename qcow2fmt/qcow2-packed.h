@@ -32,8 +32,8 @@ struct qcow2_packed;
 int qcow2_packed_begin (struct qcow2_image *img, size_t max, bool tolerant,
                         struct qcow2_packed **out) MUST_CHECK;
 /* Has the walk set QCOW2_PACKED_STAYS in each descriptor that lies in a table which is not
- * changed in place (qcow2_prepare_in_place_locked) or is of a root that is being deleted,
- * perhaps among others.  Before the first step. */
+ * changed in place (qcow2_prepare_in_place_locked), also when records name places, or is
+ * of a root that is being deleted, perhaps among others.  Before the first step. */
 void qcow2_packed_tell_stays (struct qcow2_packed *p);
 #define QCOW2_PACKED_STAYS (UINT64_C (1) << 63)
 /* Reads some tables: those that one piece of an L1 table names, or 4 MiB.  1: the window
@@ -41,12 +41,20 @@ void qcow2_packed_tell_stays (struct qcow2_packed *p);
  * again. */
 int qcow2_packed_step (struct qcow2_packed *p) MUST_CHECK;
 
+/* Guest clusters of a table that are counted together. */
+#define QCOW2_PACKED_GROUP 64u
+
 struct qcow2_packed_window {
   uint64_t from, to;           /* clusters of the file */
   const uint64_t *v;           /* descriptors whose first byte lies there, ascending by
                                 * place and then by length; the walk's */
   size_t nr;
   bool left_out;               /* there were more than MAX in one cluster */
+  uint64_t groups;             /* of all tables, each once: groups of QCOW2_PACKED_GROUP
+                                * guest clusters that have compressed data, in this window
+                                * or another; */
+  uint64_t touches;            /* ... and the clusters that their compressed entries lead
+                                * to, one or more for each entry */
 };
 /* Describes the window that is complete. */
 void qcow2_packed_get (const struct qcow2_packed *p,
@@ -62,6 +70,11 @@ bool qcow2_packed_next (struct qcow2_packed *p) MUST_CHECK;
 void qcow2_packed_seek (struct qcow2_packed *p, uint64_t from, uint64_t to);
 void qcow2_packed_end (struct qcow2_packed *p);
 
+struct qcow2_packed_open {
+  uint64_t host_idx, live_bytes;
+  bool stays;
+};
+
 /* Sums up descriptors that are passed to it in ascending order, window by window.
  * Begins as all 0. */
 struct qcow2_packed_sum {
@@ -70,9 +83,15 @@ struct qcow2_packed_sum {
   uint64_t live_bytes;         /* of these clusters, that some descriptor covers.  A
                                 * descriptor counts sectors of 512 bytes, so what
                                 * follows its data in its last sector is live */
+  uint64_t kept_dead_bytes;    /* of the other bytes, those in clusters with a descriptor
+                                * that has QCOW2_PACKED_STAYS; after the end */
   uint64_t end_off, end_cluster;       /* where the last one ends */
+  struct qcow2_packed_open open[3];    /* clusters that later ones may touch */
+  unsigned nr_open;
 };
 void qcow2_packed_add (struct qcow2_packed_sum *s, const struct qcow2_image *img,
                        const uint64_t *v, size_t nr);
+/* Ends the sum behind the last one. */
+void qcow2_packed_add_end (struct qcow2_packed_sum *s, const struct qcow2_image *img);
 
 #endif

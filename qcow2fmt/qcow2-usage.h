@@ -67,6 +67,9 @@ struct qcow2_pool_usage {
   uint64_t packed_bytes;       /* clusters that have some */
   uint64_t packed_live_bytes;  /* of these, what a descriptor covers (its last sector
                                 * as a whole); the others are dead */
+  uint64_t packed_kept_dead_bytes;     /* of the dead ones, those in clusters with data
+                                * that no compaction moves: it is being deleted, or too
+                                * many disks and snapshots have it */
 };
 
 /* Counts all roots but the anchor, and reads each L2 table once, however many

@@ -214,11 +214,14 @@ qcow2_packed_usage (struct qcow2_image *img,
 
   if (r < 0)
     return r;
+  qcow2_packed_tell_stays (walk);
   r = add_windows (img, p, walk, &sum);
   qcow2_packed_end (walk);
+  qcow2_packed_add_end (&sum, img);
   u->packed = sum.descriptors;
   u->packed_bytes = sum.clusters * img->header.geo.cluster_size;
   u->packed_live_bytes = sum.live_bytes;
+  u->packed_kept_dead_bytes = sum.kept_dead_bytes;
   return r;
 }
 

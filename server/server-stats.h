@@ -59,6 +59,7 @@ struct srv_space_stats {
   uint64_t deduplicated_bytes;  /* what would be stored without compression */
   uint64_t dead_bytes;          /* stored bytes of compressed data that no disk has any
                                  * more */
+  uint64_t shared_dead_bytes;   /* of these, those that no compaction gives back */
   uint64_t nr_disks, nr_snapshots;
   uint64_t counted_at;          /* seconds since 1970 */
   uint64_t count_ns;            /* how long counting took */

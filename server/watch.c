@@ -181,6 +181,7 @@ take_count (struct srv_watch *w, const struct qcow2_pool_usage *u,
   w->space.stored_bytes = u->stored_bytes;
   w->space.deduplicated_bytes = qcow2_usage_unpacked (u, cluster);
   w->space.dead_bytes = qcow2_usage_dead (u);
+  w->space.shared_dead_bytes = u->packed_kept_dead_bytes;
   w->space.nr_disks = u->nr_disks - !active;
   w->space.nr_snapshots = u->nr_roots - u->nr_disks;
   w->space.counted_at = (uint64_t) time (NULL);

@@ -160,6 +160,8 @@ put_space (const struct metrics *m, const json_t *space)
       "What would be stored without compression." },
     { "dead_bytes", "gauge", "dead-bytes",
       "Stored bytes of compressed data that no disk has any more." },
+    { "shared_dead_bytes", "gauge", "shared-dead-bytes",
+      "Dead bytes that no compaction gives back yet." },
     { "space_counted_timestamp_seconds", "gauge", "counted-at",
       "When logical and stored bytes were counted, in seconds since 1970." },
   };

@@ -58,7 +58,7 @@ void
 pool_figures_print_compression (const struct pool_figures *p)
 {
   const uint64_t unpacked = qcow2_usage_unpacked (&p->u, p->cluster_size);
-  char human[32], dead[32];
+  char human[32], dead[32], kept[32];
 
   if (p->u.packed == 0)
     return;
@@ -69,6 +69,17 @@ pool_figures_print_compression (const struct pool_figures *p)
           tool_human (p->u.stored_bytes, human),
           qcow2_usage_quotient (unpacked, p->u.stored_bytes),
           tool_human (qcow2_usage_dead (&p->u), dead));
+  if (p->u.packed_kept_dead_bytes)
+    printf ("%-15s%s of the dead lie beside data that no compaction moves: %s\n", "",
+            tool_human (p->u.packed_kept_dead_bytes, kept), pool_figures_why_kept (p));
+}
+
+const char *
+pool_figures_why_kept (const struct pool_figures *p)
+{
+  return p->pending
+    ? "it is being deleted, or more than 2,048 disks and snapshots have it"
+    : "more than 2,048 disks and snapshots have it";
 }
 
 void
@@ -109,6 +120,7 @@ pool_figures_set_compression (json_t *o, const struct pool_figures *p)
   set (c, "stored-bytes", p->u.stored_bytes);
   set (c, "packed-bytes", p->u.packed_bytes);
   set (c, "dead-bytes", qcow2_usage_dead (&p->u));
+  set (c, "shared-dead-bytes", p->u.packed_kept_dead_bytes);
   json_object_set_new (c, "dedup-ratio", json_real (
     qcow2_usage_quotient (p->u.disk_bytes, unpacked)));
   json_object_set_new (c, "compression-ratio", json_real (

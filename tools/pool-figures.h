@@ -29,6 +29,8 @@ void pool_figures_print (const struct pool_figures *p);
 /* Prints what compression does beside deduplication, if anything is compressed: the
  * lines "deduplicated" and "compressed". */
 void pool_figures_print_compression (const struct pool_figures *p);
+/* Says why some data is not moved by a compaction. */
+const char *pool_figures_why_kept (const struct pool_figures *p);
 /* Set members of the JSON object O: all of them, or the object "compression". */
 struct json_t;
 void pool_figures_set (struct json_t *o, const struct pool_figures *p);

@@ -97,6 +97,7 @@ set_counted (json_t *o, const struct srv_space_stats *s)
   set (o, "stored-bytes", s->stored_bytes);
   set (o, "deduplicated-bytes", s->deduplicated_bytes);
   set (o, "dead-bytes", s->dead_bytes);
+  set (o, "shared-dead-bytes", s->shared_dead_bytes);
   set_ratio (o, "dedup-ratio", s->logical_bytes, s->deduplicated_bytes);
   set_ratio (o, "compression-ratio", s->deduplicated_bytes, s->stored_bytes);
   set_ratio (o, "ratio", s->logical_bytes, s->stored_bytes);
@@ -472,6 +473,9 @@ static const struct qmp_member space_members[] = {
   { "deduplicated-bytes", "int", true, "What would be stored without compression." },
   { "dead-bytes", "int", true, "The part of the stored bytes that is left of compressed "
     "data which no disk has any more.  It is free when all data in its cluster is." },
+  { "shared-dead-bytes", "int", true, "The part of the dead bytes that no compaction gives "
+    "back yet, as they lie beside data that is being deleted, or that more than 2,048 disks "
+    "and snapshots have." },
   { "dedup-ratio", "number", true, "Logical bytes by deduplicated bytes; 0: nothing is "
     "stored." },
   { "compression-ratio", "number", true, "Deduplicated bytes by stored bytes." },

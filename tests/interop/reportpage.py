@@ -311,6 +311,7 @@ def count_compressed(j, path):
     expect('pieces', c['pieces'], len(entries))
     expect('packed', c['packed-bytes'], len(clusters) * cs)
     expect('dead', c['dead-bytes'], len(clusters) * cs - live.count(b'x'))
+    expect('shared dead', c['shared-dead-bytes'], 0)    # no disk is being deleted
     expect('stored', c['stored-bytes'], len(clusters | plain) * cs)
     unpacked = (len(plain - clusters) + len(entries)) * cs
     expect('deduplicated', c['deduplicated-bytes'], unpacked)

@@ -169,7 +169,8 @@ for name, key in (('logical_bytes', 'logical-bytes'), ('stored_bytes', 'stored-b
                   ('image_used_bytes', 'used-bytes'), ('host_bytes', 'host-bytes'),
                   ('image_file_bytes', 'file-bytes'), ('disks', 'disks'),
                   ('deduplicated_bytes', 'deduplicated-bytes'),
-                  ('dead_bytes', 'dead-bytes')):
+                  ('dead_bytes', 'dead-bytes'),
+                  ('shared_dead_bytes', 'shared-dead-bytes')):
     assert get(name) == space[key], (name, get(name), space[key])
 assert abs(get('dedup_ratio') - space['ratio']) < 1e-9
 assert abs(get('compression_ratio') - space['compression-ratio']) < 1e-9

@@ -157,11 +157,12 @@ struct packed {
   uint64_t v[MAX_PACKED];      /* with repetitions */
   size_t nr;
   bool live[PI_MAX * PI_CS];   /* each byte of the file */
-  bool touched[PI_MAX];
+  bool touched[PI_MAX], kept[PI_MAX];
 };
 
+/* KEPT: the entry's table is not changed in place. */
 static void
-add_packed (struct packed *x, uint64_t entry)
+add_packed (struct packed *x, uint64_t entry, bool kept)
 {
   uint64_t off = entry & ((UINT64_C (1) << 61) - 1), b;
   unsigned c, nr;
@@ -171,8 +172,19 @@ add_packed (struct packed *x, uint64_t entry)
   x->v[x->nr++] = entry;
   for (b = off; b < (off / 512 + nr) * 512; b++)
     x->live[b] = true;
-  for (; nr > 0; nr--)
+  for (; nr > 0; nr--) {
     x->touched[c + nr - 1] = true;
+    x->kept[c + nr - 1] |= kept;
+  }
+}
+
+static unsigned crowded;        /* a table that 2,049 counted paths are said to name */
+
+static bool
+is_kept (const struct pi *p, unsigned root, unsigned table)
+{
+  return table == crowded ||
+    (pi_paths (p, table) == 1 && (p->r[root].flags & QCOW2_DISK_DOOMED));
 }
 
 static int
@@ -196,17 +208,19 @@ by_bytes (const struct pi *p, struct qcow2_pool_usage *u)
     for (i = 0; p->r[r].used && i < PI_L1; i++)
       for (k = 0; p->r[r].l1[i] && k < PI_L2; k++)
         if (p->t[p->r[r].l1[i]]->e[k] & QCOW2_L2_COMPRESSED)
-          add_packed (&x, p->t[p->r[r].l1[i]]->e[k]);
+          add_packed (&x, p->t[p->r[r].l1[i]]->e[k], is_kept (p, r, p->r[r].l1[i]));
   qsort (x.v, x.nr, sizeof x.v[0], compare_u64);
   for (n = 0; n < x.nr; n++)
     u->packed += n == 0 || x.v[n] != x.v[n - 1];
-  for (n = 0; n < PI_MAX * PI_CS; n++)
+  for (n = 0; n < PI_MAX * PI_CS; n++) {
     u->packed_live_bytes += x.live[n];
+    u->packed_kept_dead_bytes += x.kept[n / PI_CS] && !x.live[n];
+  }
   for (n = 0; n < PI_MAX; n++)
     u->packed_bytes += x.touched[n] ? PI_CS : 0;
 }
 
-static uint64_t most_packed, most_dead;
+static uint64_t most_packed, most_dead, most_kept;
 
 /* Counts with memory for all of it, and for a few at a time. */
 static void
@@ -224,10 +238,12 @@ compare_packed (const struct pi *p, struct qcow2_image *img)
     assert_int_equal (u.packed_live_bytes, want.packed_live_bytes);
     assert_int_equal (qcow2_usage_dead (&u), want.packed_bytes -
                       want.packed_live_bytes);
+    assert_int_equal (u.packed_kept_dead_bytes, want.packed_kept_dead_bytes);
     params.max_packed = 16 + rnd (30);
   }
   most_packed = MAX_OF (most_packed, u.packed);
   most_dead = MAX_OF (most_dead, qcow2_usage_dead (&u));
+  most_kept = MAX_OF (most_kept, u.packed_kept_dead_bytes);
 }
 
 /* --- Comparing --------------------------------------------------------------- */
@@ -318,6 +334,36 @@ test_random_pools (void **state)
   assert_true (nr_debts > 200);
   assert_true (most_packed > 20);
   assert_true (most_dead > 4 * PI_CS);
+  assert_true (most_kept > PI_CS);
+}
+
+/* A table that too many disks and snapshots have keeps what is dead beside its data.  One
+ * fewer, and it does not. */
+static void
+test_what_too_many_have_is_kept (void **state)
+{
+  struct qcow2_pool_usage u;
+  struct opened o;
+  struct pi p;
+  unsigned disk, c, many;
+
+  for (many = 0; many < 2; many++) {
+    pi_begin (&p);
+    disk = pi_disk (&p, "one", WRITABLE);
+    c = pi_new (&p);
+    pi_set (&p, disk, 0, QCOW2_L2_COMPRESSED | ((uint64_t) c * PI_CS + 100));
+    c = pi_new (&p);
+    pi_set (&p, disk, PI_L2, QCOW2_L2_COMPRESSED | ((uint64_t) c * PI_CS + 50));
+    o = open_model (&p);
+    pi_put (o.io, pi_refcount_at (p.r[disk].l1[0]), 4, QCOW2_MOST_COUNTED + many);
+    crowded = many ? p.r[disk].l1[0] : 0;
+    compare_packed (&p, o.img);
+    assert_int_equal (qcow2_pool_usage (o.img, NULL, &u), 0);
+    assert_int_equal (qcow2_usage_dead (&u), 150);
+    assert_int_equal (u.packed_kept_dead_bytes, many ? 100 : 0);
+    crowded = 0;
+    close_model (&o, &p);
+  }
 }
 
 /* More descriptors begin in one cluster than the walk has room for: the others are
@@ -507,6 +553,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_random_pools),
     cmocka_unit_test (test_one_cluster_with_too_many),
+    cmocka_unit_test (test_what_too_many_have_is_kept),
     cmocka_unit_test (test_debt_hides_no_reference),
     cmocka_unit_test (test_no_such_root_and_stop),
     cmocka_unit_test (test_hostile_entries),
