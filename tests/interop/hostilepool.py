@@ -26,6 +26,7 @@ SECONDS, RSS_KIB = 60, 1 << 20
 HEAD = 40                       # bytes of an entry before its extra data
 WRITABLE, DOOMED = 1, 2
 FLAGS, VERSION, SIZE, UUID, ORIGIN = 36, 32, 8, 40, 56  # in the extra data
+COMPRESS = 80
 NUMBERS = {'vm1': list(range(1, 513)) + [0] * 512,
            'vm2': list(range(1, 513)) + [0] * 512,      # its clone
            'vm1@s': list(range(1, 513)) + [0] * 512,
@@ -215,6 +216,8 @@ CASES = [
     ('all flags', extra('vm2', FLAGS, 'I', 0xffffffff), PAIR),
     ('doomed in a clean image', extra('vm2', FLAGS, 'I', 2), PAIR),
     ('doomed and writable', extra('vm2', FLAGS, 'I', 3), PAIR),
+    ('compression 3', extra('vm2', COMPRESS, 'B', 3), PAIR),
+    ('compression 255', extra('vm2', COMPRESS, 'B', 255), PAIR),
     ('own origin', lambda b: b.by['vm2'].extra.__setitem__(
         slice(56, 72), b.by['vm2'].extra[40:56]), PAIR),
     ('same UUID', lambda b: b.by['vm2'].extra.__setitem__(
@@ -464,6 +467,19 @@ class Runs:
         if img.incompatible & poolimg.RECOVERY:
             raise Wrong('it is not closed cleanly')
 
+    def is_kept(self, disk, path):
+        """A disk with a setting of compression that is not known is stored as the
+        pool says, and keeps the setting when it is written to, and when its entry is
+        written anew."""
+        text = subprocess.run([TOOL, 'disk', 'info', '--output=json', path, 'vm2'],
+                              check=True, stdout=subprocess.PIPE).stdout
+        if b'"compress-source": "pool"' not in text:
+            raise Wrong('it is not as the pool: %s' % text)
+        subprocess.run([TOOL, 'disk', 'rename', path, 'vm2', 'vm7'], check=True)
+        after = Bad(path).by['vm7'].extra[COMPRESS]
+        if after != disk.extra[COMPRESS]:
+            raise Wrong('the setting has become %d' % after)
+
     def case(self, name, change, _):
         bad = os.path.join(self.dir, 'bad.qcow2')
         shutil.copy(self.good[name.startswith('lent')], bad)
@@ -477,6 +493,8 @@ class Runs:
         results = [self.served(bad, True), self.served(bad, False)]
         if name.startswith('L2 table') and results[1] == 'served':
             raise Wrong('it is written to')
+        if 'compression' in name:
+            self.is_kept(b.by['vm2'], os.path.join(self.dir, 'x.qcow2'))
         if 'doomed' in name:
             self.is_freed(b.by['vm2'], os.path.join(self.dir, 'x.qcow2'))
         many_of = len(b.entries) > 1000
