@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Decides which clusters a compaction empties, and foretells how much it will move in
- * all of its passes (compact-plan.c).  Nothing here reads the image.  One thread.
+/* Decides which clusters a compaction empties, so that it never writes more than it
+ * frees, and foretells how much it will move in all of its passes (compact-plan.c).
+ * Nothing here reads the image.  One thread.
  */
 #ifndef DEDUP_COMPACT_PLAN_H
 #define DEDUP_COMPACT_PLAN_H
@@ -22,6 +23,9 @@ struct dedup_fullness {
 unsigned dedup_plan_below (const struct dedup_fullness *by_live,
                            uint64_t cluster_size, unsigned percent);
 
+/* No cluster is emptied to gain less than six hundredths of it. */
+#define DEDUP_PLAN_MOST 94u
+
 /* A cluster with compressed data. */
 struct dedup_plan_cluster {
   uint64_t host_idx;
@@ -34,6 +38,30 @@ struct dedup_plan_cluster {
   bool chosen;                  /* the plan's own */
   uint16_t lost;                /* ends of sectors in it that operations have lost */
 };
+
+/* What is decided on clusters that were open. */
+enum dedup_choice { DEDUP_CHOICE_OPEN, DEDUP_CHOICE_STAY, DEDUP_CHOICE_EMPTY };
+
+/* Decides on clusters one after the other.  Those behind the last decision, which are
+ * neighbours, are open: all of them are emptied, or none.  Begins as dedup_chooser_begin
+ * sets it. */
+struct dedup_chooser {
+  int64_t better;               /* the bytes by which it is better that the last cluster
+                                 * is emptied */
+  uint64_t next;                /* the cluster behind the last one */
+  uint32_t tail;                /* of the last one */
+};
+
+void dedup_chooser_begin (struct dedup_chooser *c);
+/* Takes the next cluster, in the order of the file, of which less than BELOW hundredths
+ * should be live if it is emptied for itself.  MAY: it can be emptied; then it is open
+ * afterwards.  Returns what becomes of the clusters that were open before. */
+enum dedup_choice dedup_choose (struct dedup_chooser *c,
+                                const struct dedup_plan_cluster *k,
+                                uint64_t cluster_size, unsigned below, bool may);
+/* Decides on the clusters that are open as if the next one stayed, and nothing crossed
+ * into it.  No cluster is open then. */
+enum dedup_choice dedup_choose_end (struct dedup_chooser *c);
 
 /* A sample of clusters: all of them, or stretches of neighbours at equal distances, as
  * many as there is room for. */
@@ -53,6 +81,12 @@ void dedup_plan_clear (struct dedup_plan *p);
  * sample is to have it, so dedup_plan_add follows. */
 bool dedup_plan_next (struct dedup_plan *p) MUST_CHECK;
 void dedup_plan_add (struct dedup_plan *p, const struct dedup_plan_cluster *k);
+/* Returns the least number of hundredths from BELOW on, at most DEDUP_PLAN_MOST, such that
+ * by the sample half of PERCENT is dead, or less, when what dedup_choose says
+ * with it was emptied; DEDUP_PLAN_MOST if none is enough.  FRESH: clusters beside the sample that
+ * are full. */
+unsigned dedup_plan_enough (struct dedup_plan *p, uint64_t fresh, uint64_t cluster_size,
+                            unsigned percent, unsigned below);
 /* Returns how many guest clusters PASSES passes will move.  Uses the sample up. */
 uint64_t dedup_plan_moves (struct dedup_plan *p, uint64_t cluster_size,
                            unsigned percent, unsigned passes);

@@ -8,7 +8,8 @@
  *
  *   1. a walk over all tables finds how much of each cluster is live, and the clusters
  *      that are to be emptied are listed, until the list is full or the file ends.  One
- *      with data that cannot be moved would not become free, so it is not listed;
+ *      with data that cannot be moved would not become free, so it is not listed; nor are
+ *      clusters listed for which more would be written than they have (compact-plan.c);
  *   2. the list is given to the writer: no candidate that touches one of them is linked
  *      any more, so data that is written again goes elsewhere, and its entry in the index
  *      with it;
@@ -18,7 +19,12 @@
  * An operation of one guest cluster loses some 250 bytes behind its data, as the next one
  * begins with a sector.  If the caller wants that (`ends`), and they are most of what could
  * be freed, and with what is dead more than may be left, all clusters that have some are
- * emptied: 64 guest clusters that are moved together lose one end.
+ * emptied.  What is moved of 64 guest clusters beside each other is one operation and loses
+ * one end, so no more ends count than there are above that.
+ *
+ * By both rules a compaction frees more than it writes.  They are about averages: of a
+ * lost end half a sector, of a run's end a 32nd of what is written.  And if it ends in the
+ * middle, clusters are left from which some was moved.
  *
  * A piece that crosses into a cluster which is not emptied leaves dead bytes there.  So
  * it counts again at the end, and perhaps goes through the file once more.
@@ -47,13 +53,17 @@
 
 /* Clusters that are emptied together: 8 MiB of memory. */
 #define MAX_CLUSTERS ((size_t) 1 << 20)
-/* Guest clusters that are moved by one operation. */
-#define MAX_MOVE 64u
-/* ... while clients compete for the processors, and for the image lock, which a link step
- * holds for as long as it takes to link all of an operation.  An operation loses half of its
- * last block: of clusters of 4 KiB that shrink to half, 16 lose 0.8 % with blocks of a
- * sector.  With blocks of 4 KiB that would be 6 %, and is 1.6 % of MAX_MOVE. */
+/* Guest clusters that are looked at for one operation. */
+#define MAX_MOVE QCOW2_PACKED_GROUP
+/* Those of them that are moved while clients compete for the processors, and for the
+ * image lock, which a link step holds for as long as it takes to link all of an
+ * operation. An operation loses half of its last block: of clusters of 4 KiB that shrink
+ * to half, 16 lose 0.8 % with blocks of a sector.  With blocks of 4 KiB that would be 6
+ * %, and is 1.6 % of MAX_MOVE. */
 #define SMALL_MOVE 16u
+/* Hundredths of what compressed data takes that lost ends and dead bytes must be to make
+ * it worth moving all: three are lost in the ends of runs (compact-plan.c). */
+#define LEAST_LOST 4u
 /* What is looked at in one call of qcow2_map, and calls in one step. */
 #define EXTENTS 64
 #define PER_STEP 64
@@ -65,7 +75,6 @@ enum compact_phase {
   COMPACT_LIST, COMPACT_MOVE, COMPACT_FLUSH,    /* of a part */
   COMPACT_DONE,
 };
-
 
 struct dedup_compact {
   struct dedup_pool *pool;      /* constant */
@@ -81,12 +90,19 @@ struct dedup_compact {
   struct dedup_fullness shared; /* ... and those with data that is not moved */
   struct dedup_plan plan;       /* ... and a sample of them */
   uint64_t ends;                /* ... and bytes of lost ends of sectors, live there */
+  uint64_t touches;             /* ... and clusters that entries lead to, each table once */
+  uint64_t plan_refs, nr_plan_refs;     /* ... and references to clusters, and of how many */
+  uint64_t groups;              /* ... and places on disks with compressed data, each of
+                                 * QCOW2_PACKED_GROUP clusters */
   bool all;                     /* all clusters with dead bytes or lost ends are emptied */
   unsigned below;               /* hundredths: clusters with less are emptied */
   uint64_t moved_before;        /* f.moved_bytes when the pass began */
   uint64_t *v;                  /* clusters to be emptied, ascending */
   size_t nr, max;
   unsigned max_move;            /* MAX_MOVE or SMALL_MOVE: of this step */
+  size_t nr_open_v;             /* clusters behind these that are perhaps emptied, */
+  uint64_t open_dead;           /* and what is dead in them */
+  struct dedup_chooser chooser;
   struct dedup_mover m;         /* where moving goes on */
   uint8_t *buf;                 /* a cluster */
   struct dedup_compact_figures f;       /* atomic */
@@ -145,6 +161,8 @@ add_to_plan (struct dedup_compact *c, const struct dedup_plan_cluster *k)
   if (qcow2_txn_run (c->pool->base.img, count_refs_locked, &n) < 0)
     n.refs = 0;
   with_refs.refs = (uint32_t) MAX_OF (n.refs, k->pieces);
+  c->plan_refs += with_refs.refs;
+  c->nr_plan_refs++;
   dedup_plan_add (&c->plan, &with_refs);
 }
 
@@ -156,31 +174,71 @@ ends_of (const struct dedup_plan_cluster *k)
   return MIN_OF (k->live, (uint64_t) k->lost * DEDUP_SECTOR / 2);
 }
 
-/* Enters a cluster of which all live bytes were counted in the survey, or lists it if it
- * is to be emptied. */
+/* Enters a cluster of which all live bytes were counted. */
+static void
+survey_cluster (struct dedup_compact *c, const struct dedup_plan_cluster *k)
+{
+  const uint64_t size = c->pool->base.cluster_size;
+  struct dedup_fullness *f = k->stays ? &c->shared : &c->by_live[k->live * 100 / size];
+
+  f->clusters++;
+  f->dead += size - k->live;
+  c->ends += k->stays ? 0 : ends_of (k);
+  add_to_plan (c, k);
+}
+
+/* Lists the clusters that were perhaps to be emptied, or not. */
+static void
+settle (struct dedup_compact *c, enum dedup_choice choice)
+{
+  if (choice == DEDUP_CHOICE_OPEN)
+    return;
+  if (choice == DEDUP_CHOICE_EMPTY) {
+    add (&c->f.clusters, c->nr_open_v);
+    add (&c->f.dead_bytes, c->open_dead);
+    c->nr += c->nr_open_v;
+  }
+  c->nr_open_v = 0;
+  c->open_dead = 0;
+}
+
+/* Returns what becomes of the clusters before K that were perhaps to be emptied.  MAY: so
+ * is K. */
+static enum dedup_choice
+choose (struct dedup_compact *c, const struct dedup_plan_cluster *k, bool may)
+{
+  if (c->all)
+    return DEDUP_CHOICE_EMPTY;
+  return dedup_choose (&c->chooser, k, c->pool->base.cluster_size, c->below, may);
+}
+
+/* Lists a cluster if it is to be emptied, or is perhaps. */
+static void
+list_cluster (struct dedup_compact *c, const struct dedup_plan_cluster *k, bool may)
+{
+  const uint64_t size = c->pool->base.cluster_size;
+
+  if (c->nr == c->max)
+    return;
+  may = may && !k->stays && (!c->all || k->live - ends_of (k) < size);
+  settle (c, choose (c, k, may));
+  if (!may)
+    return;
+  c->v[c->nr + c->nr_open_v++] = k->host_idx;
+  c->open_dead += size - k->live;
+  if (c->nr + c->nr_open_v == c->max)
+    settle (c, c->all ? DEDUP_CHOICE_EMPTY : dedup_choose_end (&c->chooser));
+}
+
 static void
 close_cluster (struct dedup_compact *c, const struct dedup_plan_cluster *k)
 {
-  const uint64_t size = c->pool->base.cluster_size;
-  const uint64_t full = c->phase == COMPACT_SURVEY || !c->all ? k->live
-    : k->live - ends_of (k);
-  const unsigned hundredths = (unsigned) (full * 100 / size);
-  struct dedup_fullness *f = k->stays ? &c->shared : &c->by_live[hundredths];
+  const bool may = k->host_idx >= c->next && !must_stay (c, k->host_idx);
 
-  if (k->host_idx < c->next || must_stay (c, k->host_idx))
-    return;
-  if (c->phase == COMPACT_SURVEY) {
-    f->clusters++;
-    f->dead += size - k->live;
-    c->ends += k->stays ? 0 : ends_of (k);
-    add_to_plan (c, k);
-    return;
-  }
-  if (c->nr == c->max || hundredths >= c->below || k->stays)
-    return;
-  c->v[c->nr++] = k->host_idx;
-  add (&c->f.clusters, 1);
-  add (&c->f.dead_bytes, size - k->live);
+  if (c->phase != COMPACT_SURVEY)
+    list_cluster (c, k, may);
+  else if (may)
+    survey_cluster (c, k);
 }
 
 /* Closes the clusters before HOST_IDX. */
@@ -262,6 +320,8 @@ count_window (struct dedup_compact *c, const struct qcow2_packed_window *w)
 {
   size_t i;
 
+  c->groups = w->groups;
+  c->touches = w->touches;
   for (i = 0; i < w->nr; i++) {
     count_piece (c, w->v[i]);
     if (c->phase == COMPACT_LIST && c->nr == c->max) {
@@ -282,7 +342,9 @@ begin_walk (struct dedup_compact *c)
   qcow2_packed_tell_stays (c->walk);
   /* What begins before the part may reach into it; its bytes are live, too. */
   qcow2_packed_seek (c->walk, c->next < 2 ? 0 : c->next - 2, c->file_end);
-  c->nr = c->nr_open = 0;
+  c->nr = c->nr_open = c->nr_open_v = 0;
+  c->open_dead = 0;
+  dedup_chooser_begin (&c->chooser);
   c->end_off = 0;
   return 0;
 }
@@ -296,7 +358,8 @@ begin_survey (struct dedup_compact *c)
   memset (c->by_live, 0, sizeof c->by_live);
   c->shared = (struct dedup_fullness) { 0 };
   dedup_plan_clear (&c->plan);
-  c->ends = 0;
+  c->ends = c->touches = c->groups = 0;
+  c->plan_refs = c->nr_plan_refs = 0;
   c->moved_before = c->f.moved_bytes;
   lock_acquire (c->pool->base.lock);
   c->file_end = qcow2_frontier_locked (c->pool->base.img);
@@ -325,15 +388,39 @@ begin_pass (struct dedup_compact *c)
   __atomic_store_n (&c->f.doubtful, 0, __ATOMIC_RELAXED);
 }
 
+/* Returns how many of the references to clusters are entries that are moved by
+ * themselves.  An entry of a table that several disks have counts in refcounts for each path
+ * that is paid, and is moved once. */
+static double
+share_of_entries (const struct dedup_compact *c)
+{
+  const double refs = c->nr_plan_refs == 0 ? 0 :
+    (double) c->plan_refs / (double) c->nr_plan_refs * (double) c->plan.seen;
+
+  return refs > (double) c->touches ? (double) c->touches / refs : 1;
+}
+
 /* Sets how much is to be moved, in all, by what the survey found. */
 static void
 foretell (struct dedup_compact *c, unsigned percent, unsigned passes)
 {
   const uint64_t size = c->pool->base.cluster_size;
+  const double share = share_of_entries (c);
   const uint64_t moves = dedup_plan_moves (&c->plan, size, percent, passes);
 
-  __atomic_store_n (&c->f.to_move_bytes, c->f.handled_bytes + moves * size,
-                    __ATOMIC_RELAXED);
+  __atomic_store_n (&c->f.to_move_bytes, c->f.handled_bytes +
+                    (uint64_t) ((double) moves * share) * size, __ATOMIC_RELAXED);
+}
+
+/* Returns how many bytes fewer are lost in ends of sectors when all of NR clusters was
+ * moved.  Each part of the list is an operation for each group that it has some of, at
+ * most: data that several disks have is moved with one. */
+static uint64_t
+ends_saved (const struct dedup_compact *c, uint64_t nr)
+{
+  const uint64_t parts = div_round_up (nr, c->max);
+
+  return c->ends - MIN_OF (c->ends, c->groups * parts * (DEDUP_SECTOR / 2));
 }
 
 /* Decides by the survey which clusters are to be emptied; none if little is dead.  What is
@@ -342,7 +429,7 @@ static void
 end_survey (struct dedup_compact *c)
 {
   const uint64_t size = c->pool->base.cluster_size;
-  uint64_t packed = 0, dead = 0;
+  uint64_t packed = 0, dead = 0, ends;
   unsigned i;
 
   for (i = 0; i <= 100; i++) {
@@ -353,10 +440,15 @@ end_survey (struct dedup_compact *c)
                     __ATOMIC_RELAXED);
   __atomic_store_n (&c->f.packed_dead_bytes, dead + c->shared.dead, __ATOMIC_RELAXED);
   __atomic_store_n (&c->f.shared_dead_bytes, c->shared.dead, __ATOMIC_RELAXED);
-  /* Most clusters have some lost ends, and only guest clusters that follow each other are
+  /* Most clusters have some lost ends, and only guest clusters that are near each other are
    * moved together: so if these count, all are emptied. */
-  c->all = c->ends > dead && (c->ends + dead) * 100 > packed * c->p.percent;
-  c->below = c->all ? 100 : dedup_plan_below (c->by_live, size, c->p.percent);
+  ends = ends_saved (c, packed / size);
+  c->all = ends > dead && (ends + dead) * 100 > packed * MAX_OF (c->p.percent, LEAST_LOST);
+  c->below = dedup_plan_below (c->by_live, size, c->p.percent);
+  if (c->all)
+    c->below = 100;
+  else if (c->below > 0)
+    c->below = dedup_plan_enough (&c->plan, 0, size, c->p.percent, c->below);
   for (i = 0; c->all && i < c->plan.nr; i++)
     c->plan.v[i].live -= (uint32_t) ends_of (&c->plan.v[i]);
   foretell (c, c->all ? 0 : c->p.percent, c->all ? 1 : DEDUP_COMPACT_PASSES - c->f.passes);
@@ -372,6 +464,7 @@ end_walk (struct dedup_compact *c, bool more)
   if (!more) {
     count_end (c);
     close_before (c, UINT64_MAX);
+    settle (c, c->all ? DEDUP_CHOICE_EMPTY : dedup_choose_end (&c->chooser));
   }
   qcow2_packed_end (c->walk);
   c->walk = NULL;
@@ -511,7 +604,8 @@ look_and_read (struct dedup_compact *c, struct look *l)
   return r;
 }
 
-/* Decides on a guest cluster.  1: it is to be moved; 0: it stays. */
+/* Decides on a guest cluster.  1: it is to be moved; 0: it is not in the list; 2: it is,
+ * and stays. */
 static int
 look_at_data (struct dedup_compact *c, uint64_t guest_idx)
 {
@@ -526,7 +620,7 @@ look_at_data (struct dedup_compact *c, uint64_t guest_idx)
     return 1;
   leave (c, 1);
   add (&c->f.doubtful, 1);
-  return 0;
+  return 2;
 }
 
 static bool
@@ -535,36 +629,37 @@ avoids_cb (const void *opaque, uint64_t entry)
   return is_in_list (opaque, entry);
 }
 
-/* Moves N guest clusters from one on, as one operation.  What does not shrink, or finds
- * no space, stays. */
+/* Moves those of NR guest clusters that are in the list, N of them, as one operation.
+ * What does not shrink, or finds no space, stays. */
 static int
-move_run (struct dedup_compact *c, uint64_t guest_idx, size_t n)
+move_run (struct dedup_compact *c, uint64_t guest_idx, size_t nr, size_t n)
 {
-  int r = dedup_pipeline_rewrite (&c->pool->writer, c->m.root, guest_idx, n,
+  int r = dedup_pipeline_rewrite (&c->pool->writer, c->m.root, guest_idx, nr,
                                   avoids_cb, c);
 
   if (r < 0)
     return r == -EINVAL ? -ENOENT : r;  /* the root cannot be written any more */
   add (&c->f.moved_bytes, (uint64_t) r * c->pool->base.cluster_size);
   add (&c->f.handled_bytes, (uint64_t) r * c->pool->base.cluster_size);
-  leave (c, n - (size_t) r);
+  leave (c, n - MIN_OF (n, (size_t) r));
   return 0;
 }
 
-/* Moves those of NR guest clusters that are to be moved, in runs. */
+/* Moves those of NR guest clusters that are to be moved, in one operation, or in several
+ * where one that is in the list stays. */
 static int
 move_range (void *opaque, uint64_t guest_idx, size_t nr)
 {
   struct dedup_compact *c = opaque;
-  size_t i, n = 0;
+  size_t i, from = 0, n = 0;
   int r = 0;
 
   for (i = 0; i <= nr && r >= 0; i++) {
-    r = i < nr ? look_at_data (c, guest_idx + i) : 0;
-    if (r == 1)
-      n++;
-    else if (r == 0 && n > 0) {
-      r = move_run (c, guest_idx + i - n, n);
+    r = i < nr ? look_at_data (c, guest_idx + i) : 2;
+    if (r == 1 && n++ == 0)
+      from = i;
+    else if (r == 2 && n > 0) {
+      r = move_run (c, guest_idx + from, i - from, n);
       n = 0;
     }
   }
@@ -573,20 +668,38 @@ move_range (void *opaque, uint64_t guest_idx, size_t nr)
 
 /* --- The roots ---------------------------------------------------------------- */
 
-/* Returns how many of N extents from number I on are one guest cluster after the other,
- * all of them to be moved. */
-static int
-run_of (const struct dedup_compact *c, const struct qcow2_extent *ext, int i,
-        int n)
+static bool
+is_to_move (const struct dedup_compact *c, const struct qcow2_extent *e)
 {
-  const unsigned bits = c->pool->base.cluster_bits;
-  int k;
+  return e->kind == QCOW2_COMPRESSED && is_in_list (c, e->entry);
+}
 
-  for (k = i; k < n && k - i < (int) c->max_move; k++)
-    if (ext[k].kind != QCOW2_COMPRESSED || !is_in_list (c, ext[k].entry) ||
-        ext[k].guest_off != ext[i].guest_off + ((uint64_t) (k - i) << bits))
-      break;
-  return k - i;
+static uint64_t
+end_of (const struct qcow2_extent *e)
+{
+  return e->guest_off + e->len;
+}
+
+/* Returns how many of N extents from number I on are looked at for one operation: up to the
+ * last one to be moved of MAX_MOVE guest clusters, or as many as it may move.  What is
+ * between them and stays costs nothing.  0: number I stays. */
+static int
+run_of (const struct dedup_compact *c, const struct qcow2_extent *ext, int i, int n)
+{
+  const uint64_t end =
+    ext[i].guest_off + ((uint64_t) MAX_MOVE << c->pool->base.cluster_bits);
+  unsigned moves = 0;
+  int k, nr = 0;
+
+  if (!is_to_move (c, &ext[i]))
+    return 0;
+  for (k = i; k < n && end_of (&ext[k]) <= end && moves < c->max_move; k++)
+    if (is_to_move (c, &ext[k])) {
+      nr = k - i + 1;
+      moves++;
+    }
+  /* The table may have more for it behind the extents that there was room for. */
+  return k == n && n == EXTENTS && i > 0 ? -1 : nr;
 }
 
 /* Moves what is to be moved of N extents of one table, or one operation of that in a small
@@ -594,16 +707,21 @@ run_of (const struct dedup_compact *c, const struct qcow2_extent *ext, int i,
 static int
 move_extents (struct dedup_compact *c, const struct qcow2_extent *ext, int n)
 {
-  const unsigned bits = c->pool->base.cluster_bits;
+  const struct dedup_base *b = &c->pool->base;
   int i, k, r = 0;
 
   for (i = 0; i < n && r == 0; i += MAX_OF (k, 1)) {
     k = run_of (c, ext, i, n);
-    if (k > 0)
-      r = dedup_mover_run (&c->m, ext[i].guest_off >> bits, (size_t) k, move_range, c);
+    if (k < 0)
+      return 0;
+    if (k > 0) {
+      const uint64_t len = end_of (&ext[i + k - 1]) - ext[i].guest_off;
+
+      r = dedup_mover_run (&c->m, ext[i].guest_off >> b->cluster_bits,
+                           div_round_up (len, b->cluster_size), move_range, c);
+    }
     if (r == 0)
-      c->m.guest_off = ext[i + MAX_OF (k, 1) - 1].guest_off +
-        ext[i + MAX_OF (k, 1) - 1].len;
+      c->m.guest_off = end_of (&ext[i + MAX_OF (k, 1) - 1]);
     if (k > 0 && c->max_move < MAX_MOVE)
       break;
   }

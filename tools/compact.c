@@ -30,6 +30,7 @@ struct outcome {
   struct dedup_compress_figures z;
   struct qcow2_pool_usage before, after;
   bool complete;
+  bool pending;                 /* disks are being deleted */
 };
 
 static void
@@ -118,6 +119,7 @@ compact (struct dedup_pool *d, const struct compact_args *a, struct outcome *o)
     r = dedup_compact_begin (d, &p, &c);
   if (r < 0)
     return r;
+  o->pending = dedup_disks_pending (d);
   r = work (d, c, o);
   dedup_compact_end (c);
   if (r == 0)
@@ -158,9 +160,10 @@ print_human (const struct tool_args *a, const struct outcome *o)
           tool_human (o->f.moved_bytes, moved),
           tool_human (qcow2_usage_dead (&o->after), dead));
   if (o->f.shared_dead_bytes)
-    printf ("%s: %s of these lie beside data that is not moved (it is being deleted, or too "
-            "many disks and snapshots have it)\n", a->path,
-            tool_human (o->f.shared_dead_bytes, shared));
+    printf ("%s: %s of these lie beside data that is not moved: %s\n", a->path,
+            tool_human (o->f.shared_dead_bytes, shared),
+            o->pending ? "it is being deleted, or more than 2,048 disks and snapshots have it"
+            : "more than 2,048 disks and snapshots have it");
   if (o->f.left > o->f.doubtful)
     printf ("%s: %" PRIu64 " clusters of disks stay where they are, because "
             "they do not shrink\n", a->path, o->f.left - o->f.doubtful);
