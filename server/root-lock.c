@@ -5,7 +5,8 @@
  * request does, and holds the range lock.  So the disk is neither deleted nor reset under it,
  * and requests for these clusters wait for the operation.  Those of other disks that have the
  * same L2 table do not (docs/on-disk.md 14.4), nor do reads of a snapshot, which take no
- * range.
+ * range.  A snapshot that has no export name, as another has the same, has no requests:
+ * nothing is held for it.
  *
  * Threads: one at a time for each struct.
  */
@@ -14,6 +15,18 @@
 #include <errno.h>
 
 #define MAX_NAME 1024
+
+/* Returns whether a root is one that only its moves change (docs/on-disk.md 14.4), so that
+ * it is no matter whether it gets readers. */
+static bool
+is_read_only (struct srv_root_lock *x, unsigned root)
+{
+  struct qcow2_image *img = dedup_image (x->exports->pool);
+  LOCK_FOR_SCOPE (qcow2_lock (img));
+
+  return qcow2_movable_size_locked (img, root) > 0 &&
+    !qcow2_root_writable_locked (img, root);
+}
 
 static void
 put_disk (struct srv_root_lock *x)
@@ -35,7 +48,10 @@ get_disk (struct srv_root_lock *x, unsigned root)
   if (root == QCOW2_ROOT_ACTIVE)
     return 0;
   srv_exports_name (e, root, name, sizeof name);
-  if (name[0] == '\0' || srv_exports_get (e, name, &x->disk, &f) < 0)
+  x->disk = NULL;
+  if (name[0] == '\0')
+    return is_read_only (x, root) ? 0 : -ENOENT;
+  if (srv_exports_get (e, name, &x->disk, &f) < 0)
     return -ENOENT;
   if (x->disk->root == root)
     return 0;
@@ -49,7 +65,7 @@ srv_root_lock (void *opaque, unsigned root, uint64_t guest_idx, size_t nr)
   struct srv_root_lock *x = opaque;
   int r = get_disk (x, root);
 
-  if (r < 0)
+  if (r < 0 || x->disk == NULL)
     return r;
   if (srv_gate_enter (&x->disk->gate) < 0) {
     put_disk (x);
@@ -69,6 +85,8 @@ srv_root_unlock (void *opaque)
 {
   struct srv_root_lock *x = opaque;
 
+  if (x->disk == NULL)
+    return;
   srv_range_release (&x->disk->ranges, &x->range);
   srv_gate_leave (&x->disk->gate);
   put_disk (x);

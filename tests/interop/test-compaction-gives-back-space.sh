@@ -167,6 +167,44 @@ same_as_raw disk.raw qemu.qcow2
 qemu-img convert -l s -O raw qemu.qcow2 out.raw
 cmp out.raw disk.raw || die "the snapshot has changed"
 
+say "with a snapshot that has no export name"
+start_server unnamed.qcow2 size=${MB}M compress=zstd cluster-size=4096
+stop_server
+qemu-img snapshot -c x unnamed.qcow2
+start_server unnamed.qcow2
+$PY "$HERE/put.py" "$URI" first.raw 0
+$PY "$HERE/nbdrun.py" "$URI" "$overwrite"
+stop_server
+qemu-img snapshot -c x unnamed.qcow2    # its id is 2
+start_server unnamed.qcow2
+$PY "$HERE/nbdrun.py" "$URI" "h.trim($MB << 20, 0)
+h.pwrite(open('first.raw', 'rb').read(4096), 0)"
+stop_server
+qemu-img snapshot -c 2 unnamed.qcow2
+at_least "dead bytes" "$(figure unnamed.qcow2 dead-bytes)" \
+  $(($(figure unnamed.qcow2 stored-bytes) / 5))
+start_server unnamed.qcow2 control="$TMP/control"
+equal "exports" "$($PY "$HERE/nbdrun.py" "$URI" '
+g = nbd.NBD()
+g.set_opt_mode(True)
+g.connect_uri("'"$URI"'")
+names = []
+g.opt_list(lambda name, _: names.append(name))
+g.opt_abort()
+print(*sorted(names))')" " 1 2"
+ask compact job-id=c >/dev/null
+for ((i = 0; i < 240; i++)); do         # 2 minutes
+  ask query-jobs >jobs.json
+  grep -q '"compact"' jobs.json || break
+  sleep 0.5
+done
+grep -q '"compact"' jobs.json && die "the job does not end: $(cat jobs.json)"
+stop_server
+is_compact unnamed.qcow2 4096
+check_clean unnamed.qcow2
+qemu-img convert -l snapshot.id=2 -O raw unnamed.qcow2 out.raw
+cmp out.raw disk.raw || die "the snapshot has changed"
+
 say "by itself"
 start_server auto.qcow2 size=${MB}M compress=zstd compact=auto control="$TMP/auto"
 $PY "$HERE/put.py" "$URI" first.raw 0
