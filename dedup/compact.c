@@ -10,11 +10,8 @@
  *      that are to be emptied are listed, until the list is full or the file ends.  One
  *      with data that cannot be moved would not become free, so it is not listed; nor are
  *      clusters listed for which more would be written than they have (compact-plan.c);
- *   2. the list is given to the writer: no candidate that touches one of them is linked
- *      any more, so data that is written again goes elsewhere, and its entry in the index
- *      with it;
- *   3. the tables of all roots are read, and each guest cluster with data in such a cluster
- *      is read and written again (mover.c).
+ *   2. what lies in them is moved to other clusters (compact-empty.c);
+ *   3. that is flushed, so that they can be freed.
  *
  * An operation of one guest cluster loses some 250 bytes behind its data, as the next one
  * begins with a sector.  If the caller wants that (`ends`), and they are most of what could
@@ -29,23 +26,12 @@
  * A piece that crosses into a cluster which is not emptied leaves dead bytes there.  So
  * it counts again at the end, and perhaps goes through the file once more.
  *
- * A guest cluster is moved as by a write of the bytes that it has: the same records, so a
- * crash leaves some prefix of the moves, each of which changes nothing that a guest can
- * see.  The last one that leaves a cluster frees it, and its space is given back as that
- * of trimmed data, when law 6 allows.
- *
- * The bytes are what the guest's own entry leads to, never what the index says.  Before
- * they get a new entry they must be what the index knows for their descriptor, if it can
- * tell: else rot would be moved to where no scrub can find it.
- *
  * Threads: one in dedup_compact_step; figures on any.  The caller's lock keeps requests
  * off the guest clusters that are moved.
  */
-#include "aligned.h"
+#include "compact-empty.h"
 #include "compact-plan.h"
-#include "mover.h"
 #include "qcow2-packed.h"
-#include "value.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -53,20 +39,9 @@
 
 /* Clusters that are emptied together: 8 MiB of memory. */
 #define MAX_CLUSTERS ((size_t) 1 << 20)
-/* Guest clusters that are looked at for one operation. */
-#define MAX_MOVE QCOW2_PACKED_GROUP
-/* Those of them that are moved while clients compete for the processors, and for the
- * image lock, which a link step holds for as long as it takes to link all of an
- * operation. An operation loses half of its last block: of clusters of 4 KiB that shrink
- * to half, 16 lose 0.8 % with blocks of a sector.  With blocks of 4 KiB that would be 6
- * %, and is 1.6 % of MAX_MOVE. */
-#define SMALL_MOVE 16u
 /* Hundredths of what compressed data takes that lost ends and dead bytes must be to make
  * it worth moving all: three are lost in the ends of runs (compact-plan.c). */
 #define LEAST_LOST 4u
-/* What is looked at in one call of qcow2_map, and calls in one step. */
-#define EXTENTS 64
-#define PER_STEP 64
 /* Clusters in the sample from which the work is foretold: 1 MiB of memory. */
 #define MAX_PLAN 32768u
 
@@ -99,12 +74,10 @@ struct dedup_compact {
   uint64_t moved_before;        /* f.moved_bytes when the pass began */
   uint64_t *v;                  /* clusters to be emptied, ascending */
   size_t nr, max;
-  unsigned max_move;            /* MAX_MOVE or SMALL_MOVE: of this step */
   size_t nr_open_v;             /* clusters behind these that are perhaps emptied, */
   uint64_t open_dead;           /* and what is dead in them */
   struct dedup_chooser chooser;
-  struct dedup_mover m;         /* where moving goes on */
-  uint8_t *buf;                 /* a cluster */
+  struct dedup_emptying emptying;       /* of the list, in COMPACT_MOVE */
   struct dedup_compact_figures f;       /* atomic */
 };
 
@@ -480,17 +453,6 @@ end_walk (struct dedup_compact *c, bool more)
     next_part (c);
 }
 
-/* Gives the list to the writer, or takes it back. */
-static void
-set_emptying (struct dedup_compact *c, bool on)
-{
-  struct dedup_pool *pool = c->pool;
-  LOCK_FOR_SCOPE (pool->base.lock);
-
-  pool->writer.emptying = on ? c->v : NULL;
-  pool->writer.nr_emptying = on ? c->nr : 0;
-}
-
 static int
 count_some (struct dedup_compact *c)
 {
@@ -506,261 +468,21 @@ count_some (struct dedup_compact *c)
     end_walk (c, true);
   else if (!qcow2_packed_next (c->walk))
     end_walk (c, false);
-  if (c->phase == COMPACT_MOVE) {
-    set_emptying (c, true);
-    dedup_mover_begin (&c->m);
-  }
+  if (c->phase == COMPACT_MOVE)
+    dedup_emptying_begin (&c->emptying, c->v, c->nr);
   return c->phase != COMPACT_DONE;
 }
 
-/* --- What is moved ------------------------------------------------------------ */
-
-/* Returns whether an L2 entry leads to data in a cluster that is to be emptied. */
-static bool
-is_in_list (const struct dedup_compact *c, uint64_t entry)
-{
-  uint64_t first, count;
-
-  if (!(entry & QCOW2_L2_COMPRESSED))
-    return false;
-  qcow2_entry_clusters (c->pool->base.img, entry, &first, &count);
-  return dedup_any_between (c->v, c->nr, first, count);
-}
-
-struct look {
-  unsigned root;
-  uint64_t guest_idx;
-  uint64_t entry;               /* results */
-  bool anchored;
-};
-
-/* Gets an entry, and finds out whether all clusters that it touches are anchored. */
-static int
-look_locked (struct qcow2_txn *txn, void *opaque)
-{
-  struct look *l = opaque;
-  uint64_t first, count, k, refcount;
-  bool anchored;
-  int r;
-
-  assert (lock_held (qcow2_lock (txn->img)));
-  r = qcow2_get_entry_locked (txn, l->root, l->guest_idx, &l->entry);
-  l->anchored = true;
-  if (r < 0)
-    return r;
-  qcow2_entry_clusters (txn->img, l->entry, &first, &count);
-  for (k = first; k < first + count && r == 0; k++) {
-    r = qcow2_get_refcount_locked (txn, k, &refcount, &anchored);
-    l->anchored &= r == 0 && anchored;
-  }
-  return r;
-}
-
-static bool
-index_is_complete (struct dedup_pool *pool)
-{
-  LOCK_FOR_SCOPE (pool->base.lock);
-  return dedup_index_complete_locked (pool->store.index);
-}
-
-/* Returns whether BYTES may be entered for the data of an entry: they are what the index
- * knows, or it cannot know them. */
-static bool
-are_right (struct dedup_compact *c, const struct look *l, const uint8_t *bytes)
-{
-  struct dedup_writer *w = &c->pool->writer;
-  const uint64_t value = l->entry & ~QCOW2_L2_COPIED;
-  const struct dedup_hash mark = dedup_unknown_mark (value);
-  struct dedup_hash h;
-
-  if (!l->anchored || !w->dedup || !index_is_complete (c->pool))
-    return true;
-  return dedup_hash_compute (&w->b->hasher, bytes, w->b->cluster_size, &h) == 0 &&
-    (dedup_named_value (w, &h) == value ||
-     dedup_named_value (w, &mark) == value);
-}
-
-/* Counts guest clusters that were to be moved, and stay. */
-static void
-leave (struct dedup_compact *c, uint64_t nr)
-{
-  add (&c->f.left, nr);
-  add (&c->f.handled_bytes, nr * c->pool->base.cluster_size);
-}
-
-/* Gets an entry, and reads the data.  -ENOENT: it is not in the list. */
-static int
-look_and_read (struct dedup_compact *c, struct look *l)
-{
-  struct qcow2_image *img = c->pool->base.img;
-  const unsigned reader = qcow2_reader_begin (img);
-  int r = qcow2_txn_run (img, look_locked, l);
-
-  if (r < 0 || !is_in_list (c, l->entry))
-    r = r == -ENOMEM ? r : -ENOENT;
-  else
-    r = qcow2_compressed_read (img, l->entry & ~QCOW2_L2_COPIED, c->buf);
-  qcow2_reader_end (img, reader);
-  return r;
-}
-
-/* Decides on a guest cluster.  1: it is to be moved; 0: it is not in the list; 2: it is,
- * and stays. */
-static int
-look_at_data (struct dedup_compact *c, uint64_t guest_idx)
-{
-  struct look l = { .root = c->m.root, .guest_idx = guest_idx };
-  int r = look_and_read (c, &l);
-
-  if (r == -ENOENT)
-    return 0;
-  if (r == -ENOMEM)
-    return r;
-  if (r == 0 && are_right (c, &l, c->buf))
-    return 1;
-  leave (c, 1);
-  add (&c->f.doubtful, 1);
-  return 2;
-}
-
-static bool
-avoids_cb (const void *opaque, uint64_t entry)
-{
-  return is_in_list (opaque, entry);
-}
-
-/* Moves those of NR guest clusters that are in the list, N of them, as one operation.
- * What does not shrink, or finds no space, stays. */
-static int
-move_run (struct dedup_compact *c, uint64_t guest_idx, size_t nr, size_t n)
-{
-  int r = dedup_pipeline_rewrite (&c->pool->writer, c->m.root, guest_idx, nr,
-                                  avoids_cb, c);
-
-  if (r < 0)
-    return r == -EINVAL ? -ENOENT : r;  /* the root cannot be written any more */
-  add (&c->f.moved_bytes, (uint64_t) r * c->pool->base.cluster_size);
-  add (&c->f.handled_bytes, (uint64_t) r * c->pool->base.cluster_size);
-  leave (c, n - MIN_OF (n, (size_t) r));
-  return 0;
-}
-
-/* Moves those of NR guest clusters that are to be moved, in one operation, or in several
- * where one that is in the list stays. */
-static int
-move_range (void *opaque, uint64_t guest_idx, size_t nr)
-{
-  struct dedup_compact *c = opaque;
-  size_t i, from = 0, n = 0;
-  int r = 0;
-
-  for (i = 0; i <= nr && r >= 0; i++) {
-    r = i < nr ? look_at_data (c, guest_idx + i) : 2;
-    if (r == 1 && n++ == 0)
-      from = i;
-    else if (r == 2 && n > 0) {
-      r = move_run (c, guest_idx + from, i - from, n);
-      n = 0;
-    }
-  }
-  return MIN_OF (r, 0);
-}
-
-/* --- The roots ---------------------------------------------------------------- */
-
-static bool
-is_to_move (const struct dedup_compact *c, const struct qcow2_extent *e)
-{
-  return e->kind == QCOW2_COMPRESSED && is_in_list (c, e->entry);
-}
-
-static uint64_t
-end_of (const struct qcow2_extent *e)
-{
-  return e->guest_off + e->len;
-}
-
-/* Returns how many of N extents from number I on are looked at for one operation: up to the
- * last one to be moved of MAX_MOVE guest clusters, or as many as it may move.  What is
- * between them and stays costs nothing.  0: number I stays. */
-static int
-run_of (const struct dedup_compact *c, const struct qcow2_extent *ext, int i, int n)
-{
-  const uint64_t end =
-    ext[i].guest_off + ((uint64_t) MAX_MOVE << c->pool->base.cluster_bits);
-  unsigned moves = 0;
-  int k, nr = 0;
-
-  if (!is_to_move (c, &ext[i]))
-    return 0;
-  for (k = i; k < n && end_of (&ext[k]) <= end && moves < c->max_move; k++)
-    if (is_to_move (c, &ext[k])) {
-      nr = k - i + 1;
-      moves++;
-    }
-  /* The table may have more for it behind the extents that there was room for. */
-  return k == n && n == EXTENTS && i > 0 ? -1 : nr;
-}
-
-/* Moves what is to be moved of N extents of one table, or one operation of that in a small
- * step, and goes on behind it. */
-static int
-move_extents (struct dedup_compact *c, const struct qcow2_extent *ext, int n)
-{
-  const struct dedup_base *b = &c->pool->base;
-  int i, k, r = 0;
-
-  for (i = 0; i < n && r == 0; i += MAX_OF (k, 1)) {
-    k = run_of (c, ext, i, n);
-    if (k < 0)
-      return 0;
-    if (k > 0) {
-      const uint64_t len = end_of (&ext[i + k - 1]) - ext[i].guest_off;
-
-      r = dedup_mover_run (&c->m, ext[i].guest_off >> b->cluster_bits,
-                           div_round_up (len, b->cluster_size), move_range, c);
-    }
-    if (r == 0)
-      c->m.guest_off = end_of (&ext[i + MAX_OF (k, 1) - 1]);
-    if (k > 0 && c->max_move < MAX_MOVE)
-      break;
-  }
-  return r;
-}
-
-/* Goes on with the next part of the root.  0: the root is done. */
-static int
-move_in_root (struct dedup_compact *c)
-{
-  const uint64_t size = dedup_mover_size (&c->m);
-  struct qcow2_extent ext[EXTENTS];
-  int n, i, r = 0;
-
-  for (i = 0; i < PER_STEP && c->m.guest_off < size && r == 0; i++) {
-    const uint64_t before = c->f.moved_bytes;
-
-    n = dedup_mover_map (&c->m, size, ext, EXTENTS);
-    r = n < 0 ? n : move_extents (c, ext, n);
-    if (c->f.moved_bytes != before)
-      break;                    /* that was an operation, or some */
-  }
-  if (r == -ENOENT)
-    return 0;
-  return r < 0 ? r : c->m.guest_off < size;
-}
+/* --- Moving -------------------------------------------------------------------- */
 
 static int
-move_some (struct dedup_compact *c)
+move_some (struct dedup_compact *c, bool small)
 {
-  int r = move_in_root (c);
+  int r = dedup_emptying_step (&c->emptying, small);
 
-  if (r != 0)
-    return r;
-  if (dedup_mover_next (&c->m))
-    return 1;
-  set_emptying (c, false);
-  c->phase = COMPACT_FLUSH;
-  return 1;
+  if (r == 0)
+    c->phase = COMPACT_FLUSH;
+  return r < 0 ? r : 1;
 }
 
 /* Makes the moves of a part durable, so that their clusters can be freed. */
@@ -778,12 +500,11 @@ end_part (struct dedup_compact *c)
 /* --- The whole ----------------------------------------------------------------- */
 
 static int
-step (struct dedup_compact *c, unsigned max_move)
+step (struct dedup_compact *c, bool small)
 {
-  c->max_move = max_move;
   switch (c->phase) {
   case COMPACT_SURVEY: case COMPACT_LIST: return count_some (c);
-  case COMPACT_MOVE: return move_some (c);
+  case COMPACT_MOVE: return move_some (c, small);
   case COMPACT_FLUSH: return end_part (c);
   case COMPACT_DONE: break;
   }
@@ -793,15 +514,13 @@ step (struct dedup_compact *c, unsigned max_move)
 int
 dedup_compact_step (struct dedup_compact *c)
 {
-  return step (c, MAX_MOVE);
+  return step (c, false);
 }
 
 int
 dedup_compact_small_step (struct dedup_compact *c)
 {
-  const bool loses_little = io_block_size (c->pool->base.io) <= DEDUP_SECTOR;
-
-  return step (c, loses_little ? SMALL_MOVE : MAX_MOVE);
+  return step (c, true);
 }
 
 void
@@ -848,12 +567,11 @@ unclaim (struct dedup_pool *pool)
 static void
 free_all (struct dedup_compact *c)
 {
-  unclaim (c->pool);
   qcow2_packed_end (c->walk);
-  dedup_mover_end (&c->m);
+  dedup_emptying_destroy (&c->emptying);
+  unclaim (c->pool);
   dedup_plan_destroy (&c->plan);
   free (c->v);
-  free (c->buf);
   free (c);
 }
 
@@ -866,8 +584,6 @@ new_compact (struct dedup_pool *pool, const struct dedup_compact_params *p)
     return NULL;
   c->pool = pool;
   c->p = *p;
-  c->m = (struct dedup_mover) { .pool = pool, .lock = p->lock, .unlock = p->unlock,
-                                .opaque = p->opaque };
   c->p.percent = p->percent ? p->percent : DEDUP_COMPACT_PERCENT;
   c->max = p->max_clusters ? p->max_clusters : MAX_CLUSTERS;
   return c;
@@ -876,9 +592,10 @@ new_compact (struct dedup_pool *pool, const struct dedup_compact_params *p)
 static int
 make_room (struct dedup_compact *c)
 {
+  int r = dedup_emptying_init (&c->emptying, c->pool, &c->p, &c->f);
+
   c->v = malloc (c->max * sizeof *c->v);
-  c->buf = aligned_new (c->pool->base.cluster_size);
-  if (c->v == NULL || c->buf == NULL)
+  if (r < 0 || c->v == NULL)
     return -ENOMEM;
   return dedup_plan_init (&c->plan, c->p.max_plan ? c->p.max_plan : MAX_PLAN);
 }
@@ -915,6 +632,5 @@ dedup_compact_end (struct dedup_compact *c)
 {
   if (c == NULL)
     return;
-  set_emptying (c, false);
   free_all (c);
 }
