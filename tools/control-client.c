@@ -26,6 +26,7 @@
 /* A server cuts its replies at 64 KiB; those of QEMU are larger. */
 #define MAX_LINE (4u << 20)
 #define FIRST_BUFFER 65536u
+#define NO_QMP "the other end does not speak QMP"
 #define RETRY_MS 20             /* while a server's queue of connections is full */
 
 struct control_client {
@@ -161,7 +162,8 @@ receive (struct control_client *c, struct fault *f)
   return r;
 }
 
-/* Receives one line, and sets *V to the object in it. */
+/* Receives one line, and sets *V to the object in it.  What does not begin as one is no
+ * reply, though its line may never end: an NBD server's greeting, for instance. */
 static int MUST_CHECK
 receive_value (struct control_client *c, json_t **v, struct fault *f)
 {
@@ -175,6 +177,8 @@ receive_value (struct control_client *c, json_t **v, struct fault *f)
     r = receive (c, f);
     if (r < 0)
       return r;
+    if (c->buf[0] != '{')
+      return fault_io (f, EPROTO, UINT64_MAX, NO_QMP);
   }
   len = (size_t) (end - c->buf) + 1;
   *v = json_loadb (c->buf, len, JSON_REJECT_DUPLICATES, NULL);
@@ -183,7 +187,7 @@ receive_value (struct control_client *c, json_t **v, struct fault *f)
   if (json_is_object (*v))
     return 0;
   json_decref (*v);
-  return fault_io (f, EPROTO, UINT64_MAX, "the other end does not speak QMP");
+  return fault_io (f, EPROTO, UINT64_MAX, NO_QMP);
 }
 
 /* --- Commands ------------------------------------------------------------- */
@@ -342,7 +346,7 @@ negotiate (struct control_client *c, struct fault *f)
   is_greeting = json_is_object (json_object_get (v, "QMP"));
   json_decref (v);
   if (!is_greeting)
-    return fault_io (f, EPROTO, UINT64_MAX, "the other end does not speak QMP");
+    return fault_io (f, EPROTO, UINT64_MAX, NO_QMP);
   r = exchange (c, "qmp_capabilities", NULL, &v, f);
   if (r == 0)
     json_decref (v);

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 # "qcow2-dedup status" and "metrics" end with one line of error, soon and within bounded
-# memory, whatever is at the other end of the socket: no QMP, half a line, a line without
-# end, values of wrong types, an error, silence, or nobody.
+# memory, whatever is at the other end of the socket: no QMP, an NBD server, half a line, a
+# line without end, values of wrong types, an error, silence, or nobody.
 # Breaks if: a reply is believed, or waited for without a limit.
 . "$(dirname "$0")/lib.sh"
 
@@ -46,7 +46,11 @@ elif mode == 'json':
     f.readline()
 elif mode == 'bytes':
     send(os.urandom(100000) + b'\n')
+elif mode == 'nbd':
+    send(b'NBDMAGICIHAVEOPT\0\3')
+    f.readline()
 elif mode == 'endless':
+    send(b'{')
     while True:
         send(b'x' * 65536)
 elif mode == 'half':
@@ -126,6 +130,7 @@ fails ends 'ended the connection'
 fails http 'does not speak QMP'
 fails json 'does not speak QMP'
 fails bytes 'does not speak QMP'
+fails nbd 'does not speak QMP'
 fails endless 'a line of more than'
 fails half 'ended the connection'
 fails refuses 'query-stats: not today'
