@@ -2,10 +2,25 @@
 /* Makes a new image: an empty qcow2 image, which is opened once so that it
  * gets a store (adopt.c), and closed.
  *
- * One thread.  On failure the file holds a part of an image; make.c knows what
- * may be done with that.
+ * One thread.  On failure the file is as it was, or an unfinished image; make.c knows
+ * what may be done with that.
  */
 #include "pool.h"
+
+/* Opens the image, and closes it with a store. */
+static int
+complete (struct io_store *io, const struct dedup_open_params *o, struct fault *f)
+{
+  struct dedup_pool *pool;
+  int r = dedup_open (io, o, &pool, f);
+
+  if (r < 0)
+    return r;
+  r = dedup_finish (pool);
+  dedup_free (pool);
+  return r < 0 ? fault_io (f, -r, UINT64_MAX, "cannot complete the image: %s",
+                           strerror (-r)) : 0;
+}
 
 int
 dedup_create (struct io_store *io, const struct dedup_create_params *p,
@@ -19,7 +34,6 @@ dedup_create (struct io_store *io, const struct dedup_create_params *p,
     .compress = p->compress,
   };
   struct qcow2_create_params image = p->image;
-  struct dedup_pool *pool;
   int r;
 
   /* The sizes of a pool's disks count, which are still to come. */
@@ -31,11 +45,8 @@ dedup_create (struct io_store *io, const struct dedup_create_params *p,
   r = qcow2_create (io, &image, f);
   if (r < 0)
     return r;
-  r = dedup_open (io, &o, &pool, f);
+  r = complete (io, &o, f);
   if (r < 0)
-    return r;
-  r = dedup_finish (pool);
-  dedup_free (pool);
-  return r < 0 ? fault_io (f, -r, UINT64_MAX, "cannot complete the image: %s",
-                           strerror (-r)) : 0;
+    (void) !qcow2_mark_unfinished (io);         /* on a device it would stay */
+  return r;
 }

@@ -25,6 +25,7 @@
 
 /* The mark of an unfinished image, at the start of its first sector. */
 static const char making_mark[16] = QCOW2_MAKING_MARK;
+#define MARK_BYTES 4096u        /* written with it: a block of any device */
 
 struct layout {
   uint64_t reftable_clusters, nr_refblocks, l1_clusters;
@@ -136,17 +137,25 @@ fill_refcounts (const struct qcow2_geometry *g, const struct layout *l,
     set_one (blocks, g->refcount_bits, i);
 }
 
-/* Writes the mark and zeroes to the first cluster and syncs, before anything
- * else is written.  BUF is all zeroes, before and after. */
+/* Writes the mark and zeroes to the first LEN bytes and syncs.  BUF is all zeroes, before
+ * and after. */
 static int
-write_mark (struct io_store *io, uint64_t cluster_size, uint8_t *buf)
+write_mark (struct io_store *io, uint64_t len, uint8_t *buf)
 {
   int r;
 
   memcpy (buf, making_mark, sizeof making_mark);
-  r = io_pwrite (io, buf, cluster_size, 0);
+  r = io_pwrite (io, buf, len, 0);
   memset (buf, 0, sizeof making_mark);
   return r < 0 ? r : io_sync (io);
+}
+
+int
+qcow2_mark_unfinished (struct io_store *io)
+{
+  CLEANUP_FREE uint8_t *buf = aligned_zero_new (MARK_BYTES);
+
+  return buf ? write_mark (io, MARK_BYTES, buf) : -ENOMEM;
 }
 
 int
@@ -176,7 +185,18 @@ clear_l1 (struct io_store *io, const struct qcow2_header *h,
     : io_pwrite_zeroes (io, h->l1_off, l->l1_clusters * h->geo.cluster_size);
 }
 
-/* Writes the whole image, the header last.  BUF, all zeroes, has room for the
+/* Checks that the tables end inside the device, if IO is one. */
+static int
+check_device (struct io_store *io, uint64_t end_off, struct fault *f)
+{
+  if (end_off <= io_max_size (io))
+    return 0;
+  return fault_set (f, FAULT_UNSUPPORTED, ENOSPC, UINT64_MAX, "the device is "
+                    "too small: its tables would end at byte %llu",
+                    (unsigned long long) end_off);
+}
+
+/* Writes the whole image: before anything else the mark, and the header last.  BUF, all zeroes, has room for the
  * refcount table and blocks, or for the header. */
 static int
 write_image (struct io_store *io, const struct qcow2_header *h,
@@ -211,6 +231,8 @@ qcow2_create (struct io_store *io, const struct qcow2_create_params *p,
   if ((r = check_params (p, f)) < 0 || (r = derive_header (p, &h, f)) < 0)
     return r;
   lay_out (&h, &l);
+  if ((r = check_device (io, l.total * h.geo.cluster_size, f)) < 0)
+    return r;
   /* At most 2 clusters of 2 MiB, or 600 KiB of small ones: 65536 clusters
    * of L1 at 512 bytes, with refcounts of 8 bytes. */
   buf = aligned_zero_new ((l.reftable_clusters + l.nr_refblocks) *

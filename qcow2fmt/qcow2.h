@@ -235,6 +235,8 @@ int qcow2_create (struct io_store *io, const struct qcow2_create_params *p,
 /* Returns 1 if IO holds an image that qcow2_create began to write and did not
  * finish, else 0; -errno. */
 int qcow2_is_unfinished (struct io_store *io) MUST_CHECK;
+/* Makes IO an unfinished image, whatever it holds, and syncs.  -errno. */
+int qcow2_mark_unfinished (struct io_store *io) MUST_CHECK;
 
 /* --- Read ------------------------------------------------------------ */
 

@@ -217,6 +217,20 @@ device "$TMP/dev" 512
 refused tool create "$LOOP" 64M
 one_error_line "$LOOP" 'too small'
 loop_off
+truncate -s 0 "$TMP/dev"
+truncate -s 1M "$TMP/dev"
+device "$TMP/dev" 512
+refused try_plugin "$LOOP" size=1T
+one_error_line "$LOOP" 'too small'
+cmp -n 1048576 "$LOOP" /dev/zero || die 'a device that was refused was written to'
+loop_off
+truncate -s 6M "$TMP/dev"
+device "$TMP/dev" 512
+refused try_plugin "$LOOP" size=100G
+one_error_line "$LOOP" 'too small'
+tool create "$LOOP" 64M         # without --force
+check_clean "$LOOP"
+loop_off
 
 say "a file that is longer than the image"
 tool create "$TMP/long.qcow2" 48M
