@@ -196,8 +196,8 @@ check_device (struct io_store *io, uint64_t end_off, struct fault *f)
                     (unsigned long long) end_off);
 }
 
-/* Writes the whole image: before anything else the mark, and the header last.  BUF, all zeroes, has room for the
- * refcount table and blocks, or for the header. */
+/* Writes the whole image: the mark before anything else, and the header last.  BUF, all
+ * zeroes, has room for the refcount table and blocks, or for the header. */
 static int
 write_image (struct io_store *io, const struct qcow2_header *h,
              const struct layout *l, uint8_t *buf)
