@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Keeps ranges in one sorted array (ranges.h).  A range is found by bisection;
- * adding one moves those behind it, which is cheap, as its users have some
- * ten thousand at the most.  The caller locks.
+/* Keeps ranges in one sorted array (ranges.h).
+ *
+ * A range is found by bisection.  Adding one moves those behind it, which is cheap, as its
+ * users have some ten thousand at the most.  Ranges that touch or overlap become one.
+ *
+ * The caller locks.
  */
 #include "ranges.h"
 

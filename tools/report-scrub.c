@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Lists what the last scrubs of the data found, as the image remembers it: how many
  * clusters are known to be bad, where they are in the file, and which bytes of which
- * disks they are (report-places.c).  One thread.
+ * disks they are (report-places.c).
+ *
+ * Findings are looked up when the report is made, not when the scrub ended: a disk that
+ * was deleted since is not named, and a cluster that was healed is not listed.
+ *
+ * One thread.
  */
 #include "report.h"
 

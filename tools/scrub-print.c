@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Prints what a scrub has found, for people and in JSON.  Both say of each damaged range
- * which bytes of which disk it is, and how many ranges are left out.  One thread.
+/* Prints what a scrub has found, for people and in JSON.
+ *
+ * Both say of each damaged range which bytes of which disk it is, and how many ranges are
+ * left out, as a scrub keeps a limited number of them.
+ *
+ * One thread.
  */
 #include "scrub-report.h"
 

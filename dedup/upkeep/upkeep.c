@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Initializes and destroys the upkeep of an image: its mutex and conditions,
- * and the pointers of its parts to base and store.  Starts no thread.
+ * and the pointers of its parts to base and store.
+ *
+ * Nothing is done to the image here, and no thread is started: the jobs are run by the
+ * background loop, or by a writer that lacks room (make-room.c), which calls them under
+ * the maintenance mutex.
  */
 #include "upkeep.h"
 

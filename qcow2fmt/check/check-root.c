@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Describes the roots of the image for the checker: where their L1 tables are, and
- * what messages call them.  Constant while the image is checked; no lock.
+ * what messages call them.
+ *
+ * A root is the active disk, or a snapshot: a disk of a pool, a snapshot of a disk, one
+ * that QEMU made, or the anchor.  The checker walks all of them in the same way.
+ *
+ * Constant while the image is checked; no lock.
  */
 #include <stdio.h>
 

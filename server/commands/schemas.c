@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Lists the tables of this room, in the order of the manual page.  A command that is in
- * none of them does not exist for clients.  Constant, so any thread may read it.
+/* Lists the tables of this room, in the order of the manual page.
+ *
+ * A command that is in none of them does not exist for clients.  Three readers use the
+ * list: the dispatcher of the control socket, the command query-schema, and the program
+ * that writes the manual page (print-manual.c).  So what is documented is what is accepted.
+ *
+ * Constant, so any thread may read it.
  */
 #include "commands-private.h"
 
