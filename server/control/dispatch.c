@@ -10,6 +10,8 @@
 
 #include "control-private.h"
 
+#define MAX_ID 8192            /* bytes of its strings, and one for each value */
+
 /* Borrowed from the value. */
 struct request {
   const char *command;
@@ -112,12 +114,48 @@ dispatch_done_on_loop (struct session *c)
 
 /* --- Requests ------------------------------------------------------------ */
 
+/* Adds the bytes of V to *BYTES, and stops when these are more than MAX_ID. */
+static void
+add_bytes (const json_t *v, size_t *bytes)
+{
+  json_t *value = (json_t *) v, *member;        /* jansson's iteration does not change it */
+  const char *key;
+  size_t i;
+
+  *bytes += json_is_string (v) ? json_string_length (v) : 1;
+  if (json_is_object (v))
+    json_object_foreach (value, key, member) {
+      *bytes += strlen (key);
+      if (*bytes > MAX_ID)
+        return;
+      add_bytes (member, bytes);
+    }
+  else if (json_is_array (v))
+    json_array_foreach (value, i, member) {
+      if (*bytes > MAX_ID)
+        return;
+      add_bytes (member, bytes);
+    }
+}
+
+/* Replies repeat the id, on the thread that has all clients, and wait in memory until
+ * they are read.  QEMU has no limit. */
+static bool
+id_is_small (const json_t *id)
+{
+  size_t bytes = 0;
+
+  add_bytes (id, &bytes);
+  return bytes <= MAX_ID;
+}
+
 static int
 take_member (struct request *r, const char *key, json_t *value,
              struct qmp_error *e)
 {
   if (strcmp (key, "id") == 0)
-    return 0;
+    return id_is_small (value) ? 0 :
+      qmp_error_set (e, "QMP input member 'id' is too large");
   if (strcmp (key, "execute") == 0) {
     r->command = json_string_value (value);
     return r->command != NULL ? 0 :
@@ -234,10 +272,10 @@ dispatch_on_loop (struct session *c, json_t *value)
 {
   const struct qmp_command *command = NULL;
   struct qmp_error e = { "", "" };
-  json_t *args = NULL;
+  json_t *args = NULL, *id = json_object_get (value, "id");
   int r;
 
-  c->id = json_incref (json_object_get (value, "id"));
+  c->id = id != NULL && id_is_small (id) ? json_incref (id) : NULL;
   r = understand (c, value, &command, &args, &e);
   if (r < 0)
     reply_on_loop (c, r, NULL, &e);

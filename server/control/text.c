@@ -78,6 +78,17 @@ text_printf (struct text *t, const char *fmt, ...)
 
 /* --- Strings ------------------------------------------------------------- */
 
+/* Adds a unit of UTF-16.  Names in many scripts have nothing else. */
+static void
+add_unit (struct text *t, uint32_t u)
+{
+  static const char digits[] = "0123456789ABCDEF";
+  const char s[6] = { '\\', 'u', digits[u >> 12 & 15], digits[u >> 8 & 15],
+                      digits[u >> 4 & 15], digits[u & 15] };
+
+  text_add (t, s, sizeof s);
+}
+
 static void
 add_unicode (struct text *t, uint32_t c)
 {
@@ -85,10 +96,11 @@ add_unicode (struct text *t, uint32_t c)
     c = 0xfffd;
   if (c >= 0x10000) {
     c -= 0x10000;
-    text_printf (t, "\\u%04X\\u%04X", 0xd800 + (c >> 10), 0xdc00 + (c & 0x3ff));
+    add_unit (t, 0xd800 + (c >> 10));
+    add_unit (t, 0xdc00 + (c & 0x3ff));
   }
   else
-    text_printf (t, "\\u%04X", c);
+    add_unit (t, c);
 }
 
 static void

@@ -170,6 +170,23 @@ def read_all(s):
         pass
 
 
+def large_ids(path):
+    """Replies repeat an id, and each of these bytes would be six."""
+    values = (b'"%s"' % (b'\x7f' * (8 << 20)), b'[%s0]' % (b'0,' * (1 << 18)),
+              b'{%s}' % b','.join(b'"%d":0' % i for i in range(1 << 17)))
+    clients = [connect(path) for _ in values]
+    for s, value in zip(clients, values):
+        send_ignoring_replies(s, [b'{"id":%s,"execute":"query-version"}' % value])
+    for s in clients:
+        must(json.loads(read_lines(s, 1))['error']['desc'] ==
+             "QMP input member 'id' is too large", 'a large id is repeated')
+    s = clients[0]
+    for value in ('x' * 8192, {'a': ['x'] * 2000}):
+        s.sendall(json.dumps({'id': value, 'execute': 'query-version'}).encode())
+        must(json.loads(read_lines(s, 1))['id'] == value, 'a small id is not repeated')
+    return clients
+
+
 def reads_no_replies(path):
     """Each command has a reply of 1 MB."""
     s = connect(path)
@@ -244,7 +261,7 @@ def too_many(path):
 def main(path, pid):
     kept = []
     for attack in (one_large_string, many_large_strings, many_tokens, deep,
-                   garbage, garbage_that_is_read, reads_no_replies,
+                   garbage, garbage_that_is_read, large_ids, reads_no_replies,
                    reads_no_events, half_an_object, gone_in_the_middle,
                    too_many):
         if attack is too_many:

@@ -93,7 +93,7 @@ IDS = [
     b'-9223372036854775809', b'18446744073709551616',
     b'123456789012345678901234567890', b'true', b'false', b'null', b'[]', b'{}',
     b'[1,[2,[3]]]', b'[1,"a",null,true,{"a":1.5}]', b'{"a":{"b":{"c":[]}}}',
-    b'"a\\u0000b"', b"'a\"b'", b'"%s"',
+    b'"a\\u0000b"', b"'a\"b'", b'"%s"', b'"%s"' % (b'z' * 8192),
 ]
 
 REQUESTS = [
@@ -223,6 +223,10 @@ MEANT = [
      b'{"error": {"class": "CommandNotFound", "desc": "The command ' +
      b'y' * 499 + b'"}}\r\n',
      'texts of errors are cut at 511 bytes, so that replies stay small'),
+    (CMD % (b'"%s"' % (b'z' * 8193)),
+     b'{"id": "' + b'z' * 8193 + b'", ' + NOT_FOUND,
+     GENERIC % b"QMP input member 'id' is too large",
+     'replies repeat an id, and stay small'),
     (b'{"execute":2,"a":1}',
      GENERIC % b"QMP input member 'a' is unexpected",
      GENERIC % b"QMP input member 'execute' must be a string",
