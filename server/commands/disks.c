@@ -177,7 +177,7 @@ run_rename (void *opaque, const struct qmp_caller *caller, json_t *args,
 /* The size of a disk that is wanted, by its name. */
 struct wanted {
   const char *name;
-  uint64_t size;                /* 0: not found */
+  uint64_t size;                /* 0: there is no such disk of the pool */
 };
 
 static int
@@ -187,17 +187,19 @@ size_cb (void *opaque, const struct srv_disk_info *info)
 
   if (strcmp (info->name, w->name) != 0)
     return 0;
-  w->size = info->size;
+  w->size = info->is_disk && !info->is_snapshot ? info->size : 0;
   return 1;
 }
 
-/* Refuses a smaller size that was not asked for as such. */
+/* Refuses a smaller size that was not asked for as such.  What cannot be resized at all,
+ * or to no such size, is left to srv_disk_resize, as "shrink" would not help. */
 static int MUST_CHECK
 check_shrink (struct srv_image *m, const char *name, uint64_t size, bool shrink,
               struct fault *f)
 {
   struct wanted w = { .name = name };
-  int r = shrink ? 0 : srv_image_list_disks (m, size_cb, &w);
+  int r = shrink || size == 0 || size % 512 != 0 ? 0
+    : srv_image_list_disks (m, size_cb, &w);
 
   if (r < 0 || w.size <= size)
     return MIN_OF (r, 0);

@@ -12,10 +12,17 @@
 #include <errno.h>
 #include <string.h>
 
+#include "checked.h"
+
 /* --- query-jobs ---------------------------------------------------------------- */
 
+struct job_page {
+  struct srv_page page;
+  bool brief;                   /* without details */
+};
+
 static json_t *
-describe_job (const struct srv_job_info *i)
+describe_job (const struct srv_job_info *i, bool brief)
 {
   json_t *o = json_pack ("{s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:b, s:b, s:f}",
                          "id", i->id, "type", i->type,
@@ -30,7 +37,7 @@ describe_job (const struct srv_job_info *i)
     json_object_set_new (o, "error", srv_json_text (i->error));
   if (o && i->waits_for)
     json_object_set_new (o, "waits-for", srv_json_text (i->waits_for));
-  if (o && i->details && i->details[0])
+  if (o && !brief && i->details && i->details[0])
     json_object_set_new (o, "details", srv_json_text (i->details));
   return o;
 }
@@ -38,22 +45,37 @@ describe_job (const struct srv_job_info *i)
 static int
 job_cb (void *opaque, const struct srv_job_info *info)
 {
-  return srv_page_add (opaque, describe_job (info));
+  struct job_page *p = opaque;
+
+  return srv_page_add (&p->page, describe_job (info, p->brief));
 }
 
+/* Lists all jobs.  1: not all fit into a reply with their details. */
+static int MUST_CHECK
+list_jobs (struct srv_image *m, bool brief, json_t **ret)
+{
+  struct job_page p = { .page.list = json_array (), .brief = brief };
+  int r = p.page.list ? srv_job_list (m, job_cb, &p) : -ENOMEM;
+
+  if (r < 0 || (r == 1 && !brief))
+    json_decref (p.page.list);
+  else
+    *ret = p.page.list;
+  return r;
+}
+
+/* As in QEMU, the list comes in one reply.  SRV_MAX_JOBS fit into it at 0.8 KiB each, and
+ * without details, which may name disks in any script, a job has less. */
 static int
 run_query_jobs (void *opaque, const struct qmp_caller *caller, json_t *args,
                 json_t **ret, struct qmp_error *e)
 {
-  struct srv_page page = { .list = json_array () };
-  int r = page.list ? srv_job_list (srv_control_image (opaque), job_cb, &page)
-    : -ENOMEM;
+  struct srv_image *m = srv_control_image (opaque);
+  int r = list_jobs (m, false, ret);
 
-  if (r < 0)
-    json_decref (page.list);
-  else
-    *ret = page.list;
-  return srv_command_result (r, NULL, e);
+  if (r == 1)
+    r = list_jobs (m, true, ret);
+  return srv_command_result (MIN_OF (r, 0), NULL, e);
 }
 
 /* --- Changes -------------------------------------------------------------------- */
@@ -236,7 +258,8 @@ static const struct qmp_member job_info[] = {
   { "seconds", "number", false, "Since it was started, or that it took." },
   { "waits-for", "str", true, "Why its last step failed, if that is tried "
     "again." },
-  { "details", "str", true, "A line for people." },
+  { "details", "str", true, "A line for people.  It is left out of all jobs if the list "
+    "has more than 60 KiB with it." },
 };
 static const struct qmp_value job_states[] = {
   { "undefined", "Not used." },
@@ -278,7 +301,8 @@ static const struct qmp_command commands[] = {
     run_index_existing,
     "Starts a job that indexes, and shares, the data that the active disk got while "
     "other programs wrote to it.  A job that runs when the server ends is continued "
-    "when the image is served next; one that is cancelled is not." },
+    "when the image is served next, without a limit of its own; one that is cancelled is "
+    "not." },
   { "import", QMP_ARRAY (import_args), NULL, false, run_import,
     "Starts a job that makes a disk with the contents of an NBD export.  What the "
     "export says reads as zeroes costs nothing.  While the job runs the disk is called "

@@ -72,7 +72,8 @@ static const struct qmp_command commands[] = {
   { "scrub", QMP_ARRAY (scrub_args), NULL, true, run_scrub,
     "Starts a job that reads everything that is stored from the medium, and compares "
     "it with the hashes in the index.  A job that is cancelled is not continued; one "
-    "that runs when the server ends is continued when the image is served next." },
+    "that runs when the server ends is continued when the image is served next, without "
+    "a limit of its own." },
   { "query-scrub", NULL, 0, "ScrubInfo", true, run_query_scrub,
     "Tells what the image remembers of scrubs." },
 };

@@ -7,8 +7,9 @@
  * clients come in pages.  For a thousand disks most of the time goes into the members of
  * objects, on both sides, so there is a list of lines as well.
  *
- * Threads: query-stats and query-clients run on the loop of control.h, as they neither
- * read the disk nor wait for jobs, so that they are answered while a long command runs.
+ * Threads: all but count-space run on the loop of control.h, as they neither read the
+ * disk nor wait for jobs.  So they are answered while a long command runs, or one waits for
+ * storage that hangs, which is when somebody looks at the figures.
  */
 #include "commands-private.h"
 
@@ -188,9 +189,11 @@ set_store (json_t *o, const struct srv_stats *s)
 {
   json_t *journal = json_object ();
 
-  set (journal, "bytes", s->index.journal_bytes);
+  if (s->index_at != 0) {
+    set (journal, "bytes", s->index.journal_bytes);
+    json_object_set_new (o, "index", describe_index (s));
+  }
   set (journal, "left-bytes", s->now.journal_left_bytes);
-  json_object_set_new (o, "index", describe_index (s));
   json_object_set_new (o, "journal", journal);
 }
 
@@ -215,7 +218,7 @@ describe (const struct srv_stats *s)
   json_object_set_new (o, "space", describe_space (s));
   json_object_set_new (o, "dedup", describe_dedup (&s->now));
   json_object_set_new (o, "tables", describe_tables (&s->now.image));
-  if (s->now.has_store && s->index_at != 0)
+  if (s->now.has_store)
     set_store (o, s);
   return o;
 }
@@ -423,7 +426,8 @@ static const struct qmp_member stats_members[] = {
   { "dedup", "DedupStats", false, "What became of clusters that were written." },
   { "tables", "TableStats", false, "The cache of qcow2 tables." },
   { "index", "IndexStats", true, "The index, if there is one.  It may be as old as "
-    "\"as-of\" says, while a job works on it." },
+    "\"as-of\" says, while a job works on it.  Where there is a journal and no index, a job "
+    "has worked on it since the start." },
   { "journal", "JournalStats", true, "The journal, if there is one." },
 };
 
@@ -528,7 +532,7 @@ static const struct qmp_member index_members[] = {
 };
 
 static const struct qmp_member journal_members[] = {
-  { "bytes", "int", false, "Its size." },
+  { "bytes", "int", true, "Its size, if that of the index is known." },
   { "left-bytes", "int", false, "What is free in it." },
 };
 
@@ -596,11 +600,11 @@ static const struct qmp_command commands[] = {
   { "query-stats", NULL, 0, "Stats", true, run_query_stats,
     "Tells what the server has done and has.  It reads no disk, and is answered at "
     "once.  Counters begin at 0 when the image is opened, and only grow." },
-  { "query-disk-stats", QMP_ARRAY (disk_args), "[DiskStats]", false,
+  { "query-disk-stats", QMP_ARRAY (disk_args), "[DiskStats]", true,
     run_query_disk_stats,
     "Lists the disks and snapshots with what their clients did, the default disk first "
     "and then in order of names, as many as fit into a reply." },
-  { "query-disk-lines", QMP_ARRAY (disk_args), "[str]", false, run_query_disk_lines,
+  { "query-disk-lines", QMP_ARRAY (disk_args), "[str]", true, run_query_disk_lines,
     "Lists the same figures as query-disk-stats in a short form, which costs less where "
     "there are many disks: a line for each, of five words with a space between them.  "
     "They are the size, the mapped bytes (C<-> if these are not known), the clients, the "

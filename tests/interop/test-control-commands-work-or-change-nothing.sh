@@ -77,6 +77,11 @@ refused('disk-resize', '512', name='vm1', size=2 * MB + 1)
 refused('disk-resize', 'snapshot', name='vm1@base', size=4 * MB)
 refused('disk-resize', 'active', name='', size=4 * MB)
 refused('disk-resize', "'no'", name='no', size=4 * MB)
+for shrink in False, True:      # which it would not help to say
+    refused('disk-resize', 'snapshot', name='vm1@base', size=512, shrink=shrink)
+    refused('disk-resize', 'active', name='', size=512, shrink=shrink)
+    refused('disk-resize', 'multiple of 512', name='vm1', size=0, shrink=shrink)
+    refused('disk-resize', 'multiple of 512', name='vm1', size=1, shrink=shrink)
 c.ok('disk-resize', name='vm1', size=MB + 512, shrink=True)
 assert disks()['vm1']['size'] == MB + 512
 

@@ -439,6 +439,71 @@ test_long_lists_come_in_pages (void **state)
   free_client (c);
 }
 
+/* --- Many jobs ------------------------------------------------------------------------ */
+
+static bool
+never_cb (void *opaque)
+{
+  return false;
+}
+
+static int
+step_cb (void *opaque)
+{
+  return 0;
+}
+
+/* What a job of a disk says whose name is not in Latin letters. */
+static void
+describe_cb (void *opaque, char *buf, size_t len)
+{
+  buf[0] = '\0';
+  while (strlen (buf) + 3 < len)
+    strcat (buf, "\xe2\x82\xac");
+}
+
+static void
+end_cb (void *opaque, int result)
+{
+}
+
+static const struct srv_job_ops waiting_job = {
+  .type = "test", .can_cancel = true, .is_ready = never_cb, .step = step_cb,
+  .describe = describe_cb, .end = end_cb,
+};
+
+/* Returns how many elements of the list have DETAILS, and that all jobs are in it. */
+static size_t
+list_of_jobs (struct client *c, size_t nr)
+{
+  json_t *list = command (c, "{'execute': 'query-jobs'}"), *job;
+  size_t i, with_details = 0;
+
+  assert_int_equal (json_array_size (list), nr);
+  json_array_foreach (list, i, job)
+    with_details += json_object_get (job, "details") != NULL;
+  json_decref (list);
+  return with_details;
+}
+
+static void
+test_all_jobs_fit_into_a_reply (void **state)
+{
+  struct client *c = connect_client ();
+  struct fault f = { 0 };
+  char id[SRV_MAX_JOB_ID + 1];
+
+  for (size_t i = 0; i < SRV_MAX_JOBS; i++) {
+    memset (id, 'x', SRV_MAX_JOB_ID);
+    snprintf (id + SRV_MAX_JOB_ID - 2, 3, "%02zu", i);
+    assert_int_equal (srv_job_start (image, id, &waiting_job, NULL, NULL, &f), 0);
+    if (i == 9)
+      assert_int_equal (list_of_jobs (c, 10), 10);
+  }
+  assert_int_equal (list_of_jobs (c, SRV_MAX_JOBS), 0);
+  free_client (c);
+}
+
 /* --- The end -------------------------------------------------------------------------- */
 
 static void
@@ -533,6 +598,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     TEST (test_many_clients_beside_requests),
     TEST (test_long_lists_come_in_pages),
+    TEST (test_all_jobs_fit_into_a_reply),
     TEST (test_quit_is_answered_before_the_end),
     TEST (test_an_end_while_commands_run),
   };
