@@ -7,6 +7,7 @@
  * until the journal is replayed.  An image that was closed with work left has bit
  * 48 set, too, but nothing to replay, and is checked.
  */
+#include "disk.h"
 #include "tool-image.h"
 
 #include <inttypes.h>
@@ -132,7 +133,7 @@ print_json (const char *path, const struct dedup_check_result *r)
 {
   json_t *o = json_object ();
 
-  json_object_set_new (o, "filename", json_string (path));
+  disk_json_set_string (o, "filename", path);
   json_object_set_new (o, "format", json_string ("qcow2"));
   set (o, "check-errors", r->image.errors);
   set (o, "corruptions", r->image.corruptions);

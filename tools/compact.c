@@ -9,6 +9,7 @@
  *
  * An image without a store is refused: it is not worth making one for this.
  */
+#include "disk.h"
 #include "whole-image.h"
 
 #include <errno.h>
@@ -186,7 +187,7 @@ print_json (const struct tool_args *a, const struct outcome *o)
 {
   json_t *j = json_object ();
 
-  json_object_set_new (j, "filename", json_string (a->path));
+  disk_json_set_string (j, "filename", a->path);
   json_object_set_new (j, "complete", json_boolean (o->complete));
   set (j, "freed-bytes", freed (o));
   set (j, "moved-bytes", o->f.moved_bytes);

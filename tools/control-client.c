@@ -58,10 +58,18 @@ timed_out (const struct control_client *c, struct fault *f)
 }
 
 static int
+has_ended (int err, struct fault *f)
+{
+  return fault_io (f, err, UINT64_MAX, "the server ended the connection");
+}
+
+static int
 failed (const char *what, struct fault *f)
 {
   const int err = errno;
 
+  if (err == EPIPE || err == ECONNRESET)
+    return has_ended (err, f);
   return fault_io (f, err, UINT64_MAX, "%s: %s", what, strerror (err));
 }
 
@@ -154,7 +162,7 @@ receive (struct control_client *c, struct fault *f)
       return 0;
     }
     if (n == 0)
-      return fault_io (f, EPROTO, UINT64_MAX, "the server ended the connection");
+      return has_ended (EPROTO, f);
     if (errno != EAGAIN && errno != EINTR)
       return failed ("reading from the server", f);
     r = wait_for (c, POLLIN, f);

@@ -9,6 +9,7 @@
  * for the next run, because the tables show which clusters are done
  * (docs/on-disk.md section 8).
  */
+#include "disk.h"
 #include "whole-image.h"
 
 #include <errno.h>
@@ -155,7 +156,7 @@ print_json (const struct tool_args *a, const struct outcome *o,
   const struct dedup_existing *c = &o->counts;
   json_t *j = json_object ();
 
-  json_object_set_new (j, "filename", json_string (a->path));
+  disk_json_set_string (j, "filename", a->path);
   json_object_set_new (j, "complete", json_boolean (o->complete));
   set (j, "indexed-clusters", c->indexed);
   set (j, "linked-clusters", c->linked);

@@ -6,6 +6,7 @@
  * The names of the JSON fields are an interface, described in
  * qcow2-dedup-info(1).
  */
+#include "disk.h"
 #include "info.h"
 
 #include <inttypes.h>
@@ -63,7 +64,7 @@ info_print_json (const struct report *rep)
 {
   json_t *o = json_object ();
 
-  json_object_set_new (o, "filename", json_string (rep->path));
+  disk_json_set_string (o, "filename", rep->path);
   json_object_set_new (o, "format", json_string ("qcow2"));
   if (rep->pool.has_disks) {
     json_t *pool = json_object ();

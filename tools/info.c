@@ -34,7 +34,7 @@ help (void)
           "its index is.\nThe image is not changed.  If it was not closed, its "
           "journal is replayed in\nmemory.\n"
           "\n"
-          "    --verbose     show also bytes, and statistics of the index\n"
+          "    -v, --verbose show also bytes, and statistics of the index\n"
           "    --store=PATH  the store file, for an image that is served with "
           "store=\n"
           "\n"

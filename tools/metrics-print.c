@@ -549,6 +549,8 @@ put_disks (const struct metrics *m, const struct server_figures *s)
   return ok;
 }
 
+/* The label is not called "job", because Prometheus has a label of that name for what it
+ * has asked. */
 static void
 put_jobs (const struct metrics *m, const json_t *jobs)
 {
@@ -562,7 +564,7 @@ put_jobs (const struct metrics *m, const json_t *jobs)
     const double total = (double) figure (v, "total-progress");
 
     sample_real (m, "job_progress_ratio",
-                 (struct label) { "job", figure_text (v, "id") },
+                 (struct label) { "id", figure_text (v, "id") },
                  (struct label) { "type", figure_text (v, "type") }, total > 0 ?
                  (double) figure (v, "current-progress") / total : 0);
   }

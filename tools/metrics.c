@@ -1,20 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* qcow2-dedup metrics: prints the figures of a server for Prometheus.
  *
- * With -o they go to a file that is replaced as a whole, by renaming, so that a
+ * With -o they go to a file that is replaced as a whole (output-file.h), so that a
  * collector which reads it meanwhile sees the old figures or the new ones.  If the
  * server cannot be asked, the file stays as it is: its age tells that.
  */
 #include "metrics-print.h"
 
-#include <errno.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
+#include "output-file.h"
 #include "tool.h"
 
 #define TIMEOUT_MS 10000
@@ -60,6 +58,8 @@ parse_args (int argc, char *argv[], struct options *o)
       o->control = optarg;
       break;
     case 'o':
+      if (*optarg == '\0')
+        return tool_usage_error ("metrics", "-o must name a file");
       o->output = optarg;
       break;
     default:
@@ -73,63 +73,24 @@ parse_args (int argc, char *argv[], struct options *o)
 
 /* --- Output --------------------------------------------------------------- */
 
-/* Prints to FD, and closes it.  Returns 0 or -errno. */
-static int
-print_to (int fd, const char *image, const struct server_figures *s)
-{
-  FILE *to = fdopen (fd, "w");
-  int r;
-
-  if (to == NULL) {
-    r = -errno;
-    close (fd);
-    return r;
-  }
-  r = metrics_print (to, image, s);
-  if (r == 0)
-    r = fflush (to) == 0 && !ferror (to) ? 0 : -errno;
-  if (fclose (to) != 0 && r == 0)
-    r = -errno;
-  return r;
-}
-
-/* Makes a file beside PATH, with the rights that a new file gets. */
-static int
-open_beside (const char *path, char **name)
-{
-  const mode_t mask = umask (0);
-  int fd;
-
-  umask (mask);
-  if (asprintf (name, "%s.XXXXXX", path) < 0) {
-    *name = NULL;
-    errno = ENOMEM;
-    return -1;
-  }
-  fd = mkstemp (*name);
-  if (fd >= 0 && fchmod (fd, 0666 & ~mask) == 0)
-    return fd;
-  if (fd >= 0) {
-    close (fd);
-    unlink (*name);
-  }
-  return -1;
-}
-
+/* The figures are worth nothing after a crash of the host, so the file need not be
+ * durable. */
 static int
 replace_file (const char *path, const char *image,
               const struct server_figures *s)
 {
-  CLEANUP_FREE char *name = NULL;
-  const int fd = open_beside (path, &name);
-  int r = fd < 0 ? -errno : print_to (fd, image, s);
+  struct output_file *file = NULL;
+  struct fault f = { 0 };
+  FILE *fp;
+  int r = output_file_open (path, false, &file, &fp, &f);
 
-  if (r == 0 && rename (name, path) != 0)
-    r = -errno;
-  if (r < 0 && fd >= 0)
-    unlink (name);
-  return r < 0 ? tool_error (path, "cannot write it: %s", strerror (-r))
-    : TOOL_OK;
+  if (r == 0 && metrics_print (fp, image, s) < 0) {
+    output_file_cancel (file);
+    return tool_error (path, "out of memory");
+  }
+  if (r == 0)
+    r = output_file_finish (file, &f);
+  return r < 0 ? tool_fault (NULL, r, &f) : TOOL_OK;
 }
 
 /* Returns the exit code. */

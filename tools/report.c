@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "output-file.h"
+
 static void
 help (void)
 {
@@ -108,14 +110,14 @@ static int
 report (struct disk_pool *p)
 {
   const char *out = p->args->operands[0];
-  struct report_file *file = NULL;
+  struct output_file *file = NULL;
   struct pool_report rep;
   struct fault f = { 0 };
   FILE *fp;
   int r;
 
   tool_catch_signals ();
-  r = report_file_open (out, &file, &fp, &f);
+  r = output_file_open (out, true, &file, &fp, &f);
   if (r < 0)
     return tool_fault (NULL, r, &f);
   r = report_collect (p, &rep, &f);
@@ -123,10 +125,10 @@ report (struct disk_pool *p)
     (p->args->json ? report_json : report_page) (&rep, fp);
   report_free (&rep);
   if (r < 0) {
-    report_file_cancel (file);
+    output_file_cancel (file);
     return r == -EINTR ? TOOL_INTERRUPTED : disk_fault (p, r, &f);
   }
-  r = report_file_finish (file, &f);
+  r = output_file_finish (file, &f);
   return r < 0 ? tool_fault (NULL, r, &f) : TOOL_OK;
 }
 

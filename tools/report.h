@@ -67,18 +67,6 @@ double report_percent (uint64_t n, uint64_t all);
 /* Finds the places that show REP->bad.  0, -EINTR or another -errno. */
 int report_find_places (struct disk_pool *p, struct pool_report *rep) MUST_CHECK;
 
-/* --- report-file.c ---------------------------------------------------------- */
-struct report_file;
-/* Opens the file to write to; "-" is standard output.  A regular file gets its
- * name, in place of one that is there, when it is complete.  *FP belongs to the
- * file. */
-int report_file_open (const char *path, struct report_file **out, FILE **fp,
-                      struct fault *f) MUST_CHECK;
-/* Makes the file durable and names it.  Frees FILE in any case. */
-int report_file_finish (struct report_file *file, struct fault *f) MUST_CHECK;
-/* Drops the file.  NULL is allowed. */
-void report_file_cancel (struct report_file *file);
-
 /* --- Output ------------------------------------------------------------------ */
 void report_json (const struct pool_report *rep, FILE *fp);
 void report_page (const struct pool_report *rep, FILE *fp);

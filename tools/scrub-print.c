@@ -6,6 +6,7 @@
  *
  * One thread.
  */
+#include "disk.h"
 #include "scrub-report.h"
 
 #include <inttypes.h>
@@ -23,12 +24,14 @@ reason (enum dedup_scrub_why why)
 static void
 print_place (const struct scrub_place *p)
 {
+  CLEANUP_FREE char *disk = p->disk ? disk_printable (p->disk) : NULL;
+
   if (p->disk == NULL)
     printf ("ERROR no disk");
   else if (p->disk[0] == '\0')
     printf ("ERROR active disk");
   else
-    printf ("ERROR %s", p->disk);
+    printf ("ERROR %s", disk ? disk : "?");
   if (p->disk)
     printf (": bytes 0x%" PRIx64 " to 0x%" PRIx64, p->guest_off,
             p->guest_off + p->len - 1);
@@ -93,7 +96,7 @@ place_json (const struct scrub_place *p)
 
   json_object_set_new (o, "why", json_string (reason (p->why)));
   if (p->disk) {
-    json_object_set_new (o, "disk", json_string (p->disk));
+    disk_json_set_string (o, "disk", p->disk);
     set (o, "offset", p->guest_off);
   }
   set (o, "length", p->len);
@@ -119,7 +122,7 @@ scrub_print_json (const struct scrub_outcome *o)
   const struct dedup_scrub_figures *f = &o->figures;
   json_t *j = json_object ();
 
-  json_object_set_new (j, "filename", json_string (o->path));
+  disk_json_set_string (j, "filename", o->path);
   json_object_set_new (j, "complete", json_boolean (o->complete));
   json_object_set_new (j, "index-complete", json_boolean (o->memory.complete));
   set (j, "position", o->memory.position);

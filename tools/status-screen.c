@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Draws the figures of a server as one screen of text.
  *
- * Each line is formatted on its own and cut at the width of the screen, in characters
- * and not in bytes, so that names of any length keep the screen in order.  Control
+ * Each line is formatted on its own and cut at the width of the screen, in columns
+ * and not in bytes, so that names of any length and script keep the screen in order.  Control
  * characters in names are replaced.  Colour marks only what somebody should look at.
  * The disks come last, the busiest first, as many as there are lines for.
  */
@@ -16,6 +16,7 @@
 
 #include "checked.h"
 #include "tool.h"
+#include "utf8.h"
 
 #define MAX_LINE 1024
 #define BAR_COLUMNS 24
@@ -36,18 +37,56 @@ struct drawing {
 
 /* --- Lines ---------------------------------------------------------------- */
 
-/* Cuts UTF-8 text behind so many characters; 0: nowhere. */
-static void
-cut (char *text, unsigned characters)
+/* Returns the code of the UTF-8 character of LEN bytes at P. */
+static uint32_t
+code_at (const unsigned char *p, unsigned len)
 {
-  unsigned nr = 0;
-  char *p;
+  uint32_t c = len == 1 ? p[0] : p[0] & (0x7fu >> len);
 
-  for (p = text; *p && characters; p++)
-    if (((unsigned char) *p & 0xc0) != 0x80 && nr++ == characters) {
+  for (unsigned i = 1; i < len; i++)
+    c = c << 6 | (p[i] & 0x3f);
+  return c;
+}
+
+/* Returns how many columns terminals take for a character.  Only what is in use in names
+ * is told apart: accents that combine, and what Unicode calls wide (UAX #11). */
+static unsigned
+columns_of (uint32_t c)
+{
+  static const struct {
+    uint32_t first, last;
+    unsigned columns;
+  } v[] = {
+    { 0x300, 0x36f, 0 }, { 0x1100, 0x115f, 2 }, { 0x200b, 0x200f, 0 },
+    { 0x2e80, 0x303e, 2 }, { 0x3041, 0xa4cf, 2 }, { 0xa960, 0xa97f, 2 },
+    { 0xac00, 0xd7a3, 2 }, { 0xf900, 0xfaff, 2 }, { 0xfe00, 0xfe0f, 0 },
+    { 0xfe30, 0xfe6f, 2 }, { 0xff00, 0xff60, 2 }, { 0xffe0, 0xffe6, 2 },
+    { 0x1f300, 0x1f64f, 2 }, { 0x1f680, 0x1f6ff, 2 }, { 0x1f900, 0x1faff, 2 },
+    { 0x20000, 0x3fffd, 2 },
+  };
+
+  for (size_t i = 0; i < sizeof v / sizeof v[0]; i++)
+    if (c >= v[i].first && c <= v[i].last)
+      return v[i].columns;
+  return 1;
+}
+
+/* Cuts UTF-8 text behind so many columns; 0: nowhere.  A byte that is no UTF-8 counts as
+ * a character. */
+static void
+cut (char *text, unsigned columns)
+{
+  unsigned char *p = (unsigned char *) text;
+  unsigned used = 0, len;
+
+  for (; *p && columns; p += len) {
+    len = MAX_OF (utf8_length (p), 1u);
+    used += columns_of (code_at (p, len));
+    if (used > columns) {
       *p = '\0';
       return;
     }
+  }
 }
 
 static void
@@ -189,7 +228,10 @@ put_index (struct drawing *d)
   char memory[32], disk[32];
 
   if (index == NULL) {
-    put_line (d, PLAIN, "index    none: the image is not deduplicated");
+    put_line (d, PLAIN, "index    %s",
+              json_object_get (d->now->stats, "journal")
+              ? "not known yet: a job works on it"
+              : "none: the image is not deduplicated");
     return;
   }
   put_line (d, PLAIN, "index    %" PRIu64 " entries   memory %s   disk %s   runs %"

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 # --help, --dump-plugin and the man page know the same keys; each key works;
-# every command of the tool has --help and a man page.
-# Breaks if: a key is added in one place only.
+# every command of the tool has --help and a man page, with the same options in both.
+# Breaks if: a key or an option is added in one place only.
 . "$(dirname "$0")/lib.sh"
 
 plain () # ARGS: nbdkit with the plugin, no server
@@ -29,10 +29,37 @@ plain "$PLUGIN" --dump-plugin | has '^thread_model=parallel$' ||
   die "thread model"
 podchecker -warnings "$pod" 2>/dev/null || die "$pod is no good POD"
 
+# Prints the options in the text on standard input, but those that all commands have.
+options ()
+{
+  sed 's/--help\>//g; s/--version\>//g' |
+    { grep -oE '(^|[^[:alnum:]-])(--[a-z][a-z-]*|-[a-z])' || true; } |
+    sed 's/^[^-]*//' | sort -u | xargs
+}
+pods=$(dirname "$HERE")/../tools
 for command in create info check recover index compact measure disk report scrub unlock \
                status metrics control; do
   tool $command --help >"$TMP/help" || die "$command --help"
   grep -q "$command" "$TMP/help" || die "$command --help says nothing"
+  pod=$pods/qcow2-dedup-$command.pod
+  podchecker -warnings "$pod" 2>/dev/null || die "$pod is no good POD"
+  if [ $command = disk ]; then
+    sed -n 's/^    disk \([a-z]*\) .*/\1/p' "$TMP/help" >"$TMP/commands"
+    at_least "commands of disk" "$(wc -l <"$TMP/commands")" 10
+    while read -r name; do
+      tool disk "$name" --help >>"$TMP/help" || die "disk $name --help"
+    done <"$TMP/commands"
+  else
+    equal "options in the synopsis of $command" \
+      "$(sed -n '/^=head1 SYNOPSIS/,/^=head1 DESC/p' "$pod" | options)" \
+      "$(options <"$TMP/help")"
+  fi
+  equal "options in the man page of $command" \
+    "$(sed -n '/^=head1 OPTIONS/,/^=head1 /{ s/B<//g; s/^=item //p; }' "$pod" | options)" \
+    "$(options <"$TMP/help")"
 done
-tool --help >/dev/null
+tool --help >"$TMP/help"
 tool --version >/dev/null
+for command in $(sed -n 's/^    qcow2-dedup \([a-z]*\) .*/\1/p' "$TMP/help"); do
+  [ -f "$pods/qcow2-dedup-$command.pod" ] || die "$command has no man page"
+done

@@ -237,5 +237,15 @@ equal "its mode" "$(stat -c %a old.html)" 640
 page structure old.html
 tool report pool.qcow2 -o /dev/null
 [ -c /dev/null ] || die "/dev/null was replaced"
+ln -s old.html to-old.html
+ln -s /proc/self/fd/1 to-stdout.html          # as /dev/stdout is
+echo before >old.html
+tool report pool.qcow2 -o to-old.html
+page structure old.html
+tool report pool.qcow2 -o to-stdout.html >stdout.html
+page structure stdout.html
+tool report pool.qcow2 -o to-stdout.html | cat >stdout.html
+page structure stdout.html
+[ -L to-old.html ] && [ -L to-stdout.html ] || die "a symbolic link was replaced"
 equal "the image" "$(sha256sum <pool.qcow2)" "$sum"
 check_clean pool.qcow2

@@ -6,7 +6,7 @@
 # Breaks if: rot stays unnoticed, sound data is called bad, or a finding does not say
 # whose data it is.
 . "$(dirname "$0")/lib.sh"
-need qemu-img
+need qemu-img nbdcopy
 mb=$((24 * SCALE))
 pool=$TMP/pool.qcow2
 
@@ -64,6 +64,30 @@ start_server "$pool"
 refused tool scrub "$pool"
 one_error_line "$pool" 'lock|use'
 stop_server
+
+say "a snapshot with a name that no terminal should see"
+pool=$TMP/$'odd\xff.qcow2'
+tool create "$pool" 1M
+head -c 1M "$TMP/raw" >"$TMP/first.raw"
+start_server "$pool"
+nbdcopy --flush "$TMP/first.raw" "$URI"
+stop_server
+qemu-img snapshot -c $'a\e[31m\xff' "$pool"
+"$PY" "$HERE/scrubrot.py" rot "$pool" "$TMP/first.raw" 4 "${SEED:-3}" >"$TMP/out"
+scrub 2
+equal "the name of the file" "$(field filename)" "$TMP/odd?.qcow2"
+equal "whose data it is" "$($PY -c 'import json, sys
+print(sorted({f["disk"] for f in json.load(sys.stdin)["findings"]}))' <"$TMP/report")" \
+  "['', 'a?[31m?']"
+rc=0
+tool scrub "$pool" >"$TMP/text" || rc=$?
+equal "status of the text report" $rc 2
+has '^ERROR a?\[31m?: bytes 0x' "$TMP/text" || die "the snapshot is not named"
+! has $'[\e\xff]' "$TMP/text" || die "the name reaches the terminal as it is"
+for command in info check index; do
+  equal "the name of the file" "$(tool $command --output=json "$pool" 2>"$TMP/err" |
+    json filename)" "$TMP/odd?.qcow2"
+done
 
 say "compressed data"
 pool=$TMP/packed.qcow2

@@ -110,6 +110,7 @@ equal('space', space['status'], 'ok')
 equal('read-only', stats['read-only'], False)
 json.dump({'space': space, 'stats': stats, 'disks': disks}, open('figures.json', 'w'))
 PYTHON
+tool control "$TMP/control" scrub speed:=1 job-id=slow
 $PY check.py "$HERE" "$TMP/control" "$TOOL" "$odd"
 
 say "metrics have the same figures"
@@ -142,6 +143,7 @@ for line in open('all.prom', encoding='utf-8'):
     labels = {k: re.sub(r'\\(.)', lambda x: '\n' if x[1] == 'n' else x[1], v)
               for k, v in labels.items()}
     assert labels.pop('image') == 'pool.qcow2'
+    assert not {'job', 'instance'} & set(labels), 'Prometheus has labels of this name: ' + line
     key = (m[1], frozenset(labels.items()))
     assert key not in values, 'twice: ' + line
     values[key] = float(m[3])
@@ -185,6 +187,7 @@ assert len([k for k in values if k[0].endswith('disk_requests_total')]) == \
     sum(len(d['requests']) for d in f['disks'].values()) > 0
 assert get('disk_size_bytes', disk=odd) == 1 << 20
 assert get('clients') == 1 and get('read_only') == 0
+assert 0 <= get('job_progress_ratio', id='slow', type='scrub') < 1
 assert get('start_time_seconds') == stats['started']
 assert get('clusters_stored_total') == stats['dedup']['clusters-stored']
 PYTHON
@@ -193,9 +196,26 @@ equal "the rights of the file" "$(stat -c %a all.prom)" \
   "$(printf %o $((0666 & ~0$(umask))))"
 cp all.prom old.prom
 refused bash -c "ulimit -f 1; exec '$TOOL' metrics --control='$TMP/control' -o all.prom"
-one_error_line all.prom 'cannot write it'
+one_error_line all.prom 'cannot be written'
 cmp all.prom old.prom || die "a file that could not be written was replaced"
-equal "files beside it" "$(echo all.prom.*)" 'all.prom.*'
+equal "files beside it" "$(echo .all.prom.*)" '.all.prom.*'
+equal "lines on standard output" "$(ask metrics -o - | grep -c "^nbdkit_dedup_clients")" 1
+sum=$(head -c 64K pool.qcow2 | sha256sum)
+refused ask metrics -o pool.qcow2
+one_error_line pool.qcow2 'is a qcow2 image'
+equal "the begin of the image" "$(head -c 64K pool.qcow2 | sha256sum)" "$sum"
+mkfifo pipe
+cat pipe >piped.prom &
+reader=$!
+ask metrics -o pipe
+wait $reader
+[ -p pipe ] || die "a pipe was replaced by a file"
+ln -s all.prom link.prom
+ask metrics -o link.prom
+[ -L link.prom ] || die "a symbolic link was replaced by a file"
+for file in piped.prom all.prom; do
+  promtool check metrics <$file || die "promtool does not accept $file"
+done
 $PY - "$SOCK" "$odd" <<'PYTHON'
 import sys
 import nbd
@@ -216,7 +236,7 @@ for want in 'disks 3' 'clients 1' 'ratio ' 'space    ok' '^write  ' '^read  '; d
 done
 cat >terminal.py <<'PYTHON'
 """Runs a command on a terminal of COLUMNS and ROWS, for some seconds at most."""
-import fcntl, os, pty, re, signal, struct, subprocess, sys, termios
+import fcntl, os, pty, re, signal, struct, subprocess, sys, termios, unicodedata
 columns, rows, seconds = map(int, sys.argv[1:4])
 main, other = pty.openpty()
 fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack('HHHH', rows, columns, 0, 0))
@@ -238,23 +258,41 @@ if p.wait() != 0:
     sys.exit('FAIL: status %d' % p.returncode)
 text = out.decode()
 assert '\033[1m' in text, 'no colour'
+def width(line):
+    return sum(0 if unicodedata.combining(c) else
+               2 if unicodedata.east_asian_width(c) in 'WF' else 1 for c in line)
 screens = text.split('\033[H\033[2J')
 for screen in screens[1:] if seconds else screens:
     lines = re.sub('\033\\[[0-9;]*m', '', screen).replace('\r', '').rstrip('\n').split('\n')
     for line in lines:
-        assert len(line) <= columns, '%d columns: %s' % (len(line), line)
+        assert width(line) <= columns, '%d columns: %s' % (width(line), line)
     assert not rows or len(lines) < rows, '%d lines' % len(lines)
 if seconds:
     assert len(screens) >= 3, 'it did not watch'
 PYTHON
+wide=$(printf '\xe7\xa3\x81\xe7\x9b\xa4e\xcc\x81%.0s' {1..20})   # and an accent that combines
+tool control "$TMP/control" disk-create name="$wide" size:=512
 $PY terminal.py 40 50 0 "$TOOL" status --control="$TMP/control" pool.qcow2
 $PY terminal.py 100 16 0 "$TOOL" status --control="$TMP/control"
 $PY terminal.py 60 30 4 "$TOOL" status --watch=1 --control="$TMP/control" pool.qcow2
 
+tool control "$TMP/control" disk-delete name="$wide"
+tool control "$TMP/control" job-cancel id=slow
+
 say "the closed image has what was told"
 kill "$hold_pid"
 wait "$hold_pid" || true
+"$TOOL" status --watch=1 --control="$TMP/control" >watched.txt 2>refused &
+watch=$!
+for ((i = 0; i < 600; i++)); do
+  [ ! -s watched.txt ] || break
+  sleep 0.05
+done
 stop_server
+rc=0
+wait $watch || rc=$?
+equal "status of the command that watched a server that ended" $rc 1
+one_error_line control 'ended the connection'
 tool info --output=json pool.qcow2 >info.json
 $PY - <<'PYTHON'
 import json

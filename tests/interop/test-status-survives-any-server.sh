@@ -77,6 +77,8 @@ elif mode == 'events':
              b'{"return": {}, "id": "other"}\r\n')
         ret = [] if o['execute'] != 'query-stats' else {'clients': 4711}
         send(json.dumps({'return': ret, 'id': o['id']}).encode() + b'\n')
+elif mode == 'young':
+    serve({'query-stats': {'return': {'journal': {'left-bytes': 1}}}})
 elif mode == 'pages':
     serve({'query-stats': {'return': {}},
            'query-disk-lines': {'return': ['1 2 3 - the same'] * 100},
@@ -161,6 +163,12 @@ say "events and replies to others"
 fake events "$TOOL" status
 equal "status" $rc 0
 grep -q 'clients 4711' out || die "another reply was taken: $(cat out)"
+
+say "a server that does not know its index yet, and one that has none"
+fake young "$TOOL" status
+has '^index    not known yet' out || die "the index is said to be: $(cat out)"
+fake older "$TOOL" status
+has '^index    none' out || die "the index is said to be: $(cat out)"
 
 say "pages without end"
 for command in status metrics; do
