@@ -33,18 +33,22 @@ void
 srv_image_info (struct srv_image *m, struct srv_image_info *i)
 {
   struct dedup_now now;
-  struct stat st;
 
   dedup_get_now (m->pool, &now);
   *i = (struct srv_image_info) {
     .virtual_size = srv_disk_size (m->exports.active),
     .cluster_size = srv_disk_preferred_block (m->exports.active),
-    .allocated_bytes = UINT64_MAX,
     .writable = m->writable, .failed = now.failed_by != 0,
   };
-  if (stat (m->path, &st) == 0)
-    i->allocated_bytes = (uint64_t) st.st_blocks * 512;
   explain (m, &now, i->read_only_reason, sizeof i->read_only_reason);
+}
+
+uint64_t
+srv_image_allocated_bytes (struct srv_image *m)
+{
+  struct stat st;
+
+  return stat (m->path, &st) == 0 ? (uint64_t) st.st_blocks * 512 : UINT64_MAX;
 }
 
 int

@@ -17,14 +17,16 @@ struct srv_image;
 struct srv_image_info {
   uint64_t virtual_size;        /* of the active disk, in bytes */
   uint32_t cluster_size;        /* bytes */
-  uint64_t allocated_bytes;     /* of the file on the host; UINT64_MAX: not known */
   bool writable;                /* was opened for writing */
   bool failed;                  /* but clients cannot write any more */
   char read_only_reason[200];   /* why clients cannot write; "" if they can */
 };
 
-/* Tells what the image is.  May read the directory of the host. */
+/* Tells what the image is.  Asks the host nothing, so it does not block. */
 void srv_image_info (struct srv_image *m, struct srv_image_info *i);
+/* Returns the bytes that the file takes on the host; UINT64_MAX: not known.  Asks the
+ * host, whose storage may hang. */
+uint64_t srv_image_allocated_bytes (struct srv_image *m);
 
 /* Makes all requests durable that were answered before the call.  -ENOSPC, -EIO. */
 int srv_image_flush (struct srv_image *m) MUST_CHECK;

@@ -58,6 +58,7 @@ run_query_exports (void *opaque, const struct qmp_caller *caller, json_t *args,
 static json_t *
 image_info (const struct srv_control *c, const struct srv_image_info *i)
 {
+  const uint64_t allocated = srv_image_allocated_bytes (c->image);
   json_t *o = json_pack ("{s:o, s:s, s:I, s:I, s:b}",
                          "filename", srv_json_text (c->image_path),
                          "format", "qcow2",
@@ -65,9 +66,8 @@ image_info (const struct srv_control *c, const struct srv_image_info *i)
                          "cluster-size", (json_int_t) i->cluster_size,
                          "dirty-flag", 0);
 
-  if (o && i->allocated_bytes != UINT64_MAX)
-    json_object_set_new (o, "actual-size",
-                         json_integer ((json_int_t) i->allocated_bytes));
+  if (o && allocated != UINT64_MAX)
+    json_object_set_new (o, "actual-size", json_integer ((json_int_t) allocated));
   return o;
 }
 

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # A server whose storage has stopped to answer tells its figures all the same: "status" and
 # "metrics" end well, and jobs are listed, while another client's command waits for the
-# storage.  That command is done when the storage is there again.
+# storage.  That command is done when the storage is there again.  Of a file, too, none of
+# these commands asks the host for anything.
 # Breaks if: what shows figures waits for a command that waits for the storage, so that
 # monitoring is blind when it is needed.
 . "$(dirname "$0")/lib.sh"
+need strace
 
 cd "$TMP"
 truncate -s 64M storage.img
@@ -60,4 +62,33 @@ assert waiting.reply() == {'return': {}, 'id': waiting.nr}
 h.shutdown()
 PYTHON
 $PY check.py "$HERE" "$TMP/control" "$SOCK" "$TOOL" "$storage"
+stop_server
+
+say "a file"
+tool create --pool pool.qcow2
+start_server pool.qcow2 control="$TMP/control"
+strace -qq -f -o calls -e trace=%file,%%stat -p "$SRV_PID" &
+trace=$!
+for ((i = 0; i < 400; i++)); do
+  # The server looks at its file each second, on a thread of its own.
+  [ ! -s calls ] || break
+  sleep 0.05
+done
+[ -s calls ] || die "strace sees nothing"
+begin=$SECONDS
+$PY - "$HERE" "$TMP/control" <<'PYTHON'
+import sys
+sys.path.insert(0, sys.argv[1])
+from controlclient import Client
+c = Client(sys.argv[2])
+for _ in range(1000):
+    for name in ('query-status', 'query-stats', 'query-jobs', 'query-clients',
+                 'query-disk-stats', 'query-disk-lines', 'query-settings', 'query-scrub'):
+        c.ok(name)
+PYTHON
+kill $trace
+wait $trace || true
+# Each look of that thread is a few calls.
+at_most "calls for 8000 commands" "$(grep -c pool.qcow2 calls)" \
+  $((100 + 20 * (SECONDS - begin)))
 stop_server
