@@ -26,6 +26,7 @@
 
 #include "checked.h"
 #include "clock.h"
+#include "nbd-tls.h"
 
 #define MAX_MIN_BLOCK 4096u
 /* Pieces of this size keep a link busy, and a slow one answers within the time
@@ -54,6 +55,30 @@ failed (struct fault *f, const char *what)
 }
 
 /* --- Connecting --------------------------------------------------------- */
+
+/* What libnbd says in two cases, and what is meant.  With TLS 1.3 a client has finished its
+ * part when the server looks at its certificate. */
+static const struct {
+  const char *says, *means;
+} riddles[] = {
+  { "gnutls_record_", " (perhaps the server did not accept the client's certificate)" },
+  { "getlogin_r: ", " (the URI does not name the user: nbds://USER@HOST/...)" },
+};
+
+/* As failed, for connections. */
+static int
+cannot_connect (struct fault *f)
+{
+  struct fault why = { 0 };
+  const char *means = "";
+  size_t i;
+
+  (void) failed (&why, "cannot connect");
+  for (i = 0; i < sizeof riddles / sizeof riddles[0]; i++)
+    if (strstr (why.msg, riddles[i].says))
+      means = riddles[i].means;
+  return fault_io (f, EIO, UINT64_MAX, "%.400s%s", why.msg, means);
+}
 
 static int
 configure (struct nbd_handle *h, bool structured)
@@ -132,7 +157,7 @@ wait_until_ready (struct nbd_handle *h, int64_t deadline_ms, int cancel_fd,
 
   while (!nbd_aio_is_ready (h)) {
     if (is_broken (h))
-      return failed (f, "cannot connect");
+      return cannot_connect (f);
     left = deadline_ms - io_nbd_now_ms ();
     if (left <= 0)
       return fault_io (f, ETIMEDOUT, UINT64_MAX,
@@ -187,10 +212,12 @@ open_handle (struct nbd_handle *h, const char *uri, bool structured, int timeout
              int cancel_fd, struct nbd_export *e, struct fault *f)
 {
   const int64_t deadline_ms = io_nbd_now_ms () + timeout_ms;
-  int r;
+  int r = io_nbd_tls_check (uri, f);
 
+  if (r < 0)
+    return r;
   if (configure (h, structured) < 0 || nbd_aio_connect_uri (h, uri) < 0)
-    return failed (f, "cannot connect");
+    return cannot_connect (f);
   r = wait_until_ready (h, deadline_ms, cancel_fd, f);
   return r < 0 ? r : learn (h, e, f);
 }

@@ -5,7 +5,8 @@
 # keys (a Unix socket), nbdcopy, qemu-img and qemu-io write and read the disk, and
 # what they wrote twice is stored once.  Refused are clients without TLS, without a
 # certificate, with one of another authority or with another key, and a server whose
-# certificate has another name or that the client's authority did not sign.  An image
+# certificate has another name or that the client's authority did not sign; and this
+# program never connects where libnbd would not verify the server.  An image
 # on an export behind TLS (uri=nbds://..., uri=nbds+unix://...) is created, served and
 # checked in the same ways, and refused in one line to those without the right key.
 # nbd-tls never writes over a file, and no key can be read by others.
@@ -24,7 +25,7 @@ say 'keys and certificates'
 mkdir alice bob
 "$nbd_tls" psk alice/keys.psk alice
 "$nbd_tls" psk bob/keys.psk bob
-(umask 077; cat alice/keys.psk >all.psk)
+(umask 077; printf %s "$(cat alice/keys.psk)" >all.psk)   # a line without its end
 "$nbd_tls" psk all.psk al
 "$nbd_tls" ca strangers
 "$nbd_tls" client strangers vm1
@@ -155,6 +156,22 @@ turned_away 'certificate' qemu-img info --object "$(x509 pki/vm1)" "${disk[@]}"
 stop_server
 serve_tcp "$TMP/strangers/localhost"
 turned_away 'certificate' nbdinfo --size "$(certificates pki/vm1)"
+# It wants no certificate, and libnbd takes it if there is none to compare with.
+as_uri () # URI PATTERN: plugin and tool refuse it
+{
+  refused try_plugin "uri=$1"
+  one_error_line "$1" "$2"
+  refused briefly "$TOOL" unlock "$1"
+  one_error_line "$1" "$2"
+}
+as_uri "nbds://localhost:$PORT/" 'would not be verified: add'
+as_uri "nbds://localhost:$PORT/?tls-certificate=$TMP/pki/vm1" 'would not be verified: add'
+as_uri "$(certificates nowhere)" 'nowhere/ca-cert.pem: No such file.*would not be verified'
+as_uri "$(certificates bob)" 'bob/ca-cert.pem: No such file.*would not be verified'
+as_uri "$(certificates nowhere)&tls-certificates=$TMP/pki/vm1" 'nowhere/ca-cert.pem'
+cp -r pki/vm1 half
+rm half/client-key.pem
+as_uri "$(certificates half)" 'half/client-key.pem: No such file'
 stop_server
 
 say 'pre-shared keys, over a Unix socket'
@@ -198,7 +215,7 @@ serve_on_tcp "$TMP/pki/localhost" --tls-verify-peer file remote.raw
 remote_pid=$SRV_PID
 remote=$(certificates pki/vm1)
 turned_away TLS "$TOOL" create "$(certificates none)" 64M
-one_error_line "$(certificates none)"
+one_error_line "$(certificates none)" "did not accept the client's certificate"
 turned_away certificate "$TOOL" create "$(certificates strangers/vm1)" 64M
 one_error_line "$(certificates strangers/vm1)"
 turned_away TLS "$TOOL" create "nbd://localhost:$PORT/" 64M
