@@ -15,6 +15,7 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "absolute-uri.h"
 #include "admin.h"
 #include "checked.h"
 #include "config.h"
@@ -74,7 +75,7 @@ config_file (const char *key, const char *value)
 {
   if (*value == '\0')
     return bad_value (key, value, "must name a file");
-  if (io_is_uri (value))
+  if (strncasecmp (value, "nbd", 3) == 0 && strstr (value, "://"))
     return bad_value (key, value, "is the URI of an NBD export: uri= takes it");
   if (config.file_path)
     return bad_value (key, value, "is a second image: a server serves one");
@@ -87,14 +88,14 @@ static int
 config_uri (const char *key, const char *value)
 {
   if (!io_is_uri (value))
-    return bad_value (key, value, "must be the URI of an NBD export, such as "
-                      "nbd://HOST/EXPORT or nbd+unix:///?socket=PATH");
+    return bad_value (key, value, "must be the URI of an NBD export, and begin with "
+                      "nbd://, nbds://, nbd+unix:// or nbds+unix://");
   if (config.file_path)
     return bad_value (key, value, "is a second image: a server serves one");
   config.file_name = value;
-  config.file_path = strdup (value);
+  config.file_path = absolute_uri (value);
   if (config.file_path == NULL) {
-    report_error ("out of memory");
+    report_error ("%s=%s: %s", key, value, strerror (errno));
     return -1;
   }
   return 0;
@@ -402,6 +403,10 @@ config_complete (void)
 {
   if (config.file_path == NULL) {
     report_error ("the image is missing: nbdkit dedup file=DISK.qcow2, or uri=URI");
+    return -1;
+  }
+  if (config.store_path && strcmp (config.store_path, config.file_path) == 0) {
+    report_error ("store=%s: is the image itself", config.store_path);
     return -1;
   }
   return 0;

@@ -15,7 +15,7 @@ struct config {
   struct srv_image_params params;
   const char *file_name;        /* as the user gave it, for errors at start */
   char *file_path;              /* absolute (nbdkit changes its directory), or
-                                 * a URI */
+                                 * a URI with absolute paths */
   char *store_path;             /* likewise */
   enum config_readonly readonly;
 };

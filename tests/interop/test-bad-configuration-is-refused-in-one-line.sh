@@ -95,6 +95,10 @@ bad commit-interval '' "$good" commit-interval=often
 bad commit-interval '' "$good" commit-interval=-1
 bad file '' size=1G
 bad export 'is the URI of an NBD export: uri= takes it' nbd://localhost/export
+bad vsock 'is the URI of an NBD export: uri= takes it' nbd+vsock://2/ size=1G
+bad vsock 'begin with nbd://, nbds://, nbd\+unix:// or nbds\+unix://' uri=nbd+vsock://2/
+bad good.qcow2 'is the image itself' "$good" store="$good"
+bad new 'is the image itself' store="$TMP/new" "$TMP/new" size=1G
 if [ "$(id -u)" != 0 ]; then
   install -m 000 "$good" "$TMP/secret"
   bad secret 'permission denied' "$TMP/secret"

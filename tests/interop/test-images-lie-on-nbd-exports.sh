@@ -4,8 +4,9 @@
 # server, in place of a file.
 # Breaks if: anything of an image needs a file (growth, locks, a path), bytes that
 # an export held before count as zeroes, space is not given back by trims, the
-# threads of the connections do not survive the fork into the background, or what
-# cannot be served is refused by anything but one line.
+# threads of the connections do not survive the fork into the background, a relative
+# path in the URI is not found from there, or what cannot be served is refused by anything
+# but one line.
 
 . "$(dirname "$0")/lib.sh"
 need nbdkit qemu-img nbdcopy nbdinfo nbdsh
@@ -96,9 +97,17 @@ stop_server
 equal "checksum after readonly=on" "$(sha256sum <"$TMP/place")" "$sum"
 kill "$REMOTE_PID"
 remote "$TMP/place"
-(nbdkit_cmd -U "$TMP/background" --pidfile "$TMP/background.pid" "$PLUGIN" \
-   "uri=$REMOTE")
+mkdir "$TMP/it's 1 %41 &ü"
+(cd "$TMP/it's 1 %41 &ü"
+ nbdkit_cmd -U "$TMP/background" --pidfile "$TMP/background.pid" "$PLUGIN" \
+   "uri=nbd+unix:///?socket=../${REMOTE##*/}")
 at_exit "kill \$(cat '$TMP/background.pid') 2>/dev/null"
+# The socket is found again after a loss, though the server left its directory.
+kill -9 "$REMOTE_PID"
+wait "$REMOTE_PID" 2>/dev/null || true
+rm "$TMP/${REMOTE##*/}"
+remote_nr=$((remote_nr - 1))
+remote "$TMP/place"
 nbdcopy --flush "$TMP/a" "nbd+unix:///?socket=$TMP/background"
 model_of "$TMP/a"
 nbdcopy "nbd+unix:///?socket=$TMP/background" - | cmp - "$TMP/model"
