@@ -114,6 +114,8 @@ tool_metrics (int argc, char *argv[])
   CLEANUP_FREE char *path = NULL;
   int r = parse_args (argc, argv, &o);
 
+  if (r < 0)
+    r = control_check_path ("metrics", o.control, o.image);
   if (r >= 0)
     return r;
   signal (SIGXFSZ, SIG_IGN);    /* writes fail with EFBIG instead */

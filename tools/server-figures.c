@@ -7,6 +7,7 @@
 #include "clock.h"
 #include "disk-line.h"
 #include "status.h"
+#include "tool.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -128,6 +129,15 @@ figure_latency (const json_t *request, struct latency *l)
 
     l->v[i] = v < 0 ? 0 : (uint64_t) v;
   }
+}
+
+int
+control_check_path (const char *subcommand, const char *control, const char *image)
+{
+  return control == NULL && image && strstr (image, "://")
+    ? tool_usage_error (subcommand, "'%.100s' is no file with a socket beside it: "
+                        "--control names the socket of its server", image)
+    : -1;
 }
 
 char *

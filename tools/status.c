@@ -210,6 +210,8 @@ tool_status (int argc, char *argv[])
   CLEANUP_FREE char *path = NULL;
   int r = parse_args (argc, argv, &o);
 
+  if (r < 0)
+    r = control_check_path ("status", o.control, o.image);
   if (r >= 0)
     return r;
   path = control_path (o.control, o.image);

@@ -39,6 +39,9 @@ const char *figure_text (const json_t *o, const char *key);
 const json_t *figures_of_type (const json_t *o, const char *type);
 void figure_latency (const json_t *request, struct latency *l);
 
+/* Returns -1 if control_path knows the socket, else the exit code, after a message: an image
+ * with a URI has no place for a socket beside it. */
+int control_check_path (const char *subcommand, const char *control, const char *image);
 /* Returns the path of the control socket of a server: CONTROL if it was given, else
  * IMAGE with ".control" behind it.  The caller frees it.  NULL: out of memory. */
 char *control_path (const char *control, const char *image);

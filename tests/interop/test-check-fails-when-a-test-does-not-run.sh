@@ -68,6 +68,13 @@ told () # LINE
   grep -qxF -- "$1" "$TMP/out" || { cat "$TMP/out" >&2; die "no line $1"; }
 }
 
+say "words that it does not know"
+new_tree
+for words in --slow '--quick --slow' 'one two'; do
+  refused "$tree/check" $words
+  one_error_line check 'usage: ./check \[--quick\]'
+done
+
 say "a build that was configured without tests"
 new_tree
 meson setup "$tree/build" "$tree" >"$TMP/log"

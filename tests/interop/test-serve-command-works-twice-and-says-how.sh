@@ -71,6 +71,10 @@ for name in disk.qcow2 "it's 1 \"%d\" & \$HOME,ü.qcow2"; do
   closed "$name"
 done
 
+serve keyed.qcow2 size=20M
+printed_work $((20 << 20))
+closed keyed.qcow2
+
 say "a pool"
 tool create --pool pool.qcow2
 serve pool.qcow2
@@ -85,6 +89,8 @@ closed pool.qcow2
 say "refused"
 refused "$tree/serve" none.qcow2
 one_error_line none.qcow2 'does not exist; to create it, give a size'
+refused "$tree/serve" nbd://storage/disk 1M
+one_error_line nbd://storage/disk 'start nbdkit with uri='
 refused "$tree/serve" nodir/new.qcow2 1M
 one_error_line new.qcow2 'the directory does not exist'
 echo precious >disk.qcow2.sock

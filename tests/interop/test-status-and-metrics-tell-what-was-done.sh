@@ -311,6 +311,10 @@ one_error_line control 'no server listens'
 cmp all.prom old.prom || die "the file was changed"
 refused ask status
 one_error_line control 'no server listens'
+for sub in status metrics; do
+  refused tool $sub 'nbd+unix:///x?socket=y'
+  one_error_line $sub '--control names the socket'
+done
 refused tool status
 one_error_line status 'IMAGE is needed'
 refused tool status --watch=0 x
