@@ -67,7 +67,8 @@ bytes_copy (const struct bytes *from, struct bytes *to)
 {
   *to = *from;
   to->p = calloc (1, padded (from->size) + PAGE);
-  memcpy (to->p, from->p, from->size);
+  if (from->p)
+    memcpy (to->p, from->p, from->size);
   to->p2 = calloc (1, padded (from->size2) + PAGE);
   if (from->p2)
     memcpy (to->p2, from->p2, from->size2);

@@ -5,19 +5,17 @@
 Each cluster of 4 KiB of the disk has contents of its own in each pass, so that bytes found
 anywhere say whose they are.
 
-latewrite.py pass URI SEED PASS FIRST NR
-    Writes clusters FIRST to FIRST + NR - 1 as of PASS, in pieces of random order and
-    length.  No flush.
 latewrite.py whole URI SEED PASS NR [FILE REQUESTS]
     Writes clusters 0 to NR - 1 as of PASS, and flushes.  Prints which of them lie in FILE
     where one of REQUESTS (a file with what under-way has printed) may land.
-latewrite.py last URI SEED PASS FIRST NR
-    Sends one write of these clusters, and a flush at the same time; ends when both are
-    answered.
+latewrite.py last URI SEED FIRST NR CONTROL
+    Writes clusters 0 to 15 as of pass 1, without a flush, and pauses the storage by its
+    socket CONTROL.  Then sends a flush, and at the same time a write of the clusters FIRST
+    to FIRST + NR - 1 as of pass 1.  Ends when both are answered.
 latewrite.py greet SOCKET
     Fails if no NBD server greets a client there.
-latewrite.py control SOCKET CHARACTER
-    Gives a command to nbdkit's pause filter, and waits for its answer.
+latewrite.py resume CONTROL
+    Lets paused storage go on.
 latewrite.py under-way LOG
     Prints type, offset and length of each request in a log of nbdkit's log filter that
     changes bytes and has no result yet.  The type of a durable one (FUA) is Durable.
@@ -46,30 +44,23 @@ def blocks(seed, number, first, nr):
     return b''.join(block(seed, number, first + i) for i in range(nr))
 
 
-def pieces(seed, number, first, nr):
-    """Pairs of first cluster and number that make up a range, in random order."""
+def pieces(seed, number, nr):
+    """Pairs of first cluster and number that make up clusters 0 to NR - 1, in random order."""
     rng = random.Random(f'{seed} {number} pieces')
-    found, at = [], first
-    while at < first + nr:
-        n = min(rng.randint(1, MOST), first + nr - at)
+    found, at = [], 0
+    while at < nr:
+        n = min(rng.randint(1, MOST), nr - at)
         found.append((at, n))
         at += n
     rng.shuffle(found)
     return found
 
 
-def write(h, *numbers):
-    seed, number, first, nr = numbers
+def write(h, seed, number, nr):
     pipe = nbdclient.Pipe(h)
-    for at, n in pieces(seed, number, first, nr):
+    for at, n in pieces(seed, number, nr):
         pipe.write(blocks(seed, number, at, n), at * CLUSTER)
     pipe.reap(0)
-
-
-def do_pass(uri, *numbers):
-    h = nbdclient.connect(uri)
-    write(h, *numbers)
-    h.shutdown()
 
 
 def taken(path, requests, whose):
@@ -86,7 +77,7 @@ def taken(path, requests, whose):
 
 def do_whole(uri, seed, number, nr, *files):
     h = nbdclient.connect(uri)
-    write(h, seed, number, 0, nr)
+    write(h, seed, number, nr)
     h.flush()
     h.shutdown()
     if files:
@@ -94,15 +85,32 @@ def do_whole(uri, seed, number, nr, *files):
         print(*sorted(taken(*files, whose)))
 
 
-def do_last(uri, *numbers):
-    seed, number, first, nr = numbers
+def control(path, character):
+    """Gives a command to nbdkit's pause filter, and waits for its answer."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(60)
+        s.connect(path)
+        s.sendall(character.encode())
+        answer = s.recv(1).decode()
+    if answer != character.upper():
+        raise SystemExit(f'the pause filter answers {answer!r} to {character!r}')
+
+
+# One process does all this, as the server must not become idle in between.
+def do_last(uri, seed, first, nr, path):
     h = nbdclient.connect(uri)
-    data = blocks(seed, number, first, nr)
+    data = blocks(seed, 1, first, nr)
+    write(h, seed, 1, 16)
+    control(path, 'p')
     cookies = [h.aio_flush(), h.aio_pwrite(data, first * CLUSTER)]
     while cookies:
         h.poll(-1)
         cookies = [c for c in cookies if not h.aio_command_completed(c)]
     h.shutdown()
+
+
+def do_resume(path):
+    control(path, 'r')
 
 
 def do_greet(path):
@@ -115,16 +123,6 @@ def do_greet(path):
             raise SystemExit(f'{path}: {e}') from e
     if greeting != b'NBDMAGIC':
         raise SystemExit(f'{path}: {greeting!r}')
-
-
-def do_control(path, character):
-    with socket.socket(socket.AF_UNIX) as s:
-        s.settimeout(60)
-        s.connect(path)
-        s.sendall(character.encode())
-        answer = s.recv(1).decode()
-    if answer != character.upper():
-        raise SystemExit(f'the pause filter answers {answer!r} to {character!r}')
 
 
 def do_under_way(log):
