@@ -47,6 +47,7 @@
 #define COMPARE (4 * IO_NBD_PIECE)      /* bytes before the end of what was copied */
 #define EXTENTS 64
 #define REFCOUNT_BITS 32        /* of images that can reset disks */
+#define MAX_URI 8192            /* bytes: a host, an export name of 4096, some paths */
 
 /* A step writes a part of a piece while clients change something, because they wait
  * for as long as it has the image's lock and a processor. */
@@ -578,6 +579,8 @@ check (struct srv_import *x, struct fault *f)
   if (x->size % 512 != 0)
     return fault_usage (f, "the size of a disk must be a multiple of 512 "
                         "bytes");
+  if (strlen (x->uri) > MAX_URI)
+    return fault_usage (f, "the URI of an export has %u bytes at the most", MAX_URI);
   if ((r = dedup_disk_check_name (x->name, false, f)) < 0 ||
       (r = dedup_disk_check_name (x->temp, false, f)) < 0)
     return r;

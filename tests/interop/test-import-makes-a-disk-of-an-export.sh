@@ -301,6 +301,7 @@ for args, text in (
         (dict(name='x', uri='source.raw'), 'not the URI'),
         (dict(name='x', uri='file:///etc/passwd'), 'not the URI'),
         (dict(name='x', uri=''), 'not the URI'),
+        (dict(name='x', uri=u + '&' + 'a' * 8192), '8192 bytes at the most'),
         (dict(name='x', uri=u, size=100 << 20 | 1), 'multiple of 512'),
         (dict(name='x', uri=u, replace=True), 'x'),
         (dict(name='vm1@s', uri=u, replace=True), ''),
