@@ -240,7 +240,7 @@ open_disk (struct connection *c, const char *name)
   int r = srv_image_disk (image, name, &c->disk, &f);
 
   if (r < 0) {
-    nbdkit_error ("%s: %s", config.file_path, f.msg);
+    report_refused ("%s: %s", config.file_path, f.msg);
     nbdkit_set_error (-r);
   }
   return r;

@@ -51,8 +51,10 @@ static enum log_level level_wanted = LOG_INFO;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 
 /* Protected by mutex: */
-static time_t window_start;     /* CLOCK_MONOTONIC */
-static unsigned in_window, left_out;    /* lines */
+static struct window {
+  time_t start;                 /* CLOCK_MONOTONIC */
+  unsigned nr, left_out;        /* lines */
+} requests, refusals;
 
 /* --- Destination ---------------------------------------------------------- */
 
@@ -172,10 +174,10 @@ report_info (const char *fmt, ...)
   put_info (line);
 }
 
-/* Returns true if a line may be written now.  *SKIPPED: the number of lines
+/* Returns true if a line may be written now, in W.  *SKIPPED: the number of lines
  * that were left out before this one. */
 static bool
-take_place (unsigned *skipped)
+take_place (struct window *w, unsigned *skipped)
 {
   struct timespec now;
   bool may;
@@ -183,17 +185,15 @@ take_place (unsigned *skipped)
   clock_gettime (CLOCK_MONOTONIC, &now);
   pthread_mutex_lock (&mutex);
   *skipped = 0;
-  if (in_window == 0 || now.tv_sec - window_start >= REPORT_REQUESTS_S) {
-    window_start = now.tv_sec;
-    in_window = 0;
-    *skipped = left_out;
-    left_out = 0;
+  if (w->nr == 0 || now.tv_sec - w->start >= REPORT_REQUESTS_S) {
+    *skipped = w->left_out;
+    *w = (struct window) { .start = now.tv_sec };
   }
-  may = in_window < REPORT_REQUESTS_MAX;
+  may = w->nr < REPORT_REQUESTS_MAX;
   if (may)
-    in_window++;
+    w->nr++;
   else
-    left_out++;
+    w->left_out++;
   pthread_mutex_unlock (&mutex);
   return may;
 }
@@ -205,7 +205,7 @@ report_request (const char *fmt, ...)
   unsigned skipped;
   va_list args;
 
-  if (!take_place (&skipped))
+  if (!take_place (&requests, &skipped))
     return;
   va_start (args, fmt);
   format (line, fmt, args);
@@ -214,6 +214,24 @@ report_request (const char *fmt, ...)
     report_error ("%s (%u more requests failed before it)", line, skipped);
   else
     put_error (line);
+}
+
+void
+report_refused (const char *fmt, ...)
+{
+  char line[MAX_LINE];
+  unsigned skipped;
+  va_list args;
+
+  if (!take_place (&refusals, &skipped))
+    return;
+  va_start (args, fmt);
+  format (line, fmt, args);
+  va_end (args);
+  if (skipped > 0)
+    nbdkit_error ("%s (%u more were refused before)", line, skipped);
+  else
+    nbdkit_error ("%s", line);
 }
 
 void

@@ -33,4 +33,10 @@ void report_info (const char *fmt, ...)
 void report_request (const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 1, 2)));
 
+/* Writes a line on a client that was refused, and as few of these.  They are counted
+ * apart, so that nobody who is refused can keep errors of requests out of the log.  nbdkit
+ * may send the line to the client. */
+void report_refused (const char *fmt, ...)
+  __attribute__ ((__format__ (__printf__, 1, 2)));
+
 #endif

@@ -46,6 +46,7 @@ struct srv_image {
   struct srv_jobs jobs;
   struct srv_clients clients;
   struct srv_io_errors io_errors;
+  struct srv_event_rate refusals;       /* of clients */
   struct srv_watch watch;
 };
 

@@ -137,6 +137,26 @@ tell_of_compress (struct srv_image *m, const struct srv_image_params *p)
               "store", m->path, p->compress);
 }
 
+/* Tells the listener that a client was refused.  Nobody needs to be let in for that, so
+ * not all are told. */
+static void
+tell_refused (struct srv_image *m, const char *name, int err, const char *why)
+{
+  char reason[sizeof ((struct fault *) NULL)->msg + 48];
+  uint64_t untold;
+
+  if (!srv_event_may_pass (&m->refusals, &untold))
+    return;
+  if (untold > 0)
+    snprintf (reason, sizeof reason, "%s (and %" PRIu64 " were refused before)", why,
+              untold);
+  else
+    snprintf (reason, sizeof reason, "%s", why);
+  srv_emit (m, &(struct srv_event) {
+      .kind = SRV_EVENT_CLIENT_REFUSED, .name = name, .error = err,
+      .reason = reason });
+}
+
 int
 srv_image_disk (struct srv_image *m, const char *name, struct srv_disk **out,
                 struct fault *f)
@@ -145,9 +165,7 @@ srv_image_disk (struct srv_image *m, const char *name, struct srv_disk **out,
   int r = srv_exports_get (&m->exports, name, out, f ? f : &own);
 
   if (r < 0)
-    srv_emit (m, &(struct srv_event) {
-        .kind = SRV_EVENT_CLIENT_REFUSED, .name = name, .error = -r,
-        .reason = f ? f->msg : own.msg });
+    tell_refused (m, name, -r, f ? f->msg : own.msg);
   return r;
 }
 

@@ -15,34 +15,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "clock.h"
 #include "image-internal.h"
-
-#define PAUSE_NS UINT64_C (1000000000)
 
 static bool
 is_of_image (const struct srv_disk *d, int err)
 {
   return err == EIO || err == ENOSPC || err == ENOMEM ||
     (err == EROFS && d->writable);
-}
-
-/* Returns whether an event may be sent now, and then in *UNTOLD how many errors there
- * were since the last one. */
-static bool
-may_tell (struct srv_io_errors *e, enum srv_request type, uint64_t *untold)
-{
-  const uint64_t now = clock_now_ns ();
-  uint64_t told = __atomic_load_n (&e->told_ns[type], __ATOMIC_RELAXED);
-
-  if ((told != 0 && now - told < PAUSE_NS) ||
-      !__atomic_compare_exchange_n (&e->told_ns[type], &told, now, false,
-                                    __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-    __atomic_fetch_add (&e->untold[type], 1, __ATOMIC_RELAXED);
-    return false;
-  }
-  *untold = __atomic_exchange_n (&e->untold[type], 0, __ATOMIC_RELAXED);
-  return true;
 }
 
 static void
@@ -73,7 +52,8 @@ srv_io_failed (void *opaque, struct srv_disk *d, enum srv_request type,
   };
   uint64_t untold;
 
-  if (!is_of_image (d, err) || !may_tell (&m->io_errors, type, &untold))
+  if (!is_of_image (d, err) ||
+      !srv_event_may_pass (&m->io_errors.rates[type], &untold))
     return;
   tell (m, d, &e, untold);
   srv_watch_wake (&m->watch);

@@ -4,10 +4,10 @@
 #define DEDUP_IO_ERRORS_H
 
 #include "disk-internal.h"
+#include "events.h"
 
-struct srv_io_errors {          /* all atomic; by type of request */
-  uint64_t told_ns[SRV_NR_REQUESTS];    /* when the last event was; 0: never */
-  uint64_t untold[SRV_NR_REQUESTS];     /* errors since then */
+struct srv_io_errors {
+  struct srv_event_rate rates[SRV_NR_REQUESTS];
 };
 
 /* Emits SRV_EVENT_IO_ERROR, at most once a second for each type of request.  OPAQUE

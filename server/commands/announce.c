@@ -171,17 +171,17 @@ static const struct qmp_event events[] = {
   { "JOB_STATUS_CHANGE", QMP_ARRAY (job_members), "A job has another state." },
   { "BLOCK_EXPORT_DELETED", QMP_ARRAY (deleted_members), "A disk or snapshot was "
     "deleted." },
-  { "BLOCK_IO_ERROR", QMP_ARRAY (io_error_members), "A request failed.  Of many "
-    "only some are told." },
+  { "BLOCK_IO_ERROR", QMP_ARRAY (io_error_members), "A request failed.  One in a "
+    "second is told at the most, of each type." },
   { "SHUTDOWN", QMP_ARRAY (shutdown_members), "The server ends: the last event." },
   { "IMAGE_READ_ONLY", QMP_ARRAY (read_only_members), "Nobody can write to the "
     "image any more." },
   { "SPACE_STATUS_CHANGE", QMP_ARRAY (space_members), "Space on the host is low, "
     "or gone, or there is enough of it again." },
   { "SCRUB_FINDING", QMP_ARRAY (finding_members), "A scrub found stored data that "
-    "is not what was written." },
+    "is not what was written.  Of one scrub, 1000 places are told at the most." },
   { "CLIENT_REFUSED", QMP_ARRAY (refused_members), "An NBD client asked for an "
-    "export that there is not." },
+    "export that there is not.  One in a second is told at the most." },
 };
 
 const struct qmp_schema srv_event_schema = {

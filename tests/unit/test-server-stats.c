@@ -638,7 +638,7 @@ errors_of_the_image_are_told_at_most_once_a_second (void **state)
   assert_int_equal (last_length, 512);
   srv_io_failed (image, d, SRV_REQUEST_READ, 0, 1, EIO);
   assert_int_equal (nr_io_errors, 2);
-  image->io_errors.told_ns[SRV_REQUEST_WRITE] -= SECOND;
+  image->io_errors.rates[SRV_REQUEST_WRITE].told_ns -= SECOND;
   srv_io_failed (image, d, SRV_REQUEST_WRITE, 0, 1, ENOSPC);
   assert_int_equal (nr_io_errors, 3);
   assert_non_null (strstr (last_reason, "999 like it before"));
