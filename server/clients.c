@@ -10,6 +10,7 @@
 #include "clients.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -20,6 +21,7 @@
 struct srv_client {
   /* Constant: */
   struct srv_clients *list;
+  const struct srv_image *image;
   uint64_t id, since;
   char *export_name, *address;  /* owned */
   /* Protected by the list's mutex: */
@@ -83,6 +85,15 @@ append (struct srv_clients *l, struct srv_client *c)
   pthread_mutex_unlock (&l->mutex);
 }
 
+/* Logs what C does, for those who ask for details: a client that comes and goes all the time
+ * must not fill the log. */
+static void
+note (const struct srv_client *c, const char *what)
+{
+  log_line (c->image->log, LOG_DEBUG, "%s: client %" PRIu64 " (%s) %s the export '%s'",
+            c->image->path, c->id, c->address, what, c->export_name);
+}
+
 int
 srv_client_new (struct srv_image *m, const char *name, const char *address,
                 struct srv_client **out)
@@ -92,6 +103,7 @@ srv_client_new (struct srv_image *m, const char *name, const char *address,
   if (c == NULL)
     return -ENOMEM;
   c->list = &m->clients;
+  c->image = m;
   c->since = (uint64_t) time (NULL);
   c->export_name = strdup (name);
   c->address = strdup (address);
@@ -100,6 +112,7 @@ srv_client_new (struct srv_image *m, const char *name, const char *address,
     return -ENOMEM;
   }
   append (c->list, c);
+  note (c, "has opened");
   *out = c;
   return 0;
 }
@@ -109,6 +122,7 @@ srv_client_free (struct srv_client *c)
 {
   struct srv_clients *l = c->list;
 
+  note (c, "has left");
   pthread_mutex_lock (&l->mutex);
   if (c->prev)
     c->prev->next = c->next;

@@ -27,6 +27,30 @@ stop_server
 equal 'lines' "$(lines .)" 1
 equal 'lines on serving' "$(lines ', read-only')" 1
 
+say 'who comes and goes, if that is asked for'
+start_server "$disk" control="$TMP/control"
+wait_until_alone ()
+{
+  local i
+  for ((i = 0; i < 600; i++)); do
+    [ "$(tool control "$TMP/control" query-clients)" != '[]' ] || return 0
+    sleep 0.1
+  done
+  die 'a client stays in the list'
+}
+run 'h.pread(512, 0)'
+wait_until_alone
+tool control "$TMP/control" set log-level=debug
+run 'h.pread(512, 0)'
+wait_until_alone
+tool control "$TMP/control" set log-level=info
+stop_server
+for what in 'has opened' 'has left'; do
+  equal "lines on a client that $what" \
+    "$(lines " $disk: client 2 (unix:pid=[0-9]*,uid=$UID) $what the export ''")" 1
+  equal "lines on all clients" "$(lines "$what the export")" 1
+done
+
 deep=$TMP/$(printf '%0200d/%0200d/%0200d/%0200d/%0200d/%0200d' 1 2 3 4 5 6)
 mkdir -p "$deep"
 start_server "$deep/disk.qcow2" size=20M
