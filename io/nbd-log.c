@@ -64,8 +64,12 @@
  * them; the ranges then take 1 MiB. */
 #define MAX_TAINTED 65536
 
+/* The memory of entries with at least so many bytes of room is used again. */
+#define LARGE_ROOM (UINT64_C (64) << 10)
+
 struct nbd_entry {
   struct nbd_entry *older, *younger;
+  uint64_t room;              /* for data, in bytes; at least len of a write */
   enum nbd_type type;         /* NBD_WRITE or NBD_TRIM */
   uint64_t off, len;
   bool answered, freed;
@@ -85,7 +89,73 @@ io_nbd_log_init (struct nbd_log *log)
 static uint64_t
 cost (const struct nbd_entry *e)
 {
-  return MAX_OF (MIN_COST, e->type == NBD_WRITE ? e->len : 0);
+  return MAX_OF (MIN_COST, e->room);
+}
+
+/* --- Memory of entries ---------------------------------------------------- */
+
+/* Large entries come and go by the MiB: the memory of each would be given back to the
+ * system, and cleared page by page for the next one.  So it is kept while there are other
+ * entries, within the bound of the log itself. */
+static void
+free_or_keep (struct nbd_log *log, struct nbd_entry *e)
+{
+  if (e->room < LARGE_ROOM || log->bytes + log->spare_bytes + e->room > MAX_BYTES) {
+    free (e);
+    return;
+  }
+  e->younger = log->spare;
+  log->spare = e;
+  log->spare_bytes += e->room;
+}
+
+/* Frees memory until all takes MOST bytes, or no spare one is left. */
+static void
+free_spare (struct nbd_log *log, uint64_t most)
+{
+  struct nbd_entry *e;
+
+  while ((e = log->spare) && log->bytes + log->spare_bytes > most) {
+    log->spare = e->younger;
+    log->spare_bytes -= e->room;
+    free (e);
+  }
+}
+
+/* Returns one that has room for BYTES, and not much more; or NULL. */
+static struct nbd_entry *
+take_spare (struct nbd_log *log, uint64_t bytes)
+{
+  struct nbd_entry **p, *e;
+
+  for (p = &log->spare; (e = *p); p = &e->younger)
+    if (e->room >= bytes && e->room / 2 <= bytes) {
+      *p = e->younger;
+      log->spare_bytes -= e->room;
+      return e;
+    }
+  return NULL;
+}
+
+static struct nbd_entry *
+new_entry (struct nbd_log *log, const struct nbd_cmd *cmd)
+{
+  const uint64_t bytes = cmd->type == NBD_WRITE ? cmd->len : 0;
+  struct nbd_entry *e = NULL;
+  uint64_t room;
+
+  if (bytes >= LARGE_ROOM) {
+    pthread_mutex_lock (&log->lock);
+    e = take_spare (log, bytes);
+    pthread_mutex_unlock (&log->lock);
+  }
+  room = e ? e->room : bytes;
+  if (e == NULL)
+    e = malloc (sizeof *e + bytes);
+  if (e)
+    *e = (struct nbd_entry) { .room = room, .type = cmd->type, .off = cmd->off,
+                              .len = cmd->len };
+  return e;
 }
 
 static void
@@ -95,6 +165,7 @@ append (struct nbd_log *log, struct nbd_entry *e)
   *(log->youngest ? &log->youngest->younger : &log->oldest) = e;
   log->youngest = e;
   log->bytes += cost (e);
+  free_spare (log, MAX_BYTES);
 }
 
 static void
@@ -107,7 +178,7 @@ drop (struct nbd_log *log, struct nbd_entry *e)
   *(e->older ? &e->older->younger : &log->oldest) = e->younger;
   *(e->younger ? &e->younger->older : &log->youngest) = e->older;
   log->bytes -= cost (e);
-  free (e);
+  free_or_keep (log, e);
 }
 
 /* Drops the entries that MAY_DROP names. */
@@ -123,6 +194,8 @@ drop_those (struct nbd_log *log,
     if (may_drop (e, flush))
       drop (log, e);
   }
+  if (log->oldest == NULL)
+    free_spare (log, 0);
 }
 
 static bool
@@ -158,18 +231,15 @@ is_tainted (const struct nbd_log *log, uint64_t off, uint64_t len)
 int
 io_nbd_log_begin (struct io_nbd *n, struct nbd_cmd *cmd)
 {
-  const size_t bytes = cmd->type == NBD_WRITE ? cmd->len : 0;
   struct nbd_log *log = &n->written;
   struct nbd_entry *e;
   int r = 0;
 
   if (!needs_entry (cmd) || n->delay_ms == 0 || mutation (MUTATION_NBD_ZERO_DELAY))
     return 0;
-  e = malloc (sizeof *e + bytes);
+  e = new_entry (log, cmd);
   if (e == NULL)
     return -ENOMEM;
-  *e = (struct nbd_entry) { .type = cmd->type, .off = cmd->off,
-                            .len = cmd->len };
   pthread_mutex_lock (&log->lock);
   if (is_tainted (log, cmd->off, cmd->len))
     r = -ESTALE;

@@ -248,6 +248,8 @@ struct nbd_log {
 
   /* Protected by lock: */
   struct nbd_entry *oldest, *youngest;
+  struct nbd_entry *spare;    /* memory of entries that were dropped */
+  uint64_t spare_bytes;
   uint64_t bytes;             /* what the entries cost */
   uint64_t nr_flushes;        /* begun */
   bool replaying;

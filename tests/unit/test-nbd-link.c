@@ -1372,6 +1372,99 @@ the_store_flushes_before_the_log_grows (void **state)
   io_close (s);
 }
 
+/* --- Memory of the log --------------------------------------------------- */
+
+static struct io_nbd logged;
+static uint8_t logged_bytes[256 << 10];
+
+/* Notes a write of LEN bytes that are all BYTE, at offset 1 MiB * BYTE, and its answer. */
+static void
+log_write (uint8_t byte, uint64_t len)
+{
+  struct nbd_cmd cmd = { .type = NBD_WRITE, .buf = logged_bytes, .len = len,
+                         .off = (uint64_t) byte << 20 };
+
+  memset (logged_bytes, byte, sizeof logged_bytes);
+  assert_int_equal (io_nbd_log_begin (&logged, &cmd), 0);
+  io_nbd_log_fill (&cmd);
+  memset (logged_bytes, 0, sizeof logged_bytes);
+  io_nbd_log_end (&logged, &cmd);
+}
+
+/* Only the write of BYTE would be written again. */
+static void
+assert_logged (uint8_t byte, uint64_t len)
+{
+  struct nbd_replay p = { 0 };
+  uint64_t k;
+
+  assert_int_equal (io_nbd_log_begin_replay (&logged, &p), 0);
+  assert_int_equal (p.nr, 1);
+  assert_int_equal (p.cmds->off, (uint64_t) byte << 20);
+  assert_int_equal (p.cmds->len, len);
+  for (k = 0; k < len; k++)
+    assert_int_equal (((uint8_t *) p.cmds->buf)[k], byte);
+  assert_int_equal (io_nbd_log_end_replay (&logged, &p), 0);
+}
+
+static void
+memory_of_dropped_copies_is_used_again (void **state)
+{
+  const uint64_t kib = 1024;
+  struct nbd_log *log = &logged.written;
+  uint64_t flush;
+
+  logged = (struct io_nbd) { .delay_ms = 1000, .fenced = true };
+  io_nbd_log_init (log);
+  log_write (1, 128 * kib);
+  flush = io_nbd_log_begin_flush (&logged);
+  log_write (2, 128 * kib);
+  io_nbd_log_flushed (&logged, flush);
+  assert_int_equal (log->spare_bytes, 128 * kib);
+  assert_logged (2, 128 * kib);
+
+  log_write (3, 200 * kib);                     /* too large for it */
+  log_write (4, 40 * kib);                      /* too small */
+  assert_int_equal (log->spare_bytes, 128 * kib);
+  flush = io_nbd_log_begin_flush (&logged);
+  log_write (5, 100 * kib);
+  assert_int_equal (log->spare_bytes, 0);
+  io_nbd_log_flushed (&logged, flush);
+  assert_int_equal (log->spare_bytes, (128 + 200) * kib);
+  assert_logged (5, 100 * kib);
+
+  flush = io_nbd_log_begin_flush (&logged);     /* nothing is left */
+  io_nbd_log_flushed (&logged, flush);
+  assert_int_equal (log->bytes + log->spare_bytes, 0);
+  assert_null (log->spare);
+  io_nbd_log_destroy (log);
+}
+
+/* Memory of another size than what comes is freed when the log needs the space. */
+static void
+spare_memory_is_within_the_bound_of_the_log (void **state)
+{
+  const uint64_t bound = UINT64_C (64) << 20;
+  struct nbd_log *log = &logged.written;
+  uint64_t flush;
+  unsigned i;
+
+  logged = (struct io_nbd) { .delay_ms = 1000, .fenced = true };
+  io_nbd_log_init (log);
+  for (i = 0; i < 256; i++)
+    log_write (1, 256 << 10);
+  flush = io_nbd_log_begin_flush (&logged);
+  log_write (2, 64 << 10);
+  io_nbd_log_flushed (&logged, flush);
+  assert_true (log->spare_bytes > bound / 2);
+  for (i = 0; i < 1000; i++) {
+    log_write (2, 64 << 10);
+    assert_true (log->bytes + log->spare_bytes <= bound);
+  }
+  io_nbd_log_destroy (log);
+  assert_null (log->spare);
+}
+
 /* Without a time to reconnect there is no log. */
 static void
 without_a_delay_nothing_is_kept (void **state)
@@ -1474,6 +1567,8 @@ main (void)
     TEST (repeated_writes_may_be_refused_for_a_while),
     TEST (resuming_is_asked_again_after_another_loss),
     TEST (the_store_flushes_before_the_log_grows),
+    TEST (memory_of_dropped_copies_is_used_again),
+    TEST (spare_memory_is_within_the_bound_of_the_log),
     TEST (without_a_delay_nothing_is_kept),
     TEST (a_killed_nbdkit_is_waited_for),
   };
