@@ -67,12 +67,15 @@ open_path (struct disk_target *t, bool is_qcow2, bool force, struct fault *f)
 {
   struct stat st;
   const bool exists = lstat (t->path, &st) == 0;
+  const bool is_link = exists && S_ISLNK (st.st_mode);
 
   if (exists && !force)
     return fault_set (f, FAULT_USAGE, EEXIST, UINT64_MAX,
                       "exists already; --force replaces it");
   if (exists && stat (t->path, &st) == 0 && S_ISBLK (st.st_mode))
     return open_device (t, is_qcow2, f);
+  if (is_link)                  /* of /dev/stdout, for instance: the link would be lost */
+    return fault_usage (f, "is a symbolic link: name the file that it leads to");
   return open_file (t, exists, f);
 }
 

@@ -166,6 +166,9 @@ echo old >there
 no_file there 'exists.*--force' export $pool vm1 there
 equal "the file that was there" "$(cat there)" old
 no_file dir 'directory' export --force $pool vm1 dir
+ln -s there link
+no_file link 'symbolic link' export --force $pool vm1 link
+[ -L link ] || die "a symbolic link was replaced"
 no_file gone/x 'No such|directory' export $pool vm1 gone/x
 refused tool disk export --force $pool vm1 $pool
 one_error_line $pool 'lock|use|process'
