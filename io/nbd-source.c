@@ -36,6 +36,7 @@
 #include "clock.h"
 #include "io.h"
 #include "lock.h"
+#include "nbd-tls.h"
 
 #define SLOTS 8u                /* pieces that are read ahead: 2 MiB */
 #define CELLS 256u              /* pieces of a window: 64 MiB */
@@ -232,9 +233,12 @@ look_at_export (struct io_nbd_source *s)
 static int
 connect_to_server (struct io_nbd_source *s)
 {
+  struct fault why = { 0 };
   int r = prepare (s);
 
   s->heard_ns = clock_now_ns ();
+  if (r == 0 && io_nbd_tls_check_default (s->uri, &why) < 0)
+    r = fail (s, EIO, why.msg);
   if (r == 0 && nbd_aio_connect_uri (s->nbd, s->uri) < 0)
     r = fail_nbd (s);
   while (r == 0 && nbd_aio_is_connecting (s->nbd))

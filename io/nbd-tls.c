@@ -5,7 +5,8 @@
  * one that does not exist, it takes any server without a word, and whoever answers could
  * read and change the image.  So a URI of TLS must have tls-psk-file=, whose file libnbd
  * insists on, or tls-certificates= with a folder that has ca-cert.pem.  Folders in which
- * libnbd would look by itself do not count.
+ * libnbd would look by itself count only for a URI that may not name any.  What is not
+ * checked: over a Unix socket libnbd compares a certificate with no authority at all.
  *
  * It also passes over a certificate of the client's that it cannot read, and the server's
  * refusal does not tell why; so that is looked at, too.
@@ -20,6 +21,7 @@
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <unistd.h>
@@ -116,6 +118,12 @@ check_parameter (const char *p, const char *end, bool *is_key, struct fault *f)
   return check_folder (path, f);
 }
 
+static bool
+is_tls (const char *uri)
+{
+  return strncasecmp (uri, "nbds", 4) == 0;
+}
+
 int
 io_nbd_tls_check (const char *uri, struct fault *f)
 {
@@ -123,7 +131,7 @@ io_nbd_tls_check (const char *uri, struct fault *f)
   bool is_key = false;
   int r = 0;
 
-  if (strncasecmp (uri, "nbds", 4) != 0)
+  if (!is_tls (uri))
     return 0;
   while (r == 0 && p && *p) {
     const char *end = end_of (++p);
@@ -135,4 +143,37 @@ io_nbd_tls_check (const char *uri, struct fault *f)
     r = fault_io (f, EIO, UINT64_MAX, "cannot connect: the server would not be verified: "
                   "add ?tls-certificates=FOLDER or ?tls-psk-file=FILE to the URI");
   return r;
+}
+
+/* Returns 0 if the folder BELOW that of the user has the certificate of an authority, or
+ * an errno. */
+static int
+unreadable_at_home (const char *below)
+{
+  const char *home = getenv ("HOME");
+  CLEANUP_FREE char *folder = NULL;
+
+  if (home == NULL)
+    return ENOENT;
+  if (asprintf (&folder, "%s%s", home, below) < 0) {
+    folder = NULL;
+    return ENOMEM;
+  }
+  return unreadable (folder, "ca-cert.pem");
+}
+
+int
+io_nbd_tls_check_default (const char *uri, struct fault *f)
+{
+  static const char root[] = "/etc/pki/libnbd", user[] = "/.pki/libnbd";
+  const bool is_root = geteuid () == 0;
+  int err;
+
+  if (!is_tls (uri) || strncasecmp (uri, "nbds+unix", 9) == 0)
+    return 0;
+  err = is_root ? unreadable (root, "ca-cert.pem") : unreadable_at_home (user);
+  if (err == 0 || (!is_root && unreadable_at_home ("/.config/pki/libnbd") == 0))
+    return 0;
+  return cannot_read (is_root ? root : "~/.pki/libnbd", "ca-cert.pem", err,
+                      ": the server would not be verified", f);
 }

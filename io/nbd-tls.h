@@ -10,4 +10,8 @@
  * without a certificate of ours that is there but cannot be read. */
 int io_nbd_tls_check (const char *uri, struct fault *f) MUST_CHECK;
 
+/* The same for a URI that may name no files, so that libnbd looks in its own folders.  On a
+ * Unix socket there is nothing to look for. */
+int io_nbd_tls_check_default (const char *uri, struct fault *f) MUST_CHECK;
+
 #endif

@@ -218,7 +218,9 @@ static const struct qmp_member import_args[] = {
   { "name", "str", false, "The name of the disk." },
   { "uri", "str", false, "The NBD export: nbd://HOST/EXPORT, "
     "nbd+unix:///EXPORT?socket=PATH, or with nbds instead of nbd.  The server "
-    "connects to it, so PATH is one that the server sees." },
+    "connects to it, so PATH is one that the server sees.  For nbds the certificate of "
+    "the authority must be in /etc/pki/libnbd/ca-cert.pem, or in "
+    "~/.pki/libnbd/ca-cert.pem if the server's user is not root." },
   { "size", "size", true, "The size of the disk in bytes, a multiple of 512, if it is "
     "to be larger than the export." },
   { "replace", "bool", true, "The disk exists: it keeps its size, which must suffice, "

@@ -172,6 +172,20 @@ as_uri "$(certificates nowhere)&tls-certificates=$TMP/pki/vm1" 'nowhere/ca-cert.
 cp -r pki/vm1 half
 rm half/client-key.pem
 as_uri "$(certificates half)" 'half/client-key.pem: No such file'
+tcp_pid=$SRV_PID
+tool create --pool pool.qcow2
+start_server pool.qcow2 control="$TMP/control"
+tool control "$TMP/control" import name=x uri="nbds://localhost:$PORT/" >job || true
+for ((i = 0; i < 600; i++)); do
+  ! grep -qE "import of 'x'|'x' was imported" "$SRV_LOG" || break
+  sleep 0.05
+done
+# The last words come from libnbd, on a host that has an authority.
+grep -qE "import of 'x'.*(would not be verified|certificate verification)" "$SRV_LOG" ||
+  die "an import does not look at the server's certificate"
+stop_server
+SRV_PID=$tcp_pid
+SRV_LOG=$TMP/tcp.log
 stop_server
 
 say 'pre-shared keys, over a Unix socket'
