@@ -16,6 +16,11 @@
  * marks; and a device or export, whatever it holds, if the caller says so.  A device
  * that the kernel uses is never written over.
  *
+ * A lease at the end of a device or export is none of what it holds: a server that was
+ * started without size=, or killed before it made the image, left its record there.  But
+ * an image may have been there, too, so more than the first MiB must be zero then: an
+ * image has its journal and first data near its start.
+ *
  * One thread; other processes are kept out by the file's lock.
  */
 #include "dedup.h"
@@ -32,6 +37,8 @@
 #define MAX_UNFINISHED (INT64_C (64) << 20)
 
 #define LOOK_BYTES (UINT64_C (1) << 20)
+/* Behind the largest header and tables of most images, and some of the journal. */
+#define LOOK_LEASED_BYTES (UINT64_C (16) << 20)
 
 /* --- What the path holds ------------------------------------------------ */
 
@@ -63,7 +70,7 @@ may_be_filled (struct io_store *io, bool overwrite_device)
 {
   const bool device = io_max_size (io) != UINT64_MAX;
   const int64_t size = io_size (io);
-  uint64_t look;
+  uint64_t leased, end, look;
   int r;
 
   if (size < 0)
@@ -75,9 +82,11 @@ may_be_filled (struct io_store *io, bool overwrite_device)
     return r;
   if (!device)
     return size > MAX_UNFINISHED ? 0 : zeroes_at (io, 0, (uint64_t) size);
-  look = MIN_OF ((uint64_t) size, LOOK_BYTES);
-  r = zeroes_at (io, 0, look);
-  return r == 1 ? zeroes_at (io, (uint64_t) size - look, look) : r;
+  leased = io_lease_bytes (io);
+  end = (uint64_t) size - leased;
+  r = zeroes_at (io, 0, MIN_OF (end, leased ? LOOK_LEASED_BYTES : LOOK_BYTES));
+  look = MIN_OF (end, LOOK_BYTES);
+  return r == 1 ? zeroes_at (io, end - look, look) : r;
 }
 
 /* --- Making the image --------------------------------------------------- */

@@ -290,6 +290,10 @@ int io_place_lease (const char *place, int flags, const struct log_sink *log,
 
 #define IO_PLACE_HOLDER_TEXT 200
 
+/* Returns how many bytes at the end of S, a device or export that was opened without its
+ * lease, belong to one: 0 if no server ever took it, or if that cannot be read. */
+uint64_t io_lease_bytes (struct io_store *s);
+
 /* Describes who has the lease of PLACE, as far as its record says, which may have
  * ended: "HOST, process 12, since ...".  Waits for nothing.  Returns 1; 0 if it is
  * free, or if the place has none; or -errno. */

@@ -260,6 +260,18 @@ io_place_open (const char *place, int flags, enum io_file_lock lock,
 
 /* --- Looking at a lease, and breaking it ------------------------------------ */
 
+uint64_t
+io_lease_bytes (struct io_store *s)
+{
+  const uint64_t size = io_max_size (s);
+  struct io_lease_holder h;
+
+  if (size == UINT64_MAX || size < 2 * IO_LEASE_BYTES ||
+      io_lease_read (s, NULL, &h) != 1)
+    return 0;
+  return size - round_down_pow2 (size, 4096) + IO_LEASE_BYTES;
+}
+
 /* Opens PLACE without a lock, and *AREA, the file that its lease lies in; NULL: it
  * lies at the end of the place.  Returns 0 if it has no lease, else 1. */
 static int

@@ -5,8 +5,8 @@
 # Breaks if: anything of an image needs a file (growth, locks, a path), bytes that
 # an export held before count as zeroes, space is not given back by trims, the
 # threads of the connections do not survive the fork into the background, a relative
-# path in the URI is not found from there, or what cannot be served is refused by anything
-# but one line.
+# path in the URI is not found from there, a lease without an image keeps it from being
+# made, or what cannot be served is refused by anything but one line.
 
 . "$(dirname "$0")/lib.sh"
 need nbdkit qemu-img nbdcopy nbdinfo nbdsh
@@ -176,6 +176,32 @@ start_server "uri=$REMOTE" store="$TMP/store"
 served_as_raw "$TMP/model"
 stop_server
 check_clean "$TMP/place"
+
+say "size= comes late: a start without it has left its lease"
+kill "$REMOTE_PID"
+rm "$TMP/place"
+truncate -s 100M "$TMP/place"
+remote "$TMP/place"
+refused try_plugin "uri=$REMOTE"
+one_error_line "$REMOTE" 'not a qcow2 image'
+try_plugin "uri=$REMOTE" size=48M
+check_clean "$TMP/place"
+# Nor does the lease of a killed start keep the image from being made; but the rest of an
+# image, without its first MiB, is never written over.
+start_server "uri=$REMOTE"
+nbdcopy --flush "$TMP/a" "$URI"
+kill_server
+cp "$TMP/place" "$TMP/rest"
+fallocate -p -o 0 -l $(((100 << 20) - (64 << 10))) "$TMP/place"
+tool create "$REMOTE" 48M
+check_clean "$TMP/place"
+kill "$REMOTE_PID"
+dd if=/dev/zero of="$TMP/rest" bs=1M count=1 conv=notrunc status=none
+remote "$TMP/rest"
+refused try_plugin "uri=$REMOTE" size=48M
+one_error_line "$REMOTE" 'not a qcow2 image'
+refused tool create "$REMOTE" 48M
+one_error_line "$REMOTE" 'first or the last MiB.*not zero'
 
 say "what cannot be served"
 kill "$REMOTE_PID"
