@@ -4,8 +4,10 @@
  *   dedup-job-progress index IMAGE           the job index-existing
  *   dedup-job-progress clone IMAGE DISK [N]  "disks", after N clones of DISK (1)
  *   dedup-job-progress delete IMAGE DISK     "disks", after DISK was deleted
+ *   dedup-job-progress disks IMAGE           "disks", what was left of it earlier
  *   dedup-job-progress scrub IMAGE           the job scrub
  *   dedup-job-progress compact IMAGE         the job compact: no dead bytes are to stay
+ *   dedup-job-progress compress IMAGE        the job compress, of plain data
  *   dedup-job-progress import IMAGE URI      the job import, of the NBD export URI
  *
  * Serves IMAGE in this process without clients, starts the work, and notes the
@@ -127,6 +129,8 @@ start_work (struct srv_image *m, int argc, char **argv)
     r = start_import (m, with, &f);
   else if (strcmp (what, "delete") == 0)
     r = srv_disk_delete (m, with, false, &f);
+  else if (strcmp (what, "disks") == 0 || strcmp (what, "compress") == 0)
+    return;                     /* they start by themselves */
   else
     start_clones (m, with, argc > 4 ? atoi (argv[4]) : 1);
   must (r, what, &f);
@@ -137,7 +141,8 @@ static int
 nr_operands (const char *name)
 {
   static const struct { const char *name; int nr; } all[] = {
-    { "index", 1 }, { "scrub", 1 }, { "compact", 1 },
+    { "index", 1 }, { "scrub", 1 }, { "compact", 1 }, { "disks", 1 },
+    { "compress", 1 },
     { "clone", 2 }, { "delete", 2 }, { "import", 2 },
   };
 
@@ -187,7 +192,7 @@ main (int argc, char **argv)
   struct fault f = { 0 };
 
   if (argc < 3 || nr_operands (argv[1]) == 0 || argc < 2 + nr_operands (argv[1])) {
-    fprintf (stderr, "usage: dedup-job-progress index|scrub|compact IMAGE\n"
+    fprintf (stderr, "usage: dedup-job-progress index|scrub|compact|compress|disks IMAGE\n"
              "       dedup-job-progress clone|delete IMAGE DISK [N]\n"
              "       dedup-job-progress import IMAGE URI\n");
     return EXIT_FAILURE;
@@ -196,6 +201,10 @@ main (int argc, char **argv)
   srv_image_params_default (&p);
   p.path = argv[2];
   p.log = &sink;
+  if (strcmp (argv[1], "compress") == 0) {
+    p.compress = "zstd";
+    p.compress_idle = true;
+  }
   must (samples ? srv_image_open (&p, &m, &f) : -ENOMEM, argv[2], &f);
   must (srv_image_start (m), "start", NULL);
   start_work (m, argc, argv);

@@ -95,13 +95,14 @@ find_table (struct qcow2_txn *txn, struct path *p)
 
 int
 qcow2_path_debt_locked (struct qcow2_txn *txn, unsigned root, uint64_t l1_idx,
-                        uint64_t *debt)
+                        uint64_t *host_idx, uint64_t *debt)
 {
   struct path p = { .root = root, .l1_idx = l1_idx };
   int r;
 
   assert (lock_held (&txn->img->lock));
   r = find_table (txn, &p);
+  *host_idx = p.host_idx;
   *debt = qcow2_debt_of (p.v);
   return r;
 }

@@ -590,10 +590,10 @@ int qcow2_pay_table_locked (struct qcow2_txn *txn, unsigned root,
  * this path to the table kept. */
 int qcow2_drop_path_locked (struct qcow2_txn *txn, unsigned root,
                             uint64_t l1_idx) MUST_CHECK;
-/* Sets *DEBT to the debt of the table, and returns 1; 0: there is no table.  Errors as
- * above, but -EIO is not logged. */
-int qcow2_path_debt_locked (struct qcow2_txn *txn, unsigned root,
-                            uint64_t l1_idx, uint64_t *debt) MUST_CHECK;
+/* Sets *HOST_IDX to the cluster of the table and *DEBT to its debt, and returns 1; 0:
+ * there is no table.  Errors as above, but -EIO is not logged. */
+int qcow2_path_debt_locked (struct qcow2_txn *txn, unsigned root, uint64_t l1_idx,
+                            uint64_t *host_idx, uint64_t *debt) MUST_CHECK;
 /* Returns how many records a step makes at most. */
 uint64_t qcow2_step_records (const struct qcow2_image *img);
 

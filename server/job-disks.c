@@ -2,8 +2,9 @@
 /* The job "disks": counts the references in tables that clones lend, and frees deleted
  * disks (dedup-disks.h).
  *
- * It starts by itself when such work is left, also from an earlier server, and it
- * cannot be cancelled, as the image is not clean before its end.
+ * It starts by itself when such work is left, also from an earlier server, as soon as
+ * it can have a turn: after an open that is when the scan for free clusters has ended.
+ * It cannot be cancelled, as the image is not clean before its end.
  *
  * Threads: as jobs.c says.
  */

@@ -88,6 +88,8 @@ void srv_loop_init_tasks (struct srv_loop *l);
 bool srv_loop_tasks_run_on_loop (const struct srv_loop *l);
 /* Returns true if the last run of an upkeep job in SET failed. */
 bool srv_loop_any_failed (const struct srv_loop *l, unsigned set);
+/* Returns whether the slot of SRV_LANE_UPKEEP has upkeep of the pool to do before a turn. */
+bool srv_loop_upkeep_is_first_on_loop (struct srv_loop *l, const struct look *look);
 /* Starts the upkeep of the pool that is due; and a turn of SRV_LANE_UPKEEP, if
  * nothing else is. */
 void srv_loop_upkeep_on_loop (struct srv_loop *l, const struct look *look);

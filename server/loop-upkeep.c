@@ -12,7 +12,8 @@
  *    anything, and else every IDLE_NS;
  *  - all others: as soon as they are due and their slot is free.
  * DISKS is a job (job-disks.c), whose turns come between: after the upkeep that
- * is due at once, and before CLEAN.
+ * is due at once, and before CLEAN.  It is started when its first turn can come, so
+ * that its time is that of its own work, not that of the scan after an open.
  *
  * A task that failed is not tried again for a while, and for longer after each
  * failure: a full disk must not keep a core busy, but new space on it must be
@@ -251,6 +252,12 @@ consider_merge_on_loop (struct srv_loop *l, const struct look *look)
   else if (may_start (l, look->due, DEDUP_JOB_MERGE_IDLE) &&
            !changes_go_on (l, look))
     start_task_on_loop (l, &l->merge, DEDUP_JOB_MERGE_IDLE);
+}
+
+bool
+srv_loop_upkeep_is_first_on_loop (struct srv_loop *l, const struct look *look)
+{
+  return l->maintenance.running || first_of (l, look->due) != 0;
 }
 
 void

@@ -43,6 +43,16 @@ is_idle_for_jobs (const struct srv_loop *l, unsigned urgent)
 }
 
 static void
+start_jobs_on_loop (struct srv_loop *l, const struct look *look)
+{
+  unsigned due = look->due;
+
+  if (srv_loop_upkeep_is_first_on_loop (l, look))
+    due &= ~(unsigned) DEDUP_JOB_DISKS;
+  l->p.start_jobs (l->p.opaque, due, &look->moment);
+}
+
+static void
 consider_on_loop (struct srv_loop *l)
 {
   struct look look = { 0 };
@@ -56,7 +66,7 @@ consider_on_loop (struct srv_loop *l)
   look.due = dedup_due (l->p.pool, &look.urgent);
   look.moment.idle = is_idle_for_jobs (l, look.urgent);
   if (l->p.start_jobs)
-    l->p.start_jobs (l->p.opaque, look.due, &look.moment);
+    start_jobs_on_loop (l, &look);
   srv_loop_upkeep_on_loop (l, &look);
   look.moment.idle &= look.urgent == 0;
   (void) srv_loop_start_turn_on_loop (l, SRV_LANE_STEPS, &look.moment);

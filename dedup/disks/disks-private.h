@@ -4,6 +4,7 @@
 #define DEDUP_DISKS_PRIVATE_H
 
 #include "disks.h"
+#include "lent.h"
 
 /* The work that is left for a root. */
 enum root_work {
@@ -45,9 +46,12 @@ void dedup_progress_note_locked (struct dedup_disks *d, unsigned root,
 /* Counts work that is not counted yet, for some milliseconds at the most.  Returns
  * whether there is more of it. */
 bool dedup_progress_count (struct dedup_disks *d);
-/* Notes that a table of DEBT was paid for or (DROPPED) a path to it dropped. */
-void dedup_progress_add_locked (struct dedup_disks *d, uint64_t debt,
+/* Notes that the table in HOST_IDX, of DEBT, was paid for or (DROPPED) a path to it
+ * dropped. */
+void dedup_progress_add_locked (struct dedup_disks *d, uint64_t host_idx, uint64_t debt,
                                 bool dropped);
+/* Frees what was remembered to count, as all work is done. */
+void dedup_progress_forget (struct dedup_disks *d);
 
 /* --- switch.c ---------------------------------------------------------- */
 

@@ -18,6 +18,8 @@
 #include "dedup-disks.h"
 #include "upkeep.h"
 
+struct dedup_lent;
+
 struct dedup_disks {
   const struct dedup_base *b;
   struct dedup_store *s;
@@ -29,6 +31,7 @@ struct dedup_disks {
   struct {
     uint8_t *state;                  /* enum root_work, by number of root */
     size_t nr;                       /* roots with work left */
+    size_t nr_doomed;                /* of these, doomed ones */
     unsigned root;                   /* that is worked on; 0: none yet */
     uint64_t l1_idx;                 /* its next L1 entry */
     bool stuck;                      /* a damaged table keeps work from ending */
@@ -49,6 +52,8 @@ struct dedup_disks {
     uint64_t l1_idx;                 /* its next L1 entry */
     /* Written under the lock, read without it; bytes: */
     uint64_t done, total;
+    struct dedup_lent *lent;         /* what was counted of lent tables; NULL: nothing.
+                                      * Of the thread that works */
   } progress;
 };
 
@@ -67,7 +72,7 @@ void dedup_disks_begin (struct dedup_disks *d, bool clean);
 bool dedup_disks_left_locked (const struct dedup_disks *d);
 bool dedup_disks_due_locked (const struct dedup_disks *d);
 /* Sets how much of the work was done since there was none, and how much there is,
- * in bytes of the disks; *TOTAL grows while it is counted.  Any thread, without
+ * in bytes of the disks; *TOTAL changes while it is counted.  Any thread, without
  * locks. */
 void dedup_disks_get_progress (struct dedup_disks *d, uint64_t *done,
                                uint64_t *total);

@@ -2,9 +2,11 @@
 /* Does the work that changes of the set of roots leave: pays for lent tables, and
  * drops the tables of doomed roots.
  *
- * It walks the L1 table of one root after the other.  One table is one group of
- * records under one hold of the image lock, so a writer waits for one table at the
- * most.  When the last table of a doomed root is dropped, the root is removed.
+ * It walks the L1 table of one root after the other, first those of doomed roots: a
+ * path that is dropped from a debt costs little, but all references of the table once
+ * the debt is paid.  One table is one group of records under one hold of the image
+ * lock, so a writer waits for one table at the most.  When the last table of a doomed
+ * root is dropped, the root is removed.
  *
  * How much work there is, is counted before it is done (progress.c).
  *
@@ -44,6 +46,7 @@ dedup_note_work_locked (struct dedup_disks *d, unsigned root,
   assert (root <= QCOW2_MAX_SLOTS);
   dedup_progress_note_locked (d, root, work != ROOT_DONE, d->work.nr == 0);
   d->work.nr += (work != ROOT_DONE) - (*state != ROOT_DONE);
+  d->work.nr_doomed += (work == ROOT_DOOMED) - (*state == ROOT_DOOMED);
   *state = (uint8_t) work;
   if (d->work.root == root)
     d->work.l1_idx = 0;
@@ -87,15 +90,16 @@ struct table {
 static bool
 choose_root_locked (struct dedup_disks *d)
 {
+  const uint8_t first = d->work.nr_doomed > 0 ? ROOT_DOOMED : ROOT_OWES;
   unsigned root = d->work.root;
 
   if (d->work.nr == 0)
     return false;
-  if (d->work.state[root] != ROOT_DONE)
+  if (d->work.state[root] == first)
     return true;
   do
     root = root % QCOW2_MAX_SLOTS + 1;
-  while (d->work.state[root] == ROOT_DONE);
+  while (d->work.state[root] != first);
   d->work.root = root;
   d->work.l1_idx = 0;
   return true;
@@ -108,8 +112,8 @@ try_table (struct table *t)
 {
   const bool drop = t->work == ROOT_DOOMED;
   struct dedup_disks *d = t->d;
-  uint64_t debt = 0;
-  int r = qcow2_path_debt_locked (&t->txn, t->root, t->l1_idx, &debt);
+  uint64_t host_idx = 0, debt = 0;
+  int r = qcow2_path_debt_locked (&t->txn, t->root, t->l1_idx, &host_idx, &debt);
 
   if (r == -EAGAIN || r == -ENOMEM)
     return r;
@@ -120,7 +124,7 @@ try_table (struct table *t)
   else
     r = 0;
   if (r > 0)
-    dedup_progress_add_locked (d, debt, drop);
+    dedup_progress_add_locked (d, host_idx, debt, drop);
   if (r >= 0)
     d->work.l1_idx = t->l1_idx + 1;
   return r;
@@ -268,17 +272,21 @@ work_inside (struct table *t)
   return r;
 }
 
+static bool
+is_due (struct dedup_disks *d)
+{
+  LOCK_FOR_SCOPE (d->b->lock);
+
+  return dedup_disks_due_locked (d);
+}
+
 int
 dedup_disks_step (struct dedup_disks *d)
 {
   struct table t = { .d = d };
-  bool due;
   int r;
 
-  lock_acquire (d->b->lock);
-  due = dedup_disks_due_locked (d);
-  lock_release (d->b->lock);
-  if (!due)
+  if (!is_due (d))
     return 0;
   dedup_pace_begin (d);
   if (dedup_progress_count (d))
@@ -288,6 +296,8 @@ dedup_disks_step (struct dedup_disks *d)
     r = work_inside (&t);
   if (t.finished && r >= 0)
     r = remove_root (d, t.root);
+  if (!is_due (d))
+    dedup_progress_forget (d);
   return r < 0 ? r : 1;
 }
 

@@ -105,7 +105,8 @@ int dedup_disk_delete (struct dedup_pool *pool, unsigned root, struct fault *f)
 bool dedup_disks_pending (struct dedup_pool *pool);
 /* Sets how much of that work is done since there was none, and how much there is in
  * all, in bytes of the disks.  The total grows while DEDUP_JOB_DISKS counts it, which
- * it does before the work.  Takes no lock. */
+ * it does before the work, and is less when disks are deleted whose tables were to be
+ * paid for.  Takes no lock. */
 void dedup_disks_progress (struct dedup_pool *pool, uint64_t *done,
                            uint64_t *total);
 /* Does all of that work now, however long it takes; for tools.  Returns 0, also

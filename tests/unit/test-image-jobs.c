@@ -40,6 +40,7 @@ static struct srv_image *image;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static char told[2048];         /* protected by mutex */
+static unsigned due_at_start;   /* upkeep, when the job "disks" was last made; likewise */
 
 static void
 listen_cb (void *opaque, const struct srv_event *e)
@@ -49,6 +50,8 @@ listen_cb (void *opaque, const struct srv_event *e)
   if (e->kind != SRV_EVENT_JOB_STATUS)
     return;
   pthread_mutex_lock (&mutex);
+  if (strcmp (e->type, "disks") == 0 && strcmp (e->status, "created") == 0)
+    due_at_start = dedup_due (image->pool, NULL);
   len = strlen (told);
   snprintf (told + len, sizeof told - len, "%s:%s ", e->id, e->status);
   pthread_mutex_unlock (&mutex);
@@ -629,6 +632,21 @@ work_on_disks_can_be_paused_and_outlives_the_server (void **state)
   check_clean ();
 }
 
+/* Else the time of the scan would be that of the job, in which it has done nothing. */
+static void
+work_that_is_found_at_open_begins_behind_the_scan (void **state)
+{
+  struct fault f = { 0 };
+
+  block_jobs ();
+  assert_int_equal (srv_disk_delete (image, "a", false, &f), 0);
+  crash ();
+  expect_told ("disks:created disks:running disks:waiting disks:pending "
+               "disks:concluded disks:null ");
+  assert_int_equal (due_at_start & DEDUP_JOB_SCAN, 0);
+  check_clean ();
+}
+
 static void
 progress_of_work_on_disks_is_true (void **state)
 {
@@ -672,6 +690,7 @@ main (void)
     STOCK (nothing_runs_where_nobody_may_write),
     POOL (what_a_clone_leaves_is_done_by_itself),
     POOL (work_on_disks_can_be_paused_and_outlives_the_server),
+    POOL (work_that_is_found_at_open_begins_behind_the_scan),
     POOL (progress_of_work_on_disks_is_true),
   };
 
