@@ -350,7 +350,7 @@ replay_freeze (struct dedup_store *s, uint64_t seq)
   size_t i, nr;
 
   if (dedup_index_frozen_locked (s->index) ||
-      dedup_index_empty_locked (s->index))
+      dedup_index_nr_current_locked (s->index) == 0)
     return;
   if (dedup_index_set_aside_locked (s->index, seq, spilled, &nr) < 0) {
     log_line (s->b->log, LOG_DEBUG, "%s: out of memory: part of the index "

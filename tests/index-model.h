@@ -219,7 +219,8 @@ model_replay (struct model *m)
       dedup_index_insert_locked (m->x, &h, m->log[i].value);
       continue;
     }
-    if (dedup_index_frozen_locked (m->x) || dedup_index_empty_locked (m->x))
+    if (dedup_index_frozen_locked (m->x) ||
+        dedup_index_nr_current_locked (m->x) == 0)
       continue;
     MODEL_MUST (dedup_index_set_aside_locked (m->x, i, spilled, &nr) == 0);
     for (k = 0; k < nr; k++)

@@ -123,8 +123,8 @@ void dedup_index_insert_locked (struct dedup_index *x,
 uint64_t dedup_index_mark_locked (const struct dedup_index *x);
 /* Returns true if there is a frozen log store. */
 bool dedup_index_frozen_locked (const struct dedup_index *x);
-/* Returns true if the current log store has no entries. */
-bool dedup_index_empty_locked (const struct dedup_index *x);
+/* Returns how many entries the current log store has. */
+size_t dedup_index_nr_current_locked (const struct dedup_index *x);
 /* Forgets all entries of the current log store, which then begins at MARK. */
 int dedup_index_reset_locked (struct dedup_index *x, uint64_t mark) MUST_CHECK;
 

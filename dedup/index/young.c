@@ -164,11 +164,11 @@ dedup_index_mark_locked (const struct dedup_index *x)
   return x->frozen && !x->frozen_done ? x->frozen_mark : x->current_mark;
 }
 
-bool
-dedup_index_empty_locked (const struct dedup_index *x)
+size_t
+dedup_index_nr_current_locked (const struct dedup_index *x)
 {
   assert (lock_held (x->lock));
-  return dedup_log_store_count (x->current) == 0;
+  return dedup_log_store_count (x->current);
 }
 
 bool

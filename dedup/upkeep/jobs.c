@@ -40,7 +40,7 @@ dedup_upkeep_due (struct dedup_upkeep *u, unsigned *urgent)
     now |= DEDUP_JOB_CHECKPOINT;
   if (dedup_index_frozen_locked (u->s->index))
     now |= DEDUP_JOB_FREEZE;
-  if (dedup_journal_low_locked (u->s))
+  if (dedup_journal_low_locked (u->s) || dedup_pack_due_locked (u->s))
     now |= DEDUP_JOB_JOURNAL;
   index_due = dedup_index_due (u->s->index);
   if (index_due & DEDUP_INDEX_LOAD)

@@ -3,7 +3,8 @@
  *
  * It adds an area, up to the configuration's maximum; then removes what keeps
  * old areas from being recycled: changed tables by a checkpoint, young entries
- * of the index by a freeze or, where the log store is not full, by packing.
+ * of the index by a freeze or, where the log store is not full, by packing, as long
+ * as the copy has room.
  * If all that is not enough it exceeds the maximum, and where the host is full
  * it drops young entries, rather than let writers wait.
  *
@@ -18,6 +19,14 @@ journal_low (struct dedup_store *s)
 {
   LOCK_FOR_SCOPE (s->b->lock);
   return dedup_journal_low_locked (s);
+}
+
+/* Returns true if less is left than an area, or than packing needs. */
+static bool
+needs_room (struct dedup_store *s)
+{
+  LOCK_FOR_SCOPE (s->b->lock);
+  return dedup_journal_low_locked (s) || dedup_pack_due_locked (s);
 }
 
 /* Returns true if writers may append: see dedup_room_locked. */
@@ -61,10 +70,10 @@ dedup_journal_extend (struct dedup_upkeep *u)
 {
   int r = dedup_gate_failed (&u->s->gate);
 
-  if (r < 0 || !journal_low (u->s))
+  if (r < 0 || !needs_room (u->s))
     return r;
   r = dedup_config_commit (u->s);   /* recycles what it can */
-  if (r < 0 || !journal_low (u->s))
+  if (r < 0 || !needs_room (u->s))
     return r;
   if (u->s->config->nr_areas < u->s->config->max_journal_areas) {
     r = dedup_add_journal_area (u->s);
@@ -72,13 +81,13 @@ dedup_journal_extend (struct dedup_upkeep *u)
       return r;
   }
   r = dedup_checkpoint (u->s);
-  if (r < 0 || !journal_low (u->s))
+  if (r < 0 || !needs_room (u->s))
     return r;
   if (index_holds_journal (u->s)) {
     r = dedup_freeze (u);
     if (r == -ENOSPC)
       r = dedup_drop_frozen (u->s);
-    if (r == 0 && journal_low (u->s))
+    if (r == 0 && needs_room (u->s))
       r = dedup_repack (u);
   }
   if (r == 0 && journal_low (u->s))

@@ -9,6 +9,8 @@
 
 /* A checkpoint is due when a recovery would read more areas than this. */
 #define LONG_JOURNAL(c) ((c)->max_journal_areas / 2)
+/* A record INDEX in the journal (docs/on-disk.md 3.2). */
+#define INDEX_BYTES 42u
 
 bool
 dedup_commit_due_locked (struct dedup_upkeep *u)
@@ -59,6 +61,30 @@ dedup_journal_low_locked (struct dedup_store *s)
 {
   assert (lock_held (s->b->lock));
   return dedup_journal_left_locked (s->journal) < dedup_area_blocks (s);
+}
+
+/* Returns how many blocks the entries of the log store take when they are logged again. */
+static uint64_t
+packed_blocks_locked (struct dedup_store *s)
+{
+  return div_round_up (dedup_index_nr_current_locked (s->index) * INDEX_BYTES,
+                       DEDUP_BLOCK_SIZE - DEDUP_BLOCK_HEADER);
+}
+
+/* What is logged again is a copy.  Were it made only when less than an area is left,
+ * that of a full log store, which is several areas, would need new ones each time, and
+ * the journal would grow to its limit, where entries are dropped instead.  It is worth
+ * while only if the copy frees more than it takes, which also keeps it from being made
+ * again at once. */
+bool
+dedup_pack_due_locked (struct dedup_store *s)
+{
+  const uint64_t area = dedup_area_blocks (s), copy = packed_blocks_locked (s);
+
+  assert (lock_held (s->b->lock));
+  return dedup_journal_left_locked (s->journal) < area + copy &&
+    dedup_journal_seq_locked (s->journal) - dedup_index_mark_locked (s->index) >
+    area + 2 * copy;
 }
 
 bool

@@ -31,6 +31,8 @@ bool dedup_commit_due_locked (struct dedup_upkeep *u);
 bool dedup_checkpoint_due_locked (struct dedup_upkeep *u);
 /* Returns true if less than an area is left in the journal. */
 bool dedup_journal_low_locked (struct dedup_store *s);
+/* Returns true if the log store should be logged again while that still has room. */
+bool dedup_pack_due_locked (struct dedup_store *s);
 
 /* --- prewrite.c ---------------------------------------------------------- */
 
