@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Keeps a list of the clients of an image, with what each of them did.
+/* Keeps a list of the clients of an image, with what each of them did, and logs who comes
+ * and goes.
  *
  * A client is in the list from srv_client_new to srv_client_free, which the program
  * calls when it connects and goes.  A listing is copied under the mutex and passed on
@@ -11,12 +12,17 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "clock.h"
 #include "image-internal.h"
 #include "meter.h"
+
+#define MINUTE_NS (60 * UINT64_C (1000000000))
+#define LINES_A_MINUTE 20
 
 struct srv_client {
   /* Constant: */
@@ -85,13 +91,40 @@ append (struct srv_clients *l, struct srv_client *c)
   pthread_mutex_unlock (&l->mutex);
 }
 
-/* Logs what C does, for those who ask for details: a client that comes and goes all the time
- * must not fill the log. */
+/* Returns whether a line may be written at the default log level now, and then in *LEFT_OUT
+ * how many might not since the last one. */
+static bool
+may_tell (struct srv_clients *l, unsigned *left_out)
+{
+  const uint64_t now = clock_now_ns ();
+  bool may;
+
+  pthread_mutex_lock (&l->mutex);
+  if (l->minute_ns == 0 || now - l->minute_ns >= MINUTE_NS) {
+    l->minute_ns = now;
+    l->told = 0;
+  }
+  may = l->told < LINES_A_MINUTE;
+  *left_out = may ? l->untold : 0;
+  l->untold = may ? 0 : l->untold + 1;
+  l->told += may;
+  pthread_mutex_unlock (&l->mutex);
+  return may;
+}
+
+/* Logs what C does.  Clients can come and go as often as they like, and must not fill the
+ * log: beyond some lines a minute, only the log level debug has them. */
 static void
 note (const struct srv_client *c, const char *what)
 {
-  log_line (c->image->log, LOG_DEBUG, "%s: client %" PRIu64 " (%s) %s the export '%s'",
-            c->image->path, c->id, c->address, what, c->export_name);
+  unsigned left_out = 0;
+  const enum log_level level = may_tell (c->list, &left_out) ? LOG_INFO : LOG_DEBUG;
+  char more[64] = "";
+
+  if (left_out > 0)
+    snprintf (more, sizeof more, " (%u more came or went before)", left_out);
+  log_line (c->image->log, level, "%s: client %" PRIu64 " (%s) %s the export '%s'%s",
+            c->image->path, c->id, c->address, what, c->export_name, more);
 }
 
 int

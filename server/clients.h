@@ -12,6 +12,9 @@ struct srv_clients {
   /* Protected by mutex: */
   struct srv_client *first, *last;      /* in order of ids */
   uint64_t nr, last_id;
+  /* Lines of the log on clients that come and go: */
+  uint64_t minute_ns;           /* when the first of this minute was written; 0: none yet */
+  unsigned told, untold;        /* in this minute; left out since the last that was told */
 };
 
 void srv_clients_init (struct srv_clients *l);

@@ -188,7 +188,7 @@ static const struct qmp_value run_states[] = {
 static const struct qmp_value log_levels[] = {
   { "error", "Errors only." },
   { "info", "Errors, and a line on each thing that was done: the default." },
-  { "debug", "Details, too, such as who opens and leaves which export." },
+  { "debug", "Details, too, such as all clients that come and go." },
 };
 static const struct qmp_type types[] = {
   { .name = "StatusInfo", .kind = QMP_OBJECT, .members = status_members,
