@@ -29,6 +29,10 @@
  * plan of a new store, whose areas are bounded too. */
 #define MAX_GROUP (1u << 20)
 
+/* Data of contiguous clusters is read, and written again, by so many bytes at once: on an
+ * image that lies elsewhere each call takes a round trip. */
+#define RUN_BYTES (256u << 10)
+
 struct replay {
   struct dedup_store *s;
   bool mapping;               /* apply mapping records */
@@ -38,6 +42,7 @@ struct replay {
   uint32_t epoch;             /* of the block before */
   uint64_t file_clusters;     /* the last may be partial */
   uint8_t *cluster;           /* scratch: one cluster */
+  uint8_t *run_bytes;         /* scratch: RUN_BYTES, or one cluster if that is more */
 
   /* The group being collected: */
   struct dedup_record *group;
@@ -58,13 +63,13 @@ see_block (void *opaque, const struct dedup_journal_block *b)
 
 /* --- one group ---------------------------------------------------------- */
 
-/* Returns 1 if RP->cluster has the bytes of the record's hash, 0 if not, or -errno. */
+/* Returns 1 if the cluster BYTES has those of the record's hash, 0 if not, or -errno. */
 static int
-has_hash (struct replay *rp, const struct dedup_record *rec)
+has_hash (struct replay *rp, const struct dedup_record *rec, const uint8_t *bytes)
 {
   const struct dedup_base *b = rp->s->b;
   struct dedup_hash h;
-  int r = dedup_hash_compute (&b->hasher, rp->cluster, b->cluster_size, &h);
+  int r = dedup_hash_compute (&b->hasher, bytes, b->cluster_size, &h);
 
   return r < 0 ? r : dedup_hash_equal (&h, &rec->hash);
 }
@@ -87,7 +92,7 @@ packed_sectors (const struct replay *rp, const struct dedup_record *rec,
 }
 
 /* Compares compressed data with its record and, if it is there, writes its sectors
- * again, as rewrite_data does.  They have no data of a durable record (law 16), but
+ * again, as verify_run does.  They have no data of a durable record (law 16), but
  * where two operations stored the same data; and the same bytes are written there.  The
  * medium may write larger blocks as a whole than the one that the data was written to,
  * from which the image may have been copied: then such a block has other data, too, which
@@ -112,43 +117,74 @@ packed_is_there (struct replay *rp, const struct dedup_record *rec)
   r = qcow2_compressed_expand (b->img, in + (at - host_off), n, rp->cluster);
   if (r < 0)
     return r == -EIO ? 0 : r;
-  r = has_hash (rp, rec);
+  r = has_hash (rp, rec, rp->cluster);
   if (r != 1 || !b->writable)
     return r;
   r = io_pwrite (b->io, in, len, host_off);
   return r < 0 ? r : 1;
 }
 
-/* Returns 1 if the cluster holds the bytes of its record, 0 if not, or -errno.
- * The bytes are in RP->cluster then. */
-static int
-data_is_there (struct replay *rp, const struct dedup_record *rec)
-{
-  struct dedup_store *s = rp->s;
-  int r;
+/* Records of new data, whose clusters follow each other. */
+struct run {
+  size_t first, nr;           /* the record that begins it, in the group; clusters */
+  uint64_t host_idx;
+};
 
-  if (rec->host_idx >= rp->file_clusters)
-    return 0;                   /* not written, or the file would reach it */
-  r = io_pread (s->b->io, rp->cluster, s->b->cluster_size,
-                rec->host_idx << s->b->cluster_bits);
-  if (r < 0)
-    return r;
-  if (rec->type == DEDUP_REC_WRITE || rec->type == DEDUP_REC_WRITEAT)
-    return dedup_checksum (rp->cluster, s->b->cluster_size) == rec->checksum;
-  return has_hash (rp, rec);
+static bool
+is_plain (const struct dedup_record *rec)
+{
+  return dedup_record_is_new_data (rec) && !dedup_record_is_packed (rec);
 }
 
-/* Writes the data of RP->cluster again.  Data past D may be in the host's cache
- * only, where after a sync that failed in the last session it looks as if it
- * were written: it must be durable before the tables refer to it (law 3). */
+/* Returns 1 if BYTES are those of the record, 0 if not, or -errno. */
 static int
-rewrite_data (struct replay *rp, const struct dedup_record *rec)
+matches (struct replay *rp, const struct dedup_record *rec, const uint8_t *bytes)
 {
-  struct dedup_store *s = rp->s;
+  if (rec->type == DEDUP_REC_WRITE || rec->type == DEDUP_REC_WRITEAT)
+    return dedup_checksum (bytes, rp->s->b->cluster_size) == rec->checksum;
+  return has_hash (rp, rec, bytes);
+}
 
-  return !s->b->writable ? 0
-    : io_pwrite (s->b->io, rp->cluster, s->b->cluster_size,
-                 rec->host_idx << s->b->cluster_bits);
+/* Compares the clusters of a run with their records. */
+static int
+run_matches (struct replay *rp, const struct run *run)
+{
+  const uint8_t *bytes = rp->run_bytes;
+  size_t i, left;
+  int r = 1;
+
+  for (i = run->first, left = run->nr; left > 0 && r == 1; i++)
+    if (is_plain (&rp->group[i])) {
+      r = matches (rp, &rp->group[i], bytes);
+      bytes += rp->s->b->cluster_size;
+      left--;
+    }
+  return r;
+}
+
+/* Returns 1 if the clusters of RUN hold the bytes of their records, 0 if not, or -errno.
+ * If so, they are written again: data past D may be in the host's cache only, where after
+ * a sync that failed in the last session it looks as if it were written, and it must be
+ * durable before the tables refer to it (law 3). */
+static int
+verify_run (struct replay *rp, const struct run *run)
+{
+  const struct dedup_base *b = rp->s->b;
+  const uint64_t host_off = run->host_idx << b->cluster_bits;
+  const size_t len = run->nr << b->cluster_bits;
+  int r;
+
+  if (run->nr == 0)
+    return 1;
+  if (run->host_idx >= rp->file_clusters || run->nr > rp->file_clusters - run->host_idx)
+    return 0;                   /* not written, or the file would reach it */
+  r = io_pread (b->io, rp->run_bytes, len, host_off);
+  if (r == 0)
+    r = run_matches (rp, run);
+  if (r != 1 || !b->writable)
+    return r;
+  r = io_pwrite (b->io, rp->run_bytes, len, host_off);
+  return r < 0 ? r : 1;
 }
 
 static int
@@ -182,29 +218,34 @@ rewrite_blocks (struct replay *rp, uint64_t end)
   return r;
 }
 
+static bool
+continues (const struct replay *rp, const struct run *run, uint64_t host_idx)
+{
+  return run->nr > 0 && host_idx == run->host_idx + run->nr &&
+    (run->nr + 1) << rp->s->b->cluster_bits <= RUN_BYTES;
+}
+
 /* Returns 1 if all data of the group is there, 0 if not, or -errno. */
 static int
 verify_group (struct replay *rp)
 {
+  struct run run = { 0 };
   size_t i;
-  int r;
+  int r = 1;
 
-  for (i = 0; i < rp->nr; i++) {
+  for (i = 0; i < rp->nr && r == 1; i++) {
     const struct dedup_record *rec = &rp->group[i];
 
     if (dedup_record_is_packed (rec))
       r = packed_is_there (rp, rec);
-    else if (dedup_record_is_new_data (rec)) {
-      r = data_is_there (rp, rec);
-      if (r == 1 && (r = rewrite_data (rp, rec)) == 0)
-        r = 1;
+    else if (is_plain (rec) && continues (rp, &run, rec->host_idx))
+      run.nr++;
+    else if (is_plain (rec)) {
+      r = verify_run (rp, &run);
+      run = (struct run) { .first = i, .nr = 1, .host_idx = rec->host_idx };
     }
-    else
-      r = 1;
-    if (r != 1)
-      return r;
   }
-  return 1;
+  return r == 1 ? verify_run (rp, &run) : r;
 }
 
 /* A qcow2_step: applies the change OPAQUE. */
@@ -659,8 +700,12 @@ dedup_replay (struct dedup_store *s, bool replay, uint64_t *next,
                      "unknown: %s", strerror ((int) -size));
   rp.file_clusters = div_round_up ((uint64_t) size, s->b->cluster_size);
   rp.cluster = aligned_new (s->b->cluster_size);
-  if (rp.cluster == NULL)
+  rp.run_bytes = aligned_new (MAX_OF (RUN_BYTES, s->b->cluster_size));
+  if (rp.cluster == NULL || rp.run_bytes == NULL) {
+    free (rp.cluster);
+    free (rp.run_bytes);
     return fault_io (f, ENOMEM, UINT64_MAX, "out of memory");
+  }
   /* A recovery first writes a configuration with the checkpoint from before it.
    * If a clean image has that one, it is an old one that came back. */
   if (!replay)
@@ -674,5 +719,6 @@ dedup_replay (struct dedup_store *s, bool replay, uint64_t *next,
   *next = rp.next;
   free (rp.group);
   free (rp.cluster);
+  free (rp.run_bytes);
   return r;
 }
