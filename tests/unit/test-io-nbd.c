@@ -452,8 +452,8 @@ a_store_goes_on_in_the_child (void **state)
 
 /* --- connections -------------------------------------------------------- */
 
-static void
-count_connections (const char *multi_conn, unsigned asked, unsigned expected)
+static unsigned
+connections_opened (const char *multi_conn, unsigned asked)
 {
   char line[1024], path[100];
   struct io_store *s;
@@ -475,8 +475,22 @@ count_connections (const char *multi_conn, unsigned asked, unsigned expected)
   while ((c = getc (file)) != EOF)
     got += c == '\n';
   fclose (file);
-  assert_int_equal (got, expected);
   done (s);
+  return got;
+}
+
+/* A connection that cannot be opened in time is not missed: a busy machine may have fewer at
+ * first, but never more. */
+static void
+count_connections (const char *multi_conn, unsigned asked, unsigned expected)
+{
+  unsigned i, got = 0;
+
+  for (i = 0; i < 5 && got < expected; i++) {
+    got = connections_opened (multi_conn, asked);
+    assert_in_range (got, 1, expected);
+  }
+  assert_int_equal (got, expected);
 }
 
 static void
