@@ -3,7 +3,8 @@
  *
  * What that room does not know is added here: a clone or a reset takes over the marks of
  * what is still to be compressed (fresh.h), and dedup_disks_settle runs the steps of the
- * background's work one after the other, for tools that have no loop.
+ * background's work one after the other, and the jobs that give their space back between
+ * them, for tools that have no loop.
  *
  * Any thread, without locks.
  */
@@ -104,6 +105,29 @@ dedup_disks_progress (struct dedup_pool *pool, uint64_t *done, uint64_t *total)
   dedup_disks_get_progress (&pool->disks, done, total);
 }
 
+/* Runs those jobs that make space usable again, in their order, which are urgent.  The
+ * removal of a root frees a copy of the list of roots, which can be used again only after a
+ * checkpoint and a commit: what thousands of roots take would grow with the square of their
+ * number.  -ENOSPC is not told, as the next step says so if it needs the space. */
+static int
+make_space (struct dedup_pool *pool)
+{
+  static const enum dedup_job jobs[] = {
+    DEDUP_JOB_JOURNAL, DEDUP_JOB_CHECKPOINT, DEDUP_JOB_COMMIT,
+  };
+  unsigned urgent;
+  int r = 0;
+
+  for (size_t i = 0; i < sizeof jobs / sizeof jobs[0] && r >= 0; i++) {
+    dedup_due (pool, &urgent);
+    if (urgent & jobs[i])
+      r = dedup_run (pool, jobs[i]);
+    if (r == -ENOSPC)
+      r = 0;
+  }
+  return MIN_OF (r, 0);
+}
+
 int
 dedup_disks_settle (struct dedup_pool *pool)
 {
@@ -111,8 +135,10 @@ dedup_disks_settle (struct dedup_pool *pool)
 
   if (!pool->base.writable || !pool->store.has_store)
     return 0;
-  do
+  do {
     r = dedup_disks_step (&pool->disks);
-  while (r == 1);
+    if (r == 1 && (r = make_space (pool)) == 0)
+      r = 1;
+  } while (r == 1);
   return r;
 }

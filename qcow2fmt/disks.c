@@ -302,8 +302,10 @@ keep_freed (struct qcow2_image *img, const struct qcow2_run *run)
 {
   struct qcow2_freed *f = &img->disks.freed[0];
 
-  if (grow_freed (f, 1))
+  if (grow_freed (f, 1)) {
     f->v[f->nr++] = *run;
+    f->clusters += run->count;
+  }
   else
     img->alloc.frees_lost = true;
 }
@@ -318,6 +320,7 @@ release_freed (struct qcow2_image *img, struct qcow2_freed *f)
                              img->log.seq_locked (img->log.opaque) : 0);
   }
   f->nr = 0;
+  f->clusters = 0;
 }
 
 void
@@ -345,10 +348,19 @@ age_freed (struct qcow2_image *img)
     if (young->nr > 0)
       memcpy (old->v + old->nr, young->v, young->nr * sizeof *old->v);
     old->nr += young->nr;
+    old->clusters += young->clusters;
   }
   else
     img->alloc.frees_lost = true;
   young->nr = 0;
+  young->clusters = 0;
+}
+
+uint64_t
+qcow2_tables_kept_locked (struct qcow2_image *img)
+{
+  assert (lock_held (&img->lock));
+  return img->disks.freed[0].clusters + img->disks.freed[1].clusters;
 }
 
 /* --- Replay ------------------------------------------------------------------- */

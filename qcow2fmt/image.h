@@ -736,6 +736,7 @@ void qcow2_holds_free (struct qcow2_image *img);
 struct qcow2_freed {           /* clusters of tables that were freed */
   struct qcow2_run *v;         /* owned */
   size_t nr, max;
+  uint64_t clusters;           /* in the runs of V */
 };
 
 /* Of each pair, the first is what came since the last mark (disks.c). */

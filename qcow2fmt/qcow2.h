@@ -215,6 +215,8 @@ size_t qcow2_nr_compress_on_locked (struct qcow2_image *img);
  * second one with that token, once the checkpoint is durable. */
 uint64_t qcow2_tables_mark_locked (struct qcow2_image *img);
 void qcow2_tables_settled_locked (struct qcow2_image *img, uint64_t token);
+/* Returns how many clusters of freed tables are kept for that reason. */
+uint64_t qcow2_tables_kept_locked (struct qcow2_image *img);
 
 /* --- Create ---------------------------------------------------------- */
 

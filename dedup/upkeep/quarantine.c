@@ -5,10 +5,11 @@
  * freed it is durable, and another durable block says so of that block
  * (law 6).  While the header in the file lacks the new place of a table that was moved,
  * nothing leaves quarantine, so commits do not help: a checkpoint, which writes the
- * header, is due instead.  On the way from quarantine to the free ones an exact index forgets
- * the cluster (forget.c), and the space of a trimmed one is given back to the
- * host.  Whoever does that counts as freeing (freeing.c), since the cluster is
- * in neither place meanwhile.
+ * header, is due instead; also where many clusters are tables that were freed, which come
+ * to quarantine when a checkpoint is complete (qcow2_tables_mark_locked).  On the way from
+ * quarantine to the free ones an exact index forgets the cluster (forget.c), and the space
+ * of a trimmed one is given back to the host.  Whoever does that counts as freeing
+ * (freeing.c), since the cluster is in neither place meanwhile.
  *
  * Law 18: what an entry led to that was changed in place may still be read.  So the wait
  * for readers comes between quarantine and all that follows.  It is short: a reader waits
@@ -66,10 +67,12 @@ dedup_quarantine_due_locked (struct dedup_store *s)
 bool
 dedup_quarantine_shut_locked (struct dedup_store *s)
 {
+  uint64_t n = qcow2_tables_kept_locked (s->b->img);
+
   assert (lock_held (s->b->lock));
-  return qcow2_quarantine_shut_locked (s->b->img) &&
-    qcow2_quarantined_locked (s->b->img) << s->b->cluster_bits >
-    quarantine_high_locked (s->b);
+  if (qcow2_quarantine_shut_locked (s->b->img))
+    n += qcow2_quarantined_locked (s->b->img);
+  return n << s->b->cluster_bits > quarantine_high_locked (s->b);
 }
 
 /* --- Release ------------------------------------------------------------- */

@@ -94,8 +94,8 @@ int dedup_release_tables (struct dedup_upkeep *u) MUST_CHECK;
 uint64_t dedup_quarantined_locked (struct dedup_store *s);
 /* Returns true if there are so many that a commit is due. */
 bool dedup_quarantine_due_locked (struct dedup_store *s);
-/* Returns true if there are so many that a checkpoint is due, because nothing leaves
- * quarantine before it has written the header. */
+/* Returns true if a checkpoint is due, because so many clusters can leave quarantine only
+ * when it has written the header, or are freed tables that are kept until then. */
 bool dedup_quarantine_shut_locked (struct dedup_store *s);
 
 /* --- freeze-job.c, drop-young.c; maintenance ----------------------------- */
