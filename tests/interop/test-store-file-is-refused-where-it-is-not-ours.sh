@@ -59,7 +59,7 @@ refused try_plugin "$TMP/copy.qcow2" store="$TMP/a.store"
 one_error_line "$TMP/copy.qcow2" 'in use'
 stop_server
 refused try_plugin "$a" store="$a"
-one_error_line "$a" 'in use'
+one_error_line "$a" 'is the image itself'
 check_clean "$a"
 check_clean "$b"
 
