@@ -53,6 +53,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "checked.h"
 #include "mutation.h"
 
@@ -77,7 +78,7 @@ struct nbd_entry {
   bool durable;               /* as its answer said: FUA */
   uint64_t nr_flushes;        /* that were begun before the answer */
   int again;                  /* result of writing it again */
-  char data[];                /* of a write */
+  uint8_t data[] CACHE_ALIGNED;   /* of a write */
 };
 
 void
@@ -151,7 +152,7 @@ new_entry (struct nbd_log *log, const struct nbd_cmd *cmd)
   }
   room = e ? e->room : bytes;
   if (e == NULL)
-    e = malloc (sizeof *e + bytes);
+    e = aligned_new (sizeof *e + bytes);
   if (e)
     *e = (struct nbd_entry) { .room = room, .type = cmd->type, .off = cmd->off,
                               .len = cmd->len };
