@@ -198,40 +198,46 @@ take_place (struct window *w, unsigned *skipped)
   return may;
 }
 
+/* Formats LINE, followed by how many lines of W were left out before it and by WHAT
+ * happened to them.  Returns false if no line may be written now. */
+static bool __attribute__ ((__format__ (__printf__, 4, 0)))
+format_one_of_many (struct window *w, char line[MAX_LINE], const char *what,
+                    const char *fmt, va_list args)
+{
+  unsigned skipped;
+  size_t len;
+
+  if (!take_place (w, &skipped))
+    return false;
+  format (line, fmt, args);
+  len = strlen (line);
+  if (skipped > 0)
+    snprintf (line + len, MAX_LINE - len, " (%u more %s)", skipped, what);
+  return true;
+}
+
 void
 report_request (const char *fmt, ...)
 {
   char line[MAX_LINE];
-  unsigned skipped;
   va_list args;
 
-  if (!take_place (&requests, &skipped))
-    return;
   va_start (args, fmt);
-  format (line, fmt, args);
-  va_end (args);
-  if (skipped > 0)
-    report_error ("%s (%u more requests failed before it)", line, skipped);
-  else
+  if (format_one_of_many (&requests, line, "requests failed before it", fmt, args))
     put_error (line);
+  va_end (args);
 }
 
 void
 report_refused (const char *fmt, ...)
 {
   char line[MAX_LINE];
-  unsigned skipped;
   va_list args;
 
-  if (!take_place (&refusals, &skipped))
-    return;
   va_start (args, fmt);
-  format (line, fmt, args);
-  va_end (args);
-  if (skipped > 0)
-    nbdkit_error ("%s (%u more were refused before)", line, skipped);
-  else
+  if (format_one_of_many (&refusals, line, "were refused before", fmt, args))
     nbdkit_error ("%s", line);
+  va_end (args);
 }
 
 void
