@@ -135,10 +135,8 @@ dedup_disks_settle (struct dedup_pool *pool)
 
   if (!pool->base.writable || !pool->store.has_store)
     return 0;
-  do {
+  do
     r = dedup_disks_step (&pool->disks);
-    if (r == 1 && (r = make_space (pool)) == 0)
-      r = 1;
-  } while (r == 1);
+  while (r == 1 && (r = make_space (pool)) == 0);
   return r;
 }
