@@ -56,11 +56,12 @@ failed (struct fault *f, const char *what)
 
 /* --- Connecting --------------------------------------------------------- */
 
-/* What libnbd says in two cases, and what is meant.  With TLS 1.3 a client has finished its
- * part when the server looks at its certificate. */
+/* Explains two messages of libnbd that do not name the fault.  With TLS 1.3 a client has
+ * finished its part when the server looks at its certificate, so the refusal comes as a
+ * failed read or write. */
 static const struct {
   const char *says, *means;
-} riddles[] = {
+} explanations[] = {
   { "gnutls_record_", " (perhaps the server did not accept the client's certificate)" },
   { "getlogin_r: ", " (the URI does not name the user: nbds://USER@HOST/...)" },
 };
@@ -74,9 +75,9 @@ cannot_connect (struct fault *f)
   size_t i;
 
   (void) failed (&why, "cannot connect");
-  for (i = 0; i < sizeof riddles / sizeof riddles[0]; i++)
-    if (strstr (why.msg, riddles[i].says))
-      means = riddles[i].means;
+  for (i = 0; i < sizeof explanations / sizeof explanations[0]; i++)
+    if (strstr (why.msg, explanations[i].says))
+      means = explanations[i].means;
   return fault_io (f, EIO, UINT64_MAX, "%.400s%s", why.msg, means);
 }
 

@@ -25,8 +25,8 @@ struct srv_loop_params {
   struct srv_space *space;          /* is told the results of upkeep */
   struct srv_jobs *jobs;            /* NULL: none */
   /* Starts the jobs that start by themselves and have something to do now; DUE is
-   * from dedup_due, without DISKS while upkeep comes first.  NULL: there are none.  On the loop's thread; must not
-   * block. */
+   * from dedup_due, without DISKS while upkeep comes first.  NULL: there are none.  On the
+   * loop's thread; must not block. */
   void (*start_jobs) (void *opaque, unsigned due, const struct srv_moment *m);
   void *opaque;
 };
